@@ -1,0 +1,2 @@
+#![doc = "Portcullis: a WebSocket-to-TCP gateway."]
+pub mod outcome;

@@ -1,0 +1,137 @@
+//! The table of ends.
+//!
+//! Every connection ends with exactly one [`Reason`]. The log line, the metric label, the HTTP status and the
+//! WebSocket close code are all derived from it here and nowhere else. Pure: no sockets, no clock.
+
+use std::fmt;
+
+use http::StatusCode;
+use tracing::Level;
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal, $status:expr, $close:expr;)+) => {
+        /// Why a connection ended. The words are stable: they are metric labels and log values.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The stable snake_case word.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// The HTTP status of the refusal, for reasons that can end a connection before its upgrade.
+            pub const fn status(self) -> Option<StatusCode> {
+                match self { $(Self::$variant => $status,)+ }
+            }
+
+            /// The WebSocket close code, for reasons that can say goodbye with a Close frame
+            /// (RFC 6455 §7.4.1). `client_closed` has none of its own: it echoes the client's.
+            pub const fn close_code(self) -> Option<u16> {
+                match self { $(Self::$variant => $close,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Before the upgrade.
+    /// One address opened connections faster than `limits.per_ip.rate` and `burst` allow.
+    RateLimited = "rate_limited", Some(StatusCode::TOO_MANY_REQUESTS), None;
+    /// One address holds `limits.per_ip.sessions` connections already.
+    TooManySessions = "too_many_sessions", Some(StatusCode::TOO_MANY_REQUESTS), None;
+    /// The gateway as a whole is full: `max_sessions`, `max_handshakes`, descriptors or local ports.
+    Overloaded = "overloaded", Some(StatusCode::SERVICE_UNAVAILABLE), Some(1013);
+    /// TLS was not established within `timeouts.tls`.
+    TlsTimeout = "tls_timeout", None, None;
+    /// The TLS handshake failed.
+    TlsFailed = "tls_failed", None, None;
+    /// Something other than TLS was spoken on a TLS listener.
+    NotTls = "not_tls", Some(StatusCode::BAD_REQUEST), None;
+    /// No whole request head within `timeouts.request`.
+    RequestTimeout = "request_timeout", Some(StatusCode::REQUEST_TIMEOUT), None;
+    /// A request that RFC 9112 or RFC 6455 §4.2.1 forbids.
+    BadRequest = "bad_request", Some(StatusCode::BAD_REQUEST), None;
+    /// A method other than GET on a route (RFC 6455 §4.1).
+    MethodNotAllowed = "method_not_allowed", Some(StatusCode::METHOD_NOT_ALLOWED), None;
+    /// A request target over 8 KiB.
+    UriTooLong = "uri_too_long", Some(StatusCode::URI_TOO_LONG), None;
+    /// A head over 16 KiB or over 100 header fields.
+    HeadTooLarge = "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), None;
+    /// A route asked for without a WebSocket upgrade, or with a version other than 13.
+    UpgradeRequired = "upgrade_required", Some(StatusCode::UPGRADE_REQUIRED), None;
+    /// No route and no file of that name.
+    UnknownRoute = "unknown_route", Some(StatusCode::NOT_FOUND), None;
+    /// The page's Origin may not use this route.
+    OriginRefused = "origin_refused", Some(StatusCode::FORBIDDEN), None;
+    /// The client offered only sub-protocols that the route does not speak.
+    SubprotocolRefused = "subprotocol_refused", Some(StatusCode::BAD_REQUEST), None;
+    /// The connection was used for files of `[web] root` only, and ended well.
+    Served = "served", None, None;
+
+    // At the dial.
+    /// The backend refused the connection.
+    BackendRefused = "backend_refused", Some(StatusCode::BAD_GATEWAY), Some(1011);
+    /// The backend did not answer within `timeouts.connect`.
+    BackendTimeout = "backend_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Some(1011);
+    /// The backend's name does not resolve.
+    BackendUnresolved = "backend_unresolved", Some(StatusCode::BAD_GATEWAY), Some(1011);
+
+    // In a session.
+    /// The client sent a Close frame; its code was echoed.
+    ClientClosed = "client_closed", None, None;
+    /// The client's connection ended without a Close frame.
+    ClientGone = "client_gone", None, None;
+    /// The backend closed its connection; everything it said was delivered.
+    BackendClosed = "backend_closed", None, Some(1000);
+    /// The backend's connection broke.
+    BackendFailed = "backend_failed", None, Some(1011);
+    /// The client broke RFC 6455.
+    ProtocolError = "protocol_error", None, Some(1002);
+    /// The client sent text on a route with `receive = "binary"`.
+    TextRefused = "text_refused", None, Some(1003);
+    /// The client sent text that is not UTF-8 (RFC 6455 §8.1).
+    InvalidText = "invalid_text", None, Some(1007);
+    /// No payload either way for `timeouts.idle`.
+    IdleTimeout = "idle_timeout", None, Some(1000);
+    /// The session is as old as `timeouts.lifetime` allows.
+    LifetimeReached = "lifetime_reached", None, Some(1000);
+    /// The client did not answer a ping within `timeouts.pong`.
+    PongTimeout = "pong_timeout", None, None;
+    /// The client accepted nothing, or left a frame header unfinished, for `timeouts.stall`.
+    ClientStalled = "client_stalled", None, None;
+    /// The backend accepted nothing for `timeouts.stall`.
+    BackendStalled = "backend_stalled", None, Some(1011);
+    /// The gateway is stopping.
+    Draining = "draining", Some(StatusCode::SERVICE_UNAVAILABLE), Some(1001);
+    /// A fault of the gateway itself.
+    Internal = "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Some(1011);
+}
+
+impl Reason {
+    /// The level of the closing line. What a stranger can trigger at will, before a session exists, is debug.
+    pub const fn level(self) -> Level {
+        match self {
+            Self::Internal => Level::ERROR,
+            _ if self.is_refusal() => Level::DEBUG,
+            _ => Level::INFO,
+        }
+    }
+
+    /// Whether this reason ends a connection before the backend was asked.
+    pub const fn is_refusal(self) -> bool {
+        (self as u8) < (Self::BackendRefused as u8)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

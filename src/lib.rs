@@ -1,2 +1,3 @@
 #![doc = "Portcullis: a WebSocket-to-TCP gateway."]
 pub mod outcome;
+pub mod websocket;

@@ -1,7 +1,8 @@
 //! How many may be inside at once.
 //!
-//! Owns one counter and its limit; knows nothing about who is counted. Invariant: the number of living [`Slot`]s of a
-//! [`Capacity`] is exactly [`Capacity::in_use`], and it never exceeds the limit, not even for a moment.
+//! Owns one counter and its limit; knows nothing about who is counted. Invariant: the number of living
+//! [`Slot`]s of a [`Capacity`] is exactly [`Capacity::in_use`], and it never exceeds the limit, not even for
+//! a moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! Who may enter.
 //!
-//! Every decision here is pure: no sockets, no clock (time is an argument), no globals. The room knows nothing of
-//! statuses, log lines or metrics; it says yes, or why not.
+//! Every decision here is pure: no sockets, no clock (time is an argument), no globals. The room knows
+//! nothing of statuses, log lines or metrics; it says yes, or why not.
 
 pub mod capacity;
 pub mod origin;

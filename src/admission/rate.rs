@@ -1,11 +1,13 @@
 //! How fast, and how many at once, one address may connect.
 //!
-//! Owns the memory of who connected lately: two bounded tables, one per address family. It knows neither clocks
-//! (`now` is an argument) nor sockets, and not what becomes of a connection once it holds its [`Place`].
+//! Owns the memory of who connected lately: two bounded tables, one per address family. It knows neither
+//! clocks (`now` is an argument) nor sockets, and not what becomes of a connection once it holds its
+//! [`Place`].
 //!
-//! A source is one IPv4 address or one IPv6 /64, the smallest block that a single subscriber is given (RFC 6177 §2);
-//! `::ffff:a.b.c.d` is `a.b.c.d`. Invariants: a table never outgrows its bound, whoever connects; a source that holds a
-//! place is never forgotten; a refusal changes nothing, so that knocking on a closed door does not keep it closed.
+//! A source is one IPv4 address or one IPv6 /64, the smallest block that a single subscriber is given (RFC
+//! 6177 §2); `::ffff:a.b.c.d` is `a.b.c.d`. Invariants: a table never outgrows its bound, whoever connects; a
+//! source that holds a place is never forgotten; a refusal changes nothing, so that knocking on a closed door
+//! does not keep it closed.
 
 use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
@@ -38,16 +40,16 @@ pub enum Refused {
         /// How long until the next connection is permitted. Never zero.
         retry_after: Duration,
     },
-    /// It holds `sessions` connections already. Also said to a new source when every source that fits into the table
-    /// holds a connection, which a table larger than the number of connections cannot come to.
+    /// It holds `sessions` connections already. Also said to a new source when every source that fits into
+    /// the table holds a connection, which a table larger than the number of connections cannot come to.
     #[error("holds as many connections as one address may")]
     Sessions,
 }
 
 /// Counts the connections of every source.
 ///
-/// The rate is GCRA (ITU-T I.371 Annex A, "virtual scheduling"): a leaky bucket whose whole state is one number, the
-/// theoretical arrival time of the next connection.
+/// The rate is GCRA (ITU-T I.371 Annex A, "virtual scheduling"): a leaky bucket whose whole state is one
+/// number, the theoretical arrival time of the next connection.
 #[derive(Debug)]
 pub struct Limiter {
     pace: Pace,
@@ -58,8 +60,8 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A limiter that remembers at most `sources` sources per address family (at least one). `sources` should exceed the
-    /// number of connections the gateway can hold. A `now` before `epoch` counts as `epoch`.
+    /// A limiter that remembers at most `sources` sources per address family (at least one). `sources` should
+    /// exceed the number of connections the gateway can hold. A `now` before `epoch` counts as `epoch`.
     pub fn new(rules: PerIp, sources: usize, epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
             pace: Pace::new(&rules),
@@ -70,12 +72,12 @@ impl Limiter {
         })
     }
 
-    /// Counts one connection from `address` at `now` against its rate, and holds a place for it until the [`Place`] is
-    /// dropped. An exempt address gets a place that counts nothing.
+    /// Counts one connection from `address` at `now` against its rate, and holds a place for it until the
+    /// [`Place`] is dropped. An exempt address gets a place that counts nothing.
     ///
     /// # Errors
-    /// [`Refused`], when the source may not connect now. [`Refused::Sessions`] is said before [`Refused::Rate`], because
-    /// waiting would not help; neither counts against the rate.
+    /// [`Refused`], when the source may not connect now. [`Refused::Sessions`] is said before
+    /// [`Refused::Rate`], because waiting would not help; neither counts against the rate.
     pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, Refused> {
         if covers(&self.exempt, address) {
             return Ok(Place { held: None });
@@ -117,8 +119,8 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Whether one of `networks` contains the canonical `address`. A network inside `::ffff:0:0/96` means the IPv4 network
-/// that it maps; a wider IPv6 network, even `::/0`, contains no IPv4 address.
+/// Whether one of `networks` contains the canonical `address`. A network inside `::ffff:0:0/96` means the
+/// IPv4 network that it maps; a wider IPv6 network, even `::/0`, contains no IPv4 address.
 pub fn covers(networks: &[IpNet], address: IpAddr) -> bool {
     const MAPPED_BITS: u8 = 96;
     let address = canonical(address);
@@ -172,8 +174,8 @@ impl Pace {
 /// What is remembered of one source.
 #[derive(Debug, Default)]
 struct Row {
-    /// GCRA's theoretical arrival time, in nanoseconds since the limiter's epoch. Once it is past, the source has its
-    /// whole burst again and the row says nothing that an absent row would not.
+    /// GCRA's theoretical arrival time, in nanoseconds since the limiter's epoch. Once it is past, the source
+    /// has its whole burst again and the row says nothing that an absent row would not.
     tat: u64,
     /// Places held.
     live: u32,
@@ -232,8 +234,9 @@ impl<K: Hash + Eq + Copy> Table<K> {
         }
     }
 
-    /// The row to forget: of a random few, the one without a place whose arrival time is oldest, since it has the least
-    /// left to say. A source that is being refused lies in the future and is the last to be forgotten.
+    /// The row to forget: of a random few, the one without a place whose arrival time is oldest, since it has
+    /// the least left to say. A source that is being refused lies in the future and is the last to be
+    /// forgotten.
     fn victim(&mut self, now: u64) -> Option<usize> {
         let mut oldest: Option<(u64, usize)> = None;
         for _ in 0..Self::SAMPLE {
@@ -253,7 +256,8 @@ impl<K: Hash + Eq + Copy> Table<K> {
         (start..self.rows.len()).chain(0..start).find(|&index| self.rows[index].live == 0)
     }
 
-    /// An index nobody outside can foresee: a counter under the table's own keyed hash. The table must not be empty.
+    /// An index nobody outside can foresee: a counter under the table's own keyed hash. The table must not be
+    /// empty.
     fn draw(&mut self) -> usize {
         self.draws = self.draws.wrapping_add(1);
         (self.rows.hasher().hash_one(self.draws) % self.rows.len() as u64) as usize
@@ -265,7 +269,8 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A table is whole after every statement, so a panic elsewhere is no reason to refuse everybody from then on.
+/// A table is whole after every statement, so a panic elsewhere is no reason to refuse everybody from then
+/// on.
 fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -392,7 +397,9 @@ mod tests {
         for n in 0..1_000_000_u32 {
             let now = epoch + Duration::from_micros(n.into());
             drop(limiter.admit(v4(0x0100_0000 + n), now).unwrap());
-            drop(limiter.admit(v6(0x2001_0db8 << 32 | u64::from(n), 1), now).unwrap());
+            if n % 4 == 0 {
+                drop(limiter.admit(v6(0x2001_0db8 << 32 | u64::from(n), 1), now).unwrap());
+            }
             if n % 4096 == 0 {
                 assert!(limiter.remembered() <= 2 * BOUND, "{} sources after {n}", limiter.remembered());
             }

@@ -87,8 +87,10 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
         if self.client.is_some() || self.backend.is_some() {
             return Ok(client_until.into_iter().chain(backend_until).min());
         }
-        let (reason, close_code) =
-            self.farewell.as_ref().map_or((Reason::Internal, None), |farewell| (farewell.reason, farewell.close_code));
+        let (reason, close_code) = self
+            .farewell
+            .as_ref()
+            .map_or((Reason::Internal, None), |farewell| (farewell.reason, farewell.close_code));
         Err(Ended { reason, close_code, bytes_in: self.inbound.bytes(), bytes_out: self.outbound.bytes() })
     }
 
@@ -114,8 +116,11 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
                     match self.outbound.poll_clear(cx, client) {
                         Poll::Ready(Ok(())) => {
                             let until = now + self.rules.close;
-                            farewell.client =
-                                if listen { ClientSide::Await { until } } else { ClientSide::Shutdown { until } };
+                            farewell.client = if listen {
+                                ClientSide::Await { until }
+                            } else {
+                                ClientSide::Shutdown { until }
+                            };
                             continue;
                         }
                         Poll::Ready(Err(_)) => None,

@@ -120,7 +120,12 @@ impl Inbound {
     }
 
     /// Reads what is there, as much as `buffer` holds: many small records become one write.
-    fn poll_fill<C>(&mut self, cx: &mut Context<'_>, client: &mut C, buffer: &mut [u8]) -> Poll<io::Result<usize>>
+    fn poll_fill<C>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>>
     where
         C: AsyncRead + Unpin,
     {

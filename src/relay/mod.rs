@@ -99,7 +99,13 @@ pub async fn relay<C: Link, B: Link>(
 }
 
 /// Ends a session that never had a backend: tells the client why in a Close frame a page can show.
-pub async fn refuse<C: Link>(client: C, pipelined: Bytes, why: (Reason, &str), rules: &Rules, session: &Session) -> Ended {
+pub async fn refuse<C: Link>(
+    client: C,
+    pipelined: Bytes,
+    why: (Reason, &str),
+    rules: &Rules,
+    session: &Session,
+) -> Ended {
     let mut relay = Relay::<C, Empty>::new(client, pipelined, None, rules);
     relay.begin_farewell(Stop::because(why.0, why.1));
     let mut timer = pin!(sleep_until(Instant::now() + NEVER));

@@ -137,7 +137,13 @@ impl Outbound {
     }
 
     /// Sends the `len` bytes at [`BODY`] of `scratch` as one frame, less what text holds back.
-    fn send<C>(&mut self, cx: &mut Context<'_>, client: &mut C, scratch: &mut [u8], len: usize) -> Result<(), Reason>
+    fn send<C>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        scratch: &mut [u8],
+        len: usize,
+    ) -> Result<(), Reason>
     where
         C: AsyncWrite + Unpin,
     {

@@ -27,7 +27,12 @@ impl Pending {
     }
 
     /// Writes as much of `bytes` as `writer` takes now and keeps the rest. Must be empty.
-    pub(super) fn write_or_keep<W>(&mut self, cx: &mut Context<'_>, writer: &mut W, bytes: &[u8]) -> io::Result<()>
+    pub(super) fn write_or_keep<W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+        bytes: &[u8],
+    ) -> io::Result<()>
     where
         W: AsyncWrite + Unpin,
     {

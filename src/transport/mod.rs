@@ -4,5 +4,6 @@
 
 pub mod listener;
 pub mod peer;
+pub mod self_signed;
 pub mod stream;
 pub mod tls;

@@ -38,7 +38,9 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// A file holds nothing of the kind.
-    #[error("{what} {origin} holds no {wanted} in PEM form ({source}); it should contain \"-----BEGIN {label}-----\"")]
+    #[error(
+        "{what} {origin} holds no {wanted} in PEM form ({source}); it should contain \"-----BEGIN {label}-----\""
+    )]
     NoPem {
         /// "certificate" or "private_key".
         what: &'static str,
@@ -52,7 +54,9 @@ pub enum IdentityError {
         source: pem::Error,
     },
     /// The two do not belong together.
-    #[error("certificate {certificate} and private_key {private_key} do not belong together; check that both are of the same renewal")]
+    #[error(
+        "certificate {certificate} and private_key {private_key} do not belong together; check that both are of the same renewal"
+    )]
     Mismatch {
         /// The certificate's file.
         certificate: String,
@@ -101,7 +105,10 @@ impl Tls {
             TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
             TlsVersion::V1_3 => &[&version::TLS13],
         };
-        let unusable = |source, certificate: &str| IdentityError::Unusable { certificate: certificate.to_owned(), source };
+        let unusable = |source, certificate: &str| IdentityError::Unusable {
+            certificate: certificate.to_owned(),
+            source,
+        };
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .map_err(|error| unusable(error, &pair.certificate_origin))?
@@ -157,7 +164,12 @@ impl Pair {
             ),
             Identity::Pem { certificate, private_key } => {
                 let here = "given as text".to_owned();
-                (certificate.clone().into_bytes(), private_key.expose().as_bytes().to_vec(), here.clone(), here)
+                (
+                    certificate.clone().into_bytes(),
+                    private_key.expose().as_bytes().to_vec(),
+                    here.clone(),
+                    here,
+                )
             }
         };
         let no_certificate = |source| IdentityError::NoPem {

@@ -161,9 +161,9 @@ where
     /// Closes the connection after a fault, with a word to the client where that makes sense.
     pub async fn close(self, fault: Fault, linger: Duration) {
         match fault {
-            Fault::Gone | Fault::Stalled => {}
-            // hyper has answered.
-            Fault::Malformed | Fault::TooLarge => self.hang_up(linger).await,
+            Fault::Stalled => {}
+            // hyper has answered the last two, and the first may have asked for the end of a connection it reads on.
+            Fault::Gone | Fault::Malformed | Fault::TooLarge => self.hang_up(linger).await,
             Fault::Timeout => {
                 let parts = self.connection.into_parts();
                 let mut io = parts.io.into_inner();

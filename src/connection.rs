@@ -6,14 +6,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use ::http::{Request, Response, header::ORIGIN};
+use ::http::{HeaderValue, Request, Response, header::ORIGIN};
 use bytes::Bytes;
 use ipnet::IpNet;
 use tokio::{net::TcpStream, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{Capacity, Limiter, Origin, Place, Refused, Slot},
+    admission::{Capacity, Limiter, Origin, Place, Refused, Slot, canonical},
     backend::{DialError, Dialer},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
     http::{self, Body, Exchange, Fault, Files, Handshake, Refusal, Routes},
@@ -64,6 +64,7 @@ pub struct House {
 
 /// Lives the life of one connection.
 pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
+    let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
     let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
@@ -100,32 +101,69 @@ async fn enter(
 ) -> Result<Entered, Reason> {
     let peer = line.peer;
     let proxied = peer::is_trusted(&door.trusted_proxies, peer.ip());
-    let place = if proxied { None } else { Some(admit(house, peer).map_err(|refused| reason_of(&refused))?) };
+    let admitted = (!proxied).then(|| admit(house, peer)).transpose();
+    let place = admitted.map_err(|refused| reason(&refused))?;
     let handshake = house.handshakes.take().ok_or(Reason::Overloaded)?;
     if house.sessions.in_use() >= house.sessions.limit() {
         return Err(Reason::Overloaded);
     }
     let mut stream = secure(socket, door, house).await?;
-    let tls = stream.is_tls();
-    let mut exchange = Exchange::new(&mut stream, house.timeouts.stall);
+    let arrival = Arrival { peer, tls: stream.is_tls(), proxied };
+    let exchange = Exchange::new(&mut stream, house.timeouts.stall);
+    let (exchange, wanted) = converse(exchange, arrival, door, house, line).await?;
+    let session = house.registry.open();
+    line.session = Some(session.id());
+    let backend = house.dialer.dial(&wanted.route.backend, house.timeouts.connect).await;
+    if let Err(error) = &backend
+        && wanted.route.backend_failure == BackendFailure::Status
+    {
+        line.detail = Some(error.to_string());
+        exchange.refuse(Refusal::new(error.reason()), house.timeouts.close).await;
+        return Err(error.reason());
+    }
+    let switching = wanted.handshake.switching(wanted.subprotocol.as_deref());
+    let pipelined = exchange.upgrade(switching).await.map_err(Fault::reason)?;
+    drop(handshake);
+    let rules = rules(&wanted.route, &house.timeouts);
+    let guards = (place.or(wanted.place), wanted.slot);
+    Ok(Entered { stream, pipelined, backend, rules, session, guards })
+}
+
+/// What the socket alone tells.
+#[derive(Clone, Copy)]
+struct Arrival {
+    peer: SocketAddr,
+    tls: bool,
+    proxied: bool,
+}
+
+/// From the first request head to the one that wants a session: files are answered on the way, all else is refused.
+async fn converse<'a>(
+    mut exchange: Exchange<'a, ClientStream>,
+    arrival: Arrival,
+    door: &Door,
+    house: &House,
+    line: &mut ClosingLine,
+) -> Result<(Exchange<'a, ClientStream>, Wanted), Reason> {
     let mut served = false;
-    let wanted = loop {
+    loop {
+        let deadline = time::Instant::now() + house.timeouts.request;
         let request = tokio::select! {
             biased;
-            request = exchange.next(time::Instant::now() + house.timeouts.request) => request,
+            request = exchange.next(deadline) => request,
             () = house.draining.cancelled() => return Err(Reason::Draining),
         };
-        let asked = match request {
-            Ok(request) => judge(request, tls, proxied, door, house, line).await,
+        let request = match request {
+            Ok(request) => request,
             Err(fault) => {
                 exchange.close(fault, house.timeouts.close).await;
                 let idle = matches!(fault, Fault::Gone | Fault::Timeout);
                 return Err(if served && idle { Reason::Served } else { fault.reason() });
             }
         };
-        match asked {
+        match judge(request, arrival, door, house, line).await {
+            Ok(Asked::Session(wanted)) => return Ok((exchange, wanted)),
             Ok(Asked::File(file)) => exchange.answer(file),
-            Ok(Asked::Session(wanted)) => break wanted,
             Err(refusal) => {
                 let reason = refusal.reason();
                 line.detail = refusal.detail().map(str::to_owned);
@@ -134,23 +172,7 @@ async fn enter(
             }
         }
         served = true;
-    };
-    let Wanted { route, handshake: offer, subprotocol, place: proxied_place, slot } = wanted;
-    let session = house.registry.open();
-    line.session = Some(session.id());
-    let backend = house.dialer.dial(&route.backend, house.timeouts.connect).await;
-    if let Err(error) = &backend
-        && route.backend_failure == BackendFailure::Status
-    {
-        line.detail = Some(error.to_string());
-        exchange.refuse(Refusal::new(error.reason()), house.timeouts.close).await;
-        return Err(error.reason());
     }
-    let switching = offer.switching(subprotocol.as_deref());
-    let pipelined = exchange.upgrade(switching).await.map_err(Fault::reason)?;
-    drop(handshake);
-    let rules = rules(&route, &house.timeouts);
-    Ok(Entered { stream, pipelined, backend, rules, session, guards: (place.or(proxied_place), slot) })
 }
 
 /// Counts a connection against the address it comes from.
@@ -158,7 +180,7 @@ fn admit(house: &House, client: SocketAddr) -> Result<Place, Refused> {
     house.limiter.admit(client.ip(), Instant::now())
 }
 
-fn reason_of(refused: &Refused) -> Reason {
+fn reason(refused: &Refused) -> Reason {
     match refused {
         Refused::Rate { .. } => Reason::RateLimited,
         Refused::Sessions => Reason::TooManySessions,
@@ -205,21 +227,15 @@ struct Wanted {
 /// From the request head to the decision: route, handshake, Origin, sub-protocol, and what only the head could tell.
 async fn judge(
     request: Request<()>,
-    tls: bool,
-    proxied: bool,
+    arrival: Arrival,
     door: &Door,
     house: &House,
     line: &mut ClosingLine,
 ) -> Result<Asked, Refusal> {
     let host = http::check_head(&request)?;
-    let client = peer::client(line.peer, &door.trusted_proxies, request.headers());
+    let client = peer::client(arrival.peer, &door.trusted_proxies, request.headers());
     line.peer = client.address;
-    let place = if proxied {
-        Some(admit(house, client.address).map_err(|refused| too_many(&refused))?)
-    } else {
-        None
-    };
-    let host = client.host.unwrap_or(host);
+    let host = client.host.map_or(host, |host| host.to_ascii_lowercase());
     let Some(route) = house.routes.find(http::host_name(&host), request.uri().path()) else {
         return match &house.files {
             Some(files) => files.find(request).await.map(Asked::File),
@@ -227,10 +243,12 @@ async fn judge(
         };
     };
     line.route = Some(Arc::clone(route));
+    // Only now is it known who is behind the proxy. Files are not counted: a page can have a hundred of them.
+    let admitted = arrival.proxied.then(|| admit(house, client.address)).transpose();
+    let place = admitted.map_err(|refused| too_many(&refused))?;
     let handshake = Handshake::read(&request)?;
-    let origins: Vec<&[u8]> =
-        request.headers().get_all(ORIGIN).iter().map(|origin| origin.as_bytes()).collect();
-    let own = Origin::of_host(client.https.unwrap_or(tls), &host);
+    let origins: Vec<&[u8]> = request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
+    let own = Origin::of_host(client.https.unwrap_or(arrival.tls), &host);
     route.origins.permit(&origins, own.as_ref()).map_err(|refused| {
         Refusal::new(Reason::OriginRefused)
             .because_of(format!("{refused}: {}", http::quoted(&origins.concat())))
@@ -245,7 +263,7 @@ fn too_many(refused: &Refused) -> Refusal {
         Refused::Rate { retry_after } => retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0),
         Refused::Sessions => 1,
     };
-    Refusal::new(reason_of(refused)).retry_after(seconds.max(1))
+    Refusal::new(reason(refused)).retry_after(seconds.max(1))
 }
 
 /// What a session of this route is held to.

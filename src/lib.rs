@@ -1,2 +1,29 @@
-#![doc = "Portcullis: a WebSocket-to-TCP gateway."]
+//! Portcullis, a WebSocket-to-TCP gateway: `wss://` in, TCP out, bytes piped both ways.
+//!
+//! This is the map of the house. A connection passes through its rooms from top to bottom; each imports only from
+//! the floors below its own, and rooms on one floor do not know each other.
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | the program | `main`, [`cli`]: arguments and exit codes |
+//! | the process | [`gateway`]: listeners, accept loops, drain |
+//! | one connection | [`connection`]: its whole life; [`service`]: living on a machine |
+//! | its stations | [`transport`], [`http`], [`backend`], [`relay`] |
+//! | the file | [`config`]: TOML to domain types |
+//! | pure rules | [`admission`], [`websocket`]; what is counted: [`session`], [`metrics`] |
+//! | the ends | [`outcome`]: why a connection ended, and what everybody is told |
+
+pub mod admission;
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod gateway;
+pub mod http;
+pub mod metrics;
 pub mod outcome;
+pub mod relay;
+pub mod service;
+pub mod session;
+pub mod transport;
+pub mod websocket;

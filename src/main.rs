@@ -1,1 +1,7 @@
-fn main() {}
+//! The `portcullis` program. Everything it does is in the library; see [`portcullis::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portcullis::cli::main()
+}

@@ -1,0 +1,122 @@
+//! How many may be inside at once.
+//!
+//! Owns one counter and its limit; knows nothing about who is counted. Invariant: the number of living
+//! [`Slot`]s of a [`Capacity`] is exactly [`Capacity::in_use`], and it never exceeds the limit, not even for
+//! a moment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A limit on how many of something exist at once.
+#[derive(Debug)]
+pub struct Capacity {
+    limit: usize,
+    in_use: AtomicUsize,
+}
+
+impl Capacity {
+    /// Room for `limit` slots. A limit of 0 admits nobody.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, in_use: AtomicUsize::new(0) })
+    }
+
+    /// A slot, or `None` when all of them are taken.
+    #[must_use = "the slot is given back when it is dropped"]
+    pub fn take(self: &Arc<Self>) -> Option<Slot> {
+        // Add only below the limit: add-then-check would overshoot for a moment and refuse others meanwhile.
+        let room = |in_use| (in_use < self.limit).then_some(in_use + 1);
+        self.in_use.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
+        Some(Slot { of: Arc::clone(self) })
+    }
+
+    /// How many slots are held now.
+    pub fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Acquire)
+    }
+
+    /// How many slots there are.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+/// One held place of a [`Capacity`]; dropping it gives the place back.
+#[derive(Debug)]
+pub struct Slot {
+    of: Arc<Capacity>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.of.in_use.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn slots_come_back_when_they_are_dropped() {
+        let capacity = Capacity::new(2);
+        let first = capacity.take().unwrap();
+        let _second = capacity.take().unwrap();
+        assert!(capacity.take().is_none());
+        assert_eq!((capacity.in_use(), capacity.limit()), (2, 2));
+        drop(first);
+        assert_eq!(capacity.in_use(), 1);
+        assert!(capacity.take().is_some());
+    }
+
+    #[test]
+    fn a_limit_of_zero_admits_nobody() {
+        assert!(Capacity::new(0).take().is_none());
+    }
+
+    #[test]
+    fn the_limit_holds_under_threads() {
+        const LIMIT: usize = 3;
+        const THREADS: usize = 8;
+        let capacity = Capacity::new(LIMIT);
+        // Counted apart from the subject, by those who are inside.
+        let (inside, most, taken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let start = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    start.wait();
+                    for _ in 0..20_000 {
+                        let Some(slot) = capacity.take() else { continue };
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        taken.fetch_add(1, Ordering::SeqCst);
+                        assert!(capacity.in_use() <= LIMIT, "{} in use", capacity.in_use());
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(slot);
+                    }
+                });
+            }
+        });
+        let (most, taken) = (most.into_inner(), taken.into_inner());
+        assert!(most <= LIMIT, "{most} were inside at once");
+        assert!(taken >= 20_000, "only {taken} slots were ever taken");
+        assert_eq!(capacity.in_use(), 0);
+    }
+
+    #[test]
+    fn everyone_finds_a_slot_while_there_are_enough() {
+        let capacity = Capacity::new(64);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let held: Vec<Slot> = (0..8).filter_map(|_| capacity.take()).collect();
+                        assert_eq!(held.len(), 8, "a slot was refused below the limit");
+                    }
+                });
+            }
+        });
+        assert_eq!(capacity.in_use(), 0);
+    }
+}

@@ -1,0 +1,207 @@
+//! Arguments and exit codes.
+//!
+//! Owns the command line and the words that reach a terminal. Errors of every room meet here as one sentence.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Config, ConfigError},
+    gateway::{Prepared, StartError},
+    service::{limits, logging, signals::StopSignals, systemd},
+    transport::self_signed::self_signed,
+};
+
+/// Bad usage (sysexits.h EX_USAGE).
+const USAGE: u8 = 64;
+/// Bad configuration (sysexits.h EX_CONFIG).
+const CONFIG: u8 = 78;
+/// Everything else.
+const FAILURE: u8 = 1;
+
+/// A WebSocket-to-TCP gateway: wss:// in, TCP out, bytes piped both ways.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  portcullis cert                            make certs/localhost.crt and .key for development
+  portcullis check                           look for mistakes in gateway.toml and what it names
+  portcullis                                 run with gateway.toml in this directory
+  portcullis run --config /etc/portcullis/gateway.toml
+
+Exit codes: 0 fine, 64 bad usage, 78 bad configuration, 1 anything else.
+SIGTERM or SIGINT ends every session within timeouts.drain; a second one ends at once.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway (the default)
+    Run(ConfigFile),
+    /// Load the configuration and everything it names as `run` does, say what is wrong, and start nothing
+    Check(ConfigFile),
+    /// Make a self-signed certificate and its key for development
+    Cert(Cert),
+}
+
+#[derive(Debug, Clone, Args)]
+struct ConfigFile {
+    /// The configuration file; relative paths in it start from its own directory
+    #[arg(long, short, value_name = "FILE", default_value = "gateway.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Cert {
+    /// The directory to write NAME.crt and NAME.key into; made if missing
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    out: PathBuf,
+    /// What the certificate is for: a DNS name or an IP address; may be repeated, and the first names the files
+    #[arg(long = "name", value_name = "NAME", default_values = ["localhost", "127.0.0.1", "::1"])]
+    names: Vec<String>,
+}
+
+/// Runs the program and says how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are not errors; they go to standard output.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let done = match cli.command {
+        None => run(&cli.config.config),
+        Some(Command::Run(file)) => run(&file.config),
+        Some(Command::Check(file)) => check(&file.config),
+        Some(Command::Cert(cert)) => make_certificate(&cert),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portcullis: {error:#}");
+            exit_code(&error).into()
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let config =
+        error.is::<ConfigError>() || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
+    if config { CONFIG } else { FAILURE }
+}
+
+fn run(file: &Path) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
+    let warnings = config.warnings.clone();
+    let log = config.log.clone();
+    let prepared = Prepared::load(config)?;
+    let _log = logging::start(&log);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
+    for warning in warnings.into_iter().chain(descriptor_warning(&prepared)) {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let done = runtime.block_on(async {
+        let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+        let gateway = prepared.bind().await?;
+        tracing::info!("ready");
+        systemd::ready();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let running = gateway.run(async { drop(stopped.await) });
+        let stopping = async {
+            signals.next().await;
+            systemd::stopping();
+            let _ = stop.send(());
+            signals.next().await;
+        };
+        tokio::select! {
+            () = running => tracing::info!("stopped"),
+            () = stopping => bail!("stopped at once by a second signal; sessions were cut"),
+        }
+        Ok(())
+    });
+    // A lookup or a file read that hangs must not keep the process.
+    runtime.shutdown_background();
+    done
+}
+
+fn check(file: &Path) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
+    let (listeners, routes) = (config.listeners.len(), config.routes.len());
+    let warnings = config.warnings.clone();
+    let prepared = Prepared::load(config)?;
+    for warning in warnings.into_iter().chain(descriptor_warning(&prepared)) {
+        eprintln!("warning: {warning}");
+    }
+    println!("{}: good, {listeners} listener(s), {routes} route(s)", file.display());
+    Ok(())
+}
+
+/// Raises the descriptor limit; says so if the configured limits still do not fit.
+fn descriptor_warning(prepared: &Prepared) -> Option<String> {
+    match limits::raise_descriptors() {
+        Ok(allowed) => limits::shortfall(prepared.descriptors(), allowed),
+        Err(error) => Some(format!("cannot raise the descriptor limit: {error}")),
+    }
+}
+
+fn make_certificate(cert: &Cert) -> anyhow::Result<()> {
+    let made = self_signed(&cert.names)
+        .with_context(|| format!("cannot make a certificate for {:?}", cert.names))?;
+    fs::create_dir_all(&cert.out)
+        .with_context(|| format!("cannot make the directory {}", cert.out.display()))?;
+    let stem = cert.names.first().map_or("localhost", String::as_str).replace('*', "_");
+    let path = |extension: &str| cert.out.join(format!("{stem}.{extension}"));
+    let (certificate, key) = (path("crt"), path("key"));
+    for existing in [&certificate, &key] {
+        if existing.try_exists().unwrap_or(true) {
+            bail!("{} exists and is not overwritten; remove it, or choose another --out", existing.display());
+        }
+    }
+    write_new(&key, 0o600, &made.private_key)?;
+    write_new(&certificate, 0o644, &made.certificate)?;
+    println!("wrote {} and {} for {}", certificate.display(), key.display(), cert.names.join(", "));
+    println!("self-signed, for development: browsers warn once, and it ends in 397 days");
+    Ok(())
+}
+
+fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_is_the_default_and_takes_the_same_option() {
+        let cli = Cli::try_parse_from(["portcullis", "--config", "a.toml"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.config.config, Path::new("a.toml"));
+    }
+}

@@ -1,0 +1,112 @@
+//! The rules of `[[listener]]`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use toml::Spanned;
+
+use super::values::{Result, conflict, missing, networks, resolved, value, word};
+use crate::config::error::Remark;
+use crate::config::explain::listener_key;
+use crate::config::mirror;
+use crate::config::{Identity, Listener, TlsVersion};
+
+const ADDRESSES: &str = "write ip:port, such as \"0.0.0.0:8443\", \"127.0.0.1:8443\" or \"[::1]:8443\"";
+
+pub(super) fn listeners(
+    written: Vec<Spanned<mirror::Listener>>,
+    base: &Path,
+    remarks: &mut Vec<Remark>,
+) -> Result<Vec<Listener>> {
+    if written.is_empty() {
+        let wrong =
+            "there is no [[listener]]; add one with address = \"0.0.0.0:8443\", certificate and private_key";
+        return Err(conflict(0..0, wrong));
+    }
+    let mut listeners: Vec<Listener> = Vec::with_capacity(written.len());
+    for (index, table) in written.into_iter().enumerate() {
+        let listener = listener(index, table, base, &listeners, remarks)?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn listener(
+    index: usize,
+    table: Spanned<mirror::Listener>,
+    base: &Path,
+    before: &[Listener],
+    remarks: &mut Vec<Remark>,
+) -> Result<Listener> {
+    let key = |name| listener_key(index, name);
+    let at = table.span();
+    let written = table.into_inner();
+    let Some(text) = written.address else {
+        return Err(missing(at, key("address"), "add address = \"0.0.0.0:8443\""));
+    };
+    let address = text.get_ref().parse().map_err(|_| value(key("address"), &text, ADDRESSES))?;
+    if let Some(other) = before.iter().position(|other| collide(other.address, address)) {
+        let wrong = format!("listener {} has this address and port already; choose another port", other + 1);
+        return Err(value(key("address"), &text, wrong));
+    }
+    let identity = identity(index, written.certificate, written.private_key, base)?;
+    if identity.is_none() && !address.ip().to_canonical().is_loopback() {
+        let sentence = format!(
+            "{} {address} is reachable from other machines without TLS, so anyone on the way can read and change \
+             everything; add certificate and private_key, or listen on 127.0.0.1 behind a TLS proxy.",
+            key("address")
+        );
+        remarks.push(Remark { at: text.span(), sentence });
+    }
+    let min_tls_at = written.min_tls.as_ref().filter(|_| identity.is_none()).map(Spanned::span);
+    if let Some(at) = min_tls_at {
+        let sentence = format!("{} means nothing on a listener without a certificate.", key("min_tls"));
+        remarks.push(Remark { at, sentence });
+    }
+    let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+    let min_tls = word(&key("min_tls"), written.min_tls, &versions)?.unwrap_or_default();
+    let trusted_proxies = networks(&key("trusted_proxies"), &written.trusted_proxies, remarks)?;
+    for (net, text) in trusted_proxies.iter().zip(&written.trusted_proxies) {
+        if net.prefix_len() == 0 {
+            let sentence = format!(
+                "{} {net} trusts everyone, so every client can claim any address; list your proxies only.",
+                key("trusted_proxies")
+            );
+            remarks.push(Remark { at: text.span(), sentence });
+        }
+    }
+    Ok(Listener { address, identity, min_tls, trusted_proxies })
+}
+
+/// Whether the second could not be bound beside the first.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || everywhere && same_family)
+}
+
+fn identity(
+    index: usize,
+    certificate: mirror::Maybe<String>,
+    private_key: mirror::Maybe<String>,
+    base: &Path,
+) -> Result<Option<Identity>> {
+    let key = |name| listener_key(index, name);
+    match (certificate, private_key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(private_key)) => Ok(Some(Identity::Files {
+            certificate: resolved(&key("certificate"), &certificate, base)?,
+            private_key: resolved(&key("private_key"), &private_key, base)?,
+        })),
+        (Some(certificate), None) => {
+            let advice =
+                "a certificate needs its key; add private_key = \"….key\", or leave both out for plain ws://";
+            Err(missing(certificate.span(), key("private_key"), advice))
+        }
+        (None, Some(private_key)) => {
+            let advice =
+                "a key needs its certificate; add certificate = \"….crt\", or leave both out for plain ws://";
+            Err(missing(private_key.span(), key("certificate"), advice))
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! From the shape of the file to domain types.
+//!
+//! Owns every rule of every key, and what is warned about. It knows no TOML syntax: it gets values with their
+//! places. Invariant: what leaves it needs no further check.
+
+mod listener;
+mod route;
+mod values;
+
+use std::fs;
+use std::path::Path;
+
+use toml::Spanned;
+use tracing::Level;
+
+use super::error::{Remark, quoted};
+use super::mirror;
+use super::{Config, Identity, Limits, Listener, Log, LogFormat, Timeouts, Web};
+use crate::admission::PerIp;
+use values::{Result, conflict, duration, duration_or_off, missing, networks, resolved, value, whole, word};
+
+/// More sessions or handshakes than this are a slip of the finger: no machine has the sockets.
+const MOST: u32 = 10_000_000;
+
+/// Understands a whole file. Its warnings are returned beside it, still with their places.
+pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<Remark>)> {
+    let base = base_of(file);
+    let mut remarks = Vec::new();
+    let listeners = listener::listeners(mirror.listener, base, &mut remarks)?;
+    let routes = route::routes(mirror.route, &mut remarks)?;
+    let limits = limits(mirror.limits, &mut remarks)?;
+    let timeouts = timeouts(mirror.timeouts)?;
+    let web = mirror.web.map(|written| web(written, file, &listeners, &mut remarks)).transpose()?;
+    let log = log(mirror.log)?;
+    if routes.is_empty() && web.is_none() {
+        let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
+        return Err(conflict(0..0, wrong));
+    }
+    let (file, warnings) = (file.to_path_buf(), Vec::new());
+    Ok((Config { file, listeners, routes, limits, timeouts, web, log, warnings }, remarks))
+}
+
+fn limits(written: mirror::Limits, remarks: &mut Vec<Remark>) -> Result<Limits> {
+    let Limits { max_sessions, max_handshakes, per_ip } = Limits::default();
+    let sessions = whole("limits.max_sessions", written.max_sessions, MOST)?;
+    let handshakes = whole("limits.max_handshakes", written.max_handshakes, MOST)?;
+    let many = u32::MAX;
+    Ok(Limits {
+        max_sessions: sessions.map_or(max_sessions, |number| number.get() as usize),
+        max_handshakes: handshakes.map_or(max_handshakes, |number| number.get() as usize),
+        per_ip: PerIp {
+            rate: whole("limits.per_ip.rate", written.per_ip.rate, many)?.unwrap_or(per_ip.rate),
+            burst: whole("limits.per_ip.burst", written.per_ip.burst, many)?.unwrap_or(per_ip.burst),
+            sessions: whole("limits.per_ip.sessions", written.per_ip.sessions, many)?
+                .unwrap_or(per_ip.sessions),
+            exempt: networks("limits.per_ip.exempt", &written.per_ip.exempt, remarks)?,
+        },
+    })
+}
+
+fn timeouts(written: mirror::Timeouts) -> Result<Timeouts> {
+    let default = Timeouts::default();
+    Ok(Timeouts {
+        tls: duration("timeouts.tls", written.tls, default.tls)?,
+        request: duration("timeouts.request", written.request, default.request)?,
+        connect: duration("timeouts.connect", written.connect, default.connect)?,
+        close: duration("timeouts.close", written.close, default.close)?,
+        drain: duration("timeouts.drain", written.drain, default.drain)?,
+        stall: duration_or_off("timeouts.stall", written.stall, default.stall)?,
+        ping: duration_or_off("timeouts.ping", written.ping, default.ping)?,
+        pong: duration_or_off("timeouts.pong", written.pong, default.pong)?,
+        idle: duration_or_off("timeouts.idle", written.idle, default.idle)?,
+        lifetime: duration_or_off("timeouts.lifetime", written.lifetime, default.lifetime)?,
+    })
+}
+
+fn web(
+    written: Spanned<mirror::Web>,
+    file: &Path,
+    listeners: &[Listener],
+    remarks: &mut Vec<Remark>,
+) -> Result<Web> {
+    const KEY: &str = "web.root";
+    let at = written.span();
+    let Some(text) = written.into_inner().root else {
+        return Err(missing(at, KEY, "add root = \"web\", or leave [web] out"));
+    };
+    let root = resolved(KEY, &text, base_of(file))?;
+    match fs::metadata(&root) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => {
+            return Err(value(
+                KEY,
+                &text,
+                "this is not a directory; name the directory that holds the files",
+            ));
+        }
+        Err(error) => {
+            let wrong = format!("{}: {error}; create the directory, or leave [web] out", root.display());
+            return Err(value(KEY, &text, wrong));
+        }
+    }
+    let keys = listeners.iter().filter_map(|listener| match &listener.identity {
+        Some(Identity::Files { private_key, .. }) => Some(private_key),
+        _ => None,
+    });
+    if let Some(private_key) = keys.into_iter().find(|key| lies_in(key, &root)) {
+        let name = private_key.display();
+        let wrong = format!(
+            "everyone could download the private key {name} from this directory; keep keys elsewhere"
+        );
+        return Err(value(KEY, &text, wrong));
+    }
+    if lies_in(file, &root) {
+        let written = quoted(text.get_ref());
+        let sentence = format!(
+            "{KEY} {written} publishes this configuration file; give the pages a directory of their own."
+        );
+        remarks.push(Remark { at: text.span(), sentence });
+    }
+    Ok(Web { root })
+}
+
+/// Whether a file lies below a directory. One that does not exist lies nowhere.
+fn lies_in(file: &Path, directory: &Path) -> bool {
+    let real = |path| fs::canonicalize(path).ok();
+    real(file).zip(real(directory)).is_some_and(|(file, directory)| file.starts_with(directory))
+}
+
+/// Where relative paths start.
+fn base_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
+}
+
+fn log(written: mirror::Log) -> Result<Log> {
+    let default = Log::default();
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    Ok(Log {
+        format: word("log.format", written.format, &formats)?.unwrap_or(default.format),
+        level: word("log.level", written.level, &levels)?.unwrap_or(default.level),
+    })
+}

@@ -1,0 +1,259 @@
+//! What can be wrong with a configuration, and the one line that says so.
+//!
+//! Owns the wording and the `file:line:column` prefix; knows no key and no rule.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// A configuration that cannot be used. Its `Display` is one line: where, what is wrong, what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// There is no such file.
+    #[error(
+        "{}: no such file; name another with --config, or copy the gateway.toml that ships with Portcullis",
+        file.display()
+    )]
+    Missing {
+        /// The file, as it was named.
+        file: PathBuf,
+    },
+    /// It is a directory.
+    #[error(
+        "{}: this is a directory; name the file in it with --config {}",
+        file.display(),
+        file.join("gateway.toml").display()
+    )]
+    Directory {
+        /// The file, as it was named.
+        file: PathBuf,
+    },
+    /// The operating system would not let us read it.
+    #[error("{}: cannot be read: {source}; make it readable for the user who runs Portcullis", file.display())]
+    Unreadable {
+        /// The file, as it was named.
+        file: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// It is far too large for a configuration.
+    #[error(
+        "{}: larger than {limit} bytes, so it is no configuration; name another file with --config",
+        file.display()
+    )]
+    TooLarge {
+        /// The file, as it was named.
+        file: PathBuf,
+        /// The largest size that is read, in bytes.
+        limit: u64,
+    },
+    /// It is not UTF-8, as TOML must be.
+    #[error("{}:{line}:{column}: not UTF-8 from here on; save the file as UTF-8", file.display())]
+    NotUtf8 {
+        /// The file, as it was named.
+        file: PathBuf,
+        /// Line of the first bad byte, counted from 1.
+        line: usize,
+        /// Column of the first bad byte in characters, counted from 1.
+        column: usize,
+    },
+    /// Its text is wrong.
+    #[error("{}:{line}:{column}: {problem}", file.display())]
+    Invalid {
+        /// The file, as it was named.
+        file: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// Column in characters, counted from 1.
+        column: usize,
+        /// What is wrong there.
+        problem: Problem,
+    },
+}
+
+impl ConfigError {
+    pub(super) fn invalid(file: &Path, text: &str, fault: Fault) -> Self {
+        let (line, column) = position(text, fault.at.start);
+        Self::Invalid { file: file.to_path_buf(), line, column, problem: fault.problem }
+    }
+}
+
+/// What is wrong at one place of a configuration file. `key` is the key with its table, as in
+/// `limits.max_sessions` or `route "vnc": backend`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// It is not TOML.
+    #[error("{message}")]
+    Syntax {
+        /// What the TOML parser says.
+        message: String,
+    },
+    /// No such key exists in this table.
+    #[error("unknown key {} {table}; {advice}", quoted(key))]
+    UnknownKey {
+        /// The key, as it was written.
+        key: String,
+        /// `in [[route]]`, `at the top level`.
+        table: String,
+        /// The key that was probably meant, or all that exist here.
+        advice: String,
+    },
+    /// A table that is written as a list, a list of tables that is written as one table, or either as
+    /// something else.
+    #[error(
+        "{key} is a table of its own: write {header} with {brackets} on a line alone, and its keys below"
+    )]
+    Header {
+        /// The table.
+        key: String,
+        /// Its header, as it must be written.
+        header: String,
+        /// In how many brackets.
+        brackets: String,
+    },
+    /// The value has the wrong TOML type.
+    #[error("{key} must be {expected}, found {found}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// The type it needs, with an article.
+        expected: String,
+        /// The type it has, with an article.
+        found: String,
+    },
+    /// A key that must be there is not.
+    #[error("{key} is missing; {advice}")]
+    Missing {
+        /// The key.
+        key: String,
+        /// What to add.
+        advice: String,
+    },
+    /// A value that means nothing, or nothing sensible.
+    #[error("{key} {value}: {wrong}")]
+    Value {
+        /// The key.
+        key: String,
+        /// The value: a text in quotes, or a number.
+        value: String,
+        /// What is wrong with it, and what to write.
+        wrong: String,
+    },
+    /// Two parts of the file contradict each other, or a part is missing as a whole.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// A [`Problem`] and the bytes of the text it is about.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) at: Range<usize>,
+    pub(super) problem: Problem,
+}
+
+/// A warning: a sentence and the bytes of the text it is about.
+#[derive(Debug)]
+pub(super) struct Remark {
+    pub(super) at: Range<usize>,
+    pub(super) sentence: String,
+}
+
+/// The sentence behind its place in the file.
+pub(super) fn located(file: &Path, text: &str, remark: &Remark) -> String {
+    let (line, column) = position(text, remark.at.start);
+    format!("{}:{line}:{column}: {}", file.display(), remark.sentence)
+}
+
+/// Line and column, in characters and from 1, of a byte of the text.
+pub(super) fn position(text: &str, byte: usize) -> (usize, usize) {
+    let end = (0..=byte.min(text.len())).rfind(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    let before = &text[..end];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].trim_start_matches('\u{feff}').chars().count() + 1,
+    )
+}
+
+/// The text in quotes on one line, cut when it is long.
+pub(super) fn quoted(text: impl AsRef<str>) -> String {
+    const LONGEST: usize = 80;
+    let text = text.as_ref();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// `a`, `a or b`, `a, b or c`.
+pub(super) fn alternatives(words: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let mut words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
+    match (words.pop(), words.is_empty()) {
+        (Some(last), false) => format!("{} or {last}", words.join(", ")),
+        (Some(only), true) => only,
+        (None, _) => String::new(),
+    }
+}
+
+/// The word nearest to what was written, if one is near enough to be meant.
+pub(super) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // "cert" for "certificate" or "warning" for "warn" is a guess at the word, not a slip of the finger: no
+    // edit distance is near.
+    const SHORTEST_STEM: usize = 3;
+    const LONGEST_ENDING: usize = 4;
+    let written = written.to_lowercase().replace('-', "_");
+    let stem = |word: &str| match word.len() < written.len() {
+        true => written.starts_with(word) && written.len() - word.len() <= LONGEST_ENDING,
+        false => word.starts_with(&written) && written.len() >= SHORTEST_STEM,
+    };
+    let mistakes = |word: &str| strsim::damerau_levenshtein(&written, &word.replace('-', "_"));
+    words
+        .into_iter()
+        .map(|word| (if stem(word) { 1 } else { mistakes(word) }, word))
+        .filter(|(mistakes, word)| *mistakes <= word.len().div_ceil(4))
+        .min_by_key(|(mistakes, _)| *mistakes)
+        .map(|(_, word)| word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_lines_and_characters_from_one() {
+        let text = "a = 1\r\nüb = 2\n\nlast";
+        assert_eq!(position(text, 0), (1, 1));
+        assert_eq!(position(text, text.find("= 2").unwrap()), (2, 4));
+        assert_eq!(position(text, text.find("last").unwrap()), (4, 1));
+        assert_eq!(position(text, text.len()), (4, 5));
+        assert_eq!(position(text, usize::MAX), (4, 5));
+        assert_eq!(position("ü", 1), (1, 1), "within a character");
+        assert_eq!(position("\u{feff}key", 3), (1, 1), "a byte order mark is no character");
+    }
+
+    #[test]
+    fn quoted_text_stays_on_one_short_line() {
+        assert_eq!(quoted("a\nb"), r#""a\nb""#);
+        assert_eq!(quoted("é".repeat(5000)).chars().count(), 83);
+    }
+
+    #[test]
+    fn nearest_finds_slips_and_stems_but_no_strangers() {
+        let route = ["name", "path", "host", "backend", "origins", "missing_origin"];
+        assert_eq!(nearest("orgins", route), Some("origins"));
+        assert_eq!(nearest("missing-origin", route), Some("missing_origin"));
+        assert_eq!(nearest("PATH", route), Some("path"));
+        assert_eq!(nearest("cert", ["address", "certificate"]), Some("certificate"));
+        assert_eq!(nearest("warning", ["error", "warn", "info"]), Some("warn"));
+        assert_eq!(nearest("auth", route), None);
+        assert_eq!(nearest("", route), None);
+    }
+
+    #[test]
+    fn alternatives_read_like_a_sentence() {
+        assert_eq!(alternatives(["a"]), "a");
+        assert_eq!(alternatives(["a", "b", "c"]), "a, b or c");
+    }
+}

@@ -1,0 +1,212 @@
+//! From what the TOML parser and serde say to what a person needs to hear.
+//!
+//! Owns the translation of parser errors and the names that keys have in messages. It knows the tables by
+//! asking the mirror, and no rule of theirs.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue, Error};
+
+use super::error::{Fault, Problem, nearest, quoted};
+use super::mirror::{self, Table};
+
+/// The text is not TOML.
+pub(super) fn syntax(error: &Error, text: &str) -> Fault {
+    let at = error.span().unwrap_or(text.len()..text.len());
+    let message = match (error.message(), text.get(at.clone())) {
+        ("duplicate key", Some(key)) => {
+            format!("the key {} stands here twice; keep one of them", quoted(key))
+        }
+        (other, _) => one_line(other),
+    };
+    Fault { at, problem: Problem::Syntax { message } }
+}
+
+/// A table that is written as a list, or the other way round. Serde would take a list for a table, and calls
+/// a table that is none by its Rust name, so this is looked at first.
+pub(super) fn brackets(document: &DeTable<'_>) -> Option<Fault> {
+    let tables = mirror::tables();
+    let nodes = nodes(document);
+    let misshaped = |node: &&Node<'_>| match (header_of(node, &tables), node.path.last(), node.value) {
+        (Some(header), Some(Step::Key(_)), DeValue::Array(_)) => !header.starts_with("[["),
+        (Some(header), Some(Step::Key(_)), DeValue::Table(_)) => header.starts_with("[["),
+        (Some(_), Some(Step::Index(_)), DeValue::Table(_)) | (None, ..) => false,
+        _ => true,
+    };
+    let node = nodes.iter().find(misshaped)?;
+    let header = header_of(node, &tables)?;
+    let brackets = if header.starts_with("[[") { "two brackets" } else { "one bracket" };
+    let problem =
+        Problem::Header { key: node.keys().join("."), header: header.into(), brackets: brackets.into() };
+    Some(Fault { at: node.key_at.clone().unwrap_or(node.at.clone()), problem })
+}
+
+/// The text is TOML but not a configuration: an unknown key, or a value of the wrong type.
+pub(super) fn shape(error: &Error, document: &DeTable<'_>, text: &str) -> Fault {
+    let at = error.span().unwrap_or_default();
+    let nodes = nodes(document);
+    let problem = unknown_key(&at, &nodes)
+        .or_else(|| wrong_value(error.message(), &at, &nodes, document, text))
+        .unwrap_or_else(|| Problem::Syntax { message: one_line(error.message()) });
+    Fault { at, problem }
+}
+
+/// `listener 2: address`, as messages call a key of a listener. `index` counts from 0, people from 1.
+pub(super) fn listener_key(index: usize, key: &str) -> String {
+    format!("listener {}: {key}", index + 1)
+}
+
+/// `route "vnc": backend`, as messages call a key of a route; one without a name goes by its number.
+pub(super) fn route_key(index: usize, name: Option<&str>, key: &str) -> String {
+    match name {
+        Some(name) => format!("route {}: {key}", quoted(name)),
+        None => format!("route {}: {key}", index + 1),
+    }
+}
+
+fn header_of(node: &Node<'_>, tables: &[Table]) -> Option<&'static str> {
+    let keys = node.keys();
+    tables.iter().find(|table| !keys.is_empty() && table.path == keys).map(|table| table.header)
+}
+
+fn unknown_key(at: &Range<usize>, nodes: &[Node<'_>]) -> Option<Problem> {
+    let node = nodes.iter().find(|node| node.key_at.as_ref() == Some(at))?;
+    let (key, above) = node.keys().split_last().map(|(key, above)| (*key, above.to_vec()))?;
+    let known = mirror::tables();
+    let table = known.iter().find(|table| table.path == above).filter(|table| !table.keys.contains(&key))?;
+    let place =
+        if table.path.is_empty() { "at the top level".into() } else { format!("in {}", table.header) };
+    Some(Problem::UnknownKey { key: key.into(), table: place, advice: advice(key, table, &known) })
+}
+
+fn advice(key: &str, table: &Table, known: &[Table]) -> String {
+    if let Some(called) = known.iter().find(|other| other.path.last() == Some(&key)) {
+        return format!("it is a table of its own: write {} on a line alone", called.header);
+    }
+    if let Some(with) = known.iter().find(|other| other.keys.contains(&key)) {
+        return format!("{key:?} belongs in {}", with.header);
+    }
+    if let Some(near) = nearest(key, table.keys.iter().copied()) {
+        return format!("did you mean {near:?}?");
+    }
+    let elsewhere = |other: &Table| nearest(key, other.keys.iter().copied()).map(|near| (near, other.header));
+    match known.iter().filter(|other| !other.path.is_empty()).find_map(elsewhere) {
+        Some((near, header)) => format!("did you mean {near:?}, which belongs in {header}?"),
+        None => format!("known here: {}", table.keys.join(", ")),
+    }
+}
+
+fn wrong_value(
+    message: &str,
+    at: &Range<usize>,
+    nodes: &[Node<'_>],
+    document: &DeTable<'_>,
+    text: &str,
+) -> Option<Problem> {
+    let node = nodes.iter().rfind(|node| node.at == *at)?;
+    let key = node.name(document);
+    // What serde found is looked up in the document instead: its words are Rust's, and may quote a whole
+    // value.
+    let Some((_, expected)) = message.rsplit_once(", expected ") else {
+        // A number that fits into no integer type is all that is left.
+        let wrong = "the number is far too large; write a smaller one".into();
+        return Some(Problem::Value { key, value: quoted(text.get(at.clone())?), wrong });
+    };
+    let expected = if expected == "a sequence" { "a list such as [\"…\"]" } else { expected };
+    Some(Problem::WrongType { key, expected: expected.into(), found: type_of(node.value).into() })
+}
+
+/// One value of the document.
+#[derive(Debug)]
+struct Node<'a> {
+    path: Vec<Step<'a>>,
+    key_at: Option<Range<usize>>,
+    at: Range<usize>,
+    value: &'a DeValue<'a>,
+}
+
+/// A step on the way from the top of the document to a value.
+#[derive(Debug, Clone, Copy)]
+enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> Node<'a> {
+    /// The keys on the way, without the places in lists.
+    fn keys(&self) -> Vec<&'a str> {
+        let key = |step: &Step<'a>| match *step {
+            Step::Key(key) => Some(key),
+            Step::Index(_) => None,
+        };
+        self.path.iter().filter_map(key).collect()
+    }
+
+    /// What messages call this value.
+    fn name(&self, document: &DeTable<'_>) -> String {
+        let entry = |key: &str| match self.path.last() {
+            Some(Step::Index(_)) => format!("every entry of {key}"),
+            _ => key.to_owned(),
+        };
+        match self.path[..] {
+            [Step::Key("listener"), Step::Index(index), Step::Key(key), ..] => {
+                listener_key(index, &entry(key))
+            }
+            [Step::Key("route"), Step::Index(index), Step::Key(key), ..] => {
+                let route = document.get("route").and_then(|routes| routes.get_ref().get(index));
+                let name = route.and_then(|route| route.get_ref().get("name"));
+                route_key(index, name.and_then(|name| name.get_ref().as_str()), &entry(key))
+            }
+            _ => entry(&self.keys().join(".")),
+        }
+    }
+}
+
+/// Every value of the document, each before the values in it.
+fn nodes<'a>(document: &'a DeTable<'a>) -> Vec<Node<'a>> {
+    fn enter<'a>(table: &'a DeTable<'a>, above: &[Step<'a>], nodes: &mut Vec<Node<'a>>) {
+        for (key, value) in table {
+            let path = [above, &[Step::Key(key.get_ref())]].concat();
+            visit(path, Some(key.span()), value.span(), value.get_ref(), nodes);
+        }
+    }
+    fn visit<'a>(
+        path: Vec<Step<'a>>,
+        key_at: Option<Range<usize>>,
+        at: Range<usize>,
+        value: &'a DeValue<'a>,
+        nodes: &mut Vec<Node<'a>>,
+    ) {
+        nodes.push(Node { path: path.clone(), key_at, at, value });
+        match value {
+            DeValue::Table(table) => enter(table, &path, nodes),
+            DeValue::Array(array) => {
+                for (index, item) in array.iter().enumerate() {
+                    let path = [&path[..], &[Step::Index(index)]].concat();
+                    visit(path, None, item.span(), item.get_ref(), nodes);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    let mut nodes = Vec::new();
+    enter(document, &[], &mut nodes);
+    nodes
+}
+
+fn type_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fractional number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,631 @@
+//! Configuration: TOML in, domain types out.
+//!
+//! Owns every key of `gateway.toml`: its default, its limits and its error message. It knows nothing of
+//! sockets or of certificates' contents; files named here are opened by those who need them (only `web.root`
+//! is looked at, so that a wrong one is found before anything binds). Invariant: a [`Config`] that exists is
+//! whole and consistent. No text is left in it that still has to be understood.
+
+mod backend;
+mod convert;
+mod error;
+mod explain;
+mod host;
+mod mirror;
+mod path;
+mod types;
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::de::{DeTable, Deserializer};
+
+pub use backend::{Backend, BackendError};
+pub use error::{ConfigError, Problem};
+pub use host::{Host, HostError};
+pub use path::{PathError, RoutePath};
+pub use types::{
+    BackendFailure, Identity, Limits, Listener, Log, LogFormat, Receive, Route, Secret, Send, Timeouts,
+    TlsVersion, Web,
+};
+
+/// A configuration file larger than this many bytes is refused: it is something else.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Everything a gateway is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The file it came from, as it was named.
+    pub file: PathBuf,
+    /// Where clients are accepted, in the order of the file; at least one.
+    pub listeners: Vec<Listener>,
+    /// Which path leads to which backend, in the order of the file.
+    pub routes: Vec<Route>,
+    /// How many may come, and how fast.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// Static files, if any are served.
+    pub web: Option<Web>,
+    /// How to log.
+    pub log: Log,
+    /// What is permitted but probably not meant: one whole sentence each, with its place in the file.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads a configuration file. Relative paths in it resolve against the directory it is in.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says in one line which file, where in it, what is wrong and what to do.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read(file)?, file)
+    }
+
+    /// Understands the text of a configuration file. `file` names it in messages, and relative paths resolve
+    /// against its directory; it is not read. The directory `web.root` is looked at.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for the first thing that is wrong.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let place = |fault| ConfigError::invalid(file, text, fault);
+        let document = DeTable::parse(text).map_err(|error| place(explain::syntax(&error, text)))?;
+        if let Some(fault) = explain::brackets(document.get_ref()) {
+            return Err(place(fault));
+        }
+        let mirror = mirror::File::deserialize(Deserializer::from(document.clone()))
+            .map_err(|error| place(explain::shape(&error, document.get_ref(), text)))?;
+        let (mut config, remarks) = convert::config(mirror, file).map_err(place)?;
+        config.warnings = remarks.iter().map(|remark| error::located(file, text, remark)).collect();
+        Ok(config)
+    }
+}
+
+fn read(file: &Path) -> Result<String, ConfigError> {
+    let owned = || file.to_path_buf();
+    let unreadable = |source: std::io::Error| match source.kind() {
+        ErrorKind::NotFound => ConfigError::Missing { file: owned() },
+        ErrorKind::IsADirectory => ConfigError::Directory { file: owned() },
+        _ => ConfigError::Unreadable { file: owned(), source },
+    };
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(ConfigError::TooLarge { file: owned(), limit: MAX_FILE });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(&error.as_bytes()[..good]);
+        let (line, column) = error::position(&text, good);
+        ConfigError::NotUtf8 { file: owned(), line, column }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::admission::MissingOrigin;
+
+    const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    const ROUTE: &str = "[[route]]\nname = \"vnc\"\npath = \"/vnc\"\nbackend = \"tcp://127.0.0.1:5900\"\n";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("gateway.toml"))
+    }
+
+    /// A whole file with these lines after a listener and a route: keys of the route, or further tables.
+    fn with(lines: &str) -> Config {
+        parse(&format!("{LISTENER}{ROUTE}{lines}\n")).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The error of a file with these lines after a listener and a route. The first of them is line 7.
+    fn error_with(lines: &str) -> String {
+        parse(&format!("{LISTENER}{ROUTE}{lines}\n")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let config = with("");
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.timeouts, Timeouts::default());
+        assert_eq!(config.log, Log::default());
+        assert_eq!(config.web, None);
+        assert_eq!(config.listeners[0].min_tls, TlsVersion::V1_2);
+        let route = &config.routes[0];
+        assert!(route.origins.same_origin && !route.origins.any && !route.origins.null);
+        assert_eq!(route.origins.missing, MissingOrigin::Refuse);
+        assert_eq!((route.receive, route.send), (Receive::Any, Send::Binary));
+        assert_eq!(route.backend_failure, BackendFailure::Close);
+        assert_eq!((&route.host, &route.subprotocols), (&None, &Vec::new()));
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_meant() {
+        let config = parse(
+            r#"
+            [[listener]]
+            address = "[::1]:8443"
+            certificate = "certs/a.crt"
+            private_key = "/etc/keys/a.key"
+            min_tls = "1.3"
+            trusted_proxies = ["10.0.0.0/8", "2001:db8::1", "::ffff:192.0.2.0/120"]
+            [[route]]
+            name = "desk"
+            host = "Bücher.Example."
+            path = "/desk/*"
+            backend = "tcp://[::1]:5900"
+            origins = ["same-origin", "https://desk.example.com"]
+            missing_origin = "allow"
+            subprotocols = ["binary", "base64"]
+            receive = "binary"
+            send = "text"
+            backend_failure = "status"
+            [limits]
+            max_sessions = 10_000_000
+            max_handshakes = 1
+            per_ip = { rate = 4294967295, burst = 2, sessions = 3, exempt = ["127.0.0.0/8"] }
+            [timeouts]
+            tls = "250ms"
+            drain = "1m 30s"
+            ping = "0s"
+            lifetime = "12h"
+            [log]
+            format = "json"
+            level = "debug"
+            "#,
+        )
+        .unwrap();
+        let listener = &config.listeners[0];
+        let (certificate, private_key) = ("certs/a.crt".into(), "/etc/keys/a.key".into());
+        assert_eq!(listener.identity, Some(Identity::Files { certificate, private_key }));
+        assert_eq!(listener.min_tls, TlsVersion::V1_3);
+        let networks: Vec<String> = listener.trusted_proxies.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "2001:db8::1/128", "192.0.2.0/24"]);
+        let route = &config.routes[0];
+        assert_eq!(route.host.as_deref(), Some("xn--bcher-kva.example"));
+        assert_eq!(route.path, RoutePath::Prefix("/desk/".into()));
+        assert_eq!(route.backend.to_string(), "tcp://[::1]:5900");
+        assert!(route.origins.same_origin);
+        assert_eq!(route.origins.listed, ["https://desk.example.com".parse().unwrap()]);
+        assert_eq!(route.origins.missing, MissingOrigin::Allow);
+        assert_eq!(route.subprotocols, ["binary", "base64"]);
+        assert_eq!((route.receive, route.send), (Receive::Binary, Send::Text));
+        assert_eq!(route.backend_failure, BackendFailure::Status);
+        assert_eq!((config.limits.max_sessions, config.limits.max_handshakes), (10_000_000, 1));
+        assert_eq!(config.limits.per_ip.rate.get(), u32::MAX);
+        assert_eq!(config.limits.per_ip.exempt.len(), 1);
+        assert_eq!(config.timeouts.tls, Duration::from_millis(250));
+        assert_eq!(config.timeouts.drain, Duration::from_secs(90));
+        assert_eq!(config.timeouts.ping, None);
+        assert_eq!(config.timeouts.lifetime, Some(Duration::from_secs(43_200)));
+        assert_eq!((config.log.format, config.log.level), (LogFormat::Json, tracing::Level::DEBUG));
+    }
+
+    #[test]
+    fn errors_of_a_route_or_a_table_say_where_what_and_what_to_do() {
+        for (lines, message) in [
+            ("orgins = []", r#"7:1: unknown key "orgins" in [[route]]; did you mean "origins"?"#),
+            (
+                "max_sessions = 1",
+                r#"7:1: unknown key "max_sessions" in [[route]]; "max_sessions" belongs in [limits]"#,
+            ),
+            ("[limits.per-ip]", r#"7:9: unknown key "per-ip" in [limits]; did you mean "per_ip"?"#),
+            (
+                "[per_ip]",
+                r#"7:2: unknown key "per_ip" at the top level; it is a table of its own: write [limits.per_ip] on a line alone"#,
+            ),
+            (
+                "[admin]",
+                r#"7:2: unknown key "admin" at the top level; known here: listener, route, limits, timeouts, web, log"#,
+            ),
+            (
+                "[timeouts]\n\"a\\nb\" = 1",
+                r#"8:1: unknown key "a\nb" in [timeouts]; known here: tls, request, connect, close, stall, drain, ping, pong, idle, lifetime"#,
+            ),
+            ("origins = \"*\"", r#"7:11: route "vnc": origins must be a list such as ["…"], found a string"#),
+            (
+                "origins = [1]",
+                r#"7:12: route "vnc": every entry of origins must be a string, found a whole number"#,
+            ),
+            (
+                "origins = []",
+                r#"7:11: route "vnc": origins []: an empty list would refuse every page; list some, such as ["https://desk.example.com"], or leave the key out for pages of this gateway itself"#,
+            ),
+            ("send = true", r#"7:8: route "vnc": send must be a string, found a boolean"#),
+            (
+                "receive = \"bin\"",
+                r#"7:11: route "vnc": receive "bin": must be "any" or "binary"; did you mean "binary"?"#,
+            ),
+            (
+                "subprotocols = [\"a\", \"a\"]",
+                r#"7:22: route "vnc": subprotocols "a": listed twice; remove one of them"#,
+            ),
+            ("name = \"x\"", r#"7:1: the key "name" stands here twice; keep one of them"#),
+            (
+                "[limits]\nmax_sessions = \"5\"",
+                "8:16: limits.max_sessions must be a whole number, found a string",
+            ),
+            (
+                "[limits]\nmax_sessions = 5.5",
+                "8:16: limits.max_sessions must be a whole number, found a fractional number",
+            ),
+            (
+                "[limits]\nmax_sessions = 0",
+                "8:16: limits.max_sessions 0: must be a whole number from 1 to 10000000",
+            ),
+            (
+                "[limits]\nmax_handshakes = 10000001",
+                "8:18: limits.max_handshakes 10000001: must be a whole number from 1 to 10000000",
+            ),
+            (
+                "[limits.per_ip]\nrate = -1",
+                "8:8: limits.per_ip.rate -1: must be a whole number from 1 to 4294967295",
+            ),
+            (
+                "[limits.per_ip]\nburst = 18446744073709551616",
+                "8:9: limits.per_ip.burst 18446744073709551616: must be a whole number from 1 to 4294967295",
+            ),
+            (
+                "[limits.per_ip]\nburst = 170141183460469231731687303715884105728",
+                r#"8:9: limits.per_ip.burst "170141183460469231731687303715884105728": the number is far too large; write a smaller one"#,
+            ),
+            (
+                "[limits.per_ip]\nexempt = [\"all\"]",
+                r#"8:11: limits.per_ip.exempt "all": no network; write one such as "10.0.0.0/8" or "2001:db8::/32", or a single address"#,
+            ),
+            (
+                "[[limits]]",
+                "7:3: limits is a table of its own: write [limits] with one bracket on a line alone, and its keys below",
+            ),
+            (
+                "[timeouts]\ntls = 5",
+                r#"8:7: timeouts.tls must be a duration in quotes such as "5s", found a whole number"#,
+            ),
+            (
+                "[timeouts]\nping = \"5\"",
+                r#"8:8: timeouts.ping "5": the unit is missing; write a duration such as "5s", "1m 30s" or "250ms""#,
+            ),
+            (
+                "[timeouts]\nping = \"5 parsecs\"",
+                r#"8:8: timeouts.ping "5 parsecs": "parsecs" is no unit of time; write a duration such as "5s", "1m 30s" or "250ms""#,
+            ),
+            (
+                "[timeouts]\nidle = \"2y\"",
+                r#"8:8: timeouts.idle "2y": longer than 365 days; write a duration such as "5s", "1m 30s" or "250ms""#,
+            ),
+            (
+                "[timeouts]\npong = \"1us\"",
+                r#"8:8: timeouts.pong "1us": shorter than a millisecond; write a duration such as "5s", "1m 30s" or "250ms""#,
+            ),
+            ("[web]", r#"7:1: web.root is missing; add root = "web", or leave [web] out"#),
+            (
+                "[web]\nroot = \"\"",
+                r#"8:8: web.root "": the path is empty; write one, relative to the directory of this file"#,
+            ),
+            (
+                "[web]\nroot = \"src/lib.rs\"",
+                r#"8:8: web.root "src/lib.rs": this is not a directory; name the directory that holds the files"#,
+            ),
+            (
+                "[log]\nlevel = \"warning\"",
+                r#"8:9: log.level "warning": must be "error", "warn", "info", "debug" or "trace"; did you mean "warn"?"#,
+            ),
+            (
+                "host = \"desk.example.com:8443\"",
+                r#"7:8: route "vnc": host "desk.example.com:8443": a host has no ":" in it (an IPv6 address stands in brackets, as in [::1]); write the host alone, such as "desk.example.com", without scheme and port"#,
+            ),
+            (ROUTE, r#"8:8: route "vnc": name "vnc": another route has this name already; choose a new one"#),
+            (
+                "[[route]]\npath = \"/x\"",
+                r#"7:1: route 2: name is missing; add name = "…", a short name for log lines"#,
+            ),
+            ("[[route]]\nname = \"x\"", r#"7:1: route "x": path is missing; add path = "/vnc""#),
+            (
+                "[[route]]\nname = \"x\"\npath = \"/x\"",
+                r#"7:1: route "x": backend is missing; add backend = "tcp://host:port""#,
+            ),
+            (
+                "[[route]]\nname = \"x\"\npath = \"/vnc\"\nbackend = \"tcp://a:1\"",
+                r#"9:8: route "x": path "/vnc": route "vnc" has this path on the same host already; change one of them"#,
+            ),
+        ] {
+            assert_eq!(error_with(lines), format!("gateway.toml:{message}"), "for {lines}");
+        }
+    }
+
+    #[test]
+    fn origins_and_names_that_mean_nothing_are_refused_with_advice() {
+        for (lines, place, advice) in [
+            ("origins = [\"*\", \"same_origin\"]", "7:17", r#"did you mean "same-origin"?"#),
+            ("origins = [\"desk.example.com\"]", "7:12", r#"such as "https://desk.example.com""#),
+            ("subprotocols = [\"a, b\"]", "7:17", "one per entry"),
+            ("subprotocols = [\"\"]", "7:17", "one per entry"),
+            ("host = \"*.example.com\"", "7:8", "write the host alone"),
+            ("[[route]]\nname = \"\"", "8:8", "1 to 64 visible characters"),
+            ("[[route]]\nname = \"a\\nb\"", "8:8", "1 to 64 visible characters"),
+        ] {
+            let error = error_with(lines);
+            assert!(error.starts_with(&format!("gateway.toml:{place}: route ")), "for {lines}: {error}");
+            assert!(error.contains(advice), "for {lines}: {error}");
+            assert_eq!(error.lines().count(), 1, "for {lines}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_five_timeouts_that_bound_an_attack_cannot_be_turned_off() {
+        for key in ["tls", "request", "connect", "close", "drain"] {
+            let error = error_with(&format!("[timeouts]\n{key} = \"0s\""));
+            assert!(
+                error.contains(&format!("timeouts.{key} \"0s\": this timeout cannot be turned off")),
+                "{error}"
+            );
+        }
+        let off = with(
+            "[timeouts]\nstall = \"0s\"\nping = \"0s\"\npong = \"0s\"\nidle = \"0s\"\nlifetime = \"0s\"",
+        )
+        .timeouts;
+        assert_eq!([off.stall, off.ping, off.pong, off.idle, off.lifetime], [None; 5]);
+    }
+
+    #[test]
+    fn errors_of_a_listener_say_where_what_and_what_to_do() {
+        for (text, message) in [
+            (
+                "",
+                r#"1:1: there is no [[listener]]; add one with address = "0.0.0.0:8443", certificate and private_key"#,
+            ),
+            (
+                "[listener]",
+                "1:2: listener is a table of its own: write [[listener]] with two brackets on a line alone, and its keys below",
+            ),
+            (
+                "listener = [\"x\"]",
+                "1:13: listener is a table of its own: write [[listener]] with two brackets on a line alone, and its keys below",
+            ),
+            (
+                "log = [\"json\", \"info\"]",
+                "1:1: log is a table of its own: write [log] with one bracket on a line alone, and its keys below",
+            ),
+            (
+                "orgins = 1",
+                r#"1:1: unknown key "orgins" at the top level; did you mean "origins", which belongs in [[route]]?"#,
+            ),
+            ("[[listener]]", r#"1:1: listener 1: address is missing; add address = "0.0.0.0:8443""#),
+            (
+                "[[listener]]\naddress = 8443",
+                "2:11: listener 1: address must be a string, found a whole number",
+            ),
+            (
+                "[[listener]]\naddress = \"localhost:8443\"",
+                r#"2:11: listener 1: address "localhost:8443": write ip:port, such as "0.0.0.0:8443", "127.0.0.1:8443" or "[::1]:8443""#,
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\ncertificate = \"a\"",
+                r#"3:15: listener 1: private_key is missing; a certificate needs its key; add private_key = "….key", or leave both out for plain ws://"#,
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\nprivate_key = \"a\"",
+                r#"3:15: listener 1: certificate is missing; a key needs its certificate; add certificate = "….crt", or leave both out for plain ws://"#,
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:1\"",
+                r#"4:11: listener 2: address "127.0.0.1:1": listener 1 has this address and port already; choose another port"#,
+            ),
+            (
+                "[[listener]]\naddress = \"0.0.0.0:1\"\n[[listener]]\naddress = \"127.0.0.1:1\"",
+                r#"4:11: listener 2: address "127.0.0.1:1": listener 1 has this address and port already; choose another port"#,
+            ),
+            (
+                LISTENER,
+                "1:1: there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend",
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err().to_string(), format!("gateway.toml:{message}"), "for {text}");
+        }
+    }
+
+    #[test]
+    fn listeners_that_can_be_bound_beside_each_other_may_be() {
+        let config = parse(&format!("{LISTENER}{LISTENER}[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"[::]:1\"\n{ROUTE}")).unwrap();
+        assert_eq!(config.listeners.len(), 4);
+    }
+
+    #[test]
+    fn text_that_is_not_toml_is_an_error_with_a_place() {
+        for (text, place) in
+            [("a = b", "1:5"), ("[web", "1:5"), ("\u{feff}a", "1:2"), ("x = \"\n", "1:6"), ("\0", "1:2")]
+        {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("gateway.toml:{place}: ")), "for {text:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_permitted_but_hardly_meant_is_warned_about() {
+        let warnings = |text: &str| parse(text).unwrap_or_else(|error| panic!("{error}")).warnings;
+        for (lines, beginning) in [
+            (
+                "origins = [\"same-origin\", \"*\"]",
+                "gateway.toml:7:27: route \"vnc\": origins \"*\" lets every page",
+            ),
+            (
+                "origins = [\"null\"]",
+                "gateway.toml:7:12: route \"vnc\": origins \"null\" is what any page becomes",
+            ),
+            (
+                "[limits.per_ip]\nexempt = [\"127.0.0.1/8\"]",
+                "gateway.toml:8:11: limits.per_ip.exempt \"127.0.0.1/8\" names an address within a network and means all of \"127.0.0.0/8\".",
+            ),
+        ] {
+            let warnings = warnings(&format!("{LISTENER}{ROUTE}{lines}"));
+            assert_eq!(warnings.len(), 1, "for {lines}: {warnings:?}");
+            assert!(warnings[0].starts_with(beginning), "for {lines}: {warnings:?}");
+        }
+        for (listener, beginning) in [
+            (
+                "address = \"0.0.0.0:80\"",
+                "gateway.toml:2:11: listener 1: address 0.0.0.0:80 is reachable from other machines without TLS",
+            ),
+            (
+                "address = \"[2001:db8::1]:80\"",
+                "gateway.toml:2:11: listener 1: address [2001:db8::1]:80 is reachable",
+            ),
+            (
+                "address = \"[::1]:80\"\nmin_tls = \"1.2\"",
+                "gateway.toml:3:11: listener 1: min_tls means nothing",
+            ),
+            (
+                "address = \"127.9.9.9:80\"\ntrusted_proxies = [\"::/0\"]",
+                "gateway.toml:3:20: listener 1: trusted_proxies ::/0 trusts everyone",
+            ),
+        ] {
+            let warnings = warnings(&format!("[[listener]]\n{listener}\n{ROUTE}"));
+            assert_eq!(warnings.len(), 1, "for {listener}: {warnings:?}");
+            assert!(warnings[0].starts_with(beginning), "for {listener}: {warnings:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_from_one_that_is_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        let name = file.display();
+        let error = || Config::load(&file).unwrap_err().to_string();
+
+        let missing =
+            "no such file; name another with --config, or copy the gateway.toml that ships with Portcullis";
+        assert_eq!(error(), format!("{name}: {missing}"));
+
+        fs::write(&file, b"# fine\nkey = \"\xff\"").unwrap();
+        assert_eq!(error(), format!("{name}:2:8: not UTF-8 from here on; save the file as UTF-8"));
+
+        fs::write(&file, "#".repeat(MAX_FILE as usize + 1)).unwrap();
+        assert_eq!(
+            error(),
+            format!(
+                "{name}: larger than 1048576 bytes, so it is no configuration; name another file with --config"
+            )
+        );
+
+        let error = Config::load(directory.path()).unwrap_err().to_string();
+        let directory = directory.path().display();
+        assert_eq!(
+            error,
+            format!("{directory}: this is a directory; name the file in it with --config {name}")
+        );
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_directory_of_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        fs::create_dir(directory.path().join("pages")).unwrap();
+        let text =
+            format!("{LISTENER}certificate = \"a.crt\"\nprivate_key = \"a.key\"\n[web]\nroot = \"pages\"");
+        fs::write(&file, &text).unwrap();
+
+        let config = Config::load(&file).unwrap();
+
+        let inside = |name| directory.path().join(name);
+        assert_eq!(config.file, file);
+        assert_eq!(config.web, Some(Web { root: inside("pages") }));
+        let identity = Identity::Files { certificate: inside("a.crt"), private_key: inside("a.key") };
+        assert_eq!(config.listeners[0].identity, Some(identity));
+        fs::remove_dir(inside("pages")).unwrap();
+        let error = Config::load(&file).unwrap_err().to_string();
+        assert!(
+            error.contains(":6:8: web.root \"pages\": ") && error.contains("create the directory"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_private_key_is_not_served_to_everyone() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        fs::create_dir(directory.path().join("certs")).unwrap();
+        fs::write(directory.path().join("certs/a.key"), "").unwrap();
+        let text =
+            format!("{LISTENER}certificate = \"a.crt\"\nprivate_key = \"certs/a.key\"\n[web]\nroot = \".\"");
+        let error = Config::parse(&text, &file).unwrap_err().to_string();
+        assert!(error.contains(":6:8: web.root \".\": everyone could download the private key "), "{error}");
+        assert!(error.ends_with("certs/a.key from this directory; keep keys elsewhere"), "{error}");
+
+        let text = format!("{LISTENER}{ROUTE}[web]\nroot = \".\"");
+        fs::write(&file, text).unwrap();
+        let warnings = Config::load(&file).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].contains(":8:8: web.root \".\" publishes this configuration file"),
+            "{warnings:?}"
+        );
+    }
+
+    /// Lines that are nearly right, so that random files get past the syntax.
+    fn line() -> impl Strategy<Value = String> {
+        let tables = mirror::tables();
+        let headers: Vec<String> = tables.iter().map(|table| table.header.to_owned()).collect();
+        let keys: Vec<String> =
+            tables.iter().flat_map(|table| table.keys).map(|key| (*key).to_owned()).collect();
+        let value = prop_oneof![
+            "\"\\PC{0,12}\"",
+            any::<i128>().prop_map(|number| number.to_string()),
+            any::<f64>().prop_map(|number| number.to_string()),
+            Just("[]".to_owned()),
+            Just("[[\"*\"], 1]".to_owned()),
+            Just("{ root = \"/\" }".to_owned()),
+            Just("\"0s\"".to_owned()),
+            Just("\"127.0.0.1:0\"".to_owned()),
+            Just("\"tcp://a:1\"".to_owned()),
+        ];
+        prop_oneof![
+            prop::sample::select(headers),
+            (prop::sample::select(keys), value).prop_map(|(key, value)| format!("{key} = {value}")),
+        ]
+    }
+
+    fn assert_error_or_whole(text: &str) -> Result<(), TestCaseError> {
+        match parse(text) {
+            Ok(config) => prop_assert!(!config.listeners.is_empty()),
+            Err(error) => {
+                let error = error.to_string();
+                prop_assert!(error.starts_with("gateway.toml:"), "{}", error);
+                prop_assert_eq!(error.lines().count(), 1, "{}", error);
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_understood_or_refused_in_one_line(text in any::<String>()) {
+            assert_error_or_whole(&text)?;
+        }
+
+        #[test]
+        fn any_lines_are_understood_or_refused_in_one_line(lines in prop::collection::vec(line(), 0..12)) {
+            assert_error_or_whole(&lines.join("\n"))?;
+            assert_error_or_whole(&format!("{LISTENER}{ROUTE}{}", lines.join("\n")))?;
+        }
+
+        #[test]
+        fn any_text_in_a_value_is_understood_or_refused_in_one_line(text in any::<String>(), key in 0..40usize) {
+            let keys: Vec<_> =
+                mirror::tables().iter().flat_map(|table| table.keys.iter().map(|key| (table.header, *key))).collect();
+            let (header, key) = keys[key % keys.len()];
+            let quoted: String = text.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
+            assert_error_or_whole(&format!("{LISTENER}{ROUTE}{header}\n{key} = \"{quoted}\""))?;
+            assert_error_or_whole(&format!("{LISTENER}{ROUTE}{header}\n{key} = [\"{quoted}\"]"))?;
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! One connection's whole life, and nothing else.
+//!
+//! Owns the order of the stations from the accepted socket to the closing line. Refuses to know how any station works.
+//! Invariants: every connection writes exactly one closing line and is counted once; whatever it holds (places,
+//! slots, its registry entry) is a guard that its end releases; no backend hears of a client that was refused.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use ::http::{Request, Response, header::ORIGIN};
+use bytes::Bytes;
+use ipnet::IpNet;
+use tokio::{net::TcpStream, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::{Capacity, Limiter, Origin, Place, Refused, Slot},
+    backend::{DialError, Dialer},
+    config::{BackendFailure, Receive, Route, Send, Timeouts},
+    http::{self, Body, Exchange, Fault, Files, Handshake, Refusal, Routes},
+    metrics::Metrics,
+    outcome::Reason,
+    relay::{self, Ended, Link, Rules},
+    session::{Registry, Session},
+    transport::{
+        peer,
+        stream::{ClientStream, Metered},
+        tls::{Accepted, Tls},
+    },
+};
+
+/// What the connections of one listener share.
+#[derive(Debug)]
+pub struct Door {
+    /// Its certificate; without one the listener is plain.
+    pub tls: Option<Tls>,
+    /// Who may say for whom it speaks.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct House {
+    /// Where requests may lead.
+    pub routes: Routes,
+    /// What else may be asked for.
+    pub files: Option<Files>,
+    /// How long each station may take.
+    pub timeouts: Timeouts,
+    /// How often and how many from one address.
+    pub limiter: Arc<Limiter>,
+    /// Connections that are not sessions yet.
+    pub handshakes: Arc<Capacity>,
+    /// Connections that are, or are about to be.
+    pub sessions: Arc<Capacity>,
+    /// The way to backends.
+    pub dialer: Dialer,
+    /// What is alive.
+    pub registry: Arc<Registry>,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the gateway stops: whoever has not asked for anything yet is let go.
+    pub draining: CancellationToken,
+}
+
+/// Lives the life of one connection.
+pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
+    let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
+    // Boxed, so that a session carries nothing of its youth: handshakes are large.
+    let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
+    let ended = match entered {
+        Ok(Entered { stream, pipelined, backend: Ok(backend), rules, session, guards: _guards }) => {
+            relay::relay(stream, pipelined, Metered::new(backend), &rules, &session).await
+        }
+        Ok(Entered { stream, pipelined, backend: Err(error), rules, session, guards: _guards }) => {
+            let reason = error.reason();
+            line.detail = Some(error.to_string());
+            relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
+        }
+        Err(reason) => Ended { reason, close_code: None, bytes_in: 0, bytes_out: 0 },
+    };
+    line.write(ended);
+}
+
+/// A connection that has become a session.
+struct Entered {
+    stream: ClientStream,
+    pipelined: Bytes,
+    backend: Result<TcpStream, DialError>,
+    rules: Rules,
+    session: Session,
+    guards: (Option<Place>, Slot),
+}
+
+/// From the socket to the 101: every station that may say no.
+async fn enter(
+    socket: TcpStream,
+    door: &Door,
+    house: &House,
+    line: &mut ClosingLine,
+) -> Result<Entered, Reason> {
+    let peer = line.peer;
+    let proxied = peer::is_trusted(&door.trusted_proxies, peer.ip());
+    let place = if proxied { None } else { Some(admit(house, peer).map_err(|refused| reason_of(&refused))?) };
+    let handshake = house.handshakes.take().ok_or(Reason::Overloaded)?;
+    if house.sessions.in_use() >= house.sessions.limit() {
+        return Err(Reason::Overloaded);
+    }
+    let mut stream = secure(socket, door, house).await?;
+    let tls = stream.is_tls();
+    let mut exchange = Exchange::new(&mut stream, house.timeouts.stall);
+    let mut served = false;
+    let wanted = loop {
+        let request = tokio::select! {
+            biased;
+            request = exchange.next(time::Instant::now() + house.timeouts.request) => request,
+            () = house.draining.cancelled() => return Err(Reason::Draining),
+        };
+        let asked = match request {
+            Ok(request) => judge(request, tls, proxied, door, house, line).await,
+            Err(fault) => {
+                exchange.close(fault, house.timeouts.close).await;
+                let idle = matches!(fault, Fault::Gone | Fault::Timeout);
+                return Err(if served && idle { Reason::Served } else { fault.reason() });
+            }
+        };
+        match asked {
+            Ok(Asked::File(file)) => exchange.answer(file),
+            Ok(Asked::Session(wanted)) => break wanted,
+            Err(refusal) => {
+                let reason = refusal.reason();
+                line.detail = refusal.detail().map(str::to_owned);
+                exchange.refuse(refusal, house.timeouts.close).await;
+                return Err(reason);
+            }
+        }
+        served = true;
+    };
+    let Wanted { route, handshake: offer, subprotocol, place: proxied_place, slot } = wanted;
+    let session = house.registry.open();
+    line.session = Some(session.id());
+    let backend = house.dialer.dial(&route.backend, house.timeouts.connect).await;
+    if let Err(error) = &backend
+        && route.backend_failure == BackendFailure::Status
+    {
+        line.detail = Some(error.to_string());
+        exchange.refuse(Refusal::new(error.reason()), house.timeouts.close).await;
+        return Err(error.reason());
+    }
+    let switching = offer.switching(subprotocol.as_deref());
+    let pipelined = exchange.upgrade(switching).await.map_err(Fault::reason)?;
+    drop(handshake);
+    let rules = rules(&route, &house.timeouts);
+    Ok(Entered { stream, pipelined, backend, rules, session, guards: (place.or(proxied_place), slot) })
+}
+
+/// Counts a connection against the address it comes from.
+fn admit(house: &House, client: SocketAddr) -> Result<Place, Refused> {
+    house.limiter.admit(client.ip(), Instant::now())
+}
+
+fn reason_of(refused: &Refused) -> Reason {
+    match refused {
+        Refused::Rate { .. } => Reason::RateLimited,
+        Refused::Sessions => Reason::TooManySessions,
+    }
+}
+
+/// TLS, where the listener has a certificate.
+async fn secure(socket: TcpStream, door: &Door, house: &House) -> Result<ClientStream, Reason> {
+    // Frames are small and interactive: nothing is gained by waiting for more to send.
+    let _ = socket.set_nodelay(true);
+    let Some(tls) = &door.tls else { return Ok(ClientStream::Plain(Metered::new(socket))) };
+    match time::timeout(house.timeouts.tls, tls.accept(socket)).await {
+        Err(_) => Err(Reason::TlsTimeout),
+        Ok(Err(_)) => Err(Reason::TlsFailed),
+        Ok(Ok(Accepted::Stream(stream))) => Ok(stream),
+        Ok(Ok(Accepted::NotTls(socket))) => {
+            // Most likely HTTP: a person who left out the s is told so.
+            let mut stream = ClientStream::Plain(Metered::new(socket));
+            let mut exchange = Exchange::new(&mut stream, house.timeouts.stall);
+            match exchange.next(time::Instant::now() + house.timeouts.request).await {
+                Ok(_) => exchange.refuse(Refusal::new(Reason::NotTls), house.timeouts.close).await,
+                Err(fault) => exchange.close(fault, house.timeouts.close).await,
+            }
+            Err(Reason::NotTls)
+        }
+    }
+}
+
+/// What a request asks for, if it may have it.
+enum Asked {
+    File(Response<Body>),
+    Session(Wanted),
+}
+
+/// A session that may begin once its backend answers.
+struct Wanted {
+    route: Arc<Route>,
+    handshake: Handshake,
+    subprotocol: Option<String>,
+    place: Option<Place>,
+    slot: Slot,
+}
+
+/// From the request head to the decision: route, handshake, Origin, sub-protocol, and what only the head could tell.
+async fn judge(
+    request: Request<()>,
+    tls: bool,
+    proxied: bool,
+    door: &Door,
+    house: &House,
+    line: &mut ClosingLine,
+) -> Result<Asked, Refusal> {
+    let host = http::check_head(&request)?;
+    let client = peer::client(line.peer, &door.trusted_proxies, request.headers());
+    line.peer = client.address;
+    let place = if proxied {
+        Some(admit(house, client.address).map_err(|refused| too_many(&refused))?)
+    } else {
+        None
+    };
+    let host = client.host.unwrap_or(host);
+    let Some(route) = house.routes.find(http::host_name(&host), request.uri().path()) else {
+        return match &house.files {
+            Some(files) => files.find(request).await.map(Asked::File),
+            None => Err(Refusal::new(Reason::UnknownRoute)),
+        };
+    };
+    line.route = Some(Arc::clone(route));
+    let handshake = Handshake::read(&request)?;
+    let origins: Vec<&[u8]> =
+        request.headers().get_all(ORIGIN).iter().map(|origin| origin.as_bytes()).collect();
+    let own = Origin::of_host(client.https.unwrap_or(tls), &host);
+    route.origins.permit(&origins, own.as_ref()).map_err(|refused| {
+        Refusal::new(Reason::OriginRefused)
+            .because_of(format!("{refused}: {}", http::quoted(&origins.concat())))
+    })?;
+    let subprotocol = handshake.subprotocol(&route.subprotocols)?.map(str::to_owned);
+    let slot = house.sessions.take().ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?;
+    Ok(Asked::Session(Wanted { route: Arc::clone(route), handshake, subprotocol, place, slot }))
+}
+
+fn too_many(refused: &Refused) -> Refusal {
+    let seconds = match refused {
+        Refused::Rate { retry_after } => retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0),
+        Refused::Sessions => 1,
+    };
+    Refusal::new(reason_of(refused)).retry_after(seconds.max(1))
+}
+
+/// What a session of this route is held to.
+fn rules(route: &Route, timeouts: &Timeouts) -> Rules {
+    Rules {
+        accept_text: route.receive == Receive::Any,
+        send_text: route.send == Send::Text,
+        close: timeouts.close,
+        stall: timeouts.stall,
+        ping: timeouts.ping,
+        pong: timeouts.pong,
+        idle: timeouts.idle,
+        lifetime: timeouts.lifetime,
+    }
+}
+
+impl Link for ClientStream {
+    fn taken(&self) -> u64 {
+        self.taken()
+    }
+}
+
+impl Link for Metered<TcpStream> {
+    fn taken(&self) -> u64 {
+        self.taken()
+    }
+}
+
+/// The one line that closes a connection, and the count that goes with it. Written even if the connection is cut short.
+struct ClosingLine {
+    /// The client: the socket's peer, until a trusted proxy says better.
+    peer: SocketAddr,
+    route: Option<Arc<Route>>,
+    session: Option<u64>,
+    /// What only an operator should read.
+    detail: Option<String>,
+    started: Instant,
+    metrics: Arc<Metrics>,
+    written: bool,
+}
+
+impl ClosingLine {
+    fn new(peer: SocketAddr, metrics: Arc<Metrics>) -> Self {
+        let started = Instant::now();
+        Self { peer, route: None, session: None, detail: None, started, metrics, written: false }
+    }
+
+    fn write(&mut self, ended: Ended) {
+        self.written = true;
+        self.metrics.count_end(ended.reason);
+        self.metrics.count_bytes(ended.bytes_in, ended.bytes_out);
+        macro_rules! line {
+            ($macro:ident, $message:literal) => {
+                tracing::$macro!(
+                    session = self.session,
+                    peer = %self.peer,
+                    route = self.route.as_ref().map(|route| route.name.as_str()),
+                    backend = self.session.and(self.route.as_ref()).map(|route| route.backend.to_string()),
+                    reason = ended.reason.as_str(),
+                    close_code = ended.close_code,
+                    bytes_in = self.session.map(|_| ended.bytes_in),
+                    bytes_out = self.session.map(|_| ended.bytes_out),
+                    duration_ms = self.started.elapsed().as_millis() as u64,
+                    detail = self.detail.as_deref(),
+                    $message
+                )
+            };
+        }
+        match (ended.reason, self.session) {
+            (Reason::Internal, _) => line!(error, "session ended"),
+            (_, Some(_)) => line!(info, "session ended"),
+            // A stranger can cause as many of these as he likes.
+            (_, None) => line!(debug, "refused"),
+        }
+    }
+}
+
+impl Drop for ClosingLine {
+    fn drop(&mut self) {
+        if !self.written {
+            // Without a panic, only the end of the drain cuts a connection short.
+            let reason = if std::thread::panicking() { Reason::Internal } else { Reason::Draining };
+            self.write(Ended { reason, close_code: None, bytes_in: 0, bytes_out: 0 });
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! hyper, one request at a time.
+//!
+//! hyper wants to call a service; the life of a connection reads better if it asks for the next request and answers
+//! it. The service here only passes each request to whoever asks.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::Service};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_io_timeout::TimeoutStream;
+
+use super::answer::{Body, Refusal};
+use crate::outcome::Reason;
+
+/// The largest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// The most header fields.
+const MAX_FIELDS: usize = 100;
+/// The most that hyper may read ahead, in bytes; frames behind the head included.
+const MAX_READ_AHEAD: usize = 64 * 1024;
+/// The most that is read from a client that has been refused, in bytes.
+const MAX_LINGER: u64 = 256 * 1024;
+
+/// Why there is no next request, or why its answer did not arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The client left, or its connection broke.
+    #[error("the client left")]
+    Gone,
+    /// No whole head in time.
+    #[error("no whole request head in time")]
+    Timeout,
+    /// Not HTTP/1.1.
+    #[error("not a valid request head")]
+    Malformed,
+    /// Over a limit.
+    #[error("the request head is too large")]
+    TooLarge,
+    /// The client did not take an answer in time.
+    #[error("the client takes nothing")]
+    Stalled,
+}
+
+impl Fault {
+    /// The end this leads to.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Gone => Reason::ClientGone,
+            Self::Timeout => Reason::RequestTimeout,
+            Self::Malformed => Reason::BadRequest,
+            Self::TooLarge => Reason::HeadTooLarge,
+            Self::Stalled => Reason::ClientStalled,
+        }
+    }
+
+    fn of(error: &hyper::Error) -> Self {
+        if error.is_parse_too_large() {
+            Self::TooLarge
+        } else if error.is_parse() {
+            Self::Malformed
+        } else if is_timeout(error) {
+            Self::Stalled
+        } else {
+            Self::Gone
+        }
+    }
+}
+
+/// Whether a write deadline of ours is behind a hyper error.
+fn is_timeout(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
+}
+
+type Io<'a, S> = Pin<Box<TimeoutStream<&'a mut S>>>;
+
+/// An HTTP/1.1 connection that is asked for one request at a time. It borrows the stream, which is as good as new
+/// once the exchange is over.
+pub struct Exchange<'a, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    connection: http1::Connection<TokioIo<Io<'a, S>>, Desk>,
+    desk: Desk,
+    answer: Option<oneshot::Sender<Response<Body>>>,
+}
+
+impl<'a, S> Exchange<'a, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Begins to speak HTTP on `stream`. A client that takes nothing of an answer for `stall` is cut.
+    pub fn new(stream: &'a mut S, stall: Option<Duration>) -> Self {
+        let mut io = Box::pin(TimeoutStream::new(stream));
+        io.as_mut().set_write_timeout_pinned(stall);
+        let desk = Desk::default();
+        let connection = http1::Builder::new()
+            // The deadline is ours: hyper's would start anew with every request, and say nothing.
+            .header_read_timeout(None)
+            .max_header_size(MAX_HEAD)
+            .max_headers(MAX_FIELDS)
+            .max_buf_size(MAX_READ_AHEAD)
+            .serve_connection(TokioIo::new(io), desk.clone());
+        Self { connection, desk, answer: None }
+    }
+
+    /// The next request. The one before must have been answered.
+    ///
+    /// # Errors
+    /// There is none; see [`Fault`]. Call [`Exchange::close`] then.
+    pub async fn next(&mut self, deadline: Instant) -> Result<Request<()>, Fault> {
+        let next = poll_fn(|cx| self.poll_next(cx));
+        match timeout_at(deadline, next).await {
+            Ok(next) => next,
+            Err(_) => Err(Fault::Timeout),
+        }
+    }
+
+    /// Answers the last request. The answer travels while the next request is asked for.
+    pub fn answer(&mut self, response: Response<Body>) {
+        if let Some(answer) = self.answer.take() {
+            // Nobody takes it if the connection broke meanwhile, which the next call tells.
+            let _ = answer.send(response);
+        }
+    }
+
+    /// Answers the last request with a 101 and gives the stream back, with what the client sent behind its head.
+    ///
+    /// # Errors
+    /// The client is gone or takes nothing.
+    pub async fn upgrade(mut self, switching: Response<Body>) -> Result<Bytes, Fault> {
+        self.answer(switching);
+        self.run().await?;
+        Ok(self.connection.into_parts().read_buf)
+    }
+
+    /// Refuses the last request and closes the connection, listening on for at most `linger` so that the answer is
+    /// not lost to a reset.
+    pub async fn refuse(mut self, refusal: Refusal, linger: Duration) {
+        self.answer(refusal.into_response());
+        if self.run().await.is_ok() {
+            self.hang_up(linger).await;
+        }
+    }
+
+    /// Closes the connection after a fault, with a word to the client where that makes sense.
+    pub async fn close(self, fault: Fault, linger: Duration) {
+        match fault {
+            Fault::Gone | Fault::Stalled => {}
+            // hyper has answered.
+            Fault::Malformed | Fault::TooLarge => self.hang_up(linger).await,
+            Fault::Timeout => {
+                let parts = self.connection.into_parts();
+                let mut io = parts.io.into_inner();
+                // A browser opens connections before it needs them; only one that has begun to ask is answered.
+                if !parts.read_buf.is_empty() {
+                    let answer = Refusal::new(Reason::RequestTimeout).into_bytes();
+                    let _ = timeout(linger, io.write_all(&answer)).await;
+                }
+                hang_up(io, linger).await;
+            }
+        }
+    }
+
+    async fn hang_up(self, linger: Duration) {
+        hang_up(self.connection.into_parts().io.into_inner(), linger).await;
+    }
+
+    /// Lets hyper finish what it has to do.
+    async fn run(&mut self) -> Result<(), Fault> {
+        poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await.map_err(|error| Fault::of(&error))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request<()>, Fault>> {
+        let ended = self.connection.poll_without_shutdown(cx);
+        if let Some((request, answer)) = self.desk.take() {
+            self.answer = Some(answer);
+            return Poll::Ready(Ok(request));
+        }
+        ended.map(|ended| Err(ended.map_or_else(|error| Fault::of(&error), |()| Fault::Gone)))
+    }
+}
+
+/// Ends our direction and reads on: a socket closed with unread bytes is reset, and what was sent is lost.
+async fn hang_up<S>(mut io: S, linger: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let _ = timeout(linger, async {
+        io.shutdown().await?;
+        copy(&mut io.take(MAX_LINGER), &mut sink()).await
+    })
+    .await;
+}
+
+/// Where hyper leaves a request and waits for its answer.
+#[derive(Clone, Default)]
+struct Desk {
+    request: Arc<Mutex<Option<(Request<()>, oneshot::Sender<Response<Body>>)>>>,
+}
+
+impl Desk {
+    fn take(&self) -> Option<(Request<()>, oneshot::Sender<Response<Body>>)> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Service<Request<Incoming>> for Desk {
+    type Response = Response<Body>;
+    type Error = Unanswered;
+    type Future = Answer;
+
+    fn call(&self, request: Request<Incoming>) -> Answer {
+        let (answer, waiting) = oneshot::channel();
+        // Nothing here wants a body: hyper reads past a short one and closes the connection behind a long one.
+        let (head, _body) = request.into_parts();
+        let request = Request::from_parts(head, ());
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, answer));
+        Answer(waiting)
+    }
+}
+
+/// The answer to one request, once somebody gives it.
+struct Answer(oneshot::Receiver<Response<Body>>);
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, Unanswered>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(|_| Unanswered)
+    }
+}
+
+/// Nobody answered: the connection is being dropped.
+#[derive(Debug)]
+struct Unanswered;
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody answered the request")
+    }
+}
+
+impl std::error::Error for Unanswered {}

@@ -1,0 +1,305 @@
+//! The opening handshake of RFC 6455 §4.2, as pure rules about a request head.
+
+use http::{
+    HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version,
+    header::{
+        ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+        SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+use http_body_util::{BodyExt, Empty};
+use tungstenite::handshake::server::create_response;
+
+use super::answer::{Body, Refusal, route_page};
+use crate::outcome::Reason;
+
+/// The longest request target, in bytes.
+const MAX_TARGET: usize = 8 * 1024;
+/// A sub-protocol that promises framing a byte pipe does not have (RFC 7395): never picked unless a route lists it.
+const FRAMED: &str = "xmpp";
+
+/// Checks what every request must keep to, whatever it asks for, and returns its Host (lower-case).
+///
+/// # Errors
+/// The refusal to answer with.
+pub fn check_head(request: &Request<()>) -> Result<String, Refusal> {
+    if request.version() != Version::HTTP_11 {
+        return Err(Refusal::because(Reason::BadRequest, "only HTTP/1.1 is spoken here"));
+    }
+    let target = request.uri();
+    let target_length = target.path_and_query().map_or(0, |target| target.as_str().len());
+    if target_length > MAX_TARGET {
+        return Err(Refusal::new(Reason::UriTooLong));
+    }
+    // RFC 9112 §3.2: exactly one Host.
+    let host = match single(request.headers(), HOST) {
+        Some(host) => host.to_str().ok().filter(|host| is_host(host)),
+        None => None,
+    };
+    let host =
+        host.ok_or_else(|| Refusal::because(Reason::BadRequest, "exactly one valid Host field is needed"))?;
+    Ok(host.to_ascii_lowercase())
+}
+
+/// A WebSocket handshake that may be accepted.
+#[derive(Debug)]
+pub struct Handshake {
+    accept: HeaderValue,
+    offered: Vec<String>,
+}
+
+impl Handshake {
+    /// Reads the handshake of a request for a route.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    pub fn read(request: &Request<()>) -> Result<Self, Refusal> {
+        if request.method() != Method::GET {
+            return Err(Refusal::new(Reason::MethodNotAllowed));
+        }
+        let headers = request.headers();
+        if announces_body(headers) {
+            return Err(Refusal::because(Reason::BadRequest, "a WebSocket handshake has no body"));
+        }
+        if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
+            let refusal = Refusal::new(Reason::UpgradeRequired);
+            // A person who opened the address in a browser deserves more than a line.
+            let person = has_token(headers, ACCEPT, "text/html");
+            return Err(if person { refusal.page(route_page(request.uri().path())) } else { refusal });
+        }
+        if single(headers, SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            return Err(Refusal::because(
+                Reason::UpgradeRequired,
+                "only WebSocket version 13 is spoken here",
+            ));
+        }
+        let key = single(headers, SEC_WEBSOCKET_KEY);
+        let accept = key.and_then(accept_for).ok_or_else(|| {
+            Refusal::because(
+                Reason::BadRequest,
+                "exactly one Sec-WebSocket-Key of 16 bytes in base64 is needed",
+            )
+        })?;
+        Ok(Self { accept, offered: offered_subprotocols(headers)? })
+    }
+
+    /// Picks the sub-protocol: the first offered one that the route lists. A route that lists none takes `binary` if
+    /// offered, else the first offer that is not `xmpp`, else none.
+    ///
+    /// # Errors
+    /// The client offered only what the route does not list.
+    pub fn subprotocol(&self, listed: &[String]) -> Result<Option<&str>, Refusal> {
+        let mut offered = self.offered.iter().map(String::as_str);
+        if listed.is_empty() {
+            let binary = offered.clone().find(|&name| name == "binary");
+            return Ok(binary.or_else(|| offered.find(|name| !name.eq_ignore_ascii_case(FRAMED))));
+        }
+        match offered.find(|name| listed.iter().any(|listed| listed == name)) {
+            None if !self.offered.is_empty() => Err(Refusal::because(
+                Reason::SubprotocolRefused,
+                format!("only these sub-protocols are spoken here: {}", listed.join(", ")),
+            )),
+            picked => Ok(picked),
+        }
+    }
+
+    /// The 101 (RFC 6455 §4.2.2). Extensions are never accepted.
+    pub fn switching(&self, subprotocol: Option<&str>) -> Response<Body> {
+        let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert("sec-websocket-accept", self.accept.clone());
+        if let Some(Ok(name)) = subprotocol.map(HeaderValue::from_str) {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, name);
+        }
+        response
+    }
+}
+
+/// The value of a field that stands exactly once.
+fn single(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    values.next().is_none().then_some(first)
+}
+
+/// Whether a comma-separated list, over any number of field lines, holds `token`.
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get_all(CONTENT_LENGTH)
+            .iter()
+            .any(|length| length.as_bytes().iter().any(|byte| *byte != b'0'))
+}
+
+/// The Sec-WebSocket-Accept for a key, if the key is one: RFC 6455 §4.2.2, by tungstenite. It reads only the first
+/// Connection line, so it is shown a clean request.
+fn accept_for(key: &HeaderValue) -> Option<HeaderValue> {
+    let request = Request::builder()
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_VERSION, "13")
+        .header(SEC_WEBSOCKET_KEY, key)
+        .body(())
+        .ok()?;
+    create_response(&request).ok()?.headers_mut().remove("sec-websocket-accept")
+}
+
+/// The sub-protocols a client offers, over all lines: unique tokens (RFC 6455 §4.1).
+fn offered_subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
+    let mut offered: Vec<String> = Vec::new();
+    for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        let line = line.to_str().unwrap_or("?\u{0}");
+        for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if !name.bytes().all(is_token_byte) || offered.iter().any(|other| other == name) {
+                let words = "Sec-WebSocket-Protocol must list each sub-protocol once, as a token";
+                return Err(Refusal::because(Reason::BadRequest, words));
+            }
+            offered.push(name.to_owned());
+        }
+    }
+    Ok(offered)
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// RFC 9110 §7.2, as far as it matters: no empty host, nothing that could end it early.
+fn is_host(host: &str) -> bool {
+    let authority = host.parse::<http::uri::Authority>();
+    authority.is_ok_and(|authority| !authority.host().is_empty() && !host.contains('@'))
+}
+
+/// The host without its port.
+pub fn host_name(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A handshake as RFC 6455 §1.3 shows it, changed by `change`.
+    fn request(change: impl FnOnce(&mut Request<()>)) -> Request<()> {
+        let mut request = Request::builder()
+            .uri("/chat")
+            .header(HOST, "server.example.com")
+            .header(UPGRADE, "websocket")
+            .header(CONNECTION, "Upgrade")
+            .header(SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .body(())
+            .unwrap();
+        change(&mut request);
+        request
+    }
+
+    fn set(request: &mut Request<()>, name: &'static str, values: &[&'static str]) {
+        request.headers_mut().remove(name);
+        for value in values {
+            request.headers_mut().append(name, HeaderValue::from_static(value));
+        }
+    }
+
+    fn refused(name: &'static str, values: &[&'static str]) -> Option<Reason> {
+        let request = request(|request| set(request, name, values));
+        Handshake::read(&request).err().map(|refusal| refusal.reason())
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_accepted() {
+        let response = Handshake::read(&request(|_| {})).unwrap().switching(Some("chat"));
+        assert_eq!(response.status(), 101);
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+        assert!(!response.headers().contains_key("sec-websocket-extensions"));
+    }
+
+    #[test]
+    fn tokens_may_be_mixed_and_split_over_lines() {
+        assert_eq!(refused("connection", &["keep-alive, Upgrade"]), None);
+        assert_eq!(refused("connection", &["keep-alive", "uPgRaDe"]), None);
+        assert_eq!(refused("upgrade", &["h2c, WebSocket"]), None);
+        assert_eq!(refused("connection", &["keep-alive"]), Some(Reason::UpgradeRequired));
+        assert_eq!(refused("upgrade", &[]), Some(Reason::UpgradeRequired));
+    }
+
+    #[test]
+    fn version_and_key_must_stand_once() {
+        assert_eq!(refused("sec-websocket-version", &["8"]), Some(Reason::UpgradeRequired));
+        assert_eq!(refused("sec-websocket-version", &["13", "13"]), Some(Reason::UpgradeRequired));
+        assert_eq!(refused("sec-websocket-key", &[]), Some(Reason::BadRequest));
+        assert_eq!(refused("sec-websocket-key", &["dGhlIHNhbXBsZQ=="]), Some(Reason::BadRequest));
+        assert_eq!(refused("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ!!"]), Some(Reason::BadRequest));
+        let twice = ["dGhlIHNhbXBsZSBub25jZQ=="; 2];
+        assert_eq!(refused("sec-websocket-key", &twice), Some(Reason::BadRequest));
+    }
+
+    #[test]
+    fn a_body_or_another_method_is_refused() {
+        assert_eq!(refused("content-length", &["5"]), Some(Reason::BadRequest));
+        assert_eq!(refused("content-length", &["0"]), None);
+        assert_eq!(refused("transfer-encoding", &["chunked"]), Some(Reason::BadRequest));
+        let post = request(|request| *request.method_mut() = Method::POST);
+        assert_eq!(Handshake::read(&post).unwrap_err().reason(), Reason::MethodNotAllowed);
+    }
+
+    #[test]
+    fn every_request_needs_http_1_1_one_host_and_a_short_target() {
+        let reason = |change: &dyn Fn(&mut Request<()>)| {
+            check_head(&request(change)).err().map(|refusal| refusal.reason())
+        };
+        assert_eq!(check_head(&request(|_| {})).unwrap(), "server.example.com");
+        assert_eq!(reason(&|request| *request.version_mut() = Version::HTTP_10), Some(Reason::BadRequest));
+        assert_eq!(reason(&|request| set(request, "host", &[])), Some(Reason::BadRequest));
+        assert_eq!(reason(&|request| set(request, "host", &["a", "a"])), Some(Reason::BadRequest));
+        assert_eq!(reason(&|request| set(request, "host", &["a b"])), Some(Reason::BadRequest));
+        assert_eq!(reason(&|request| set(request, "host", &["user@a"])), Some(Reason::BadRequest));
+        let long = format!("/{}", "a".repeat(MAX_TARGET));
+        assert_eq!(reason(&|request| *request.uri_mut() = long.parse().unwrap()), Some(Reason::UriTooLong));
+    }
+
+    #[test]
+    fn the_first_offered_subprotocol_that_is_listed_is_picked() {
+        let pick = |offers: &[&'static str], listed: &[&str]| {
+            let request = request(|request| set(request, "sec-websocket-protocol", offers));
+            let listed: Vec<String> = listed.iter().map(|&name| name.to_owned()).collect();
+            let handshake = Handshake::read(&request).map_err(|refusal| refusal.reason())?;
+            handshake
+                .subprotocol(&listed)
+                .map(|name| name.map(str::to_owned))
+                .map_err(|refusal| refusal.reason())
+        };
+        let picked = |name: &str| Ok(Some(name.to_owned()));
+        assert_eq!(pick(&[], &[]), Ok(None));
+        assert_eq!(pick(&[], &["binary"]), Ok(None));
+        assert_eq!(pick(&["chat", "binary"], &[]), picked("binary"));
+        assert_eq!(pick(&["v12.stomp, v11.stomp"], &[]), picked("v12.stomp"));
+        assert_eq!(pick(&["xmpp"], &[]), Ok(None));
+        assert_eq!(pick(&["xmpp"], &["xmpp"]), picked("xmpp"));
+        assert_eq!(pick(&["mqtt", "v11.stomp"], &["v11.stomp", "mqtt"]), picked("mqtt"));
+        assert_eq!(pick(&["mqtt"], &["binary"]), Err(Reason::SubprotocolRefused));
+        assert_eq!(pick(&["mqtt, mqtt"], &[]), Err(Reason::BadRequest));
+        assert_eq!(pick(&["not a token"], &[]), Err(Reason::BadRequest));
+    }
+
+    #[test]
+    fn a_host_is_compared_without_its_port() {
+        assert_eq!(host_name("a.example:8443"), "a.example");
+        assert_eq!(host_name("a.example"), "a.example");
+        assert_eq!(host_name("[::1]:8443"), "[::1]");
+        assert_eq!(host_name("[::1]"), "[::1]");
+    }
+}

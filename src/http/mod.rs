@@ -1,0 +1,17 @@
+//! HTTP: a request head becomes an upgrade, a refusal or a static file.
+//!
+//! Owns what stands between TLS and the relay. hyper does the protocol; this room asks it one request at a time
+//! ([`Exchange`]), judges heads ([`check_head`], [`Handshake`]), finds routes and files, and words the answers. Refuses to
+//! know backends and sessions. Invariant: after a refusal nothing more is read as a request.
+
+mod answer;
+mod exchange;
+mod files;
+mod handshake;
+mod route;
+
+pub use answer::{Body, Refusal, quoted};
+pub use exchange::{Exchange, Fault};
+pub use files::Files;
+pub use handshake::{Handshake, check_head, host_name};
+pub use route::Routes;

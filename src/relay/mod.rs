@@ -1,0 +1,235 @@
+//! The relay: bytes both ways between a WebSocket client and a backend, until one of them ends.
+//!
+//! Owns a session from the 101 to its end: two directions ([`Inbound`], [`Outbound`]), the clocks, and the farewell.
+//! Refuses to know what the streams are made of, how the session was admitted and who asks for its end. One task, one
+//! `poll_fn`, no buffer while idle. Invariants: a stalled direction owns at most 64 KiB; what was accepted from one
+//! side is delivered to the other before the session ends well; a session ends with exactly one [`Reason`].
+
+mod clocks;
+mod farewell;
+mod inbound;
+mod outbound;
+mod pending;
+mod scratch;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Empty},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use self::{
+    clocks::{Clocks, Observed, Verdict},
+    farewell::Farewell,
+    inbound::Inbound,
+    outbound::Outbound,
+};
+use crate::{
+    outcome::Reason,
+    session::Session,
+    websocket::{CloseFrame, Violation},
+};
+
+/// How often one direction reads before others on the thread get a turn.
+const READS_PER_WAKE: usize = 8;
+/// How far away a deadline is when there is none.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// One end of a session.
+pub trait Link: AsyncRead + AsyncWrite + Unpin {
+    /// How many bytes the socket underneath has taken so far: tells a slow peer from one that takes nothing.
+    fn taken(&self) -> u64;
+}
+
+/// What a session is held to. A clock that is `None` is off.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Whether text frames are accepted (as bytes).
+    pub accept_text: bool,
+    /// Whether the backend's bytes are sent in text frames.
+    pub send_text: bool,
+    /// How long a Close is waited for, and how long a closing backend is listened to.
+    pub close: Duration,
+    /// How long a peer may take nothing of what waits for it.
+    pub stall: Option<Duration>,
+    /// How long a client may be silent before it is asked.
+    pub ping: Option<Duration>,
+    /// How long it may take to answer.
+    pub pong: Option<Duration>,
+    /// How long no payload may flow either way.
+    pub idle: Option<Duration>,
+    /// How old a session may become.
+    pub lifetime: Option<Duration>,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub reason: Reason,
+    /// The code of the Close frame the client was sent, if it was sent one with a code.
+    pub close_code: Option<u16>,
+    /// Payload accepted from the client.
+    pub bytes_in: u64,
+    /// Payload accepted from the backend.
+    pub bytes_out: u64,
+}
+
+/// Carries bytes between `client` and `backend` until the session ends and both are closed. `pipelined` is what the
+/// client sent behind its request head.
+pub async fn relay<C: Link, B: Link>(
+    client: C,
+    pipelined: Bytes,
+    backend: B,
+    rules: &Rules,
+    session: &Session,
+) -> Ended {
+    let mut relay = Relay::new(client, pipelined, Some(backend), rules);
+    let mut timer = pin!(sleep_until(Instant::now() + NEVER));
+    poll_fn(|cx| relay.poll(cx, timer.as_mut(), session)).await
+}
+
+/// Ends a session that never had a backend: tells the client why in a Close frame a page can show.
+pub async fn refuse<C: Link>(
+    client: C,
+    pipelined: Bytes,
+    why: (Reason, &str),
+    rules: &Rules,
+    session: &Session,
+) -> Ended {
+    let mut relay = Relay::<C, Empty>::new(client, pipelined, None, rules);
+    relay.begin_farewell(Stop::because(why.0, why.1));
+    let mut timer = pin!(sleep_until(Instant::now() + NEVER));
+    poll_fn(|cx| relay.poll(cx, timer.as_mut(), session)).await
+}
+
+/// Why a session has to end, and the Close frame that says so.
+#[derive(Debug)]
+struct Stop {
+    reason: Reason,
+    close: Option<CloseFrame>,
+}
+
+impl Stop {
+    fn new(reason: Reason) -> Self {
+        Self::because(reason, reason.explanation())
+    }
+
+    fn because(reason: Reason, words: &str) -> Self {
+        Self { reason, close: reason.close_code().map(|code| CloseFrame::new(code, words)) }
+    }
+
+    fn violation(violation: Violation) -> Self {
+        Self::because(violation.reason(), &violation.to_string())
+    }
+
+    /// A client's Close is answered with its own code (RFC 6455 §5.5.1).
+    fn client_closed(close: CloseFrame) -> Self {
+        let echo = CloseFrame { code: close.code, reason: String::new() };
+        Self { reason: Reason::ClientClosed, close: Some(echo) }
+    }
+}
+
+struct Relay<'a, C, B> {
+    client: Option<C>,
+    backend: Option<B>,
+    inbound: Inbound,
+    outbound: Outbound,
+    clocks: Clocks,
+    farewell: Option<Farewell>,
+    rules: &'a Rules,
+}
+
+impl<'a, C: Link, B: Link> Relay<'a, C, B> {
+    fn new(client: C, pipelined: Bytes, backend: Option<B>, rules: &'a Rules) -> Self {
+        Self {
+            client: Some(client),
+            backend,
+            inbound: Inbound::new(pipelined, rules.accept_text),
+            outbound: Outbound::new(rules.send_text),
+            clocks: Clocks::new(Instant::now()),
+            farewell: None,
+            rules,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, session: &Session) -> Poll<Ended> {
+        loop {
+            let next = if self.farewell.is_none() {
+                match self.poll_open(cx, session) {
+                    Ok(next) => next,
+                    Err(stop) => {
+                        self.begin_farewell(stop);
+                        continue;
+                    }
+                }
+            } else {
+                match self.poll_farewell(cx) {
+                    Ok(next) => next,
+                    Err(ended) => return Poll::Ready(ended),
+                }
+            };
+            if poll_timer(cx, timer.as_mut(), next).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Moves what can be moved. Returns when to look again, or why the session has to end.
+    fn poll_open(&mut self, cx: &mut Context<'_>, session: &Session) -> Result<Option<Instant>, Stop> {
+        let (Some(client), Some(backend)) = (&mut self.client, &mut self.backend) else {
+            return Err(Stop::new(Reason::Internal));
+        };
+        if let Poll::Ready(reason) = session.poll_end(cx) {
+            return Err(Stop::new(reason));
+        }
+        if let Poll::Ready(stop) = self.inbound.poll(cx, client, Some(backend), &mut self.outbound) {
+            return Err(stop);
+        }
+        loop {
+            if let Poll::Ready(stop) = self.outbound.poll(cx, client, backend) {
+                return Err(stop);
+            }
+            let seen = Observed {
+                heard: self.inbound.take_heard(),
+                in_header: self.inbound.in_header(),
+                payload: self.inbound.bytes() + self.outbound.bytes(),
+                client_blocked: self.outbound.is_blocked(),
+                client_taken: client.taken(),
+                backend_blocked: self.inbound.is_blocked(),
+                backend_taken: backend.taken(),
+            };
+            match self.clocks.look(Instant::now(), seen, self.rules) {
+                Verdict::Wait(next) => return Ok(next),
+                Verdict::Ping => self.outbound.ping(),
+                Verdict::End(reason) => return Err(Stop::new(reason)),
+            }
+        }
+    }
+}
+
+/// Ready once `next` has come. The timer is moved only when it would fire too late or has fired: a deadline that
+/// moves away with every byte costs nothing.
+fn poll_timer(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, next: Option<Instant>) -> Poll<()> {
+    let next = next.unwrap_or_else(|| Instant::now() + NEVER);
+    if timer.is_elapsed() || next < timer.deadline() {
+        timer.as_mut().reset(next);
+    }
+    timer.poll(cx)
+}
+
+/// Stands where the backend would be, in a session that never had one.
+impl Link for Empty {
+    fn taken(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,9 @@
+//! Sockets, certificates and addresses: from an accepted socket to a stream of plaintext and the client it belongs to.
+//!
+//! Owns listening, TLS and the canonical client address. Refuses to know HTTP answers, routes and sessions.
+
+pub mod listener;
+pub mod peer;
+pub mod self_signed;
+pub mod stream;
+pub mod tls;

@@ -1,0 +1,459 @@
+//! The streaming decoder of client frames (RFC 6455 §5).
+
+use std::ops::Range;
+
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::CloseFrame;
+use crate::outcome::Reason;
+
+/// The longest header of a masked frame, in bytes.
+const MAX_HEADER: usize = 14;
+/// The longest control payload, in bytes (RFC 6455 §5.5).
+const MAX_CONTROL: u64 = 125;
+
+/// How a client broke RFC 6455.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// §5.1: a client must mask every frame.
+    #[error("frame is not masked")]
+    Unmasked,
+    /// §5.2: no extension was agreed on.
+    #[error("reserved bit is set")]
+    ReservedBit,
+    /// §5.2: opcodes 3-7 and 11-15.
+    #[error("opcode {0} is reserved")]
+    ReservedOpcode(u8),
+    /// §5.5: a control frame is final.
+    #[error("control frame is fragmented")]
+    FragmentedControl,
+    /// §5.5: a control payload is at most 125 bytes.
+    #[error("control frame is longer than 125 bytes")]
+    LongControl,
+    /// §5.4: nothing to continue.
+    #[error("continuation without a message")]
+    StrayContinuation,
+    /// §5.4: the last message is not finished.
+    #[error("new message inside an unfinished one")]
+    UnfinishedMessage,
+    /// §5.2: the shortest form of a length must be used.
+    #[error("length is not in its shortest form")]
+    LengthNotMinimal,
+    /// §5.2: the top bit of a 64-bit length is 0.
+    #[error("length has its top bit set")]
+    LengthTooLarge,
+    /// §5.5.1: a body starts with a 2-byte code.
+    #[error("close body of one byte")]
+    CloseBody,
+    /// §7.4: the code must not travel.
+    #[error("close code {0} must not be sent")]
+    CloseCode(u16),
+    /// §5.5.1: a reason is UTF-8.
+    #[error("close reason is not UTF-8")]
+    CloseReason,
+}
+
+impl Violation {
+    /// The end this violation leads to.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::CloseReason => Reason::InvalidText,
+            _ => Reason::ProtocolError,
+        }
+    }
+}
+
+/// What one call of [`Decoder::decode`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// How many bytes of the input are done with. At least one.
+    pub consumed: usize,
+    /// What they were, unless they were only a part of a header or of a control frame.
+    pub event: Option<Event>,
+}
+
+/// Something a client sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Payload, unmasked in place: this range of the input.
+    Payload {
+        /// Where it lies. Empty for an empty frame.
+        range: Range<usize>,
+        /// Whether it belongs to a text message.
+        text: bool,
+        /// Whether the message ends here.
+        last: bool,
+    },
+    /// A Ping, to be answered with the same payload.
+    Ping(Vec<u8>),
+    /// A Pong.
+    Pong,
+    /// A Close. Nothing after it means anything.
+    Close(CloseFrame),
+}
+
+/// Turns the bytes of a client into [`Event`]s, wherever they are cut.
+///
+/// Payload is unmasked where it lies and never copied or collected; the decoder itself holds a partial header, and
+/// a control payload while it arrives.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    state: State,
+    /// Of an unfinished message: whether it is text.
+    message: Option<bool>,
+}
+
+#[derive(Debug)]
+enum State {
+    Header(Partial),
+    Data { left: u64, mask: [u8; 4], text: bool, last: bool },
+    Control { opcode: Control, left: usize, mask: [u8; 4], payload: Vec<u8> },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Header(Partial::default())
+    }
+}
+
+impl Decoder {
+    /// Decodes the start of `input`, unmasking payload in place. Call again with what follows `consumed` until
+    /// the input is used up. A frame that lies whole in the input is one step.
+    ///
+    /// # Errors
+    /// The first violation ends decoding: the decoder must not be called again.
+    pub fn decode(&mut self, input: &mut [u8]) -> Result<Step, Violation> {
+        let mut at = 0;
+        if let State::Header(partial) = &mut self.state {
+            let (taken, header) = partial.take(input)?;
+            let Some(header) = header else { return Ok(Step { consumed: taken, event: None }) };
+            at = taken;
+            self.state = self.begin(header)?;
+        }
+        self.payload(input, at)
+    }
+
+    /// Whether a header has begun and not ended.
+    pub fn in_header(&self) -> bool {
+        matches!(self.state, State::Header(Partial { filled: 1.., .. }))
+    }
+
+    /// Checks a header against the message it belongs to (RFC 6455 §5.4).
+    fn begin(&mut self, header: Header) -> Result<State, Violation> {
+        let Header { last, opcode, length, mask } = header;
+        let text = match (opcode, self.message) {
+            (OpCode::Control(opcode), _) => {
+                return Ok(State::Control { opcode, left: length as usize, mask, payload: Vec::new() });
+            }
+            (OpCode::Data(Data::Continue), message) => message.ok_or(Violation::StrayContinuation)?,
+            (OpCode::Data(_), Some(_)) => return Err(Violation::UnfinishedMessage),
+            (OpCode::Data(data), None) => data == Data::Text,
+        };
+        self.message = if last { None } else { Some(text) };
+        Ok(State::Data { left: length, mask, text, last })
+    }
+
+    /// Takes what `input[at..]` holds of the current frame's payload.
+    fn payload(&mut self, input: &mut [u8], at: usize) -> Result<Step, Violation> {
+        let available = input.len() - at;
+        match &mut self.state {
+            // `begin` has just left this state.
+            State::Header(_) => Ok(Step { consumed: at, event: None }),
+            State::Data { left, mask, text, last } => {
+                let len = usize::try_from(*left).map_or(available, |left| left.min(available));
+                let range = at..at + len;
+                unmask(&mut input[range.clone()], *mask);
+                mask.rotate_left(len % 4);
+                *left -= len as u64;
+                let done = *left == 0;
+                let event =
+                    (len > 0 || done).then_some(Event::Payload { range, text: *text, last: *last && done });
+                if done {
+                    self.state = State::default();
+                }
+                Ok(Step { consumed: at + len, event })
+            }
+            State::Control { opcode, left, mask, payload } => {
+                let len = available.min(*left);
+                let piece = &mut input[at..at + len];
+                unmask(piece, *mask);
+                mask.rotate_left(len % 4);
+                payload.extend_from_slice(piece);
+                *left -= len;
+                if *left > 0 {
+                    return Ok(Step { consumed: at + len, event: None });
+                }
+                let payload = std::mem::take(payload);
+                let event = match opcode {
+                    Control::Ping => Event::Ping(payload),
+                    Control::Pong => Event::Pong,
+                    _ => Event::Close(CloseFrame::parse(&payload)?),
+                };
+                self.state = State::default();
+                Ok(Step { consumed: at + len, event: Some(event) })
+            }
+        }
+    }
+}
+
+/// A header that arrives in pieces.
+#[derive(Debug, Default)]
+struct Partial {
+    bytes: [u8; MAX_HEADER],
+    filled: u8,
+}
+
+impl Partial {
+    /// Takes what `input` adds to the header; returns how many bytes that was, and the header once it is whole.
+    fn take(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
+        if self.filled == 0
+            && let Some((header, size)) = Header::parse(input)?
+        {
+            return Ok((size, Some(header)));
+        }
+        for (index, &byte) in input.iter().enumerate() {
+            self.bytes[usize::from(self.filled)] = byte;
+            self.filled += 1;
+            if let Some((header, _)) = Header::parse(&self.bytes[..usize::from(self.filled)])? {
+                return Ok((index + 1, Some(header)));
+            }
+        }
+        Ok((input.len(), None))
+    }
+}
+
+struct Header {
+    last: bool,
+    opcode: OpCode,
+    length: u64,
+    mask: [u8; 4],
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`, and its size; `None` while it is not whole. What the first two
+    /// bytes give away is refused without waiting for the rest.
+    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
+        let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+        let last = first & 0x80 != 0;
+        let short = second & 0x7f;
+        if first & 0x70 != 0 {
+            return Err(Violation::ReservedBit);
+        }
+        if second & 0x80 == 0 {
+            return Err(Violation::Unmasked);
+        }
+        let opcode = OpCode::from(first & 0x0f);
+        match opcode {
+            OpCode::Data(Data::Reserved(code)) | OpCode::Control(Control::Reserved(code)) => {
+                return Err(Violation::ReservedOpcode(code));
+            }
+            OpCode::Control(_) if !last => return Err(Violation::FragmentedControl),
+            OpCode::Control(_) if u64::from(short) > MAX_CONTROL => return Err(Violation::LongControl),
+            _ => {}
+        }
+        let (length, rest) = match short {
+            126 => {
+                let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                (u64::from(u16::from_be_bytes(*length)), rest)
+            }
+            127 => {
+                let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
+                (u64::from_be_bytes(*length), rest)
+            }
+            short => (u64::from(short), rest),
+        };
+        match (short, length) {
+            (126, 0..126) | (127, 0..0x1_0000) => return Err(Violation::LengthNotMinimal),
+            (_, 0x8000_0000_0000_0000..) => return Err(Violation::LengthTooLarge),
+            _ => {}
+        }
+        let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
+        Ok(Some((Self { last, opcode, length, mask: *mask }, bytes.len() - rest.len())))
+    }
+}
+
+/// Masking and unmasking are the same (RFC 6455 §5.3). `payload` must begin where the mask begins.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = payload.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip([a, b, c, d, a, b, c, d]) {
+        *byte ^= mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MASK: [u8; 4] = [0x12, 0x9a, 0x00, 0xff];
+
+    /// A frame as a client sends it.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![first];
+        match payload.len() {
+            len @ 0..126 => bytes.push(0x80 | len as u8),
+            len @ 126..0x1_0000 => {
+                bytes.push(0x80 | 126);
+                bytes.extend((len as u16).to_be_bytes());
+            }
+            len => {
+                bytes.push(0x80 | 127);
+                bytes.extend((len as u64).to_be_bytes());
+            }
+        }
+        bytes.extend(MASK);
+        bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        bytes
+    }
+
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Heard {
+        payload: Vec<u8>,
+        messages: usize,
+        pings: Vec<Vec<u8>>,
+        pongs: usize,
+        close: Option<CloseFrame>,
+    }
+
+    /// Feeds `pieces` one after the other.
+    fn hear<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Heard, Violation> {
+        let mut decoder = Decoder::default();
+        let mut heard = Heard::default();
+        for piece in pieces {
+            let mut piece = piece.to_vec();
+            let mut at = 0;
+            while at < piece.len() {
+                let step = decoder.decode(&mut piece[at..])?;
+                assert!(step.consumed > 0, "no progress");
+                match step.event {
+                    Some(Event::Payload { range, last, .. }) => {
+                        heard.payload.extend(&piece[at + range.start..at + range.end]);
+                        heard.messages += usize::from(last);
+                    }
+                    Some(Event::Ping(payload)) => heard.pings.push(payload),
+                    Some(Event::Pong) => heard.pongs += 1,
+                    Some(Event::Close(close)) => heard.close = Some(close),
+                    None => {}
+                }
+                at += step.consumed;
+            }
+        }
+        Ok(heard)
+    }
+
+    #[test]
+    fn every_violation_has_its_name() {
+        let masked = |first: u8, second: u8, more: &[u8]| [&[first, second], more, &MASK].concat();
+        for (bytes, violation) in [
+            (vec![0x82, 0x05], Violation::Unmasked),
+            (vec![0xc2, 0x85], Violation::ReservedBit),
+            (vec![0xa2, 0x85], Violation::ReservedBit),
+            (vec![0x92, 0x85], Violation::ReservedBit),
+            (vec![0x83, 0x80], Violation::ReservedOpcode(3)),
+            (vec![0x8b, 0x80], Violation::ReservedOpcode(11)),
+            (vec![0x09, 0x80], Violation::FragmentedControl),
+            (vec![0x89, 0xfe], Violation::LongControl),
+            (frame(0x80, b"x"), Violation::StrayContinuation),
+            ([frame(0x02, b"x"), frame(0x82, b"y")].concat(), Violation::UnfinishedMessage),
+            (
+                [frame(0x02, b"x"), frame(0x80, b"y"), frame(0x80, b"z")].concat(),
+                Violation::StrayContinuation,
+            ),
+            (masked(0x82, 0xfe, &[0, 125]), Violation::LengthNotMinimal),
+            (masked(0x82, 0xff, &[0, 0, 0, 0, 0, 0, 0xff, 0xff]), Violation::LengthNotMinimal),
+            (masked(0x82, 0xff, &[0x80, 0, 0, 0, 0, 0, 0, 0]), Violation::LengthTooLarge),
+            (frame(0x88, b"\x03"), Violation::CloseBody),
+            (frame(0x88, b"\x03\xed"), Violation::CloseCode(1005)),
+            (frame(0x88, b"\x03\xe8\xff"), Violation::CloseReason),
+        ] {
+            assert_eq!(hear([&bytes[..]]), Err(violation), "{bytes:02x?}");
+            assert_eq!(hear(bytes.chunks(1)), Err(violation), "{bytes:02x?}, a byte at a time");
+        }
+    }
+
+    #[test]
+    fn control_frames_may_stand_between_the_fragments_of_a_message() {
+        let bytes = [
+            frame(0x02, b"one "),
+            frame(0x89, b"are you there"),
+            frame(0x00, b""),
+            frame(0x8a, b""),
+            frame(0x80, b"message"),
+            frame(0x88, b"\x03\xe8bye"),
+        ]
+        .concat();
+        let expected = Heard {
+            payload: b"one message".to_vec(),
+            messages: 1,
+            pings: vec![b"are you there".to_vec()],
+            pongs: 1,
+            close: Some(CloseFrame::new(1000, "bye")),
+        };
+        for size in [1, 2, 3, 7, 1000] {
+            assert_eq!(hear(bytes.chunks(size)).as_ref(), Ok(&expected), "cut every {size} bytes");
+        }
+    }
+
+    #[test]
+    fn an_endless_frame_is_streamed() {
+        let mut decoder = Decoder::default();
+        let mut header = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0], &MASK[..]].concat();
+        assert_eq!(decoder.decode(&mut header), Ok(Step { consumed: 14, event: None }));
+        let mut chunk = vec![0; 1 << 16];
+        let step = decoder.decode(&mut chunk);
+        let event = Event::Payload { range: 0..1 << 16, text: false, last: false };
+        assert_eq!(step, Ok(Step { consumed: 1 << 16, event: Some(event) }));
+        assert_eq!(chunk[..4], MASK);
+    }
+
+    #[test]
+    fn a_header_that_has_begun_is_known() {
+        let mut decoder = Decoder::default();
+        assert!(!decoder.in_header());
+        assert_eq!(decoder.decode(&mut [0x82]), Ok(Step { consumed: 1, event: None }));
+        assert!(decoder.in_header());
+        assert!(decoder.decode(&mut [&[0x81], &MASK[..]].concat()).is_ok());
+        assert!(!decoder.in_header());
+    }
+
+    proptest! {
+        #[test]
+        fn payload_is_exact_however_it_is_cut(
+            messages in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..400), any::<bool>()), 1..8),
+            cuts in prop::collection::vec(1_usize..200, 1..50),
+        ) {
+            let mut bytes = Vec::new();
+            let mut expected = Vec::new();
+            let mut open = false;
+            for (payload, last) in &messages {
+                bytes.extend(frame((u8::from(*last) << 7) | if open { 0 } else { 2 }, payload));
+                expected.extend(payload);
+                open = !last;
+            }
+            let mut rest = &bytes[..];
+            let mut pieces = Vec::new();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break }
+                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(piece);
+                rest = after;
+            }
+            let heard = hear(pieces).unwrap();
+            prop_assert_eq!(heard.payload, expected);
+            prop_assert_eq!(heard.messages, messages.iter().filter(|(_, last)| *last).count());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1_usize..50) {
+            let whole = hear([&bytes[..]]);
+            let pieces = hear(bytes.chunks(size));
+            prop_assert_eq!(whole.is_ok(), pieces.is_ok());
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! RFC 6455 frames, without I/O.
+//!
+//! Owns the streaming [`Decoder`] of client frames, the [`encoder`](self) of server frames and the rules about close
+//! codes and UTF-8. Knows nothing of sockets, time or sessions. Invariant: no function here holds payload; a
+//! payload is handed on chunk by chunk as it arrives, and only control frames, at most 125 bytes, are collected.
+
+mod close;
+mod decoder;
+mod encoder;
+mod utf8;
+
+pub use close::CloseFrame;
+pub use decoder::{Decoder, Event, Step, Violation};
+pub use encoder::{ControlFrame, MAX_HEADER, data_header};
+pub use utf8::{InvalidUtf8, Utf8Stream};

@@ -1,0 +1,237 @@
+//! The shipped `gateway.toml` and the manual say what the parser does: no more, no less, no other default.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use portcullis::config::{Config, Identity, RoutePath};
+
+/// A table's header, as in `[[route]]`, and the keys in it.
+type Keys = BTreeMap<String, BTreeSet<String>>;
+
+const MINIMAL: &str = r#"
+    [[listener]]
+    address = "0.0.0.0:8443"
+    certificate = "certs/localhost.crt"
+    private_key = "certs/localhost.key"
+    [[route]]
+    name = "vnc"
+    path = "/vnc"
+    backend = "tcp://127.0.0.1:5900"
+"#;
+
+fn shipped_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.toml")
+}
+
+fn shipped() -> String {
+    fs::read_to_string(shipped_file()).expect("the shipped file is there")
+}
+
+fn manual() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md"))
+        .expect("the manual is there")
+}
+
+/// The shipped text with every disabled line enabled.
+fn enabled(text: &str) -> String {
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(disabled) if !disabled.is_empty() && !disabled.starts_with(' ') => format!("{disabled}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+/// What stands behind each key of a TOML text, by table.
+fn written(text: &str) -> BTreeMap<(String, String), String> {
+    let mut table = String::new();
+    let mut values = BTreeMap::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            table = line.to_owned();
+        } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+            let twice = values.insert((table.clone(), key.to_owned()), value.to_owned());
+            assert_eq!(twice, None, "{key} stands twice in {table}");
+        }
+    }
+    values
+}
+
+/// The rows of the manual's tables: type, default and meaning of each key.
+fn documented(manual: &str) -> BTreeMap<(String, String), [String; 3]> {
+    let mut table = None;
+    let mut rows = BTreeMap::new();
+    for line in manual.lines() {
+        if line.starts_with('#') {
+            table = line.split('`').nth(1).map(str::to_owned);
+        } else if let Some((row, table)) = line.strip_prefix("| `").zip(table.as_ref()) {
+            let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+            let [key, kind, default, meaning] = cells[..] else { panic!("not four cells: {line}") };
+            let row = [kind, default, meaning].map(str::to_owned);
+            let twice = rows.insert((table.clone(), key.trim_end_matches('`').to_owned()), row);
+            assert_eq!(twice, None, "{key} is documented twice in {table}");
+        }
+    }
+    rows
+}
+
+fn by_table<'a>(keys: impl Iterator<Item = &'a (String, String)>) -> Keys {
+    let mut tables = Keys::new();
+    for (table, key) in keys {
+        tables.entry(table.clone()).or_default().insert(key.clone());
+    }
+    tables
+}
+
+/// What the parser itself says it knows, asked with a key that nothing is near to.
+fn known_below(header: &str) -> BTreeSet<String> {
+    let text = format!("{header}\nqqqqqqqqqqqq = 1\n");
+    let error = Config::parse(&text, Path::new("probe.toml")).expect_err("no such key").to_string();
+    let (_, keys) = error.split_once("known here: ").unwrap_or_else(|| panic!("no list of keys in: {error}"));
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+fn known() -> Keys {
+    let headers =
+        ["[[listener]]", "[[route]]", "[limits]", "[limits.per_ip]", "[timeouts]", "[web]", "[log]"];
+    let mut keys: Keys = headers.iter().map(|header| ((*header).to_owned(), known_below(header))).collect();
+    let top: BTreeSet<String> = headers
+        .iter()
+        .map(|header| header.trim_matches(['[', ']']).to_owned())
+        .filter(|key| !key.contains('.'))
+        .collect();
+    assert_eq!(known_below(""), top, "this test must know every table");
+    // A table in a table has a section of its own.
+    assert!(keys.get_mut("[limits]").is_some_and(|keys| keys.remove("per_ip")));
+    keys
+}
+
+#[test]
+fn the_shipped_file_loads() {
+    let config = Config::load(&shipped_file()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert_eq!(config.listeners.len(), 1);
+    assert_eq!(config.listeners[0].address, SocketAddr::from(([0, 0, 0, 0], 8443)));
+    let beside = |name| shipped_file().with_file_name("certs").join(name);
+    let identity =
+        Identity::Files { certificate: beside("localhost.crt"), private_key: beside("localhost.key") };
+    assert_eq!(config.listeners[0].identity, Some(identity));
+    assert_eq!(config.routes.len(), 1);
+    let route = &config.routes[0];
+    assert_eq!(route.name, "vnc");
+    assert_eq!(route.path, RoutePath::Exact("/vnc".into()));
+    assert_eq!(route.backend.to_string(), "tcp://127.0.0.1:5900");
+    assert!(route.origins.same_origin && !route.origins.any && route.origins.listed.is_empty());
+    assert_eq!(config.web, None);
+}
+
+#[test]
+fn the_shipped_file_loads_with_every_disabled_line_enabled() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    fs::create_dir(directory.path().join("web")).unwrap();
+    fs::write(&file, enabled(&shipped())).unwrap();
+
+    let mut config = Config::load(&file).unwrap_or_else(|error| panic!("{error}"));
+
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert_eq!(config.routes[0].host.take().as_deref(), Some("desk.example.com"));
+    assert_eq!(config.web.take().map(|web| web.root), Some(directory.path().join("web")));
+    assert_eq!(
+        config,
+        Config::parse(MINIMAL, &file).unwrap(),
+        "a disabled line shows another value than the default"
+    );
+}
+
+#[test]
+fn the_shipped_file_shows_every_key_once() {
+    assert_eq!(by_table(written(&enabled(&shipped())).keys()), known());
+}
+
+#[test]
+fn the_manual_documents_every_key_and_no_other() {
+    assert_eq!(by_table(documented(&manual()).keys()), known());
+}
+
+#[test]
+fn the_manual_and_the_shipped_file_show_the_same_defaults() {
+    let shown = written(&enabled(&shipped()));
+    for ((table, key), [_, default, _]) in documented(&manual()) {
+        if default == "required" || default == "none" {
+            continue;
+        }
+        let shown = &shown[&(table.clone(), key.clone())];
+        assert_eq!(default, format!("`{shown}`"), "{key} in {table}");
+    }
+}
+
+#[test]
+fn keys_without_a_default_are_required_or_not_as_the_manual_says() {
+    let whole = format!("{MINIMAL}\n[web]\nroot = \".\"\n");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    Config::parse(&whole, &file).unwrap_or_else(|error| panic!("{error}"));
+    for ((table, key), [_, default, _]) in documented(&manual()) {
+        let line = |line: &&str| line.trim_start().starts_with(&format!("{key} = "));
+        if default != "required" {
+            continue;
+        }
+        assert!(whole.lines().any(|text| line(&text)), "this test must try {key} of {table}");
+        let without: String =
+            whole.lines().filter(|text| !line(text)).map(|text| format!("{text}\n")).collect();
+        let error = Config::parse(&without, &file).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{key} is missing; add {key} = ")),
+            "without {key} of {table}: {error}"
+        );
+    }
+}
+
+#[test]
+fn the_examples_of_the_manual_load() {
+    let manual = manual();
+    let examples: Vec<&str> =
+        manual.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        Config::parse(example, Path::new("gateway.toml"))
+            .unwrap_or_else(|error| panic!("{error}\n{example}"));
+    }
+}
+
+#[test]
+fn the_errors_of_the_manual_are_those_of_the_parser() {
+    let manual = manual();
+    let lines: Vec<&str> = manual.lines().filter(|line| line.starts_with("gateway.toml:")).collect();
+    let whole = "[[listener]]\naddress = \"127.0.0.1:8443\"\n\n[[route]]\nname = \"vnc\"\npath = \"/vnc\"\n";
+    let backend = "backend = \"tcp://127.0.0.1:5900\"\n";
+    let errors = [
+        format!("{whole}{backend}orgins = []"),
+        format!("{whole}backend = \"vnc.local\""),
+        format!("{whole}{backend}\n[limits]\nmax_sessions = \"9000\""),
+        format!("{whole}{backend}\n[timeouts]\ntls = \"0s\""),
+    ]
+    .map(|text| Config::parse(&text, Path::new("gateway.toml")).unwrap_err().to_string());
+    assert_eq!(lines, errors);
+}
+
+#[test]
+fn keys_that_nothing_implements_yet_are_unknown() {
+    for (header, key) in [
+        ("[[listener]]", "certificates"),
+        ("[[listener]]", "client_ca"),
+        ("[[listener]]", "proxy_protocol"),
+        ("[[route]]", "auth"),
+        ("[[route]]", "send_proxy"),
+        ("", "admin"),
+        ("", "auth"),
+    ] {
+        let text = format!("{header}\n{key} = true\n");
+        let error = Config::parse(&text, Path::new("gateway.toml")).unwrap_err().to_string();
+        let place = if header.is_empty() { "at the top level".to_owned() } else { format!("in {header}") };
+        let expected = format!("gateway.toml:2:1: unknown key {key:?} {place}; ");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}

@@ -54,7 +54,7 @@ pub enum StartError {
         /// Which listener.
         index: usize,
         /// What is wrong.
-        source: IdentityError,
+        source: Box<IdentityError>,
     },
     /// The web root cannot be served.
     #[error("{file}: web.root: cannot open {root}: {source}; check the path and its permissions")]
@@ -109,7 +109,11 @@ impl Prepared {
         for (index, listener) in listeners.into_iter().enumerate() {
             let Listener { address, identity, min_tls, trusted_proxies } = listener;
             let tls = identity.map(|identity| Tls::load(&identity, min_tls)).transpose();
-            let tls = tls.map_err(|source| StartError::Identity { file: file.clone(), index, source })?;
+            let tls = tls.map_err(|source| StartError::Identity {
+                file: file.clone(),
+                index,
+                source: Box::new(source),
+            })?;
             doors.push((address, Arc::new(Door { tls, trusted_proxies })));
         }
         let files = web.map(|web| {

@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE},
+    HeaderValue, Response, StatusCode,
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
+        UPGRADE,
+    },
 };
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use tungstenite::handshake::server::write_response;
@@ -20,7 +23,7 @@ pub struct Refusal {
     words: String,
     page: Option<String>,
     detail: Option<String>,
-    fields: HeaderMap,
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
@@ -31,24 +34,12 @@ impl Refusal {
 
     /// A refusal that says more.
     pub fn because(reason: Reason, words: impl Into<String>) -> Self {
-        let mut fields = HeaderMap::new();
-        match reason {
-            Reason::MethodNotAllowed => {
-                fields.insert(ALLOW, HeaderValue::from_static("GET"));
-            }
-            Reason::UpgradeRequired => {
-                // RFC 9110 §15.5.22 and RFC 6455 §4.4: which protocol, and which version of it.
-                fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
-                fields.insert("sec-websocket-version", HeaderValue::from_static("13"));
-            }
-            _ => {}
-        }
-        Self { reason, words: words.into(), page: None, detail: None, fields }
+        Self { reason, words: words.into(), page: None, detail: None, retry_after: None }
     }
 
     /// The same refusal with a hint when to come back (RFC 9110 §10.2.3).
     pub fn retry_after(mut self, seconds: u64) -> Self {
-        self.fields.insert(RETRY_AFTER, seconds.into());
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -83,13 +74,24 @@ impl Refusal {
         let mut response = Response::new(whole(body));
         *response.status_mut() = self.reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
-        headers.extend(self.fields);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        if self.reason == Reason::UpgradeRequired {
-            // RFC 9110 §7.8: an Upgrade field is named by Connection.
-            headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        match self.reason {
+            Reason::MethodNotAllowed => {
+                headers.insert(ALLOW, HeaderValue::from_static("GET"));
+            }
+            Reason::UpgradeRequired => {
+                // RFC 9110 §15.5.22 and RFC 6455 §4.4: which protocol, and which version of it. An Upgrade field is
+                // named by Connection (RFC 9110 §7.8).
+                headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+            }
+            _ => {}
         }
         response
     }

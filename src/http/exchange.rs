@@ -208,15 +208,18 @@ where
     .await;
 }
 
+/// A request, and where its answer goes.
+type Asked = (Request<()>, oneshot::Sender<Response<Body>>);
+
 /// Where hyper leaves a request and waits for its answer.
 #[derive(Clone, Default)]
 struct Desk {
-    request: Arc<Mutex<Option<(Request<()>, oneshot::Sender<Response<Body>>)>>>,
+    asked: Arc<Mutex<Option<Asked>>>,
 }
 
 impl Desk {
-    fn take(&self) -> Option<(Request<()>, oneshot::Sender<Response<Body>>)> {
-        self.request.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take(&self) -> Option<Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -230,7 +233,7 @@ impl Service<Request<Incoming>> for Desk {
         // Nothing here wants a body: hyper reads past a short one and closes the connection behind a long one.
         let (head, _body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, answer));
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, answer));
         Answer(waiting)
     }
 }

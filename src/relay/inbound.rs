@@ -209,7 +209,7 @@ impl Inbound {
 
 /// Lengthens `run` by what lies in `range`, moving it down over the header in between.
 fn append(input: &mut [u8], run: &mut Range<usize>, range: Range<usize>) {
-    if run.len() == 0 {
+    if run.start == run.end {
         *run = range;
         return;
     }

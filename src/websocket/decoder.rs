@@ -429,7 +429,7 @@ mod tests {
             cuts in prop::collection::vec(1_usize..200, 1..50),
         ) {
             let mut bytes = Vec::new();
-            let mut expected = Vec::new();
+            let mut expected: Vec<u8> = Vec::new();
             let mut open = false;
             for (payload, last) in &messages {
                 bytes.extend(frame((u8::from(*last) << 7) | if open { 0 } else { 2 }, payload));

@@ -162,28 +162,30 @@ impl Inbound {
     where
         C: AsyncWrite + Unpin,
     {
-        let mut run = 0..0;
+        let mut run: Option<Range<usize>> = None;
         let mut at = 0;
-        while at < input.len() {
-            let step = match self.decoder.decode(&mut input[at..]) {
+        let stop = loop {
+            if at == input.len() {
+                break None;
+            }
+            let step = match self.decoder.decode(input, at, run.as_ref().map(|run| run.end)) {
                 Ok(step) => step,
-                Err(violation) => return (run, Some(Stop::violation(violation))),
+                Err(violation) => break Some(Stop::violation(violation)),
             };
             match step.event {
                 Some(Event::Payload { range, text, last }) => {
-                    let range = at + range.start..at + range.end;
                     if text && let Err(reason) = self.check_text(&input[range.clone()], last) {
-                        return (run, Some(Stop::new(reason)));
+                        break Some(Stop::new(reason));
                     }
-                    append(input, &mut run, range);
+                    run = Some(run.map_or(range.start, |run| run.start)..range.end);
                 }
                 Some(Event::Ping(payload)) => outbound.answer_ping(cx, client, payload),
-                Some(Event::Close(close)) => return (run, Some(Stop::client_closed(close))),
+                Some(Event::Close(close)) => break Some(Stop::client_closed(close)),
                 Some(Event::Pong) | None => {}
             }
             at += step.consumed;
-        }
-        (run, None)
+        };
+        (run.unwrap_or_default(), stop)
     }
 
     fn check_text(&mut self, piece: &[u8], last: bool) -> Result<(), Reason> {
@@ -205,15 +207,4 @@ impl Inbound {
             self.refused = self.pending.write_or_keep(cx, backend, payload).is_err();
         }
     }
-}
-
-/// Lengthens `run` by what lies in `range`, moving it down over the header in between.
-fn append(input: &mut [u8], run: &mut Range<usize>, range: Range<usize>) {
-    if run.start == run.end {
-        *run = range;
-        return;
-    }
-    let end = run.end + range.len();
-    input.copy_within(range, run.end);
-    run.end = end;
 }

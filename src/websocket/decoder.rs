@@ -1,6 +1,6 @@
 //! The streaming decoder of client frames (RFC 6455 §5).
 
-use std::ops::Range;
+use std::{mem, ops::Range};
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -75,7 +75,7 @@ pub struct Step {
 /// Something a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Payload, unmasked in place: this range of the input.
+    /// Payload, unmasked: this range of the input.
     Payload {
         /// Where it lies. Empty for an empty frame.
         range: Range<usize>,
@@ -106,7 +106,7 @@ pub struct Decoder {
 #[derive(Debug)]
 enum State {
     Header(Partial),
-    Data { left: u64, mask: [u8; 4], text: bool, last: bool },
+    Data(DataFrame),
     Control { opcode: Control, left: usize, mask: [u8; 4], payload: Vec<u8> },
 }
 
@@ -116,21 +116,48 @@ impl Default for State {
     }
 }
 
+/// What is still to come of a data frame.
+#[derive(Debug, Clone, Copy)]
+struct DataFrame {
+    left: u64,
+    mask: [u8; 4],
+    text: bool,
+    last: bool,
+}
+
 impl Decoder {
-    /// Decodes the start of `input`, unmasking payload in place. Call again with what follows `consumed` until
+    /// Decodes what begins at `input[at]`, unmasking payload where it lies, or moving it down to `to` where that is
+    /// given: so the payload of many small frames becomes one run. Call again with `at` behind what was consumed until
     /// the input is used up. A frame that lies whole in the input is one step.
     ///
     /// # Errors
     /// The first violation ends decoding: the decoder must not be called again.
-    pub fn decode(&mut self, input: &mut [u8]) -> Result<Step, Violation> {
-        let mut at = 0;
-        if let State::Header(partial) = &mut self.state {
-            let (taken, header) = partial.take(input)?;
-            let Some(header) = header else { return Ok(Step { consumed: taken, event: None }) };
-            at = taken;
-            self.state = self.begin(header)?;
+    pub fn decode(&mut self, input: &mut [u8], at: usize, to: Option<usize>) -> Result<Step, Violation> {
+        debug_assert!(to.is_none_or(|to| to <= at), "payload moves down only");
+        match &mut self.state {
+            State::Header(partial) => {
+                let (taken, header) = partial.take(&input[at..])?;
+                let Some(header) = header else { return Ok(Step { consumed: taken, event: None }) };
+                let step = match header.opcode {
+                    OpCode::Data(data) => {
+                        let frame = self.begin(data, &header)?;
+                        self.data(frame, input, at + taken, to)
+                    }
+                    OpCode::Control(opcode) => {
+                        let left = header.length as usize;
+                        self.state = State::Control { opcode, left, mask: header.mask, payload: Vec::new() };
+                        self.control(input, at + taken)?
+                    }
+                };
+                Ok(Step { consumed: taken + step.consumed, event: step.event })
+            }
+            State::Data(frame) => {
+                let frame = *frame;
+                self.state = State::default();
+                Ok(self.data(frame, input, at, to))
+            }
+            State::Control { .. } => self.control(input, at),
         }
-        self.payload(input, at)
     }
 
     /// Whether a header has begun and not ended.
@@ -138,61 +165,55 @@ impl Decoder {
         matches!(self.state, State::Header(Partial { filled: 1.., .. }))
     }
 
-    /// Checks a header against the message it belongs to (RFC 6455 §5.4).
-    fn begin(&mut self, header: Header) -> Result<State, Violation> {
-        let Header { last, opcode, length, mask } = header;
-        let text = match (opcode, self.message) {
-            (OpCode::Control(opcode), _) => {
-                return Ok(State::Control { opcode, left: length as usize, mask, payload: Vec::new() });
-            }
-            (OpCode::Data(Data::Continue), message) => message.ok_or(Violation::StrayContinuation)?,
-            (OpCode::Data(_), Some(_)) => return Err(Violation::UnfinishedMessage),
-            (OpCode::Data(data), None) => data == Data::Text,
+    /// Checks a data frame against the message it belongs to (RFC 6455 §5.4).
+    fn begin(&mut self, data: Data, header: &Header) -> Result<DataFrame, Violation> {
+        let text = match (data, self.message) {
+            (Data::Continue, message) => message.ok_or(Violation::StrayContinuation)?,
+            (_, Some(_)) => return Err(Violation::UnfinishedMessage),
+            (data, None) => data == Data::Text,
         };
-        self.message = if last { None } else { Some(text) };
-        Ok(State::Data { left: length, mask, text, last })
+        self.message = if header.last { None } else { Some(text) };
+        Ok(DataFrame { left: header.length, mask: header.mask, text, last: header.last })
     }
 
-    /// Takes what `input[at..]` holds of the current frame's payload.
-    fn payload(&mut self, input: &mut [u8], at: usize) -> Result<Step, Violation> {
+    /// Takes what `input[at..]` holds of `frame`. The state says that a header comes next, and is left so if the
+    /// frame ends here.
+    fn data(&mut self, mut frame: DataFrame, input: &mut [u8], at: usize, to: Option<usize>) -> Step {
         let available = input.len() - at;
-        match &mut self.state {
-            // `begin` has just left this state.
-            State::Header(_) => Ok(Step { consumed: at, event: None }),
-            State::Data { left, mask, text, last } => {
-                let len = usize::try_from(*left).map_or(available, |left| left.min(available));
-                let range = at..at + len;
-                unmask(&mut input[range.clone()], *mask);
-                mask.rotate_left(len % 4);
-                *left -= len as u64;
-                let done = *left == 0;
-                let event =
-                    (len > 0 || done).then_some(Event::Payload { range, text: *text, last: *last && done });
-                if done {
-                    self.state = State::default();
-                }
-                Ok(Step { consumed: at + len, event })
-            }
-            State::Control { opcode, left, mask, payload } => {
-                let len = available.min(*left);
-                let piece = &mut input[at..at + len];
-                unmask(piece, *mask);
-                mask.rotate_left(len % 4);
-                payload.extend_from_slice(piece);
-                *left -= len;
-                if *left > 0 {
-                    return Ok(Step { consumed: at + len, event: None });
-                }
-                let payload = std::mem::take(payload);
-                let event = match opcode {
-                    Control::Ping => Event::Ping(payload),
-                    Control::Pong => Event::Pong,
-                    _ => Event::Close(CloseFrame::parse(&payload)?),
-                };
-                self.state = State::default();
-                Ok(Step { consumed: at + len, event: Some(event) })
-            }
+        let len = usize::try_from(frame.left).map_or(available, |left| left.min(available));
+        let to = to.unwrap_or(at);
+        unmask(input, at..at + len, to, frame.mask);
+        frame.left -= len as u64;
+        let done = frame.left == 0;
+        let range = to..to + len;
+        let payload = Event::Payload { range, text: frame.text, last: frame.last && done };
+        if !done {
+            frame.mask.rotate_left(len % 4);
+            self.state = State::Data(frame);
         }
+        Step { consumed: len, event: (len > 0 || done).then_some(payload) }
+    }
+
+    /// Takes what `input[at..]` holds of the current control frame.
+    fn control(&mut self, input: &mut [u8], at: usize) -> Result<Step, Violation> {
+        let State::Control { opcode, left, mask, payload } = &mut self.state else {
+            return Ok(Step { consumed: 0, event: None });
+        };
+        let len = (input.len() - at).min(*left);
+        unmask(input, at..at + len, at, *mask);
+        payload.extend_from_slice(&input[at..at + len]);
+        mask.rotate_left(len % 4);
+        *left -= len;
+        if *left > 0 {
+            return Ok(Step { consumed: len, event: None });
+        }
+        let event = match opcode {
+            Control::Ping => Event::Ping(mem::take(payload)),
+            Control::Pong => Event::Pong,
+            _ => Event::Close(CloseFrame::parse(payload)?),
+        };
+        self.state = State::default();
+        Ok(Step { consumed: len, event: Some(event) })
     }
 }
 
@@ -215,6 +236,7 @@ impl Partial {
             self.bytes[usize::from(self.filled)] = byte;
             self.filled += 1;
             if let Some((header, _)) = Header::parse(&self.bytes[..usize::from(self.filled)])? {
+                self.filled = 0;
                 return Ok((index + 1, Some(header)));
             }
         }
@@ -272,16 +294,39 @@ impl Header {
     }
 }
 
-/// Masking and unmasking are the same (RFC 6455 §5.3). `payload` must begin where the mask begins.
-fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+/// Payload at least this long is unmasked and then moved, both at the speed of memory; shorter payload is moved word by
+/// word on the way, without a call.
+const LONG: usize = 256;
+
+/// Unmasks the payload in `from` to `to`, which is not above it. Masking and unmasking are the same (RFC 6455 §5.3).
+fn unmask(bytes: &mut [u8], from: Range<usize>, to: usize, mask: [u8; 4]) {
     let [a, b, c, d] = mask;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let (words, rest) = payload.as_chunks_mut::<8>();
-    for word in words {
-        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    let mask = [a, b, c, d, a, b, c, d];
+    let wide = u64::from_ne_bytes(mask);
+    if from.start == to || from.len() >= LONG {
+        let (words, rest) = bytes[from.clone()].as_chunks_mut::<8>();
+        for word in words {
+            *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+        }
+        for (byte, mask) in rest.iter_mut().zip(mask) {
+            *byte ^= mask;
+        }
+        if from.start != to {
+            bytes.copy_within(from, to);
+        }
+        return;
     }
-    for (byte, mask) in rest.iter_mut().zip([a, b, c, d, a, b, c, d]) {
-        *byte ^= mask;
+    // A word is read before it is written below where it lay, so nothing unread is overwritten.
+    let (mut from, end, mut to) = (from.start, from.end, to);
+    while let Some(word) = bytes[from..end].first_chunk() {
+        let word = u64::from_ne_bytes(*word) ^ wide;
+        bytes[to..to + 8].copy_from_slice(&word.to_ne_bytes());
+        from += 8;
+        to += 8;
+    }
+    for (index, mask) in (from..end).zip(mask) {
+        bytes[to] = bytes[index] ^ mask;
+        to += 1;
     }
 }
 
@@ -328,12 +373,15 @@ mod tests {
         for piece in pieces {
             let mut piece = piece.to_vec();
             let mut at = 0;
+            let mut run: Option<usize> = None;
             while at < piece.len() {
-                let step = decoder.decode(&mut piece[at..])?;
+                let step = decoder.decode(&mut piece, at, run)?;
                 assert!(step.consumed > 0, "no progress");
                 match step.event {
                     Some(Event::Payload { range, last, .. }) => {
-                        heard.payload.extend(&piece[at + range.start..at + range.end]);
+                        assert!(run.is_none_or(|end| end == range.start), "a gap in the run");
+                        run = Some(range.end);
+                        heard.payload.extend(&piece[range]);
                         heard.messages += usize::from(last);
                     }
                     Some(Event::Ping(payload)) => heard.pings.push(payload),
@@ -404,9 +452,9 @@ mod tests {
     fn an_endless_frame_is_streamed() {
         let mut decoder = Decoder::default();
         let mut header = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0], &MASK[..]].concat();
-        assert_eq!(decoder.decode(&mut header), Ok(Step { consumed: 14, event: None }));
+        assert_eq!(decoder.decode(&mut header, 0, None), Ok(Step { consumed: 14, event: None }));
         let mut chunk = vec![0; 1 << 16];
-        let step = decoder.decode(&mut chunk);
+        let step = decoder.decode(&mut chunk, 0, None);
         let event = Event::Payload { range: 0..1 << 16, text: false, last: false };
         assert_eq!(step, Ok(Step { consumed: 1 << 16, event: Some(event) }));
         assert_eq!(chunk[..4], MASK);
@@ -416,9 +464,9 @@ mod tests {
     fn a_header_that_has_begun_is_known() {
         let mut decoder = Decoder::default();
         assert!(!decoder.in_header());
-        assert_eq!(decoder.decode(&mut [0x82]), Ok(Step { consumed: 1, event: None }));
+        assert_eq!(decoder.decode(&mut [0x82], 0, None), Ok(Step { consumed: 1, event: None }));
         assert!(decoder.in_header());
-        assert!(decoder.decode(&mut [&[0x81], &MASK[..]].concat()).is_ok());
+        assert!(decoder.decode(&mut [&[0x81], &MASK[..]].concat(), 0, None).is_ok());
         assert!(!decoder.in_header());
     }
 

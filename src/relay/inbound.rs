@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{READS_PER_WAKE, Stop, outbound::Outbound, pending::Pending, scratch};
 use crate::{
     outcome::Reason,
-    websocket::{Decoder, Event, Utf8Stream},
+    websocket::{Decoder, Event, Progress, Utf8Stream},
 };
 
 /// The direction from the client to the backend.
@@ -162,30 +162,23 @@ impl Inbound {
     where
         C: AsyncWrite + Unpin,
     {
-        let mut run: Option<Range<usize>> = None;
-        let mut at = 0;
+        let mut progress = Progress::default();
         let stop = loop {
-            if at == input.len() {
-                break None;
-            }
-            let step = match self.decoder.decode(input, at, run.as_ref().map(|run| run.end)) {
-                Ok(step) => step,
-                Err(violation) => break Some(Stop::violation(violation)),
-            };
-            match step.event {
-                Some(Event::Payload { range, text, last }) => {
-                    if text && let Err(reason) = self.check_text(&input[range.clone()], last) {
+            match self.decoder.decode(input, &mut progress) {
+                Ok(None) => break None,
+                Ok(Some(Event::Text { range, last })) => {
+                    if let Err(reason) = self.check_text(&input[range.clone()], last) {
+                        progress.payload.end = range.start;
                         break Some(Stop::new(reason));
                     }
-                    run = Some(run.map_or(range.start, |run| run.start)..range.end);
                 }
-                Some(Event::Ping(payload)) => outbound.answer_ping(cx, client, payload),
-                Some(Event::Close(close)) => break Some(Stop::client_closed(close)),
-                Some(Event::Pong) | None => {}
+                Ok(Some(Event::Ping(payload))) => outbound.answer_ping(cx, client, payload),
+                Ok(Some(Event::Pong)) => {}
+                Ok(Some(Event::Close(close))) => break Some(Stop::client_closed(close)),
+                Err(violation) => break Some(Stop::violation(violation)),
             }
-            at += step.consumed;
         };
-        (run.unwrap_or_default(), stop)
+        (progress.payload, stop)
     }
 
     fn check_text(&mut self, piece: &[u8], last: bool) -> Result<(), Reason> {

@@ -649,7 +649,20 @@ mod tests {
 
     fn assert_error_or_whole(text: &str) -> Result<(), TestCaseError> {
         match parse(text) {
-            Ok(config) => prop_assert!(!config.listeners.is_empty()),
+            Ok(config) => {
+                prop_assert!(!config.listeners.is_empty());
+                for UpstreamConfig { destinations, xmpp_domain, .. } in
+                    config.routes.iter().map(|route| &route.upstream)
+                {
+                    let backends = match destinations {
+                        Destinations::Fixed(backends) => &backends[..],
+                        Destinations::Tokens(_) => continue,
+                    };
+                    prop_assert!(!backends.is_empty());
+                    let is_xmpp = |backend: &Backend| matches!(backend, Backend::StartTlsXmpp { .. });
+                    prop_assert_eq!(backends.iter().any(is_xmpp), xmpp_domain.is_some());
+                }
+            }
             Err(error) => {
                 let error = error.to_string();
                 prop_assert!(error.starts_with("gateway.toml:"), "{}", error);

@@ -2,8 +2,8 @@
 //!
 //! Owns every key of `gateway.toml`: its default, its limits and its error message. It knows nothing of
 //! sockets or of certificates' contents; files named here are opened by those who need them (only `web.root`
-//! and `targets.path` are looked at, so that a wrong one is found before anything binds). Invariant: a [`Config`] that exists is
-//! whole and consistent. No text is left in it that still has to be understood.
+//! and `targets.path` are looked at, so that a wrong one is found before anything binds). Invariant: a
+//! [`Config`] that exists is whole and consistent. No text is left in it that still has to be understood.
 
 mod backend;
 mod convert;

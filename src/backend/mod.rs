@@ -3,6 +3,8 @@
 //! Owns name resolution and dialling. Refuses to know who asked and what is carried. Invariant: a dial ends within its
 //! deadline, all addresses of a name together.
 
+pub mod balance;
+
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{

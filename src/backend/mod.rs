@@ -4,6 +4,9 @@
 //! deadline, all addresses of a name together.
 
 pub mod balance;
+pub mod health;
+#[cfg(test)]
+mod test_log;
 
 use std::{io, net::SocketAddr, time::Duration};
 

@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod health;
+pub mod targets;
 #[cfg(test)]
 mod test_log;
 

@@ -4,6 +4,7 @@
 
 pub mod listener;
 pub mod peer;
+pub mod proxy_protocol;
 pub mod self_signed;
 pub mod stream;
 pub mod tls;

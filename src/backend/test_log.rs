@@ -1,0 +1,48 @@
+//! What is logged, for tests to read.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use tracing::{
+    Dispatch,
+    subscriber::{DefaultGuard, set_default},
+};
+
+/// The lines that are logged on this thread, as long as the guard lives.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(super) fn capture() -> (Self, DefaultGuard) {
+        // While there is no more than one subscriber, tracing asks that of the thread which comes to a log line first
+        // whether anybody wants the line, ever. That may be the thread of another test, which has none.
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_ansi(false)
+            .with_target(false)
+            .with_writer(move || writer.clone());
+        (log, set_default(subscriber.finish()))
+    }
+
+    /// The lines since this was last asked.
+    pub(super) fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+        String::from_utf8(bytes).unwrap().lines().map(|line| line.trim().to_owned()).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

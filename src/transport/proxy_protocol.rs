@@ -1,0 +1,531 @@
+//! The PROXY protocol, versions 1 and 2, on listeners that require it
+//! (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>).
+//!
+//! Owns how much of a connection is its header, who may send one, and by when. The fields of a header are the
+//! business of the crate `proxy-header`. Refuses to know what follows: TLS or a request.
+//!
+//! Invariants: nothing is read from a peer that is not trusted; of a valid header every byte is read, and none
+//! behind it, however the bytes arrive; a header is there within [`DEADLINE`], in total, or never.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+use proxy_header::{ParseConfig, Protocol, ProxyHeader};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::timeout,
+};
+
+use super::peer::is_trusted;
+use crate::admission::canonical;
+
+/// How long a whole header may take. A proxy sends it with the first packet.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// How a header of version 1 begins (§2.1).
+const V1: &[u8] = b"PROXY ";
+/// "PROXY UNKNOWN" and its end of line: no header is shorter.
+const SHORTEST: usize = 15;
+/// The longest header of version 1, its end of line included (§2.1).
+const LONGEST_V1: usize = 107;
+/// How a header of version 2 begins (§2.2).
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// What of a header of version 2 does not depend on its length: signature, command, family, and the length itself.
+const FIXED_V2: usize = 16;
+/// Version 2 and the command LOCAL.
+const LOCAL: u8 = 0x20;
+
+/// What a header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// The canonical address of the client, `::ffff:a.b.c.d` as `a.b.c.d`; unless [`Speaker::Client`] speaks, that
+    /// of the proxy.
+    pub client: SocketAddr,
+    /// The canonical address that the client connected to, when a client speaks.
+    pub destination: Option<SocketAddr>,
+    /// Whose bytes follow.
+    pub speaker: Speaker,
+}
+
+/// Whose bytes follow a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    /// Those of a client with an address.
+    Client,
+    /// Those of the proxy itself, which asks for its own sake: LOCAL, a health check.
+    Proxy,
+    /// Those of somebody who has no IP address to tell: UNKNOWN, UNSPEC or AF_UNIX. The connection is the proxy's,
+    /// and its requests are not: what they say about where they come from is not to be believed.
+    Unknown,
+}
+
+/// Why a connection has no valid header. All of these are one end: it is closed without an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// The peer is not a trusted proxy. Nothing was read.
+    #[error("{0} is not in trusted_proxies, and may not send a PROXY header")]
+    Untrusted(SocketAddr),
+    /// Something else was sent.
+    #[error(
+        "the connection does not begin with a PROXY header; tell the proxy to send one (HAProxy: send-proxy-v2)"
+    )]
+    Absent,
+    /// A version 1 header has no end where it must.
+    #[error("the PROXY v1 header is longer than {LONGEST_V1} bytes")]
+    TooLong,
+    /// The fields are not as they must be, or the addresses are not those of TCP.
+    #[error("the PROXY header is malformed")]
+    Malformed,
+    /// The connection ended within the header.
+    #[error("the connection ended before its PROXY header did")]
+    Cut,
+    /// The header took longer than [`DEADLINE`].
+    #[error("no whole PROXY header within {DEADLINE:?}")]
+    Late,
+    /// The connection broke.
+    #[error("the connection broke before its PROXY header ended: {0}")]
+    Broken(#[from] io::Error),
+}
+
+/// Whether a connection that begins with `bytes` brings a header. Five bytes are enough to tell; a listener that
+/// requires no header can name what is wrong with such a connection.
+pub fn begins(bytes: &[u8]) -> bool {
+    const ENOUGH: usize = 5;
+    bytes.len() >= ENOUGH && [V1, V2].iter().any(|start| agree(bytes, start))
+}
+
+/// Reads the header that `stream`, a connection from `peer`, begins with, and not a byte more.
+///
+/// # Errors
+/// [`HeaderError`] says what is wrong. The connection is of no use then.
+pub async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    peer: SocketAddr,
+    trusted: &[IpNet],
+) -> Result<Announced, HeaderError> {
+    if !is_trusted(trusted, peer.ip()) {
+        return Err(HeaderError::Untrusted(canonical_address(peer)));
+    }
+    let header = timeout(DEADLINE, read_whole(stream)).await.map_err(|_| HeaderError::Late)??;
+    parse(&header, peer)
+}
+
+async fn read_whole<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, HeaderError> {
+    let mut header = Vec::with_capacity(LONGEST_V1);
+    loop {
+        let missing = missing(&header)?;
+        if missing == 0 {
+            return Ok(header);
+        }
+        if (&mut *stream).take(missing as u64).read_buf(&mut header).await? == 0 {
+            return Err(HeaderError::Cut);
+        }
+    }
+}
+
+/// How many bytes a header that begins so has at least still to come; 0 when it is whole. As many can be read at once
+/// without reading beyond its end.
+fn missing(header: &[u8]) -> Result<usize, HeaderError> {
+    if !agree(header, V1) && !agree(header, V2) {
+        return Err(HeaderError::Absent);
+    }
+    if header.len() < SHORTEST {
+        return Ok(SHORTEST - header.len());
+    }
+    if header.starts_with(V2) {
+        return Ok(match header.get(FIXED_V2 - 2..FIXED_V2) {
+            Some(&[high, low]) => FIXED_V2 + usize::from(u16::from_be_bytes([high, low])) - header.len(),
+            _ => FIXED_V2 - header.len(),
+        });
+    }
+    match header.iter().position(|&byte| byte == b'\r').map(|at| &header[at..]) {
+        None if header.len() + 2 > LONGEST_V1 => Err(HeaderError::TooLong),
+        None => Ok(2),
+        Some(b"\r") => Ok(1),
+        Some(b"\r\n") => Ok(0),
+        Some(_) => Err(HeaderError::Malformed),
+    }
+}
+
+/// Whether two texts are the same as far as both go.
+fn agree(one: &[u8], other: &[u8]) -> bool {
+    one.iter().zip(other).all(|(one, other)| one == other)
+}
+
+fn parse(header: &[u8], peer: SocketAddr) -> Result<Announced, HeaderError> {
+    let own = |speaker| Announced { client: canonical_address(peer), destination: None, speaker };
+    // Whatever else stands in such a header is to be ignored (§2.2), the family included.
+    if header.starts_with(V2) && header[V2.len()] == LOCAL {
+        return Ok(own(Speaker::Proxy));
+    }
+    // A number may not have a sign, but Rust would take "+80" for one.
+    if header.starts_with(V1) && !header[V1.len()..].starts_with(b"UNKNOWN") && header.contains(&b'+') {
+        return Err(HeaderError::Malformed);
+    }
+    let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
+    match ProxyHeader::parse(header, config) {
+        Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
+            Some(addresses) if addresses.protocol == Protocol::Stream => Ok(Announced {
+                client: canonical_address(addresses.source),
+                destination: Some(canonical_address(addresses.destination)),
+                speaker: Speaker::Client,
+            }),
+            Some(_) => Err(HeaderError::Malformed),
+            None => Ok(own(Speaker::Unknown)),
+        },
+        _ => Err(HeaderError::Malformed),
+    }
+}
+
+fn canonical_address(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(canonical(address.ip()), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use proptest::prelude::*;
+    use tokio::{
+        io::{AsyncWriteExt, ReadBuf, duplex},
+        time::{Instant, sleep},
+    };
+
+    use super::*;
+
+    const PROXY: &str = "10.0.0.1:40000";
+    const PAYLOAD: &[u8] = b"\x16\x03\x01PROXY \r\n\r\n\0\r\nQUIT\n";
+
+    fn trusted() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().unwrap()]
+    }
+
+    fn proxy() -> SocketAddr {
+        PROXY.parse().unwrap()
+    }
+
+    fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+        [V2, &[command, family], &length, block].concat()
+    }
+
+    const FOUR: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0xd4, 0x31, 0x01, 0xbb];
+
+    /// Reads a header that comes one byte at a time, and then what is left.
+    async fn dripped(header: &[u8]) -> (Result<Announced, HeaderError>, Vec<u8>) {
+        let (mut near, mut far) = duplex(1);
+        let sent = [header, PAYLOAD].concat();
+        tokio::spawn(async move { far.write_all(&sent).await });
+        let read = read(&mut near, proxy(), &trusted()).await;
+        let mut rest = Vec::new();
+        if read.is_ok() {
+            near.read_to_end(&mut rest).await.unwrap();
+        }
+        (read, rest)
+    }
+
+    async fn announced(header: &[u8]) -> Announced {
+        let (read, rest) = dripped(header).await;
+        assert_eq!(rest, PAYLOAD, "what follows {:?}", header.escape_ascii().to_string());
+        read.unwrap()
+    }
+
+    async fn refused(header: &[u8]) -> HeaderError {
+        dripped(header).await.0.expect_err(&header.escape_ascii().to_string())
+    }
+
+    fn client(client: &str, destination: &str) -> Announced {
+        let destination = Some(destination.parse().unwrap());
+        Announced { client: client.parse().unwrap(), destination, speaker: Speaker::Client }
+    }
+
+    fn own(speaker: Speaker) -> Announced {
+        Announced { client: proxy(), destination: None, speaker }
+    }
+
+    #[tokio::test]
+    async fn both_versions_and_families_are_read_byte_by_byte() {
+        for (header, said) in [
+            (
+                b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\r\n".to_vec(),
+                client("192.0.2.7:54321", "198.51.100.1:443"),
+            ),
+            (b"PROXY TCP4 1.1.1.1 1.1.1.1 0 0\r\n".to_vec(), client("1.1.1.1:0", "1.1.1.1:0")),
+            (
+                b"PROXY TCP6 2001:db8::7 2001:DB8::1 54321 443\r\n".to_vec(),
+                client("[2001:db8::7]:54321", "[2001:db8::1]:443"),
+            ),
+            (
+                b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.1 54321 443\r\n".to_vec(),
+                client("192.0.2.7:54321", "198.51.100.1:443"),
+            ),
+            (v2(0x21, 0x11, FOUR), client("192.0.2.7:54321", "198.51.100.1:443")),
+            (
+                // An authority and a checksum, which are not looked at.
+                v2(0x21, 0x11, &[FOUR, b"\x02\0\x04desk\x03\0\x04\x01\x02\x03\x04"].concat()),
+                client("192.0.2.7:54321", "198.51.100.1:443"),
+            ),
+            (
+                v2(
+                    0x21,
+                    0x21,
+                    &[&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], &[0; 16], &[0, 1, 0, 2]]
+                        .concat(),
+                ),
+                client("[2001:db8::7]:1", "[::]:2"),
+            ),
+        ] {
+            assert_eq!(announced(&header).await, said, "{}", header.escape_ascii());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_longest_header_of_each_version_is_taken() {
+        let address = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let longest_known = format!("PROXY TCP6 {address} {address} 65535 65535\r\n");
+        assert_eq!(announced(longest_known.as_bytes()).await.client.port(), 65535);
+        // The one that the specification counts to 107.
+        let longest = format!("PROXY UNKNOWN {address} {address} 65535 65535\r\n");
+        assert_eq!(longest.len(), LONGEST_V1);
+        assert_eq!(announced(longest.as_bytes()).await, own(Speaker::Unknown));
+        let padded = [FOUR, &[0xea, 0xff, 0xf0][..], &[0; 0xfff0][..]].concat();
+        assert_eq!(padded.len(), 65535);
+        assert_eq!(announced(&v2(0x21, 0x11, &padded)).await.client.to_string(), "192.0.2.7:54321");
+    }
+
+    #[tokio::test]
+    async fn without_a_client_the_peer_of_the_socket_stands() {
+        for (header, speaker) in [
+            (v2(0x20, 0x00, &[]), Speaker::Proxy),
+            (v2(0x20, 0x11, FOUR), Speaker::Proxy),
+            (v2(0x20, 0xff, b"whatever"), Speaker::Proxy),
+            (v2(0x21, 0x00, &[]), Speaker::Unknown),
+            (v2(0x21, 0x31, &[0; 216]), Speaker::Unknown),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Speaker::Unknown),
+            (b"PROXY UNKNOWN 192.0.2.7 198.51.100.1 +1 443\r\n".to_vec(), Speaker::Unknown),
+        ] {
+            assert_eq!(announced(&header).await, own(speaker), "{}", header.escape_ascii());
+        }
+    }
+
+    #[tokio::test]
+    async fn malformed_headers_are_refused() {
+        for header in [
+            b"PROXY TCP4 2001:db8::7 2001:db8::1 54321 443\r\n".to_vec(),
+            b"PROXY TCP6 192.0.2.7 198.51.100.1 54321 443\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 2001:db8::1 54321 443\r\n".to_vec(),
+            b"PROXY UDP4 192.0.2.7 198.51.100.1 54321 443\r\n".to_vec(),
+            b"PROXY tcp4 192.0.2.7 198.51.100.1 54321 443\r\n".to_vec(),
+            b"PROXY  TCP4 192.0.2.7 198.51.100.1 54321 443\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 65536\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 +54321 443\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 54321\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443 \r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\r\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\n \r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7\r198.51.100.1 54321 443\r\n".to_vec(),
+            b"PROXY TCP4\r\n".to_vec(),
+            v2(0x11, 0x11, FOUR),
+            v2(0x22, 0x11, FOUR),
+            v2(0x21, 0x12, FOUR),
+            v2(0x21, 0x10, FOUR),
+            v2(0x21, 0x41, FOUR),
+            v2(0x21, 0x11, &FOUR[..11]),
+            v2(0x21, 0x11, &[]),
+            v2(0x21, 0x21, FOUR),
+            v2(0x21, 0x31, &[0; 215]),
+        ] {
+            let error = refused(&header).await;
+            assert!(matches!(error, HeaderError::Malformed), "{}: {error}", header.escape_ascii());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header_is_refused_at_its_first_byte() {
+        for header in
+            [&b"\x16\x03\x01\x02\0"[..], b"GET / HTTP/1.1\r\n", b"PROXYTCP4 ", b"proxy TCP4 ", b"\r\nQUIT\n"]
+        {
+            let error = refused(header).await;
+            assert!(matches!(error, HeaderError::Absent), "{}: {error}", header.escape_ascii());
+        }
+        // Nothing more is waited for.
+        let (mut near, mut far) = duplex(64);
+        far.write_all(b"G").await.unwrap();
+        assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(HeaderError::Absent)));
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_given_up_after_107_bytes() {
+        for length in [LONGEST_V1 - 1, LONGEST_V1, LONGEST_V1 + 1, 100_000] {
+            let mut header = b"PROXY UNKNOWN ".to_vec();
+            header.resize(length - 1, b'x');
+            header.extend(b"\r\n");
+            let fits = header.len() <= LONGEST_V1;
+            let (read, _) = dripped(&header).await;
+            assert_eq!(read.is_ok(), fits, "{} bytes: {read:?}", header.len());
+            assert!(fits || matches!(read, Err(HeaderError::TooLong)), "{} bytes: {read:?}", header.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_within_the_header_is_an_end() {
+        for header in [&b""[..], b"PROXY TCP4 192.0.2.7", b"PROXY UNKNOWN\r", &v2(0x21, 0x11, FOUR)[..27]] {
+            let (mut near, mut far) = duplex(64);
+            far.write_all(header).await.unwrap();
+            drop(far);
+            let read = read(&mut near, proxy(), &trusted()).await;
+            assert!(matches!(read, Err(HeaderError::Cut)), "{}: {read:?}", header.escape_ascii());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_is_total() {
+        let (mut near, mut far) = duplex(1);
+        tokio::spawn(async move {
+            for byte in b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\r\n" {
+                sleep(Duration::from_millis(100)).await;
+                far.write_all(&[*byte]).await.unwrap();
+            }
+        });
+        let start = Instant::now();
+        assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(HeaderError::Late)));
+        assert_eq!(start.elapsed(), DEADLINE);
+    }
+
+    #[tokio::test]
+    async fn from_a_stranger_nothing_is_read() {
+        let (mut near, mut far) = duplex(64);
+        far.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
+        drop(far);
+        let error = read(&mut near, "192.0.2.1:1".parse().unwrap(), &trusted()).await.unwrap_err();
+        assert!(matches!(error, HeaderError::Untrusted(_)), "{error}");
+        assert!(error.to_string().contains("192.0.2.1:1 is not in trusted_proxies"), "{error}");
+        let mut rest = Vec::new();
+        near.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"PROXY UNKNOWN\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_mapped_peer_is_trusted_as_what_it_maps_to() {
+        let (mut near, mut far) = duplex(64);
+        far.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
+        let read = read(&mut near, "[::ffff:10.0.0.1]:40000".parse().unwrap(), &trusted()).await;
+        assert_eq!(read.unwrap(), own(Speaker::Unknown));
+    }
+
+    #[test]
+    fn headers_are_known_by_how_they_begin() {
+        for bytes in [&b"PROXY"[..], b"PROXY TCP4 1.1.1.1", b"\r\n\r\n\0", V2, &v2(0x21, 0x11, FOUR)] {
+            assert!(begins(bytes), "{}", bytes.escape_ascii());
+        }
+        for bytes in [
+            &b""[..],
+            b"P",
+            b"PROX",
+            b"\r\n\r\n",
+            b"PROXYX",
+            b"POST /",
+            b"\r\n\r\nGET /",
+            b"\x16\x03\x01\x02\0",
+        ] {
+            assert!(!begins(bytes), "{}", bytes.escape_ascii());
+        }
+    }
+
+    /// Hands out bytes in pieces, and remembers how many it gave away.
+    struct Pieces<'a> {
+        bytes: &'a [u8],
+        sizes: std::iter::Cycle<std::slice::Iter<'a, usize>>,
+        given: usize,
+    }
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let size = *self.sizes.next().unwrap_or(&1);
+            let rest = &self.bytes[self.given..];
+            let piece = &rest[..rest.len().min(size).min(buf.remaining())];
+            buf.put_slice(piece);
+            self.given += piece.len();
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn read_pieces(bytes: &[u8], sizes: &[usize]) -> (Result<Announced, HeaderError>, usize) {
+        let mut pieces = Pieces { bytes, sizes: sizes.iter().cycle(), given: 0 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let read = runtime.block_on(read(&mut pieces, proxy(), &trusted()));
+        (read, pieces.given)
+    }
+
+    /// Where the header ends, told by other means than the subject's: `None` where there is no end.
+    fn end(bytes: &[u8]) -> Option<usize> {
+        if bytes.starts_with(V2) {
+            let length = bytes.get(14..16)?;
+            return Some(16 + usize::from(length[0]) * 256 + usize::from(length[1]));
+        }
+        bytes.windows(2).position(|pair| pair == b"\r\n").map(|at| at + 2)
+    }
+
+    fn a_header() -> impl Strategy<Value = Vec<u8>> {
+        let v1 = (any::<(std::net::Ipv6Addr, std::net::Ipv6Addr)>(), any::<(u16, u16)>()).prop_map(
+            |((from, to), (here, there))| format!("PROXY TCP6 {from} {to} {here} {there}\r\n").into_bytes(),
+        );
+        let tlvs = prop::collection::vec(any::<u8>(), 0..300);
+        let v2 =
+            (any::<[u8; 36]>(), tlvs).prop_map(|(block, tlvs)| v2(0x21, 0x21, &[&block[..], &tlvs].concat()));
+        let unknown = "[ -~]{0,92}".prop_map(|text| format!("PROXY UNKNOWN{text}\r\n").into_bytes());
+        prop_oneof![v1, v2, unknown]
+    }
+
+    fn sizes() -> impl Strategy<Value = Vec<usize>> {
+        prop::collection::vec(1..50_usize, 1..5)
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_is_read_to_its_end_and_no_further(
+            header in a_header(), payload in prop::collection::vec(any::<u8>(), 0..50), sizes in sizes(),
+        ) {
+            let (read, given) = read_pieces(&[&header[..], &payload].concat(), &sizes);
+            prop_assert!(read.is_ok(), "{}: {read:?}", header.escape_ascii());
+            prop_assert_eq!(given, header.len());
+        }
+
+        #[test]
+        fn whatever_comes_nothing_panics_and_nothing_behind_the_end_is_read(
+            mut bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..200),
+                "PROXY (TCP4|TCP6|UNKNOWN)?[ 0-9a-f:.+\r\n]{0,120}".prop_map(String::into_bytes),
+                a_header(),
+            ],
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            payload in prop::collection::vec(any::<u8>(), 0..50),
+            sizes in sizes(),
+        ) {
+            for (at, byte) in changes {
+                if !bytes.is_empty() {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+            }
+            bytes.extend(payload);
+            let (read, given) = read_pieces(&bytes, &sizes);
+            let end = end(&bytes);
+            match read {
+                Ok(said) => {
+                    prop_assert_eq!(Some(given), end, "{:?} of {}", said, bytes.escape_ascii());
+                    prop_assert_eq!(said.client, canonical_address(said.client));
+                }
+                Err(_) if bytes.starts_with(V2) => prop_assert!(end.is_none_or(|end| given <= end)),
+                Err(_) => prop_assert!(given <= end.unwrap_or(LONGEST_V1).clamp(SHORTEST, LONGEST_V1)),
+            }
+        }
+    }
+}

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::{Capacity, Limiter, Origin, Place, Refused, Slot, canonical},
     backend::{DialError, Dialer},
-    config::{BackendFailure, Receive, Route, Send, Timeouts},
+    config::{BackendFailure, Destinations, Receive, Route, Send, Timeouts},
     http::{self, Body, Exchange, Fault, Files, Handshake, Refusal, Routes},
     metered::Metered,
     metrics::Metrics,
@@ -114,7 +114,10 @@ async fn enter(
     let (exchange, wanted) = converse(exchange, arrival, door, house, line).await?;
     let session = house.registry.open();
     line.session = Some(session.id());
-    let backend = house.dialer.dial(&wanted.route.backend, house.timeouts.connect).await;
+    let backend = match &wanted.route.upstream.destinations {
+        Destinations::Fixed(backends) => house.dialer.dial(&backends[0], house.timeouts.connect).await,
+        Destinations::Tokens(_) => return Err(Reason::Internal),
+    };
     if let Err(error) = &backend
         && wanted.route.backend_failure == BackendFailure::Status
     {
@@ -267,6 +270,14 @@ fn too_many(refused: &Refused) -> Refusal {
     Refusal::new(reason(refused)).retry_after(seconds.max(1))
 }
 
+/// The backend that a route names first.
+fn first(route: &Route) -> Option<String> {
+    match &route.upstream.destinations {
+        Destinations::Fixed(backends) => Some(backends[0].to_string()),
+        Destinations::Tokens(_) => None,
+    }
+}
+
 /// What a session of this route is held to.
 fn rules(route: &Route, timeouts: &Timeouts) -> Rules {
     Rules {
@@ -322,7 +333,7 @@ impl ClosingLine {
                     session = self.session,
                     peer = %self.peer,
                     route = self.route.as_ref().map(|route| route.name.as_str()),
-                    backend = self.session.and(self.route.as_ref()).map(|route| route.backend.to_string()),
+                    backend = self.session.and(self.route.as_ref()).and_then(|route| first(route)),
                     reason = ended.reason.as_str(),
                     close_code = ended.close_code,
                     bytes_in = self.session.map(|_| ended.bytes_in),

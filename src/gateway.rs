@@ -107,7 +107,7 @@ impl Prepared {
         let file = file.display().to_string();
         let mut doors = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
-            let Listener { address, identity, min_tls, trusted_proxies } = listener;
+            let Listener { address, identity, min_tls, trusted_proxies, proxy_protocol: _ } = listener;
             let tls = identity.map(|identity| Tls::load(&identity, min_tls)).transpose();
             let tls = tls.map_err(|source| StartError::Identity {
                 file: file.clone(),

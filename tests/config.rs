@@ -5,7 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use portcullis::config::{Config, Identity, RoutePath};
+use portcullis::config::{Config, Identity, RoutePath, UpstreamConfig};
 
 /// A table's header, as in `[[route]]`, and the keys in it.
 type Keys = BTreeMap<String, BTreeSet<String>>;
@@ -121,7 +121,7 @@ fn the_shipped_file_loads() {
     let route = &config.routes[0];
     assert_eq!(route.name, "vnc");
     assert_eq!(route.path, RoutePath::Exact("/vnc".into()));
-    assert_eq!(route.backend.to_string(), "tcp://127.0.0.1:5900");
+    assert_eq!(route.upstream, UpstreamConfig::single("tcp://127.0.0.1:5900".parse().unwrap()));
     assert!(route.origins.same_origin && !route.origins.any && route.origins.listed.is_empty());
     assert_eq!(config.web, None);
 }

@@ -317,7 +317,8 @@ mod tests {
         let text = gateway_toml(&listeners, "127.0.0.1:5900".parse().unwrap(), &root);
         let config = Config::parse(&text, Path::new("gateway.toml")).unwrap();
         assert_eq!(config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(), listeners);
-        assert_eq!(config.routes[0].backend.to_string(), "tcp://127.0.0.1:5900");
+        let backend = portcullis::config::UpstreamConfig::single("tcp://127.0.0.1:5900".parse().unwrap());
+        assert_eq!(config.routes[0].upstream, backend);
         assert_eq!(config.web.unwrap().root, root);
         assert_eq!(quoted(r#"a\b"c"#), r#""a\\b\"c""#);
         let shown = Config::parse(&with_certificate(&text), Path::new("gateway.toml")).unwrap();

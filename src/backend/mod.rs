@@ -111,14 +111,18 @@ impl Dialer {
     }
 
     async fn resolve(&self, backend: &Backend, deadline: Instant) -> Result<Vec<SocketAddr>, DialError> {
-        let name = match &backend.host {
-            Host::Address(address) => return Ok(vec![SocketAddr::new(*address, backend.port)]),
+        let Backend::Tcp { host, port } = backend else {
+            let source = io::ErrorKind::Unsupported.into();
+            return Err(DialError::Refused { backend: backend.clone(), source });
+        };
+        let name = match host {
+            Host::Address(address) => return Ok(vec![SocketAddr::new(*address, *port)]),
             Host::Name(name) => name.as_str(),
         };
         let lookup = async {
             // The semaphore is never closed; without a permit the lookup would only be unbounded.
             let _permit = self.lookups.acquire().await;
-            lookup_host((name, backend.port)).await
+            lookup_host((name, *port)).await
         };
         match timeout_at(deadline, lookup).await {
             Ok(Ok(addresses)) => Ok(addresses.collect()),

@@ -1,86 +1,160 @@
 //! Where a route leads.
 //!
-//! Owns the writing of a backend, `tcp://host:port`; nothing is resolved or dialled here.
+//! Owns the writing of a backend, such as `tcp://host:port`; nothing is resolved or dialled here.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::host::{Host, HostError};
 
-/// A TCP server behind the gateway.
+/// A server behind the gateway, and how the gateway speaks to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Backend {
-    /// The machine.
-    pub host: Host,
-    /// The port, 1 to 65535.
-    pub port: u16,
+pub enum Backend {
+    /// TCP, as it is.
+    Tcp {
+        /// The machine.
+        host: Host,
+        /// The port, 1 to 65535.
+        port: u16,
+    },
+    /// TLS from the first byte.
+    Tls {
+        /// The machine.
+        host: Host,
+        /// The port, 1 to 65535.
+        port: u16,
+    },
+    /// An XMPP server with which TLS is negotiated (RFC 6120 §5) before a client's bytes flow.
+    StartTlsXmpp {
+        /// The machine.
+        host: Host,
+        /// The port, 1 to 65535.
+        port: u16,
+    },
+    /// A socket in the file system, by its absolute path of visible characters, at most 107 bytes of them.
+    Unix(PathBuf),
 }
 
-/// What is wrong with a text that should be a backend.
+impl Backend {
+    /// The machine and the port, unless it is a Unix socket.
+    pub fn host_and_port(&self) -> Option<(&Host, u16)> {
+        match self {
+            Self::Tcp { host, port } | Self::Tls { host, port } | Self::StartTlsXmpp { host, port } => {
+                Some((host, *port))
+            }
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether the bytes of a session are encrypted on their way to it.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls { .. } | Self::StartTlsXmpp { .. })
+    }
+}
+
+/// What is wrong with a text that should be a backend. A `&str` in it is the scheme that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// No `scheme://` in front.
-    #[error("the scheme is missing; write tcp://host:port")]
+    #[error("the scheme is missing; write {ALL}")]
     NoScheme,
-    /// A scheme that this release does not speak.
-    #[error("only tcp:// is understood; write tcp://host:port")]
+    /// A scheme that no backend has.
+    #[error("there is no such scheme; write {ALL}")]
     Scheme,
     /// An IPv6 address without brackets, so that nobody can tell where the port begins.
-    #[error("an IPv6 address stands in brackets; write tcp://[::1]:port")]
-    Brackets,
+    #[error("an IPv6 address stands in brackets; write {0}://[::1]:port")]
+    Brackets(&'static str),
     /// No `:port` at the end.
-    #[error("the port is missing; write tcp://host:port")]
-    NoPort,
+    #[error("the port is missing; write {0}://host:port")]
+    NoPort(&'static str),
     /// A port that is no number from 1 to 65535.
-    #[error("the port must be a number from 1 to 65535; write tcp://host:port")]
-    Port,
+    #[error("the port must be a number from 1 to 65535; write {0}://host:port")]
+    Port(&'static str),
     /// A path, query or fragment.
-    #[error("nothing may follow the port; write tcp://host:port")]
-    Tail,
+    #[error("nothing may follow the port; write {0}://host:port")]
+    Tail(&'static str),
     /// A user or password.
-    #[error("a TCP backend takes no user or password; write tcp://host:port")]
-    User,
+    #[error("a backend takes no user or password; write {0}://host:port")]
+    User(&'static str),
     /// A host that is none.
-    #[error("{0}; write tcp://host:port")]
-    Host(#[from] HostError),
+    #[error("{1}; write {0}://host:port")]
+    Host(&'static str, HostError),
+    /// A Unix socket that depends on the working directory, or on a host.
+    #[error("the path of a socket begins with one \"/\"; write unix:/path")]
+    NotAbsolute,
+    /// A Unix socket that the system could not take, or that a log line could not show.
+    #[error(
+        "the path of a socket has at most {LONGEST_PATH} bytes, only visible characters and no \"/\" at its end; write unix:/path"
+    )]
+    Path,
 }
+
+/// How a backend is written.
+const ALL: &str = "tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path";
+/// What fits into the `sun_path` of Linux, beside its NUL.
+const LONGEST_PATH: usize = 107;
 
 impl FromStr for Backend {
     type Err = BackendError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket(path);
+        }
         let (scheme, authority) = text.split_once("://").ok_or(BackendError::NoScheme)?;
-        if scheme != "tcp" {
-            return Err(BackendError::Scheme);
-        }
-        if authority.contains(['/', '?', '#']) {
-            return Err(BackendError::Tail);
-        }
-        if authority.contains('@') {
-            return Err(BackendError::User);
-        }
-        let (host, port) = match authority.rfind(']') {
-            Some(bracket) => authority.split_at(bracket + 1),
-            None if authority.matches(':').count() > 1 => return Err(BackendError::Brackets),
-            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-        };
-        let host = host.parse()?;
-        let digits = port.strip_prefix(':').ok_or(BackendError::NoPort)?;
-        // Rust would take "+80" for a number.
-        match digits.parse() {
-            Ok(port) if port != 0 && digits.bytes().all(|digit| digit.is_ascii_digit()) => {
-                Ok(Self { host, port })
+        match scheme {
+            "tcp" => machine("tcp", authority).map(|(host, port)| Self::Tcp { host, port }),
+            "tls" => machine("tls", authority).map(|(host, port)| Self::Tls { host, port }),
+            "starttls+xmpp" => {
+                machine("starttls+xmpp", authority).map(|(host, port)| Self::StartTlsXmpp { host, port })
             }
-            _ => Err(BackendError::Port),
+            _ => Err(BackendError::Scheme),
         }
     }
 }
 
+fn socket(path: &str) -> Result<Backend, BackendError> {
+    if !path.starts_with('/') || path.starts_with("//") {
+        return Err(BackendError::NotAbsolute);
+    }
+    if path.len() > LONGEST_PATH || path.ends_with('/') || path.chars().any(char::is_control) {
+        return Err(BackendError::Path);
+    }
+    Ok(Backend::Unix(path.into()))
+}
+
+fn machine(scheme: &'static str, authority: &str) -> Result<(Host, u16), BackendError> {
+    if authority.contains(['/', '?', '#']) {
+        return Err(BackendError::Tail(scheme));
+    }
+    if authority.contains('@') {
+        return Err(BackendError::User(scheme));
+    }
+    let (host, port) = match authority.rfind(']') {
+        Some(bracket) => authority.split_at(bracket + 1),
+        None if authority.matches(':').count() > 1 => return Err(BackendError::Brackets(scheme)),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let host = host.parse().map_err(|wrong| BackendError::Host(scheme, wrong))?;
+    let digits = port.strip_prefix(':').ok_or(BackendError::NoPort(scheme))?;
+    // Rust would take "+80" for a number.
+    match digits.parse() {
+        Ok(port) if port != 0 && digits.bytes().all(|digit| digit.is_ascii_digit()) => Ok((host, port)),
+        _ => Err(BackendError::Port(scheme)),
+    }
+}
+
 impl fmt::Display for Backend {
-    /// As it is written in the file: `tcp://host:port`, `tcp://[::1]:5900`.
+    /// As it is written in the file: `tcp://host:port`, `tls://[::1]:5223`, `unix:/run/app.sock`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tcp://{}:{}", self.host, self.port)
+        match self {
+            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+            Self::Tls { host, port } => write!(f, "tls://{host}:{port}"),
+            Self::StartTlsXmpp { host, port } => write!(f, "starttls+xmpp://{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
@@ -91,48 +165,106 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_names_with_ports_are_understood() {
-        for text in ["tcp://127.0.0.1:5900", "tcp://[::1]:5222", "tcp://vnc.local:1", "tcp://my_db:65535"] {
+    fn each_scheme_is_understood_and_displayed_as_it_is_written() {
+        for text in [
+            "tcp://127.0.0.1:5900",
+            "tcp://[::1]:5222",
+            "tcp://vnc.local:1",
+            "tcp://my_db:65535",
+            "tls://xmpp.example.com:5223",
+            "tls://[2001:db8::1]:443",
+            "starttls+xmpp://xmpp.example.com:5222",
+            "starttls+xmpp://192.0.2.1:5222",
+            "unix:/run/postgresql/.s.PGSQL.5432",
+            "unix:/tmp/a socket?#@[:]",
+        ] {
             assert_eq!(text.parse::<Backend>().map(|backend| backend.to_string()), Ok(text.to_owned()));
         }
-        let backend: Backend = "tcp://[::1]:5900".parse().unwrap();
-        assert_eq!(backend, Backend { host: Host::Address([0, 0, 0, 0, 0, 0, 0, 1].into()), port: 5900 });
+        let host = Host::Address([0, 0, 0, 0, 0, 0, 0, 1].into());
+        for (scheme, backend) in [
+            ("tcp", Backend::Tcp { host: host.clone(), port: 5900 }),
+            ("tls", Backend::Tls { host: host.clone(), port: 5900 }),
+            ("starttls+xmpp", Backend::StartTlsXmpp { host: host.clone(), port: 5900 }),
+        ] {
+            assert_eq!(format!("{scheme}://[::1]:5900").parse(), Ok(backend.clone()));
+            assert_eq!(backend.host_and_port(), Some((&host, 5900)));
+            assert_eq!(backend.is_encrypted(), scheme != "tcp");
+        }
+        let socket = Backend::Unix("/run/x.sock".into());
+        assert_eq!((socket.host_and_port(), socket.is_encrypted()), (None, false));
+        assert_eq!("unix:/run/x.sock".parse(), Ok(socket));
     }
 
     #[test]
     fn everything_else_is_refused_by_its_true_name() {
+        let long = format!("unix:/{}", "a".repeat(LONGEST_PATH));
         for (text, error) in [
             ("", BackendError::NoScheme),
             ("vnc.local", BackendError::NoScheme),
             ("127.0.0.1:5900", BackendError::NoScheme),
-            ("tls://127.0.0.1:5900", BackendError::Scheme),
+            ("tcp:127.0.0.1:5900", BackendError::NoScheme),
+            ("/run/x.sock", BackendError::NoScheme),
+            ("http://127.0.0.1:5900", BackendError::Scheme),
             ("TCP://127.0.0.1:5900", BackendError::Scheme),
-            ("unix:///run/x.sock", BackendError::Scheme),
-            ("tcp://::1:5900", BackendError::Brackets),
-            ("tcp://[::1]", BackendError::NoPort),
-            ("tcp://[::1]5900", BackendError::NoPort),
-            ("tcp://vnc.local", BackendError::NoPort),
-            ("tcp://vnc.local:", BackendError::Port),
-            ("tcp://vnc.local:0", BackendError::Port),
-            ("tcp://vnc.local:+80", BackendError::Port),
-            ("tcp://vnc.local:65536", BackendError::Port),
-            ("tcp://vnc.local:vnc", BackendError::Port),
-            ("tcp://vnc.local:5900/", BackendError::Tail),
-            ("tcp://vnc.local:5900?x", BackendError::Tail),
-            ("tcp://me:secret@vnc.local:5900", BackendError::User),
-            ("tcp://:5900", BackendError::Host(HostError::Empty)),
-            ("tcp://127.1:5900", BackendError::Host(HostError::NotIpv4)),
-            ("tcp://[fe80::1%lo]:5900", BackendError::Host(HostError::NotIpv6)),
+            ("starttls://127.0.0.1:5900", BackendError::Scheme),
+            ("starttls+smtp://127.0.0.1:25", BackendError::Scheme),
+            ("://127.0.0.1:5900", BackendError::Scheme),
+            ("tcp://::1:5900", BackendError::Brackets("tcp")),
+            ("tls://[::1]", BackendError::NoPort("tls")),
+            ("tcp://[::1]5900", BackendError::NoPort("tcp")),
+            ("starttls+xmpp://vnc.local", BackendError::NoPort("starttls+xmpp")),
+            ("tcp://vnc.local:", BackendError::Port("tcp")),
+            ("tls://vnc.local:0", BackendError::Port("tls")),
+            ("tcp://vnc.local:+80", BackendError::Port("tcp")),
+            ("tcp://vnc.local:65536", BackendError::Port("tcp")),
+            ("tcp://vnc.local:vnc", BackendError::Port("tcp")),
+            ("tls://vnc.local:5900/", BackendError::Tail("tls")),
+            ("tcp://vnc.local:5900?x", BackendError::Tail("tcp")),
+            ("tcp://me:secret@vnc.local:5900", BackendError::User("tcp")),
+            ("tls://:5900", BackendError::Host("tls", HostError::Empty)),
+            ("tcp://127.1:5900", BackendError::Host("tcp", HostError::NotIpv4)),
+            ("tcp://[fe80::1%lo]:5900", BackendError::Host("tcp", HostError::NotIpv6)),
+            ("unix:", BackendError::NotAbsolute),
+            ("unix:run/x.sock", BackendError::NotAbsolute),
+            ("unix://run/x.sock", BackendError::NotAbsolute),
+            ("unix:///run/x.sock", BackendError::NotAbsolute),
+            ("unix:/run/a\nb", BackendError::Path),
+            ("unix:/run/a\0b", BackendError::Path),
+            ("unix:/run/", BackendError::Path),
+            (&long, BackendError::Path),
         ] {
-            let answer = text.parse::<Backend>();
-            assert_eq!(answer, Err(error), "{text}");
-            assert!(error.to_string().contains("write tcp://"), "{error} tells what to write");
+            assert_eq!(text.parse::<Backend>(), Err(error), "{text}");
+            assert!(error.to_string().contains("; write "), "{error} tells what to write");
+        }
+    }
+
+    #[test]
+    fn a_refusal_tells_what_to_write() {
+        for (error, message) in [
+            (
+                BackendError::NoScheme,
+                "the scheme is missing; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path",
+            ),
+            (
+                BackendError::Scheme,
+                "there is no such scheme; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path",
+            ),
+            (BackendError::Brackets("tls"), "an IPv6 address stands in brackets; write tls://[::1]:port"),
+            (BackendError::NoPort("tcp"), "the port is missing; write tcp://host:port"),
+            (BackendError::Host("tcp", HostError::Empty), "the host is empty; write tcp://host:port"),
+            (BackendError::NotAbsolute, "the path of a socket begins with one \"/\"; write unix:/path"),
+            (
+                BackendError::Path,
+                "the path of a socket has at most 107 bytes, only visible characters and no \"/\" at its end; write unix:/path",
+            ),
+        ] {
+            assert_eq!(error.to_string(), message);
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_displayed_is_understood_again(text in "(tcp://)?(\\PC{0,20}|[a-z0-9.:\\[\\]-]{1,30})(:[0-9]{1,6})?") {
+        fn what_is_displayed_is_understood_again(text in "(tcp://|tls://|starttls\\+xmpp://|unix:/)?(\\PC{0,20}|[a-z0-9.:\\[\\]-]{1,30})(:[0-9]{1,6})?") {
             if let Ok(backend) = text.parse::<Backend>() {
                 prop_assert_eq!(backend.to_string().parse::<Backend>(), Ok(backend));
             }

@@ -13,6 +13,7 @@ mod host;
 mod mirror;
 mod path;
 mod types;
+mod upstream;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -29,6 +30,7 @@ pub use types::{
     BackendFailure, Identity, Limits, Listener, Log, LogFormat, Receive, Route, Secret, Send, Timeouts,
     TlsVersion, Web,
 };
+pub use upstream::{BackendTls, Balance, Destinations, Health, SendProxy, TokenFile, UpstreamConfig};
 
 /// A configuration file larger than this many bytes is refused: it is something else.
 const MAX_FILE: u64 = 1 << 20;
@@ -193,7 +195,7 @@ mod tests {
         let route = &config.routes[0];
         assert_eq!(route.host.as_deref(), Some("xn--bcher-kva.example"));
         assert_eq!(route.path, RoutePath::Prefix("/desk/".into()));
-        assert_eq!(route.backend.to_string(), "tcp://[::1]:5900");
+        assert_eq!(route.upstream, UpstreamConfig::single("tcp://[::1]:5900".parse().unwrap()));
         assert!(route.origins.same_origin);
         assert_eq!(route.origins.listed, ["https://desk.example.com".parse().unwrap()]);
         assert_eq!(route.origins.missing, MissingOrigin::Allow);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Backend, RoutePath};
+use super::{RoutePath, UpstreamConfig};
 use crate::admission::{OriginPolicy, PerIp};
 
 /// One address to accept clients on.
@@ -22,6 +22,8 @@ pub struct Listener {
     pub min_tls: TlsVersion,
     /// Proxies in front whose word about the client is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether every connection comes from one of them and begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
 }
 
 /// A certificate chain and its private key.
@@ -75,7 +77,7 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// One path and the backend it leads to.
+/// One path and the backends it leads to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// What log lines call it; no other route has the same.
@@ -86,7 +88,7 @@ pub struct Route {
     /// The paths it takes.
     pub path: RoutePath,
     /// Where it leads.
-    pub backend: Backend,
+    pub upstream: UpstreamConfig,
     /// Which pages may use it.
     pub origins: OriginPolicy,
     /// The sub-protocols it speaks (RFC 6455 §1.9); none means that it does not care.

@@ -75,7 +75,7 @@ fn listener(
             remarks.push(Remark { at: text.span(), sentence });
         }
     }
-    Ok(Listener { address, identity, min_tls, trusted_proxies })
+    Ok(Listener { address, identity, min_tls, trusted_proxies, proxy_protocol: false })
 }
 
 /// Whether the second could not be bound beside the first.

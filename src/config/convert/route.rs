@@ -10,7 +10,7 @@ use crate::admission::{MissingOrigin, OriginPolicy};
 use crate::config::error::{Fault, Problem, Remark, nearest};
 use crate::config::explain::route_key;
 use crate::config::mirror::{self, Maybe, Texts};
-use crate::config::{BackendFailure, Host, Receive, Route, Send};
+use crate::config::{BackendFailure, Host, Receive, Route, Send, UpstreamConfig};
 
 /// A name stands in every log line.
 const LONGEST_NAME: usize = 64;
@@ -55,7 +55,7 @@ fn route(index: usize, table: Spanned<mirror::Route>, remarks: &mut Vec<Remark>)
     Ok(Route {
         path: parsed(&key("path"), &path)?,
         host: written.host.map(|text| host(&key("host"), &text)).transpose()?,
-        backend: parsed(&key("backend"), &backend)?,
+        upstream: UpstreamConfig::single(parsed(&key("backend"), &backend)?),
         origins: origins(&key("origins"), written.origins, missing_origin.unwrap_or_default(), remarks)?,
         subprotocols: subprotocols(&key("subprotocols"), written.subprotocols)?,
         receive: word(&key("receive"), written.receive, &receives)?.unwrap_or_default(),

@@ -3,6 +3,9 @@
 //! Owns name resolution and dialling. Refuses to know who asked and what is carried. Invariant: a dial ends within its
 //! deadline, all addresses of a name together.
 
+pub mod announce;
+pub mod stream;
+
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{

@@ -4,6 +4,8 @@
 //! deadline, all addresses of a name together.
 
 pub mod announce;
+pub mod race;
+pub mod resolve;
 pub mod stream;
 
 use std::{io, net::SocketAddr, time::Duration};

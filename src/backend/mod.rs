@@ -3,10 +3,12 @@
 //! Owns name resolution and dialling. Refuses to know who asked and what is carried. Invariant: a dial ends within its
 //! deadline, all addresses of a name together.
 
+pub mod allowed;
 pub mod announce;
 pub mod race;
 pub mod resolve;
 pub mod stream;
+pub mod tls;
 
 use std::{io, net::SocketAddr, time::Duration};
 

@@ -17,13 +17,14 @@ use crate::{
     backend::{DialError, Dialer},
     config::{BackendFailure, Destinations, Receive, Route, Send, Timeouts},
     http::{self, Body, Exchange, Fault, Files, Handshake, Refusal, Routes},
+    metered::Metered,
     metrics::Metrics,
     outcome::Reason,
     relay::{self, Ended, Link, Rules},
     session::{Registry, Session},
     transport::{
         peer,
-        stream::{ClientStream, Metered},
+        stream::ClientStream,
         tls::{Accepted, Tls},
     },
 };

@@ -11,7 +11,7 @@
 //! | its stations | [`transport`], [`http`], [`backend`], [`relay`] |
 //! | the file | [`config`]: TOML to domain types |
 //! | pure rules | [`admission`], [`websocket`]; what is counted: [`session`], [`metrics`] |
-//! | the ends | [`outcome`]: why a connection ended, and what everybody is told |
+//! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`metered`] |
 
 pub mod admission;
 pub mod backend;
@@ -20,6 +20,7 @@ pub mod config;
 pub mod connection;
 pub mod gateway;
 pub mod http;
+pub mod metered;
 pub mod metrics;
 pub mod outcome;
 pub mod relay;

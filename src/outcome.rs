@@ -53,6 +53,8 @@ reasons! {
     TooManySessions = "too_many_sessions", Some(StatusCode::TOO_MANY_REQUESTS), None, "too many connections from your address";
     /// The gateway as a whole is full: `max_sessions`, `max_handshakes`, descriptors or local ports.
     Overloaded = "overloaded", Some(StatusCode::SERVICE_UNAVAILABLE), Some(1013), "the gateway is full, try again later";
+    /// No valid PROXY header on a listener that requires one, or from a peer that may not send one.
+    ProxyHeaderInvalid = "proxy_header_invalid", None, None, "no valid PROXY header";
     /// TLS was not established within `timeouts.tls`.
     TlsTimeout = "tls_timeout", None, None, "no TLS handshake in time";
     /// The TLS handshake failed.
@@ -87,6 +89,10 @@ reasons! {
     BackendTimeout = "backend_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Some(1011), "the server behind the gateway did not answer in time";
     /// The backend's name does not resolve.
     BackendUnresolved = "backend_unresolved", Some(StatusCode::BAD_GATEWAY), Some(1011), "the name of the server behind the gateway does not resolve";
+    /// The backend was reached, but TLS with it was not established: its certificate, or what it speaks.
+    BackendTlsFailed = "backend_tls_failed", Some(StatusCode::BAD_GATEWAY), Some(1011), "no secure connection to the server behind the gateway";
+    /// Every backend of the route is down or full.
+    NoHealthyBackend = "no_healthy_backend", Some(StatusCode::SERVICE_UNAVAILABLE), Some(1011), "no server behind the gateway is available";
 
     // In a session.
     /// The client sent a Close frame; its code was echoed.

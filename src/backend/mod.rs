@@ -8,6 +8,12 @@ pub mod health;
 pub mod targets;
 #[cfg(test)]
 mod test_log;
+pub mod allowed;
+pub mod announce;
+pub mod race;
+pub mod resolve;
+pub mod stream;
+pub mod tls;
 
 use std::{io, net::SocketAddr, time::Duration};
 

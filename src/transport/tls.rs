@@ -18,8 +18,11 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::stream::{ClientStream, Metered};
-use crate::config::{Identity, TlsVersion};
+use super::stream::ClientStream;
+use crate::{
+    config::{Identity, TlsVersion},
+    metered::Metered,
+};
 
 /// The first byte of every TLS connection: a record that holds handshake messages (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;

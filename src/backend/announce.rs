@@ -1,0 +1,169 @@
+//! Telling a backend who is calling: the PROXY protocol, outwards.
+//!
+//! Owns what such a header says; the crate `proxy-header` knows how that is written. Pure: from addresses to bytes.
+//! Source: <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
+
+use std::net::{IpAddr, SocketAddr};
+
+use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo, Tlv};
+use rustls::ProtocolVersion;
+
+use crate::{admission::canonical, config::SendProxy};
+
+/// For "the client showed no certificate" there is no number; any but zero will do (§2.2.6).
+const NOT_VERIFIED: u32 = 1;
+
+/// Who is calling, and how the call came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The client's canonical address; port 0 when it is not known.
+    pub client: SocketAddr,
+    /// The address of the gateway that was called.
+    pub called: SocketAddr,
+    /// The version of TLS that the client spoke to the gateway, if it did.
+    pub tls: Option<ProtocolVersion>,
+    /// The session's number, as in its closing line.
+    pub session: u64,
+}
+
+/// The bytes to send before all others, TLS included.
+///
+/// Without a caller it is the gateway that calls, to see whether the backend is well: `UNKNOWN` in version 1, `LOCAL` in
+/// version 2. An IPv4 client that called an IPv6 address, or the other way round, which happens behind a trusted proxy,
+/// is written as IPv6 throughout, for a header knows only one family. Version 2 carries the session's number in decimal
+/// digits as its unique id, and of TLS the version.
+pub fn header(version: SendProxy, caller: Option<&Caller>) -> Vec<u8> {
+    let addresses = caller.map(addresses);
+    let mut bytes = Vec::with_capacity(128);
+    // What the encoder could refuse is mixed families, TLVs in version 1 and TLVs of 64 KiB.
+    let written = match version {
+        SendProxy::V1 => ProxyHeader::with_tlvs(addresses, []).encode_v1(&mut bytes),
+        SendProxy::V2 => {
+            ProxyHeader::with_tlvs(addresses, caller.into_iter().flat_map(tlvs)).encode_v2(&mut bytes)
+        }
+    };
+    debug_assert_eq!(written, Ok(()));
+    bytes
+}
+
+fn addresses(caller: &Caller) -> ProxiedAddress {
+    let client = SocketAddr::new(canonical(caller.client.ip()), caller.client.port());
+    let called = SocketAddr::new(canonical(caller.called.ip()), caller.called.port());
+    if client.is_ipv4() == called.is_ipv4() {
+        ProxiedAddress::stream(client, called)
+    } else {
+        ProxiedAddress::stream(as_ipv6(client), as_ipv6(called))
+    }
+}
+
+fn as_ipv6(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn tlvs(caller: &Caller) -> impl Iterator<Item = Tlv<'static>> {
+    let tls = caller.tls.map(|version| {
+        let mut info = SslInfo::new(true, false, false, NOT_VERIFIED);
+        info.append_tlv(Tlv::SslVersion(version_name(version).into()));
+        Tlv::Ssl(info)
+    });
+    let id = Tlv::UniqueId(caller.session.to_string().into_bytes().into());
+    [Some(id), tls].into_iter().flatten()
+}
+
+/// As OpenSSL writes it, which is what backends compare with.
+fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        // There is no other that the gateway speaks.
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_header::ParseConfig;
+
+    use super::*;
+
+    fn caller(client: &str, called: &str) -> Caller {
+        Caller { client: client.parse().unwrap(), called: called.parse().unwrap(), tls: None, session: 7 }
+    }
+
+    fn line(client: &str, called: &str) -> String {
+        String::from_utf8(header(SendProxy::V1, Some(&caller(client, called)))).unwrap()
+    }
+
+    #[test]
+    fn version_1_is_one_line() {
+        for (client, called, written) in [
+            ("192.0.2.1:5555", "127.0.0.1:8443", "PROXY TCP4 192.0.2.1 127.0.0.1 5555 8443\r\n"),
+            ("[2001:db8::1]:5555", "[::1]:8443", "PROXY TCP6 2001:db8::1 ::1 5555 8443\r\n"),
+            ("192.0.2.1:0", "[::1]:8443", "PROXY TCP6 ::ffff:192.0.2.1 ::1 0 8443\r\n"),
+            ("[2001:db8::1]:1", "10.0.0.1:2", "PROXY TCP6 2001:db8::1 ::ffff:10.0.0.1 1 2\r\n"),
+            ("192.0.2.1:5555", "[::ffff:10.0.0.1]:8443", "PROXY TCP4 192.0.2.1 10.0.0.1 5555 8443\r\n"),
+        ] {
+            assert_eq!(line(client, called), written);
+        }
+    }
+
+    #[test]
+    fn a_call_of_the_gateway_s_own_names_nobody() {
+        assert_eq!(header(SendProxy::V1, None), b"PROXY UNKNOWN\r\n");
+        assert_eq!(header(SendProxy::V2, None), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+    }
+
+    #[test]
+    fn version_2_says_how_the_client_came_and_which_session_it_is() {
+        let called = Caller {
+            tls: Some(ProtocolVersion::TLSv1_3),
+            session: 12_345,
+            ..caller("192.0.2.1:5555", "127.0.0.1:8443")
+        };
+        let bytes = header(SendProxy::V2, Some(&called));
+        let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x26".to_vec();
+        expected.extend_from_slice(&[192, 0, 2, 1, 127, 0, 0, 1, 0x15, 0xb3, 0x20, 0xfb]);
+        expected.extend_from_slice(b"\x05\0\x0512345");
+        expected.extend_from_slice(b"\x20\0\x0f\x01\0\0\0\x01\x21\0\x07TLSv1.3");
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn without_tls_there_is_no_word_of_it() {
+        let bytes = header(SendProxy::V2, Some(&caller("[2001:db8::1]:1", "[::1]:2")));
+        let (parsed, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+        assert_eq!(length, bytes.len());
+        assert_eq!(parsed.unique_id(), Some(&b"7"[..]));
+        assert!(parsed.ssl().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_addresses_are_the_header_is_whole(
+            client: IpAddr, called: IpAddr, ports: (u16, u16), session: u64, tls: bool,
+        ) {
+            let caller = Caller {
+                client: SocketAddr::new(client, ports.0),
+                called: SocketAddr::new(called, ports.1),
+                tls: tls.then_some(ProtocolVersion::TLSv1_2),
+                session,
+            };
+            for version in [SendProxy::V1, SendProxy::V2] {
+                let bytes = header(version, Some(&caller));
+                let (parsed, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+                prop_assert_eq!(length, bytes.len());
+                let addresses = parsed.proxied_address().unwrap();
+                prop_assert_eq!(canonical(addresses.source.ip()), canonical(client));
+                prop_assert_eq!(canonical(addresses.destination.ip()), canonical(called));
+                prop_assert_eq!((addresses.source.port(), addresses.destination.port()), ports);
+                if version == SendProxy::V1 {
+                    prop_assert!(bytes.len() <= 107, "{} bytes are too many for a line", bytes.len());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! From addresses to a connection: the first that answers wins (Happy Eyeballs, RFC 8305 §5).
+//!
+//! Owns the order and the timing of the attempts. Refuses to know where the addresses come from and what is spoken
+//! afterwards. Invariants: nothing is connected to before its address was
+//! checked; the end comes by the deadline; whoever loses is dropped at once.
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    allowed::{Allowed, Rule},
+    resolve::Addresses,
+};
+use crate::outcome::Reason;
+
+/// How long an attempt is waited for before the next one starts beside it (RFC 8305 §8).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// How many failed addresses an error names.
+const NAMED_FAILURES: usize = 4;
+
+/// Why no address of a backend could be connected to. The texts continue "cannot reach tcp://…: ".
+#[derive(Debug, thiserror::Error)]
+pub enum RaceError {
+    /// Every address said no.
+    #[error("{0}")]
+    Refused(Failures),
+    /// The deadline came first.
+    #[error("no answer in time{}", .0.also())]
+    Timeout(Failures),
+    /// No address may be dialled.
+    #[error("{address} may not be dialled: {rule}")]
+    Forbidden {
+        /// The last address that was refused.
+        address: IpAddr,
+        /// By which rule.
+        rule: Rule,
+    },
+    /// This machine has no descriptor, memory or local port left.
+    #[error("no descriptor or local port left: {0}")]
+    Exhausted(io::Error),
+}
+
+impl RaceError {
+    /// The end this leads to.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Refused(_) | Self::Forbidden { .. } => Reason::BackendRefused,
+            Self::Timeout(_) => Reason::BackendTimeout,
+            Self::Exhausted(_) => Reason::Overloaded,
+        }
+    }
+}
+
+/// What each address that failed had to say.
+#[derive(Debug, Default)]
+pub struct Failures(Vec<(SocketAddr, Failure)>);
+
+#[derive(Debug)]
+enum Failure {
+    Forbidden(Rule),
+    Io(io::Error),
+}
+
+impl Failures {
+    fn also(&self) -> String {
+        if self.0.is_empty() { String::new() } else { format!(" ({self})") }
+    }
+
+    /// What to call all of this, once nothing is left to try.
+    fn conclude(mut self) -> RaceError {
+        let errors = || self.0.iter().filter_map(|(_, failure)| failure.io());
+        if errors().next().is_none()
+            && let Some((address, Failure::Forbidden(rule))) = self.0.last()
+        {
+            return RaceError::Forbidden { address: address.ip(), rule: *rule };
+        }
+        if errors().any(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return RaceError::Timeout(self);
+        }
+        // Ports are counted for each destination, so another address may still have done; none did.
+        let exhausted = self.0.iter().position(|(address, failure)| {
+            failure.io().is_some_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+                && has_way_to(*address)
+        });
+        match exhausted.map(|index| self.0.swap_remove(index)) {
+            Some((_, Failure::Io(error))) => RaceError::Exhausted(error),
+            _ => RaceError::Refused(self),
+        }
+    }
+}
+
+impl Failure {
+    fn io(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Forbidden(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (address, failure)) in self.0.iter().take(NAMED_FAILURES).enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            match failure {
+                Failure::Forbidden(rule) => write!(f, "{separator}{address}: {rule}")?,
+                Failure::Io(error) => write!(f, "{separator}{address}: {error}")?,
+            }
+        }
+        match self.0.len().saturating_sub(NAMED_FAILURES) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+/// Connects to the first of `addresses` that answers, by TCP and without Nagle's delay.
+///
+/// # Errors
+/// Each way to fail is a [`RaceError`] of its own.
+pub async fn tcp(
+    addresses: Addresses,
+    port: u16,
+    allowed: &Allowed,
+    deadline: Instant,
+) -> Result<TcpStream, RaceError> {
+    let stream = race(addresses, port, allowed, deadline, TcpStream::connect).await?;
+    // Frames are small and interactive; without this a first picture waits for delayed ACKs.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// The race itself, whatever it is to `connect`. Cancel-safe: nothing goes on once it is dropped.
+///
+/// # Errors
+/// Each way to fail is a [`RaceError`] of its own.
+pub async fn race<T, F>(
+    addresses: Addresses,
+    port: u16,
+    allowed: &Allowed,
+    deadline: Instant,
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, RaceError>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let Addresses { known, mut late, literal } = addresses;
+    let mut waiting = Waiting::default();
+    waiting.extend(known);
+    let mut attempts = FuturesUnordered::new();
+    let mut failures = Failures::default();
+    let mut next_attempt = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            Some((address, result)) = attempts.next() => match result {
+                Ok(stream) => return Ok(stream),
+                Err(error) if is_exhaustion(&error) => return Err(RaceError::Exhausted(error)),
+                Err(error) => {
+                    failures.0.push((address, Failure::Io(error)));
+                    next_attempt = Instant::now();
+                }
+            },
+            () = sleep_until(deadline) => return Err(RaceError::Timeout(failures)),
+            more = async { late.as_mut()?.await.ok() }, if late.is_some() => {
+                late = None;
+                waiting.extend(more.into_iter().flatten());
+            }
+            () = sleep_until(next_attempt), if !waiting.is_empty() => {
+                let Some(address) = waiting.next() else { continue };
+                let address = SocketAddr::new(address, port);
+                match allowed.check(address.ip(), literal) {
+                    Err(rule) => failures.0.push((address, Failure::Forbidden(rule))),
+                    Ok(()) => {
+                        let attempt = connect(address);
+                        attempts.push(async move { (address, attempt.await) });
+                        next_attempt = Instant::now() + ATTEMPT_DELAY;
+                    }
+                }
+            }
+        }
+        if waiting.is_empty() && attempts.is_empty() && late.is_none() {
+            return Err(failures.conclude());
+        }
+    }
+}
+
+/// Addresses not tried yet, each family in the order of the resolver; taken in turns, IPv6 first (RFC 8305 §4).
+#[derive(Default)]
+struct Waiting {
+    v6: VecDeque<IpAddr>,
+    v4: VecDeque<IpAddr>,
+    v4_is_next: bool,
+}
+
+impl Waiting {
+    fn extend(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            match address {
+                IpAddr::V6(_) => self.v6.push_back(address),
+                IpAddr::V4(_) => self.v4.push_back(address),
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.v6.is_empty() && self.v4.is_empty()
+    }
+
+    fn next(&mut self) -> Option<IpAddr> {
+        let (first, second) =
+            if self.v4_is_next { (&mut self.v4, &mut self.v6) } else { (&mut self.v6, &mut self.v4) };
+        let next = first.pop_front().or_else(|| second.pop_front())?;
+        self.v4_is_next = next.is_ipv6();
+        Some(next)
+    }
+}
+
+/// Whether a connect failed for want of something that no other address would have (EMFILE, ENFILE, ENOMEM, ENOBUFS).
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24 | 105)) || error.kind() == io::ErrorKind::OutOfMemory
+}
+
+/// Whether this machine has an address of its own from which to reach another. EADDRNOTAVAIL says that all local ports
+/// are taken, but also that there is no such address, as for IPv6 where it is switched off. UDP runs out of no ports
+/// here, and connecting it sends nothing.
+fn has_way_to(address: SocketAddr) -> bool {
+    let any = if address.is_ipv4() { IpAddr::from([0; 4]) } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        sync::{Arc, Mutex},
+    };
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::backend::resolve::{Late, ResolveError};
+
+    const V6: [&str; 3] = ["2001:db8::1", "2001:db8::2", "2001:db8::3"];
+    const V4: [&str; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
+
+    /// What an address does when it is connected to.
+    #[derive(Clone, Copy)]
+    enum Peer {
+        Accepts(u64),
+        Refuses(u64),
+        Silent,
+        Fails(i32),
+    }
+    use Peer::{Accepts, Fails, Refuses, Silent};
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn named(addresses: &[&str], late: Option<Late>) -> Addresses {
+        let known = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Addresses { known, late, literal: false }
+    }
+
+    fn later(after: u64, addresses: &'static [&'static str]) -> Late {
+        Box::pin(async move {
+            tokio::time::sleep(millis(after)).await;
+            if addresses.is_empty() {
+                return Err(ResolveError::NoSuchName);
+            }
+            Ok(addresses.iter().map(|address| address.parse().unwrap()).collect())
+        })
+    }
+
+    type Attempt = Pin<Box<dyn Future<Output = io::Result<SocketAddr>> + Send>>;
+
+    /// A network on paper: who does what, and who was called when.
+    struct Network {
+        peers: Vec<(IpAddr, Peer)>,
+        calls: Arc<Mutex<Vec<(String, u64)>>>,
+        alive: Arc<()>,
+        began: Instant,
+    }
+
+    impl Network {
+        fn new(peers: &[(&str, Peer)]) -> Self {
+            Self {
+                peers: peers.iter().map(|(address, peer)| (address.parse().unwrap(), *peer)).collect(),
+                calls: Arc::default(),
+                alive: Arc::default(),
+                began: Instant::now(),
+            }
+        }
+
+        fn connect(&self, address: SocketAddr) -> Attempt {
+            let call = (address.ip().to_string(), self.elapsed());
+            self.calls.lock().unwrap().push(call);
+            let peer = self.peers.iter().find(|(known, _)| *known == address.ip()).map(|(_, peer)| *peer);
+            let alive = Arc::clone(&self.alive);
+            Box::pin(async move {
+                let _alive = alive;
+                match peer.expect("an address of the test") {
+                    Accepts(after) => {
+                        tokio::time::sleep(millis(after)).await;
+                        Ok(address)
+                    }
+                    Refuses(after) => {
+                        tokio::time::sleep(millis(after)).await;
+                        Err(io::ErrorKind::ConnectionRefused.into())
+                    }
+                    Silent => std::future::pending().await,
+                    Fails(errno) => Err(io::Error::from_raw_os_error(errno)),
+                }
+            })
+        }
+
+        async fn race(&self, addresses: Addresses, limit: u64) -> Result<String, RaceError> {
+            let deadline = self.began + millis(limit);
+            let connect = |address| self.connect(address);
+            let winner = race(addresses, 5900, &Allowed::default(), deadline, connect).await;
+            assert_eq!(Arc::strong_count(&self.alive), 1, "an attempt outlived the race");
+            winner.map(|address| address.ip().to_string())
+        }
+
+        fn elapsed(&self) -> u64 {
+            self.began.elapsed().as_millis() as u64
+        }
+
+        fn calls(&self) -> Vec<(String, u64)> {
+            self.calls.lock().unwrap().clone()
+        }
+    }
+
+    fn calls(calls: &[(&str, u64)]) -> Vec<(String, u64)> {
+        calls.iter().map(|(address, at)| ((*address).to_owned(), *at)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn families_take_turns_a_quarter_of_a_second_apart_and_ipv6_begins() {
+        let network =
+            Network::new(&[(V6[0], Silent), (V6[1], Silent), (V4[0], Silent), (V4[1], Accepts(10))]);
+        let winner = network.race(named(&[V4[0], V4[1], V6[0], V6[1]], None), 5000).await.unwrap();
+        assert_eq!(winner, V4[1]);
+        assert_eq!(network.calls(), calls(&[(V6[0], 0), (V4[0], 250), (V6[1], 500), (V4[1], 750)]));
+        assert_eq!(network.elapsed(), 760);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_family_alone_goes_in_order() {
+        let network = Network::new(&[(V4[0], Silent), (V4[1], Silent), (V4[2], Accepts(0))]);
+        assert_eq!(network.race(named(&V4, None), 5000).await.unwrap(), V4[2]);
+        assert_eq!(network.calls(), calls(&[(V4[0], 0), (V4[1], 250), (V4[2], 500)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_makes_way_for_the_next_at_once() {
+        let network = Network::new(&[(V6[0], Refuses(20)), (V4[0], Refuses(0)), (V6[1], Accepts(5))]);
+        assert_eq!(network.race(named(&[V6[0], V6[1], V4[0]], None), 5000).await.unwrap(), V6[1]);
+        assert_eq!(network.calls(), calls(&[(V6[0], 0), (V4[0], 20), (V6[1], 20)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_wins_over_later_attempts_that_are_slower() {
+        let network = Network::new(&[(V6[0], Accepts(300)), (V4[0], Accepts(100))]);
+        assert_eq!(network.race(named(&[V6[0], V4[0]], None), 5000).await.unwrap(), V6[0]);
+        assert_eq!(network.elapsed(), 300);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_addresses_join_the_race() {
+        let network = Network::new(&[(V6[0], Silent), (V6[1], Silent), (V4[0], Accepts(0))]);
+        let addresses = named(&[V6[0], V6[1]], Some(later(100, &[V4[0]])));
+        assert_eq!(network.race(addresses, 5000).await.unwrap(), V4[0]);
+        assert_eq!(network.calls(), calls(&[(V6[0], 0), (V4[0], 250)]), "the other family is next");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_addresses_are_waited_for_when_all_others_have_failed() {
+        let network = Network::new(&[(V6[0], Refuses(0)), (V4[0], Accepts(0))]);
+        let addresses = named(&[V6[0]], Some(later(1000, &[V4[0]])));
+        assert_eq!(network.race(addresses, 5000).await.unwrap(), V4[0]);
+        assert_eq!(network.elapsed(), 1000);
+        let none = named(&[V6[0]], Some(later(1000, &[])));
+        let error = network.race(none, 5000).await.unwrap_err();
+        assert!(matches!(error, RaceError::Refused(_)), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_ends_it_and_what_failed_before_is_told() {
+        let network = Network::new(&[(V6[0], Refuses(0)), (V4[0], Silent), (V4[1], Silent)]);
+        let error = network.race(named(&[V6[0], V4[0], V4[1]], None), 1000).await.unwrap_err();
+        assert_eq!(network.elapsed(), 1000);
+        assert_eq!(error.reason(), Reason::BackendTimeout);
+        assert_eq!(
+            error.to_string(),
+            "no answer in time ([2001:db8::1]:5900: connection refused)",
+            "only what has failed is named"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_refuse_each_is_named_up_to_a_point() {
+        let five = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
+        let network = Network::new(&five.map(|address| (address, Refuses(1))));
+        let error = network.race(named(&five[..1], None), 5000).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::BackendRefused);
+        assert_eq!(error.to_string(), "192.0.2.1:5900: connection refused");
+        let error = network.race(named(&five, None), 5000).await.unwrap_err().to_string();
+        assert!(error.ends_with("192.0.2.4:5900: connection refused; and 1 more"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_without_descriptors_does_not_try_the_next() {
+        let network = Network::new(&[(V4[0], Fails(24)), (V4[1], Accepts(0))]);
+        let error = network.race(named(&V4[..2], None), 5000).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Overloaded);
+        assert_eq!(network.calls().len(), 1);
+    }
+
+    /// EADDRNOTAVAIL: towards loopback it can only mean that ports are lacking, towards an address that nothing here
+    /// could ever send to, that there is no way.
+    #[tokio::test(start_paused = true)]
+    async fn a_lack_of_ports_is_told_from_a_lack_of_addresses() {
+        const NO_ADDRESS: i32 = 99;
+        let network = Network::new(&[("127.0.0.1", Fails(NO_ADDRESS)), ("127.0.0.2", Accepts(0))]);
+        let error = network.race(named(&["127.0.0.1"], None), 5000).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Overloaded, "{error}");
+        let winner = network.race(named(&["127.0.0.1", "127.0.0.2"], None), 5000).await.unwrap();
+        assert_eq!(winner, "127.0.0.2", "ports are counted for each destination");
+        // There is no broadcast without asking for it, so this machine has no way there.
+        let literal = Addresses::literal([255; 4].into());
+        let connect = |_| async { Err::<(), _>(io::Error::from_raw_os_error(NO_ADDRESS)) };
+        let deadline = Instant::now() + millis(5000);
+        let error = race(literal, 1, &Allowed::default(), deadline, connect).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::BackendRefused, "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_address_is_never_called_and_costs_no_time() {
+        let network = Network::new(&[(V4[0], Accepts(0))]);
+        let winner = network.race(named(&["169.254.169.254", "fe80::1", V4[0]], None), 5000).await.unwrap();
+        assert_eq!(winner, V4[0]);
+        assert_eq!(network.calls(), calls(&[(V4[0], 0)]));
+        let error = network.race(named(&["169.254.169.254"], None), 5000).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::BackendRefused);
+        assert_eq!(
+            error.to_string(),
+            "169.254.169.254 may not be dialled: names may not lead to a cloud's metadata service; \
+             allowed_networks could permit it"
+        );
+        let late = named(&["169.254.0.1"], Some(later(10, &["fd00:ec2::254"])));
+        let error = network.race(late, 5000).await.unwrap_err();
+        assert!(
+            matches!(error, RaceError::Forbidden { rule: Rule::CloudMetadata, .. }),
+            "late addresses are checked too: {error:?}"
+        );
+        assert_eq!(network.calls().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_connected_and_told_not_to_wait() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let deadline = Instant::now() + millis(5000);
+        let literal = || Addresses::literal([127, 0, 0, 1].into());
+        let stream = tcp(literal(), port, &Allowed::default(), deadline).await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        drop(listener);
+        let error = tcp(literal(), port, &Allowed::default(), deadline).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::BackendRefused, "{error}");
+        assert!(error.to_string().starts_with(&format!("127.0.0.1:{port}: Connection refused")), "{error}");
+    }
+}

@@ -1,0 +1,213 @@
+//! TLS to backends.
+//!
+//! Owns what a route says about TLS, loaded and found good, and the handshake. Refuses to know how the stream underneath
+//! came about and what it will carry. Invariants: a certificate is verified unless the operator said otherwise; nothing
+//! is waited for once the handshake is done, for in many protocols the client speaks first.
+
+mod load;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::{
+    fmt, io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls::{
+    AlertDescription, CertificateError,
+    pki_types::{ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+pub use self::load::{SystemRoots, TlsConfigError};
+use self::{load::client_config, verify::is_an_authority};
+use crate::{config::BackendTls, outcome::Reason};
+
+/// How many names of a certificate an error tells.
+const TOLD_NAMES: usize = 4;
+
+/// Why TLS with a backend was not established. The texts continue "cannot reach tls://…: ".
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate is another server's.
+    #[error(
+        "its certificate is not for {expected} but for {presented}; if that is right, set tls.server_name"
+    )]
+    WrongName {
+        /// The name it should be for.
+        expected: String,
+        /// The names it is for.
+        presented: String,
+    },
+    /// The certificate was in force once.
+    #[error("its certificate expired{}", at(.0))]
+    Expired(Option<SystemTime>),
+    /// The certificate will be in force, or the clock is wrong.
+    #[error("its certificate is not valid yet{}; check the clock", at(.0))]
+    NotYetValid(Option<SystemTime>),
+    /// Nobody we trust signed the certificate.
+    #[error("its certificate is not signed by an authority that is trusted; give that authority as tls.ca")]
+    UnknownAuthority,
+    /// The certificate is an authority's, most likely self-signed.
+    #[error(
+        "its certificate is an authority's own, not a server's; give that very certificate as tls.ca to trust it"
+    )]
+    AuthorityItself,
+    /// Something else is wrong with the certificate.
+    #[error("its certificate cannot be used: {0}")]
+    Certificate(CertificateError),
+    /// It speaks something else.
+    #[error("it does not speak TLS on this port")]
+    NotTls,
+    /// It does not want to speak with us.
+    #[error("it refused the TLS handshake: {0:?}")]
+    Refused(AlertDescription),
+    /// The two have nothing in common, or it broke the protocol.
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(rustls::Error),
+    /// It hung up.
+    #[error("it closed the connection during the TLS handshake; does it speak TLS on this port?")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection broke during the TLS handshake: {0}")]
+    Broken(io::Error),
+    /// The deadline came first.
+    #[error("it did not finish the TLS handshake in time; does it speak TLS on this port?")]
+    Silent,
+    /// There is no name that its certificate could be for.
+    #[error("{0:?} is no name that a certificate could be for; set tls.server_name")]
+    Name(String),
+}
+
+/// " on 2026-11-20T00:00:00Z", if it is known when.
+fn at(when: &Option<SystemTime>) -> String {
+    when.map(|when| format!(" on {}", humantime::format_rfc3339_seconds(when))).unwrap_or_default()
+}
+
+impl TlsError {
+    /// The end this leads to.
+    pub fn reason(&self) -> Reason {
+        Reason::BackendTlsFailed
+    }
+}
+
+impl From<io::Error> for TlsError {
+    fn from(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(error) => error.clone().into(),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            None => Self::Broken(error),
+        }
+    }
+}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        let time = |time: UnixTime| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
+        let error = match error {
+            rustls::Error::InvalidCertificate(error) => error,
+            rustls::Error::InvalidMessage(_) => return Self::NotTls,
+            rustls::Error::AlertReceived(alert) => return Self::Refused(alert),
+            error => return Self::Handshake(error),
+        };
+        match error {
+            CertificateError::NotValidForNameContext { expected, presented } => {
+                Self::WrongName { expected: expected.to_str().into_owned(), presented: names(&presented) }
+            }
+            CertificateError::Expired => Self::Expired(None),
+            CertificateError::ExpiredContext { not_after, .. } => Self::Expired(time(not_after)),
+            CertificateError::NotValidYet => Self::NotYetValid(None),
+            CertificateError::NotValidYetContext { not_before, .. } => Self::NotYetValid(time(not_before)),
+            CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            error if is_an_authority(&error) => Self::AuthorityItself,
+            error => Self::Certificate(error),
+        }
+    }
+}
+
+/// The names of a certificate, which arrive as `DnsName("example.com")`.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let inside = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+        inside.unwrap_or(name).trim_matches('"').to_owned()
+    };
+    let told: Vec<String> = presented.iter().take(TOLD_NAMES).map(bare).collect();
+    match (told.is_empty(), presented.len().saturating_sub(TOLD_NAMES)) {
+        (true, _) => "no name at all".to_owned(),
+        (_, 0) => told.join(", "),
+        (_, more) => format!("{} and {more} more", told.join(", ")),
+    }
+}
+
+/// How a route speaks TLS with its backends.
+#[derive(Clone)]
+pub struct Connector {
+    tls: TlsConnector,
+    server_name: Option<ServerName<'static>>,
+    insecure: bool,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("server_name", &self.server_name)
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// Loads what a route says about TLS.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable, not PEM or unusable, or the system trusts no authority and the route names none.
+    pub fn load(config: &BackendTls, system: &SystemRoots) -> Result<Self, TlsConfigError> {
+        let server_name = config
+            .server_name
+            .as_deref()
+            .map(|name| server_name_of(name).ok_or_else(|| TlsConfigError::ServerName(name.to_owned())));
+        Ok(Self {
+            tls: TlsConnector::from(Arc::new(client_config(config, system)?)),
+            server_name: server_name.transpose()?,
+            insecure: config.insecure_no_verify,
+        })
+    }
+
+    /// Whether any certificate will do: something to warn about.
+    pub fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// Shakes hands over `stream`. The certificate must be for the route's `server_name`, or else for `name`: the
+    /// backend's host as it is displayed, or an XMPP domain (RFC 6120 §13.7.2.1).
+    ///
+    /// # Errors
+    /// Each way to fail is a [`TlsError`] of its own. In TLS 1.3 a server refuses the certificate of a client only after
+    /// the handshake, so that this is seen at the first read (RFC 8446 §4.4.2.4).
+    pub async fn connect<S>(&self, name: &str, stream: S, deadline: Instant) -> Result<TlsStream<S>, TlsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => server_name_of(name).ok_or_else(|| TlsError::Name(name.to_owned()))?,
+        };
+        match timeout_at(deadline, self.tls.connect(name, stream)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(TlsError::Silent),
+        }
+    }
+}
+
+/// A host name, with or without a dot at its end, or an IP address, with or without brackets.
+fn server_name_of(text: &str) -> Option<ServerName<'static>> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let bare = bare.strip_suffix('.').unwrap_or(bare);
+    ServerName::try_from(bare.to_owned()).ok()
+}

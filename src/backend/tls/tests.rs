@@ -1,0 +1,547 @@
+//! Handshakes with backends of every kind, over in-memory pipes.
+
+use std::{
+    fs,
+    path::PathBuf,
+    pin::Pin,
+    sync::OnceLock,
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::{
+    HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+    version,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
+    task::JoinHandle,
+};
+use tokio_rustls::{TlsAcceptor, server};
+
+use super::*;
+use crate::config::TlsVersion;
+
+const NAME: &str = "db.example.com";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const BOTH: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+const ONLY_1_2: &[&SupportedProtocolVersion] = &[&version::TLS12];
+
+/// A certificate and its key, in PEM form.
+#[derive(Clone)]
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+impl Pair {
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// A certificate for `names`, in force from one time to another, counted from now.
+fn params(names: &[&str], from: i64, days: i64) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "a server");
+    let at = |days: i64| match u32::try_from(days) {
+        Ok(days) => SystemTime::now() + DAY * days,
+        Err(_) => SystemTime::now() - DAY * days.unsigned_abs() as u32,
+    };
+    params.not_before = at(from).into();
+    params.not_after = at(days).into();
+    params
+}
+
+fn self_signed(params: &CertificateParams) -> Pair {
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    Pair { certificate, key: key.serialize_pem() }
+}
+
+/// Someone who signs certificates.
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = params(&[], -1, 1);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pair { certificate, key: key.serialize_pem() }
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()).unwrap();
+        roots
+    }
+}
+
+/// A backend's side of TLS.
+fn server(pair: &Pair, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(pair.chain(), pair.key())
+        .unwrap()
+}
+
+/// The same for a backend that wants to see a certificate.
+fn demanding(
+    pair: &Pair,
+    authority: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ServerConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(authority.roots().into(), Arc::clone(&provider));
+    ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(pair.chain(), pair.key())
+        .unwrap()
+}
+
+/// Files of a route.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Settings that trust just this.
+    fn trusting(&self, certificate: &str) -> BackendTls {
+        BackendTls { ca: Some(self.write("ca.pem", certificate)), ..BackendTls::default() }
+    }
+}
+
+fn connector(config: &BackendTls) -> Connector {
+    Connector::load(config, &SystemRoots::default()).unwrap()
+}
+
+fn trusting(certificate: &str) -> Connector {
+    connector(&Files::new().trusting(certificate))
+}
+
+type Accepted = io::Result<server::TlsStream<DuplexStream>>;
+
+/// Lets the two shake hands.
+async fn shake(
+    connector: &Connector,
+    name: &str,
+    server: &Arc<ServerConfig>,
+) -> (Result<TlsStream<DuplexStream>, TlsError>, JoinHandle<Accepted>) {
+    let (ours, theirs) = duplex(16 * 1024);
+    let acceptor = TlsAcceptor::from(Arc::clone(server));
+    let accepted = tokio::spawn(async move { acceptor.accept(theirs).await });
+    (connector.connect(name, ours, soon()).await, accepted)
+}
+
+async fn refused(connector: &Connector, name: &str, server: ServerConfig) -> TlsError {
+    let (connected, _) = shake(connector, name, &Arc::new(server)).await;
+    let error = connected.expect_err("this must not be believed");
+    assert_eq!(error.reason(), Reason::BackendTlsFailed);
+    error
+}
+
+async fn believed(connector: &Connector, name: &str, server: ServerConfig) -> TlsStream<DuplexStream> {
+    shake(connector, name, &Arc::new(server)).await.0.unwrap_or_else(|error| panic!("refused: {error}"))
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+#[tokio::test]
+async fn the_one_who_speaks_first_may_be_either() {
+    let authority = Authority::new("ours");
+    let connector = trusting(&authority.certificate);
+    for versions in [BOTH, ONLY_1_2] {
+        let server = Arc::new(server(&authority.sign(&params(&[NAME], -1, 1)), versions));
+        let (connected, accepted) = shake(&connector, NAME, &server).await;
+        let (mut ours, mut theirs) = (connected.unwrap(), accepted.await.unwrap().unwrap());
+        theirs.write_all(b"RFB 003.008\n").await.unwrap();
+        theirs.flush().await.unwrap();
+        let mut banner = [0; 12];
+        ours.read_exact(&mut banner).await.unwrap();
+        assert_eq!(&banner, b"RFB 003.008\n");
+
+        let (connected, accepted) = shake(&connector, NAME, &server).await;
+        let mut ours = connected.unwrap();
+        ours.write_all(b"CONNECT\n\n\0").await.unwrap();
+        ours.flush().await.unwrap();
+        let mut theirs = accepted.await.unwrap().unwrap();
+        let mut first = [0; 10];
+        theirs.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"CONNECT\n\n\0");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_single_bytes_is_a_stream() {
+    let authority = Authority::new("ours");
+    let config = Arc::new(server(&authority.sign(&params(&[NAME], -1, 1)), BOTH));
+    let (ours, theirs) = duplex(64 * 1024);
+    let accepted = tokio::spawn(async move { TlsAcceptor::from(config).accept(theirs).await });
+    let mut ours = trusting(&authority.certificate).connect(NAME, ByteByByte(ours), soon()).await.unwrap();
+    accepted.await.unwrap().unwrap().write_all(b"x").await.unwrap();
+    assert_eq!(ours.read_u8().await.unwrap(), b'x');
+}
+
+/// A stream that takes and gives a byte at a time.
+struct ByteByByte(DuplexStream);
+
+impl AsyncRead for ByteByByte {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut byte = [0];
+        let mut one = ReadBuf::new(&mut byte);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut one))?;
+        buf.put_slice(one.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ByteByByte {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, &buf[..buf.len().min(1)])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_name_is_refused_and_both_are_told() {
+    let authority = Authority::new("ours");
+    let pair = authority.sign(&params(&["web.example.com", "127.0.0.1"], -1, 1));
+    let error = refused(&trusting(&authority.certificate), NAME, server(&pair, BOTH)).await;
+    assert_eq!(
+        error.to_string(),
+        "its certificate is not for db.example.com but for web.example.com, 127.0.0.1; \
+         if that is right, set tls.server_name"
+    );
+    let many: Vec<String> = (1..=6).map(|number| format!("db{number}.example.com")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let pair = authority.sign(&params(&many, -1, 1));
+    let error = refused(&trusting(&authority.certificate), NAME, server(&pair, BOTH)).await.to_string();
+    assert!(
+        error.contains("db1.example.com, db2.example.com, db3.example.com, db4.example.com and 2 more"),
+        "{error}"
+    );
+    let nameless = server(&authority.sign(&params(&[], -1, 1)), BOTH);
+    let error = refused(&trusting(&authority.certificate), NAME, nameless).await;
+    assert!(error.to_string().contains("but for no name at all"));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_in_force_is_refused_and_its_date_told() {
+    let authority = Authority::new("ours");
+    let connector = trusting(&authority.certificate);
+    let error = refused(&connector, NAME, server(&authority.sign(&params(&[NAME], -3, -2)), BOTH)).await;
+    let TlsError::Expired(Some(when)) = &error else { panic!("{error:?}") };
+    let age = SystemTime::now().duration_since(*when).unwrap();
+    assert!(age > DAY && age < 3 * DAY, "{age:?}");
+    assert!(error.to_string().starts_with("its certificate expired on 20"), "{error}");
+    let error = refused(&connector, NAME, server(&authority.sign(&params(&[NAME], 2, 3)), BOTH)).await;
+    assert!(matches!(error, TlsError::NotYetValid(Some(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_authority_that_is_not_ours_is_refused() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let pair = theirs.sign(&params(&[NAME], -1, 1));
+    let error = refused(&trusting(&ours.certificate), NAME, server(&pair, BOTH)).await;
+    assert!(matches!(error, TlsError::UnknownAuthority), "{error:?}");
+    let itself =
+        refused(&trusting(&ours.certificate), NAME, server(&self_signed(&params(&[NAME], -1, 1)), BOTH))
+            .await;
+    assert!(matches!(itself, TlsError::UnknownAuthority), "{itself:?}");
+}
+
+#[tokio::test]
+async fn without_ca_the_system_is_trusted() {
+    let authority = Authority::new("the system's");
+    let system = SystemRoots(OnceLock::from(Ok(Arc::new(authority.roots()))));
+    let connector = Connector::load(&BackendTls::default(), &system).unwrap();
+    believed(&connector, NAME, server(&authority.sign(&params(&[NAME], -1, 1)), BOTH)).await;
+    let other = Authority::new("another").sign(&params(&[NAME], -1, 1));
+    assert!(matches!(refused(&connector, NAME, server(&other, BOTH)).await, TlsError::UnknownAuthority));
+    let error = refused(&trusting(&Authority::new("a third").certificate), NAME, server(&other, BOTH)).await;
+    assert!(matches!(error, TlsError::UnknownAuthority), "a listed authority replaces those of the system");
+
+    let nobody = SystemRoots(OnceLock::from(Err("none were found".into())));
+    let error = Connector::load(&BackendTls::default(), &nobody).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the system has no certificate authorities (none were found); install ca-certificates, or set tls.ca"
+    );
+    let files = Files::new();
+    assert!(
+        Connector::load(&files.trusting(&authority.certificate), &nobody).is_ok(),
+        "nobody asks the system"
+    );
+}
+
+/// A self-signed certificate is its own authority, and many say so of themselves in a way that webpki takes amiss.
+#[tokio::test]
+async fn a_listed_certificate_is_believed_itself_but_not_beyond_its_name_and_time() {
+    for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let made = |names: &[&str], from, days| {
+            let mut params = params(names, from, days);
+            params.is_ca = is_ca.clone();
+            self_signed(&params)
+        };
+        let pair = made(&[NAME], -1, 1);
+        believed(&trusting(&pair.certificate), NAME, server(&pair, BOTH)).await;
+        believed(&trusting(&pair.certificate), NAME, server(&pair, ONLY_1_2)).await;
+        let error = refused(&trusting(&pair.certificate), "web.example.com", server(&pair, BOTH)).await;
+        assert!(matches!(error, TlsError::WrongName { .. }), "{is_ca:?}: {error:?}");
+        let old = made(&[NAME], -3, -2);
+        let error = refused(&trusting(&old.certificate), NAME, server(&old, BOTH)).await;
+        assert!(matches!(error, TlsError::Expired(_)), "{is_ca:?}: {error:?}");
+        let other = made(&[NAME], -1, 1);
+        let error = refused(&trusting(&pair.certificate), NAME, server(&other, BOTH)).await;
+        assert!(
+            matches!(
+                error,
+                TlsError::UnknownAuthority | TlsError::AuthorityItself | TlsError::Certificate(_)
+            ),
+            "{is_ca:?}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_a_believed_certificate_must_be_there() {
+    let pair = self_signed(&params(&[NAME], -1, 1));
+    let thief = KeyPair::generate().unwrap();
+    let key = aws_lc_rs::default_provider()
+        .key_provider
+        .load_private_key(PrivateKeyDer::from_pem_slice(thief.serialize_pem().as_bytes()).unwrap())
+        .unwrap();
+    let files = Files::new();
+    for config in
+        [files.trusting(&pair.certificate), BackendTls { insecure_no_verify: true, ..BackendTls::default() }]
+    {
+        let stolen = Arc::new(rustls::sign::CertifiedKey::new(pair.chain(), Arc::clone(&key)));
+        let mut server = server(&pair, BOTH);
+        server.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(stolen));
+        let error = refused(&connector(&config), NAME, server).await;
+        assert!(matches!(error, TlsError::Certificate(CertificateError::BadSignature)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_route_may_say_which_name_it_means() {
+    let authority = Authority::new("ours");
+    let files = Files::new();
+    for (server_name, name, certified) in [
+        (None, "db.example.com.", NAME),
+        (None, "my_db", "my_db"),
+        (None, "192.0.2.1", "192.0.2.1"),
+        (None, "[2001:db8::1]", "2001:db8::1"),
+        (Some(NAME), "192.0.2.1", NAME),
+        (Some("2001:db8::1"), NAME, "2001:db8::1"),
+    ] {
+        let config = BackendTls {
+            server_name: server_name.map(str::to_owned),
+            ..files.trusting(&authority.certificate)
+        };
+        let pair = authority.sign(&params(&[certified], -1, 1));
+        believed(&connector(&config), name, server(&pair, BOTH)).await;
+    }
+    let (ours, _theirs) = duplex(1024);
+    let error = trusting(&authority.certificate).connect("no name", ours, soon()).await.unwrap_err();
+    assert!(matches!(error, TlsError::Name(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_told() {
+    let connector = trusting(&Authority::new("ours").certificate);
+    for banner in [
+        &b"RFB 003.008\n"[..],
+        b"<?xml version='1.0'?><stream:stream>",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"-ERR unknown command\r\n",
+    ] {
+        let (ours, mut theirs) = duplex(16 * 1024);
+        theirs.write_all(banner).await.unwrap();
+        let error = connector.connect(NAME, ours, soon()).await.unwrap_err();
+        assert!(matches!(error, TlsError::NotTls), "{error:?}");
+    }
+    let (ours, mut theirs) = duplex(16 * 1024);
+    let closes = tokio::spawn(async move { theirs.read_u8().await });
+    let error = connector.connect(NAME, ours, soon()).await.unwrap_err();
+    assert!(matches!(error, TlsError::Closed), "{error:?}");
+    assert_eq!(closes.await.unwrap().unwrap(), 22, "a handshake record was sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_with_the_deadline() {
+    let (ours, _theirs) = duplex(16 * 1024);
+    let began = Instant::now();
+    let deadline = began + Duration::from_secs(5);
+    let error =
+        trusting(&Authority::new("ours").certificate).connect(NAME, ours, deadline).await.unwrap_err();
+    assert!(matches!(error, TlsError::Silent), "{error:?}");
+    assert_eq!(began.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn an_old_server_is_refused_where_the_route_says_so() {
+    let authority = Authority::new("ours");
+    let pair = authority.sign(&params(&[NAME], -1, 1));
+    let files = Files::new();
+    let modern = BackendTls { min_version: TlsVersion::V1_3, ..files.trusting(&authority.certificate) };
+    let error = refused(&connector(&modern), NAME, server(&pair, ONLY_1_2)).await;
+    assert!(matches!(error, TlsError::Refused(AlertDescription::ProtocolVersion)), "{error:?}");
+    let stream = believed(&connector(&modern), NAME, server(&pair, BOTH)).await;
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_those_who_ask() {
+    let (authority, clients) = (Authority::new("ours"), Authority::new("of clients"));
+    let pair = authority.sign(&params(&[NAME], -1, 1));
+    let client = clients.sign(&params(&["gateway.example.com"], -1, 1));
+    let files = Files::new();
+    let nobody = files.trusting(&authority.certificate);
+    let config = BackendTls {
+        client: Some((
+            files.write("client.pem", &client.certificate),
+            files.write("client.key", &client.key),
+        )),
+        ..nobody.clone()
+    };
+    for versions in [BOTH, ONLY_1_2] {
+        let server = Arc::new(demanding(&pair, &clients, versions));
+        let (connected, accepted) = shake(&connector(&config), NAME, &server).await;
+        let _connected = connected.unwrap();
+        let accepted = accepted.await.unwrap().unwrap();
+        assert_eq!(accepted.get_ref().1.peer_certificates(), Some(&client.chain()[..]));
+    }
+    let error = refused(&connector(&nobody), NAME, demanding(&pair, &clients, ONLY_1_2)).await;
+    assert!(matches!(error, TlsError::Refused(_)), "{error:?}");
+    let mut stream = believed(&connector(&nobody), NAME, demanding(&pair, &clients, BOTH)).await;
+    let error = stream.read_u8().await.unwrap_err();
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+}
+
+#[tokio::test]
+async fn without_verification_anything_will_do_and_the_connector_says_so() {
+    let expired = self_signed(&params(&["web.example.com"], -3, -2));
+    let nobody = SystemRoots(OnceLock::from(Err("none were found".into())));
+    let config = BackendTls { insecure_no_verify: true, ..BackendTls::default() };
+    let connector = Connector::load(&config, &nobody).unwrap();
+    assert!(connector.is_insecure());
+    for versions in [BOTH, ONLY_1_2] {
+        believed(&connector, NAME, server(&expired, versions)).await;
+    }
+    assert!(!trusting(&expired.certificate).is_insecure());
+}
+
+#[tokio::test]
+async fn sessions_are_resumed() {
+    let authority = Authority::new("ours");
+    for versions in [BOTH, ONLY_1_2] {
+        let connector = trusting(&authority.certificate);
+        let server = Arc::new(server(&authority.sign(&params(&[NAME], -1, 1)), versions));
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let (connected, accepted) = shake(&connector, NAME, &server).await;
+            let (mut ours, mut theirs) = (connected.unwrap(), accepted.await.unwrap().unwrap());
+            // The tickets of TLS 1.3 come after the handshake.
+            theirs.write_all(b"x").await.unwrap();
+            theirs.flush().await.unwrap();
+            ours.read_u8().await.unwrap();
+            kinds.push(ours.get_ref().1.handshake_kind());
+        }
+        assert_eq!(kinds, [Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told() {
+    let files = Files::new();
+    let (one, other) = (self_signed(&params(&[NAME], -1, 1)), self_signed(&params(&[NAME], -1, 1)));
+    let (certificate, key) =
+        (files.write("client.pem", &one.certificate), files.write("client.key", &one.key));
+    let other_key = files.write("other.key", &other.key);
+    let nothing = files.write("nothing.pem", "");
+    let broken = files.write("broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let missing = files.0.path().join("missing.pem");
+    let ca = |path: &PathBuf| BackendTls { ca: Some(path.clone()), ..BackendTls::default() };
+    let client = |certificate: &PathBuf, key: &PathBuf| BackendTls {
+        client: Some((certificate.clone(), key.clone())),
+        ..ca(&files.0.path().join("client.pem"))
+    };
+    for (config, message) in [
+        (
+            ca(&missing),
+            "cannot read tls.ca DIR/missing.pem: No such file or directory (os error 2); check the path",
+        ),
+        (ca(&nothing), "tls.ca DIR/nothing.pem holds no certificate in PEM form"),
+        (ca(&key), "it should contain \"-----BEGIN CERTIFICATE-----\""),
+        (ca(&broken), "tls.ca DIR/broken.pem holds a certificate that cannot be used: "),
+        (client(&missing, &key), "cannot read tls.client_certificate DIR/missing.pem"),
+        (client(&certificate, &missing), "cannot read tls.client_key DIR/missing.pem"),
+        (
+            client(&certificate, &certificate),
+            "tls.client_key DIR/client.pem holds no private key in PEM form",
+        ),
+        (
+            client(&certificate, &other_key),
+            "tls.client_certificate DIR/client.pem and tls.client_key DIR/other.key do not belong together; check",
+        ),
+        (client(&broken, &key), "tls.client_certificate DIR/broken.pem cannot be used: "),
+        (
+            BackendTls { server_name: Some("a b".into()), ..ca(&certificate) },
+            "tls.server_name \"a b\" is neither a host name nor an IP address",
+        ),
+    ] {
+        let error = Connector::load(&config, &SystemRoots::default()).unwrap_err().to_string();
+        let error = error.replace(&files.0.path().display().to_string(), "DIR");
+        assert!(error.contains(message), "{error}\ndoes not say\n{message}");
+    }
+    assert!(Connector::load(&client(&certificate, &key), &SystemRoots::default()).is_ok());
+}

@@ -59,7 +59,9 @@ fn in_the_program() -> Vec<(String, End)> {
     let number = |number: Option<u16>| number.map_or("–".to_owned(), |number| number.to_string());
     let end = |reason: &Reason| {
         let status = number(reason.status().map(|status| status.as_u16()));
-        let level = reason.level().to_string().to_lowercase();
+        // The page shows each where it mostly happens: from the dial on, there is a session.
+        let session = *reason as u8 >= Reason::BackendRefused as u8;
+        let level = reason.level(session).to_string().to_lowercase();
         (reason.as_str().to_owned(), [status, number(reason.close_code()), level])
     };
     Reason::ALL.iter().map(end).collect()

@@ -5,16 +5,18 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write,
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{limits, logging, signals::StopSignals, systemd},
     transport::self_signed::self_signed,
@@ -26,10 +28,12 @@ const USAGE: u8 = 64;
 const CONFIG: u8 = 78;
 /// Everything else.
 const FAILURE: u8 = 1;
+/// How long the end of the process may wait for what cannot be interrupted.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// A WebSocket-to-TCP gateway: wss:// in, TCP out, bytes piped both ways.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -136,8 +140,8 @@ fn run(file: &Path) -> anyhow::Result<()> {
         }
         Ok(())
     });
-    // A lookup or a file read that hangs must not keep the process.
-    runtime.shutdown_background();
+    // Drops what is left, which writes its closing lines. A lookup or a file read that hangs must not keep the process.
+    runtime.shutdown_timeout(LAST_MOMENT);
     done
 }
 
@@ -162,11 +166,11 @@ fn descriptor_warning(prepared: &Prepared) -> Option<String> {
 }
 
 fn make_certificate(cert: &Cert) -> anyhow::Result<()> {
-    let made = self_signed(&cert.names)
-        .with_context(|| format!("cannot make a certificate for {:?}", cert.names))?;
+    let names: Vec<String> = cert.names.iter().map(|name| certified(name)).collect::<Result<_, _>>()?;
+    let made = self_signed(&names).with_context(|| format!("cannot make a certificate for {names:?}"))?;
     fs::create_dir_all(&cert.out)
         .with_context(|| format!("cannot make the directory {}", cert.out.display()))?;
-    let stem = cert.names.first().map_or("localhost", String::as_str).replace('*', "_");
+    let stem = names.first().map_or("localhost", String::as_str).replace('*', "_");
     let path = |extension: &str| cert.out.join(format!("{stem}.{extension}"));
     let (certificate, key) = (path("crt"), path("key"));
     for existing in [&certificate, &key] {
@@ -176,9 +180,23 @@ fn make_certificate(cert: &Cert) -> anyhow::Result<()> {
     }
     write_new(&key, 0o600, &made.private_key)?;
     write_new(&certificate, 0o644, &made.certificate)?;
-    println!("wrote {} and {} for {}", certificate.display(), key.display(), cert.names.join(", "));
+    println!("wrote {} and {} for {}", certificate.display(), key.display(), names.join(", "));
     println!("self-signed, for development: browsers warn once, and it ends in 397 days");
     Ok(())
+}
+
+/// A name as a certificate holds it: in ASCII, an address without brackets. `*.` may stand in front of a DNS name.
+fn certified(name: &str) -> anyhow::Result<String> {
+    let (wildcard, rest) = name.strip_prefix("*.").map_or(("", name), |rest| ("*.", rest));
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    match rest.parse::<Host>() {
+        Ok(Host::Name(ascii)) => Ok(format!("{wildcard}{ascii}")),
+        Ok(Host::Address(address)) if wildcard.is_empty() => Ok(address.to_string()),
+        Ok(Host::Address(_)) => bail!("--name {name}: a wildcard stands in front of a DNS name only"),
+        Err(error) => bail!("--name {name:?}: {error}"),
+    }
 }
 
 fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
@@ -203,5 +221,24 @@ mod tests {
         let cli = Cli::try_parse_from(["portcullis", "--config", "a.toml"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.config.config, Path::new("a.toml"));
+        // An option of one place must not be lost in another.
+        assert!(Cli::try_parse_from(["portcullis", "--config", "a.toml", "check"]).is_err());
+    }
+
+    #[test]
+    fn a_certificate_is_for_names_and_addresses_only() {
+        let good = [
+            ("localhost", "localhost"),
+            ("*.Desk.example", "*.desk.example"),
+            ("::1", "::1"),
+            ("[::1]", "::1"),
+        ];
+        for (name, written) in good {
+            assert_eq!(certified(name).unwrap(), written);
+        }
+        assert_eq!(certified("bücher.example").unwrap(), "xn--bcher-kva.example");
+        for name in ["", "../evil", "a b", "a/b", "*.127.0.0.1", "*"] {
+            assert!(certified(name).is_err(), "{name}");
+        }
     }
 }

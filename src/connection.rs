@@ -11,20 +11,20 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use tokio::{net::TcpStream, time};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use crate::{
     admission::{Capacity, Limiter, Origin, OriginRefused, Place, Refused, Slot, canonical},
     backend::{DialError, Dialer},
-    config::{BackendFailure, Destinations, Receive, Route, Send, Timeouts},
+    config::{BackendFailure, Receive, Route, Send, Timeouts},
     http::{self, Body, Exchange, Fault, Files, Handshake, Refusal, Routes},
-    metered::Metered,
     metrics::Metrics,
     outcome::Reason,
     relay::{self, Ended, Link, Rules},
     session::{Registry, Session},
     transport::{
         peer,
-        stream::ClientStream,
+        stream::{ClientStream, Metered},
         tls::{Accepted, Tls},
     },
 };
@@ -69,18 +69,20 @@ pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: A
     let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
-    let ended = match entered {
-        Ok(Entered { stream, pipelined, backend: Ok(backend), rules, session, guards: _guards }) => {
-            relay::relay(stream, pipelined, Metered::new(backend), &rules, &session).await
+    match entered {
+        Ok(Entered { stream, pipelined, backend, rules, session, guards: _guards }) => {
+            let ended = match backend {
+                Ok(backend) => relay::relay(stream, pipelined, Metered::new(backend), &rules, &session).await,
+                Err(error) => {
+                    let reason = error.reason();
+                    line.detail = Some(error.to_string());
+                    relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
+                }
+            };
+            line.write(ended.reason, Some(ended));
         }
-        Ok(Entered { stream, pipelined, backend: Err(error), rules, session, guards: _guards }) => {
-            let reason = error.reason();
-            line.detail = Some(error.to_string());
-            relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
-        }
-        Err(reason) => Ended { reason, close_code: None, bytes_in: 0, bytes_out: 0 },
-    };
-    line.write(ended);
+        Err(reason) => line.write(reason, None),
+    }
 }
 
 /// A connection that has become a session.
@@ -108,16 +110,13 @@ async fn enter(
     if house.sessions.in_use() >= house.sessions.limit() {
         return Err(Reason::Overloaded);
     }
-    let mut stream = secure(socket, door, house).await?;
+    let mut stream = secure(socket, door, house, line).await?;
     let arrival = Arrival { peer, tls: stream.is_tls(), proxied };
     let exchange = Exchange::new(&mut stream, house.timeouts.stall);
     let (exchange, wanted) = converse(exchange, arrival, door, house, line).await?;
     let session = house.registry.open();
     line.session = Some(session.id());
-    let backend = match &wanted.route.upstream.destinations {
-        Destinations::Fixed(backends) => house.dialer.dial(&backends[0], house.timeouts.connect).await,
-        Destinations::Tokens(_) => return Err(Reason::Internal),
-    };
+    let backend = house.dialer.dial(&wanted.route.backend, house.timeouts.connect).await;
     if let Err(error) = &backend
         && wanted.route.backend_failure == BackendFailure::Status
     {
@@ -192,13 +191,21 @@ fn reason(refused: &Refused) -> Reason {
 }
 
 /// TLS, where the listener has a certificate.
-async fn secure(socket: TcpStream, door: &Door, house: &House) -> Result<ClientStream, Reason> {
+async fn secure(
+    socket: TcpStream,
+    door: &Door,
+    house: &House,
+    line: &mut ClosingLine,
+) -> Result<ClientStream, Reason> {
     // Frames are small and interactive: nothing is gained by waiting for more to send.
     let _ = socket.set_nodelay(true);
     let Some(tls) = &door.tls else { return Ok(ClientStream::Plain(Metered::new(socket))) };
     match time::timeout(house.timeouts.tls, tls.accept(socket)).await {
         Err(_) => Err(Reason::TlsTimeout),
-        Ok(Err(_)) => Err(Reason::TlsFailed),
+        Ok(Err(error)) => {
+            line.detail = Some(error.to_string());
+            Err(Reason::TlsFailed)
+        }
         Ok(Ok(Accepted::Stream(stream))) => Ok(stream),
         Ok(Ok(Accepted::NotTls(socket))) => {
             // Most likely HTTP: a person who left out the s is told so.
@@ -260,7 +267,14 @@ async fn judge(
             }
             _ => refused.to_string(),
         };
-        Refusal::new(Reason::OriginRefused).because_of(detail)
+        let refusal = match refused {
+            OriginRefused::Missing => Refusal::because(
+                Reason::OriginRefused,
+                "an Origin header is needed here: only web pages may connect",
+            ),
+            _ => Refusal::new(Reason::OriginRefused),
+        };
+        refusal.because_of(detail)
     })?;
     let subprotocol = handshake.subprotocol(&route.subprotocols)?.map(str::to_owned);
     let slot = house.sessions.take().ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?;
@@ -273,14 +287,6 @@ fn too_many(refused: &Refused) -> Refusal {
         Refused::Sessions => 1,
     };
     Refusal::new(reason(refused)).retry_after(seconds.max(1))
-}
-
-/// The backend that a route names first.
-fn first(route: &Route) -> Option<String> {
-    match &route.upstream.destinations {
-        Destinations::Fixed(backends) => Some(backends[0].to_string()),
-        Destinations::Tokens(_) => None,
-    }
 }
 
 /// What a session of this route is held to.
@@ -328,33 +334,35 @@ impl ClosingLine {
         Self { peer, route: None, session: None, detail: None, started, metrics, written: false }
     }
 
-    fn write(&mut self, ended: Ended) {
+    /// `ended`: what is known of a session that was not cut short.
+    fn write(&mut self, reason: Reason, ended: Option<Ended>) {
         self.written = true;
-        self.metrics.count_end(ended.reason);
-        self.metrics.count_bytes(ended.bytes_in, ended.bytes_out);
+        self.metrics.count_end(reason);
+        if let Some(ended) = ended {
+            self.metrics.count_bytes(ended.bytes_in, ended.bytes_out);
+        }
         macro_rules! line {
             ($macro:ident, $message:literal) => {
                 tracing::$macro!(
                     session = self.session,
                     peer = %self.peer,
                     route = self.route.as_ref().map(|route| route.name.as_str()),
-                    backend = self.session.and(self.route.as_ref()).and_then(|route| first(route)),
-                    reason = ended.reason.as_str(),
-                    close_code = ended.close_code,
-                    bytes_in = self.session.map(|_| ended.bytes_in),
-                    bytes_out = self.session.map(|_| ended.bytes_out),
+                    backend = self.session.and(self.route.as_ref()).map(|route| route.backend.to_string()),
+                    reason = reason.as_str(),
+                    close_code = ended.and_then(|ended| ended.close_code),
+                    bytes_in = ended.map(|ended| ended.bytes_in),
+                    bytes_out = ended.map(|ended| ended.bytes_out),
                     duration_ms = self.started.elapsed().as_millis() as u64,
                     detail = self.detail.as_deref(),
                     $message
                 )
             };
         }
-        match (ended.reason, self.session) {
-            (Reason::Internal, _) => line!(error, "session ended"),
-            (_, Some(_)) => line!(info, "session ended"),
-            (Reason::Served, None) => line!(debug, "served"),
-            // A stranger can cause as many of these as he likes.
-            (_, None) => line!(debug, "refused"),
+        match reason.level(self.session.is_some()) {
+            Level::ERROR => line!(error, "session ended"),
+            Level::INFO => line!(info, "session ended"),
+            _ if reason == Reason::Served => line!(debug, "served"),
+            _ => line!(debug, "refused"),
         }
     }
 }
@@ -364,7 +372,7 @@ impl Drop for ClosingLine {
         if !self.written {
             // Without a panic, only the end of the drain cuts a connection short.
             let reason = if std::thread::panicking() { Reason::Internal } else { Reason::Draining };
-            self.write(Ended { reason, close_code: None, bytes_in: 0, bytes_out: 0 });
+            self.write(reason, None);
         }
     }
 }

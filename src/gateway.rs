@@ -47,36 +47,36 @@ const ACCEPT_WARNING: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A certificate or key is missing, unreadable or wrong.
-    #[error("{file}: listener[{index}]: {source}")]
+    #[error("{file}: listener {number}: {cause}")]
     Identity {
         /// The configuration file.
         file: String,
-        /// Which listener.
-        index: usize,
+        /// Which listener, counted from 1.
+        number: usize,
         /// What is wrong.
-        source: Box<IdentityError>,
+        cause: Box<IdentityError>,
     },
     /// The web root cannot be served.
-    #[error("{file}: web.root: cannot open {root}: {source}; check the path and its permissions")]
+    #[error("{file}: web.root: cannot open {root}: {cause}; check the path and its permissions")]
     Web {
         /// The configuration file.
         file: String,
         /// The directory.
         root: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An address cannot be listened on.
-    #[error("{file}: listener[{index}].address: cannot listen on {address}: {source}; {advice}")]
+    #[error("{file}: listener {number}: address {address}: cannot listen on it: {cause}; {advice}")]
     Listen {
         /// The configuration file.
         file: String,
-        /// Which listener.
-        index: usize,
+        /// Which listener, counted from 1.
+        number: usize,
         /// The address.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
         /// What to do.
         advice: &'static str,
     },
@@ -109,16 +109,16 @@ impl Prepared {
         for (index, listener) in listeners.into_iter().enumerate() {
             let Listener { address, identity, min_tls, trusted_proxies, proxy_protocol: _ } = listener;
             let tls = identity.map(|identity| Tls::load(&identity, min_tls)).transpose();
-            let tls = tls.map_err(|source| StartError::Identity {
+            let tls = tls.map_err(|cause| StartError::Identity {
                 file: file.clone(),
-                index,
-                source: Box::new(source),
+                number: index + 1,
+                cause: Box::new(cause),
             })?;
             doors.push((address, Arc::new(Door { tls, trusted_proxies })));
         }
         let files = web.map(|web| {
             let root = web.root.display().to_string();
-            Files::new(&web.root).map_err(|source| StartError::Web { file: file.clone(), root, source })
+            Files::new(&web.root).map_err(|cause| StartError::Web { file: file.clone(), root, cause })
         });
         // Live connections are never forgotten, so there must be more room than there can be of them.
         let sources = SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes));
@@ -152,12 +152,12 @@ impl Prepared {
         let mut listeners = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
             let bound = listen(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
-            let (address, socket) = bound.map_err(|source| StartError::Listen {
+            let (address, socket) = bound.map_err(|cause| StartError::Listen {
                 file: file.clone(),
-                index,
+                number: index + 1,
                 address,
-                advice: advice(&source),
-                source,
+                advice: advice(&cause),
+                cause,
             })?;
             tracing::info!(%address, tls = door.tls.is_some(), "listening");
             listeners.push((address, socket, door));

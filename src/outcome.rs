@@ -120,24 +120,20 @@ reasons! {
     /// The backend accepted nothing for `timeouts.stall`.
     BackendStalled = "backend_stalled", None, Some(1011), "the server takes nothing";
     /// The gateway is stopping.
-    Draining = "draining", Some(StatusCode::SERVICE_UNAVAILABLE), Some(1001), "the gateway is stopping";
+    Draining = "draining", None, Some(1001), "the gateway is stopping";
     /// A fault of the gateway itself.
     Internal = "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Some(1011), "the gateway failed";
 }
 
 impl Reason {
-    /// The level of the closing line. What a stranger can trigger at will, before a session exists, is debug.
-    pub const fn level(self) -> Level {
+    /// The level of the closing line, of a session or of a connection that never became one: a stranger can cause as
+    /// many of those as he likes.
+    pub const fn level(self, session: bool) -> Level {
         match self {
             Self::Internal => Level::ERROR,
-            _ if self.is_refusal() => Level::DEBUG,
-            _ => Level::INFO,
+            _ if session => Level::INFO,
+            _ => Level::DEBUG,
         }
-    }
-
-    /// Whether this reason ends a connection before the backend was asked.
-    pub const fn is_refusal(self) -> bool {
-        (self as u8) < (Self::BackendRefused as u8)
     }
 }
 

@@ -31,18 +31,18 @@ const HANDSHAKE_RECORD: u8 = 22;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file cannot be read.
-    #[error("cannot read {what} {path}: {source}; check the path and its permissions", path = .path.display())]
+    #[error("cannot read {what} {path}: {cause}; check the path and its permissions", path = .path.display())]
     Unreadable {
         /// "certificate" or "private_key".
         what: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file holds nothing of the kind.
     #[error(
-        "{what} {origin} holds no {wanted} in PEM form ({source}); it should contain \"-----BEGIN {label}-----\""
+        "{what} {origin} holds no {wanted} in PEM form ({cause}); it should contain \"-----BEGIN {label}-----\""
     )]
     NoPem {
         /// "certificate" or "private_key".
@@ -54,7 +54,7 @@ pub enum IdentityError {
         /// What was looked for, as PEM labels it.
         label: &'static str,
         /// What the parser said.
-        source: pem::Error,
+        cause: pem::Error,
     },
     /// The two do not belong together.
     #[error(
@@ -67,12 +67,12 @@ pub enum IdentityError {
         private_key: String,
     },
     /// The pair is of a kind that cannot be used.
-    #[error("certificate {certificate} cannot be used: {source}")]
+    #[error("certificate {certificate} cannot be used: {cause}")]
     Unusable {
         /// The certificate's file.
         certificate: String,
         /// What the TLS library said.
-        source: rustls::Error,
+        cause: rustls::Error,
     },
 }
 
@@ -108,10 +108,8 @@ impl Tls {
             TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
             TlsVersion::V1_3 => &[&version::TLS13],
         };
-        let unusable = |source, certificate: &str| IdentityError::Unusable {
-            certificate: certificate.to_owned(),
-            source,
-        };
+        let unusable =
+            |cause, certificate: &str| IdentityError::Unusable { certificate: certificate.to_owned(), cause };
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .map_err(|error| unusable(error, &pair.certificate_origin))?
@@ -177,12 +175,12 @@ impl Pair {
                 )
             }
         };
-        let no_certificate = |source| IdentityError::NoPem {
+        let no_certificate = |cause| IdentityError::NoPem {
             what: "certificate",
             origin: certificate_origin.clone(),
             wanted: "certificate",
             label: "CERTIFICATE",
-            source,
+            cause,
         };
         let chain = CertificateDer::pem_slice_iter(&certificate)
             .collect::<Result<Vec<_>, _>>()
@@ -190,17 +188,17 @@ impl Pair {
         if chain.is_empty() {
             return Err(no_certificate(pem::Error::NoItemsFound));
         }
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|source| IdentityError::NoPem {
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|cause| IdentityError::NoPem {
             what: "private_key",
             origin: key_origin.clone(),
             wanted: "private key",
             label: "PRIVATE KEY",
-            source,
+            cause,
         })?;
         Ok(Self { chain, key, certificate_origin, key_origin })
     }
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {
-    fs::read(path).map_err(|source| IdentityError::Unreadable { what, path: path.to_owned(), source })
+    fs::read(path).map_err(|cause| IdentityError::Unreadable { what, path: path.to_owned(), cause })
 }

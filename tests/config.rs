@@ -5,7 +5,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use portcullis::config::{Config, Identity, RoutePath, UpstreamConfig};
+use portcullis::config::{
+    Balance, Config, Destinations, Health, Identity, RoutePath, TlsVersion, TokenFile, UpstreamConfig,
+};
 
 /// A table's header, as in `[[route]]`, and the keys in it.
 type Keys = BTreeMap<String, BTreeSet<String>>;
@@ -43,16 +45,19 @@ fn enabled(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// What stands behind each key of a TOML text, by table.
+/// What stands behind each key of a TOML text, by table. Of several tables with the same header, the first one with
+/// the key counts.
 fn written(text: &str) -> BTreeMap<(String, String), String> {
     let mut table = String::new();
+    let mut keys = BTreeSet::new();
     let mut values = BTreeMap::new();
     for line in text.lines() {
         if line.starts_with('[') {
             table = line.to_owned();
+            keys.clear();
         } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
-            let twice = values.insert((table.clone(), key.to_owned()), value.to_owned());
-            assert_eq!(twice, None, "{key} stands twice in {table}");
+            assert!(keys.insert(key.to_owned()), "{key} stands twice in {table}");
+            values.entry((table.clone(), key.to_owned())).or_insert(value.to_owned());
         }
     }
     values
@@ -86,15 +91,26 @@ fn by_table<'a>(keys: impl Iterator<Item = &'a (String, String)>) -> Keys {
 
 /// What the parser itself says it knows, asked with a key that nothing is near to.
 fn known_below(header: &str) -> BTreeSet<String> {
-    let text = format!("{header}\nqqqqqqqqqqqq = 1\n");
+    let above = if header.starts_with("[route.") { "[[route]]" } else { "" };
+    let text = format!("{above}\n{header}\nqqqqqqqqqqqq = 1\n");
     let error = Config::parse(&text, Path::new("probe.toml")).expect_err("no such key").to_string();
     let (_, keys) = error.split_once("known here: ").unwrap_or_else(|| panic!("no list of keys in: {error}"));
     keys.split(", ").map(str::to_owned).collect()
 }
 
 fn known() -> Keys {
-    let headers =
-        ["[[listener]]", "[[route]]", "[limits]", "[limits.per_ip]", "[timeouts]", "[web]", "[log]"];
+    let headers = [
+        "[[listener]]",
+        "[[route]]",
+        "[route.tls]",
+        "[route.health]",
+        "[route.targets]",
+        "[limits]",
+        "[limits.per_ip]",
+        "[timeouts]",
+        "[web]",
+        "[log]",
+    ];
     let mut keys: Keys = headers.iter().map(|header| ((*header).to_owned(), known_below(header))).collect();
     let top: BTreeSet<String> = headers
         .iter()
@@ -103,7 +119,11 @@ fn known() -> Keys {
         .collect();
     assert_eq!(known_below(""), top, "this test must know every table");
     // A table in a table has a section of its own.
-    assert!(keys.get_mut("[limits]").is_some_and(|keys| keys.remove("per_ip")));
+    for (table, inner) in
+        [("[limits]", "per_ip"), ("[[route]]", "tls"), ("[[route]]", "health"), ("[[route]]", "targets")]
+    {
+        assert!(keys.get_mut(table).is_some_and(|keys| keys.remove(inner)), "no {inner} in {table}");
+    }
     keys
 }
 
@@ -131,6 +151,7 @@ fn the_shipped_file_loads_with_every_disabled_line_enabled() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     fs::create_dir(directory.path().join("web")).unwrap();
+    fs::write(directory.path().join("tokens.cfg"), "").unwrap();
     fs::write(&file, enabled(&shipped())).unwrap();
 
     let mut config = Config::load(&file).unwrap_or_else(|error| panic!("{error}"));
@@ -138,6 +159,16 @@ fn the_shipped_file_loads_with_every_disabled_line_enabled() {
     assert_eq!(config.warnings, Vec::<String>::new());
     assert_eq!(config.routes[0].host.take().as_deref(), Some("desk.example.com"));
     assert_eq!(config.web.take().map(|web| web.root), Some(directory.path().join("web")));
+    let names: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
+    assert_eq!(names, ["vnc", "xmpp", "desks"]);
+    let xmpp = &config.routes[1].upstream;
+    assert_eq!(xmpp.balance, Balance::default());
+    assert_eq!(xmpp.health, Some(Health::default()));
+    assert_eq!(xmpp.tls.min_version, TlsVersion::default());
+    assert!(!xmpp.tls.insecure_no_verify);
+    let tokens = TokenFile { path: directory.path().join("tokens.cfg") };
+    assert_eq!(config.routes[2].upstream.destinations, Destinations::Tokens(tokens));
+    config.routes.truncate(1);
     assert_eq!(
         config,
         Config::parse(MINIMAL, &file).unwrap(),
@@ -146,7 +177,7 @@ fn the_shipped_file_loads_with_every_disabled_line_enabled() {
 }
 
 #[test]
-fn the_shipped_file_shows_every_key_once() {
+fn the_shipped_file_shows_every_key_and_no_other() {
     assert_eq!(by_table(written(&enabled(&shipped())).keys()), known());
 }
 
@@ -169,18 +200,20 @@ fn the_manual_and_the_shipped_file_show_the_same_defaults() {
 
 #[test]
 fn keys_without_a_default_are_required_or_not_as_the_manual_says() {
-    let whole = format!("{MINIMAL}\n[web]\nroot = \".\"\n");
+    let tokens =
+        "[[route]]\nname = \"desks\"\npath = \"/\"\n[route.targets]\nfrom = \"file\"\npath = \"tokens\"";
+    let whole = format!("{MINIMAL}\n{tokens}\n[web]\nroot = \"web\"\n");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
+    for inside in ["tokens", "web"] {
+        fs::create_dir(directory.path().join(inside)).unwrap();
+    }
     Config::parse(&whole, &file).unwrap_or_else(|error| panic!("{error}"));
     for ((table, key), [_, default, _]) in documented(&manual()) {
-        let line = |line: &&str| line.trim_start().starts_with(&format!("{key} = "));
         if default != "required" {
             continue;
         }
-        assert!(whole.lines().any(|text| line(&text)), "this test must try {key} of {table}");
-        let without: String =
-            whole.lines().filter(|text| !line(text)).map(|text| format!("{text}\n")).collect();
+        let without = without(&whole, &table, &key);
         let error = Config::parse(&without, &file).unwrap_err().to_string();
         assert!(
             error.contains(&format!("{key} is missing; add {key} = ")),
@@ -189,15 +222,30 @@ fn keys_without_a_default_are_required_or_not_as_the_manual_says() {
     }
 }
 
+/// The text without the first line that gives this key of this table.
+fn without(text: &str, table: &str, key: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let mut header = "";
+    let given = lines.iter().position(|line| {
+        header = if line.starts_with('[') { line } else { header };
+        header == table && line.starts_with(&format!("{key} = "))
+    });
+    lines.remove(given.unwrap_or_else(|| panic!("this test must try {key} of {table}")));
+    lines.join("\n")
+}
+
 #[test]
 fn the_examples_of_the_manual_load() {
     let manual = manual();
     let examples: Vec<&str> =
         manual.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(!examples.is_empty());
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("tokens.cfg"), "").unwrap();
     for example in examples {
-        Config::parse(example, Path::new("gateway.toml"))
+        let config = Config::parse(example, &directory.path().join("gateway.toml"))
             .unwrap_or_else(|error| panic!("{error}\n{example}"));
+        assert_eq!(config.warnings, Vec::<String>::new(), "{example}");
     }
 }
 
@@ -222,9 +270,7 @@ fn keys_that_nothing_implements_yet_are_unknown() {
     for (header, key) in [
         ("[[listener]]", "certificates"),
         ("[[listener]]", "client_ca"),
-        ("[[listener]]", "proxy_protocol"),
         ("[[route]]", "auth"),
-        ("[[route]]", "send_proxy"),
         ("", "admin"),
         ("", "auth"),
     ] {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue, Error};
 
-use super::error::{Fault, Problem, nearest, quoted};
+use super::error::{Fault, Problem, alternatives, nearest, quoted};
 use super::mirror::{self, Table};
 
 /// The text is not TOML.
@@ -80,11 +80,16 @@ fn unknown_key(at: &Range<usize>, nodes: &[Node<'_>]) -> Option<Problem> {
 }
 
 fn advice(key: &str, table: &Table, known: &[Table]) -> String {
-    if let Some(called) = known.iter().find(|other| other.path.last() == Some(&key)) {
-        return format!("it is a table of its own: write {} on a line alone", called.header);
-    }
-    if let Some(with) = known.iter().find(|other| other.keys.contains(&key)) {
-        return format!("{key:?} belongs in {}", with.header);
+    let called = known.iter().find(|other| other.path.last() == Some(&key));
+    let with: Vec<_> = known.iter().filter(|other| other.keys.contains(&key)).collect();
+    match (called, &with[..]) {
+        (Some(called), [_]) => {
+            return format!("it is a table of its own: write {} on a line alone", called.header);
+        }
+        (_, [_, ..]) => {
+            return format!("{key:?} belongs in {}", alternatives(with.iter().map(|with| with.header)));
+        }
+        (_, []) => {}
     }
     if let Some(near) = nearest(key, table.keys.iter().copied()) {
         return format!("did you mean {near:?}?");
@@ -152,10 +157,11 @@ impl<'a> Node<'a> {
             [Step::Key("listener"), Step::Index(index), Step::Key(key), ..] => {
                 listener_key(index, &entry(key))
             }
-            [Step::Key("route"), Step::Index(index), Step::Key(key), ..] => {
+            [Step::Key("route"), Step::Index(index), Step::Key(_), ..] => {
+                let key = self.keys()[1..].join(".");
                 let route = document.get("route").and_then(|routes| routes.get_ref().get(index));
                 let name = route.and_then(|route| route.get_ref().get("name"));
-                route_key(index, name.and_then(|name| name.get_ref().as_str()), &entry(key))
+                route_key(index, name.and_then(|name| name.get_ref().as_str()), &entry(&key))
             }
             _ => entry(&self.keys().join(".")),
         }

@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use toml::Spanned;
 
 /// A key that may be absent.
@@ -38,6 +39,7 @@ pub(super) struct Listener {
     pub(super) min_tls: Maybe<String>,
     #[serde(default)]
     pub(super) trusted_proxies: Texts,
+    pub(super) proxy_protocol: Maybe<bool>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -46,7 +48,15 @@ pub(super) struct Route {
     pub(super) name: Maybe<String>,
     pub(super) path: Maybe<String>,
     pub(super) host: Maybe<String>,
-    pub(super) backend: Maybe<String>,
+    pub(super) backend: Maybe<OneOrMore>,
+    pub(super) balance: Maybe<String>,
+    pub(super) max_sessions: Maybe<Whole>,
+    pub(super) xmpp_domain: Maybe<String>,
+    pub(super) allowed_networks: Maybe<Texts>,
+    pub(super) send_proxy: Maybe<String>,
+    pub(super) tls: Maybe<Tls>,
+    pub(super) health: Maybe<Health>,
+    pub(super) targets: Maybe<Targets>,
     pub(super) origins: Maybe<Texts>,
     pub(super) missing_origin: Maybe<String>,
     #[serde(default)]
@@ -54,6 +64,33 @@ pub(super) struct Route {
     pub(super) receive: Maybe<String>,
     pub(super) send: Maybe<String>,
     pub(super) backend_failure: Maybe<String>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub(super) ca: Maybe<String>,
+    pub(super) server_name: Maybe<String>,
+    pub(super) client_certificate: Maybe<String>,
+    pub(super) client_key: Maybe<String>,
+    pub(super) min_version: Maybe<String>,
+    pub(super) insecure_no_verify: Maybe<bool>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Health {
+    pub(super) interval: Maybe<Span>,
+    pub(super) timeout: Maybe<Span>,
+    pub(super) rise: Maybe<Whole>,
+    pub(super) fall: Maybe<Whole>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Targets {
+    pub(super) from: Maybe<String>,
+    pub(super) path: Maybe<String>,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -111,6 +148,13 @@ pub(super) struct Whole(pub(super) i128);
 #[derive(Debug)]
 pub(super) struct Span(pub(super) String);
 
+/// One text, or a list of texts.
+#[derive(Debug)]
+pub(super) enum OneOrMore {
+    One(String),
+    More(Texts),
+}
+
 impl<'de> Deserialize<'de> for Whole {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Expected;
@@ -159,6 +203,28 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Expected;
+        impl<'de> Visitor<'de> for Expected {
+            type Value = OneOrMore;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMore, E> {
+                Ok(OneOrMore::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<OneOrMore, A::Error> {
+                Texts::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMore::More)
+            }
+        }
+        deserializer.deserialize_any(Expected)
+    }
+}
+
 /// One table of the file: where it is, how its header is written, which keys it has.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -168,11 +234,14 @@ pub(super) struct Table {
 }
 
 /// Every table there is, the top level first.
-pub(super) fn tables() -> [Table; 8] {
+pub(super) fn tables() -> [Table; 11] {
     [
         Table { path: &[], header: "", keys: keys::<File>() },
         Table { path: &["listener"], header: "[[listener]]", keys: keys::<Listener>() },
         Table { path: &["route"], header: "[[route]]", keys: keys::<Route>() },
+        Table { path: &["route", "tls"], header: "[route.tls]", keys: keys::<Tls>() },
+        Table { path: &["route", "health"], header: "[route.health]", keys: keys::<Health>() },
+        Table { path: &["route", "targets"], header: "[route.targets]", keys: keys::<Targets>() },
         Table { path: &["limits"], header: "[limits]", keys: keys::<Limits>() },
         Table { path: &["limits", "per_ip"], header: "[limits.per_ip]", keys: keys::<PerIp>() },
         Table { path: &["timeouts"], header: "[timeouts]", keys: keys::<Timeouts>() },
@@ -223,7 +292,7 @@ mod tests {
             assert!(!table.keys.is_empty(), "{table:?}");
         }
         assert_eq!(tables()[0].keys, ["listener", "route", "limits", "timeouts", "web", "log"]);
-        assert_eq!(tables()[4].keys, ["rate", "burst", "sessions", "exempt"]);
+        assert_eq!(tables()[7].keys, ["rate", "burst", "sessions", "exempt"]);
     }
 
     #[test]

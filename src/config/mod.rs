@@ -2,8 +2,8 @@
 //!
 //! Owns every key of `gateway.toml`: its default, its limits and its error message. It knows nothing of
 //! sockets or of certificates' contents; files named here are opened by those who need them (only `web.root`
-//! is looked at, so that a wrong one is found before anything binds). Invariant: a [`Config`] that exists is
-//! whole and consistent. No text is left in it that still has to be understood.
+//! and `targets.path` are looked at, so that a wrong one is found before anything binds). Invariant: a
+//! [`Config`] that exists is whole and consistent. No text is left in it that still has to be understood.
 
 mod backend;
 mod convert;
@@ -66,7 +66,7 @@ impl Config {
     }
 
     /// Understands the text of a configuration file. `file` names it in messages, and relative paths resolve
-    /// against its directory; it is not read. The directory `web.root` is looked at.
+    /// against its directory; it is not read. The directory `web.root` and the file of `targets` are looked at.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] for the first thing that is wrong.
@@ -141,6 +141,7 @@ mod tests {
         assert_eq!(config.log, Log::default());
         assert_eq!(config.web, None);
         assert_eq!(config.listeners[0].min_tls, TlsVersion::V1_2);
+        assert!(!config.listeners[0].proxy_protocol);
         let route = &config.routes[0];
         assert!(route.origins.same_origin && !route.origins.any && !route.origins.null);
         assert_eq!(route.origins.missing, MissingOrigin::Refuse);
@@ -160,6 +161,7 @@ mod tests {
             private_key = "/etc/keys/a.key"
             min_tls = "1.3"
             trusted_proxies = ["10.0.0.0/8", "2001:db8::1", "::ffff:192.0.2.0/120"]
+            proxy_protocol = true
             [[route]]
             name = "desk"
             host = "Bücher.Example."
@@ -192,6 +194,7 @@ mod tests {
         assert_eq!(listener.min_tls, TlsVersion::V1_3);
         let networks: Vec<String> = listener.trusted_proxies.iter().map(ToString::to_string).collect();
         assert_eq!(networks, ["10.0.0.0/8", "2001:db8::1/128", "192.0.2.0/24"]);
+        assert!(listener.proxy_protocol);
         let route = &config.routes[0];
         assert_eq!(route.host.as_deref(), Some("xn--bcher-kva.example"));
         assert_eq!(route.path, RoutePath::Prefix("/desk/".into()));
@@ -210,6 +213,7 @@ mod tests {
         assert_eq!(config.timeouts.ping, None);
         assert_eq!(config.timeouts.lifetime, Some(Duration::from_secs(43_200)));
         assert_eq!((config.log.format, config.log.level), (LogFormat::Json, tracing::Level::DEBUG));
+        assert_eq!(config.warnings, Vec::<String>::new());
     }
 
     #[test]
@@ -217,8 +221,16 @@ mod tests {
         for (lines, message) in [
             ("orgins = []", r#"7:1: unknown key "orgins" in [[route]]; did you mean "origins"?"#),
             (
-                "max_sessions = 1",
-                r#"7:1: unknown key "max_sessions" in [[route]]; "max_sessions" belongs in [limits]"#,
+                "max_handshakes = 1",
+                r#"7:1: unknown key "max_handshakes" in [[route]]; "max_handshakes" belongs in [limits]"#,
+            ),
+            (
+                "[limits]\ntls = \"5s\"",
+                r#"8:1: unknown key "tls" in [limits]; "tls" belongs in [[route]] or [timeouts]"#,
+            ),
+            (
+                "[log]\nhealth = {}",
+                r#"8:1: unknown key "health" in [log]; it is a table of its own: write [route.health] on a line alone"#,
             ),
             ("[limits.per-ip]", r#"7:9: unknown key "per-ip" in [limits]; did you mean "per_ip"?"#),
             (
@@ -427,6 +439,14 @@ mod tests {
                 r#"4:11: listener 2: address "127.0.0.1:1": listener 1 has this address and port already; choose another port"#,
             ),
             (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = true",
+                r#"3:18: listener 1: proxy_protocol true: anyone could send a PROXY header and claim any address; list your proxies, such as trusted_proxies = ["10.0.0.0/8"]"#,
+            ),
+            (
+                "[[listener]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = \"v2\"",
+                "3:18: listener 1: proxy_protocol must be a boolean, found a string",
+            ),
+            (
                 LISTENER,
                 "1:1: there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend",
             ),
@@ -543,6 +563,19 @@ mod tests {
         assert_eq!(config.web, Some(Web { root: inside("pages") }));
         let identity = Identity::Files { certificate: inside("a.crt"), private_key: inside("a.key") };
         assert_eq!(config.listeners[0].identity, Some(identity));
+
+        let of_route = |lines| {
+            let text = format!("{LISTENER}[[route]]\nname = \"a\"\npath = \"/a\"\n{lines}");
+            Config::parse(&text, &file).unwrap_or_else(|error| panic!("{error}")).routes.remove(0).upstream
+        };
+        let tls = of_route(
+            "backend = \"tls://a:1\"\ntls = { ca = \"a.pem\", client_certificate = \"b.crt\", client_key = \"b.key\" }",
+        )
+        .tls;
+        assert_eq!((tls.ca, tls.client), (Some(inside("a.pem")), Some((inside("b.crt"), inside("b.key")))));
+        let tokens = of_route("targets = { from = \"file\", path = \"pages\" }").destinations;
+        assert_eq!(tokens, Destinations::Tokens(TokenFile { path: inside("pages") }));
+
         fs::remove_dir(inside("pages")).unwrap();
         let error = Config::load(&file).unwrap_err().to_string();
         assert!(
@@ -561,7 +594,20 @@ mod tests {
             format!("{LISTENER}certificate = \"a.crt\"\nprivate_key = \"certs/a.key\"\n[web]\nroot = \".\"");
         let error = Config::parse(&text, &file).unwrap_err().to_string();
         assert!(error.contains(":6:8: web.root \".\": everyone could download the private key "), "{error}");
-        assert!(error.ends_with("certs/a.key from this directory; keep keys elsewhere"), "{error}");
+        assert!(error.ends_with("certs/a.key from this directory; keep it elsewhere"), "{error}");
+
+        for (route, secret) in [
+            (
+                "backend = \"tls://a:1\"\ntls = { client_certificate = \"a.crt\", client_key = \"certs/a.key\" }",
+                "private key",
+            ),
+            ("targets = { from = \"file\", path = \"certs\" }", "tokens in"),
+        ] {
+            let text =
+                format!("{LISTENER}[[route]]\nname = \"a\"\npath = \"/\"\n{route}\n[web]\nroot = \".\"");
+            let error = Config::parse(&text, &file).unwrap_err().to_string();
+            assert!(error.contains(&format!(": everyone could download the {secret} ")), "{error}");
+        }
 
         let text = format!("{LISTENER}{ROUTE}[web]\nroot = \".\"");
         fs::write(&file, text).unwrap();
@@ -586,6 +632,11 @@ mod tests {
             Just("[]".to_owned()),
             Just("[[\"*\"], 1]".to_owned()),
             Just("{ root = \"/\" }".to_owned()),
+            Just("{ from = \"file\", path = \"src\" }".to_owned()),
+            Just("{ insecure_no_verify = true }".to_owned()),
+            Just("{}".to_owned()),
+            Just("true".to_owned()),
+            Just("[\"tls://a:1\", \"starttls+xmpp://a:1\"]".to_owned()),
             Just("\"0s\"".to_owned()),
             Just("\"127.0.0.1:0\"".to_owned()),
             Just("\"tcp://a:1\"".to_owned()),
@@ -598,7 +649,20 @@ mod tests {
 
     fn assert_error_or_whole(text: &str) -> Result<(), TestCaseError> {
         match parse(text) {
-            Ok(config) => prop_assert!(!config.listeners.is_empty()),
+            Ok(config) => {
+                prop_assert!(!config.listeners.is_empty());
+                for UpstreamConfig { destinations, xmpp_domain, .. } in
+                    config.routes.iter().map(|route| &route.upstream)
+                {
+                    let backends = match destinations {
+                        Destinations::Fixed(backends) => &backends[..],
+                        Destinations::Tokens(_) => continue,
+                    };
+                    prop_assert!(!backends.is_empty());
+                    let is_xmpp = |backend: &Backend| matches!(backend, Backend::StartTlsXmpp { .. });
+                    prop_assert_eq!(backends.iter().any(is_xmpp), xmpp_domain.is_some());
+                }
+            }
             Err(error) => {
                 let error = error.to_string();
                 prop_assert!(error.starts_with("gateway.toml:"), "{}", error);
@@ -621,7 +685,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_in_a_value_is_understood_or_refused_in_one_line(text in any::<String>(), key in 0..40usize) {
+        fn any_text_in_a_value_is_understood_or_refused_in_one_line(text in any::<String>(), key in 0..100usize) {
             let keys: Vec<_> =
                 mirror::tables().iter().flat_map(|table| table.keys.iter().map(|key| (table.header, *key))).collect();
             let (header, key) = keys[key % keys.len()];

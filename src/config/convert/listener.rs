@@ -5,11 +5,11 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::values::{Result, conflict, missing, networks, resolved, value, word};
+use super::values::{Result, TLS_VERSIONS, bare, conflict, missing, networks, resolved, value, word};
 use crate::config::error::Remark;
 use crate::config::explain::listener_key;
 use crate::config::mirror;
-use crate::config::{Identity, Listener, TlsVersion};
+use crate::config::{Identity, Listener};
 
 const ADDRESSES: &str = "write ip:port, such as \"0.0.0.0:8443\", \"127.0.0.1:8443\" or \"[::1]:8443\"";
 
@@ -63,8 +63,7 @@ fn listener(
         let sentence = format!("{} means nothing on a listener without a certificate.", key("min_tls"));
         remarks.push(Remark { at, sentence });
     }
-    let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
-    let min_tls = word(&key("min_tls"), written.min_tls, &versions)?.unwrap_or_default();
+    let min_tls = word(&key("min_tls"), written.min_tls, &TLS_VERSIONS)?.unwrap_or_default();
     let trusted_proxies = networks(&key("trusted_proxies"), &written.trusted_proxies, remarks)?;
     for (net, text) in trusted_proxies.iter().zip(&written.trusted_proxies) {
         if net.prefix_len() == 0 {
@@ -75,7 +74,13 @@ fn listener(
             remarks.push(Remark { at: text.span(), sentence });
         }
     }
-    Ok(Listener { address, identity, min_tls, trusted_proxies, proxy_protocol: false })
+    let proxy_protocol = written.proxy_protocol.as_ref().is_some_and(|on| *on.get_ref());
+    if let Some(on) = written.proxy_protocol.filter(|on| *on.get_ref() && trusted_proxies.is_empty()) {
+        let wrong = "anyone could send a PROXY header and claim any address; list your proxies, such as \
+                     trusted_proxies = [\"10.0.0.0/8\"]";
+        return Err(bare(key("proxy_protocol"), on.span(), true, wrong));
+    }
+    Ok(Listener { address, identity, min_tls, trusted_proxies, proxy_protocol })
 }
 
 /// Whether the second could not be bound beside the first.

@@ -5,17 +5,19 @@
 
 mod listener;
 mod route;
+mod tls;
+mod upstream;
 mod values;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use tracing::Level;
 
 use super::error::{Remark, quoted};
 use super::mirror;
-use super::{Config, Identity, Limits, Listener, Log, LogFormat, Timeouts, Web};
+use super::{Config, Destinations, Identity, Limits, Listener, Log, LogFormat, Route, Timeouts, Web};
 use crate::admission::PerIp;
 use values::{Result, conflict, duration, duration_or_off, missing, networks, resolved, value, whole, word};
 
@@ -27,10 +29,11 @@ pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<R
     let base = base_of(file);
     let mut remarks = Vec::new();
     let listeners = listener::listeners(mirror.listener, base, &mut remarks)?;
-    let routes = route::routes(mirror.route, &mut remarks)?;
+    let routes = route::routes(mirror.route, base, &mut remarks)?;
     let limits = limits(mirror.limits, &mut remarks)?;
     let timeouts = timeouts(mirror.timeouts)?;
-    let web = mirror.web.map(|written| web(written, file, &listeners, &mut remarks)).transpose()?;
+    let web =
+        mirror.web.map(|written| web(written, file, (&listeners, &routes), &mut remarks)).transpose()?;
     let log = log(mirror.log)?;
     if routes.is_empty() && web.is_none() {
         let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
@@ -77,7 +80,7 @@ fn timeouts(written: mirror::Timeouts) -> Result<Timeouts> {
 fn web(
     written: Spanned<mirror::Web>,
     file: &Path,
-    listeners: &[Listener],
+    (listeners, routes): (&[Listener], &[Route]),
     remarks: &mut Vec<Remark>,
 ) -> Result<Web> {
     const KEY: &str = "web.root";
@@ -100,15 +103,10 @@ fn web(
             return Err(value(KEY, &text, wrong));
         }
     }
-    let keys = listeners.iter().filter_map(|listener| match &listener.identity {
-        Some(Identity::Files { private_key, .. }) => Some(private_key),
-        _ => None,
-    });
-    if let Some(private_key) = keys.into_iter().find(|key| lies_in(key, &root)) {
-        let name = private_key.display();
-        let wrong = format!(
-            "everyone could download the private key {name} from this directory; keep keys elsewhere"
-        );
+    if let Some((what, secret)) = secrets(listeners, routes).find(|(_, secret)| lies_in(secret, &root)) {
+        let name = secret.display();
+        let wrong =
+            format!("everyone could download the {what} {name} from this directory; keep it elsewhere");
         return Err(value(KEY, &text, wrong));
     }
     if lies_in(file, &root) {
@@ -119,6 +117,26 @@ fn web(
         remarks.push(Remark { at: text.span(), sentence });
     }
     Ok(Web { root })
+}
+
+/// The files that nobody else may read, and what they are.
+fn secrets<'a>(
+    listeners: &'a [Listener],
+    routes: &'a [Route],
+) -> impl Iterator<Item = (&'static str, &'a PathBuf)> {
+    let of_listener = |listener: &'a Listener| match &listener.identity {
+        Some(Identity::Files { private_key, .. }) => Some(("private key", private_key)),
+        _ => None,
+    };
+    let of_route = |route: &'a Route| {
+        let tokens = match &route.upstream.destinations {
+            Destinations::Tokens(tokens) => Some(("tokens in", &tokens.path)),
+            Destinations::Fixed(_) => None,
+        };
+        let client = route.upstream.tls.client.as_ref();
+        client.map(|(_, private_key)| ("private key", private_key)).into_iter().chain(tokens)
+    };
+    listeners.iter().filter_map(of_listener).chain(routes.iter().flat_map(of_route))
 }
 
 /// Whether a file lies below a directory. One that does not exist lies nowhere.

@@ -2,26 +2,32 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::path::Path;
 
 use toml::Spanned;
 
-use super::values::{Result, missing, parsed, value, word};
+use super::upstream::upstream;
+use super::values::{Result, bare, missing, parsed, value, word};
 use crate::admission::{MissingOrigin, OriginPolicy};
-use crate::config::error::{Fault, Problem, Remark, nearest};
+use crate::config::error::{Remark, nearest};
 use crate::config::explain::route_key;
 use crate::config::mirror::{self, Maybe, Texts};
-use crate::config::{BackendFailure, Host, Receive, Route, Send, UpstreamConfig};
+use crate::config::{BackendFailure, Host, Receive, Route, Send};
 
 /// A name stands in every log line.
 const LONGEST_NAME: usize = 64;
 
-pub(super) fn routes(written: Vec<Spanned<mirror::Route>>, remarks: &mut Vec<Remark>) -> Result<Vec<Route>> {
+pub(super) fn routes(
+    written: Vec<Spanned<mirror::Route>>,
+    base: &Path,
+    remarks: &mut Vec<Remark>,
+) -> Result<Vec<Route>> {
     let mut routes: Vec<Route> = Vec::with_capacity(written.len());
     let mut names = HashSet::new();
     let mut places = HashMap::new();
     for (index, table) in written.into_iter().enumerate() {
         let (name_at, path_at) = (table.get_ref().name.clone(), table.get_ref().path.clone());
-        let route = route(index, table, remarks)?;
+        let route = route(index, table, base, remarks)?;
         let key = |key| route_key(index, Some(&route.name), key);
         if let Some(text) = name_at.filter(|_| !names.insert(route.name.clone())) {
             return Err(value(key("name"), &text, "another route has this name already; choose a new one"));
@@ -36,17 +42,20 @@ pub(super) fn routes(written: Vec<Spanned<mirror::Route>>, remarks: &mut Vec<Rem
     Ok(routes)
 }
 
-fn route(index: usize, table: Spanned<mirror::Route>, remarks: &mut Vec<Remark>) -> Result<Route> {
+fn route(
+    index: usize,
+    table: Spanned<mirror::Route>,
+    base: &Path,
+    remarks: &mut Vec<Remark>,
+) -> Result<Route> {
     let at = table.span();
-    let written = table.into_inner();
+    let mut written = table.into_inner();
     let name = name(index, &written, at.clone())?;
-    let key = |key| route_key(index, Some(&name), key);
-    let Some(path) = written.path else {
+    let key = |key: &str| route_key(index, Some(&name), key);
+    let Some(path) = written.path.take() else {
         return Err(missing(at, key("path"), "add path = \"/vnc\""));
     };
-    let Some(backend) = written.backend else {
-        return Err(missing(at, key("backend"), "add backend = \"tcp://host:port\""));
-    };
+    let upstream = upstream(&key, at, &mut written, base, remarks)?;
     let missing_origins = [("refuse", MissingOrigin::Refuse), ("allow", MissingOrigin::Allow)];
     let missing_origin = word(&key("missing_origin"), written.missing_origin, &missing_origins)?;
     let receives = [("any", Receive::Any), ("binary", Receive::Binary)];
@@ -55,7 +64,7 @@ fn route(index: usize, table: Spanned<mirror::Route>, remarks: &mut Vec<Remark>)
     Ok(Route {
         path: parsed(&key("path"), &path)?,
         host: written.host.map(|text| host(&key("host"), &text)).transpose()?,
-        upstream: UpstreamConfig::single(parsed(&key("backend"), &backend)?),
+        upstream,
         origins: origins(&key("origins"), written.origins, missing_origin.unwrap_or_default(), remarks)?,
         subprotocols: subprotocols(&key("subprotocols"), written.subprotocols)?,
         receive: word(&key("receive"), written.receive, &receives)?.unwrap_or_default(),
@@ -104,8 +113,7 @@ fn origins(
     if list.get_ref().is_empty() {
         let wrong = "an empty list would refuse every page; list some, such as [\"https://desk.example.com\"], \
                      or leave the key out for pages of this gateway itself";
-        let problem = Problem::Value { key: key.into(), value: "[]".into(), wrong: wrong.into() };
-        return Err(Fault { at: list.span(), problem });
+        return Err(bare(key, list.span(), "[]", wrong));
     }
     let entries = list.get_ref();
     let texts: Vec<String> = entries.iter().map(|entry| entry.get_ref().clone()).collect();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 
+use crate::config::TlsVersion;
 use crate::config::error::{Fault, Problem, Remark, alternatives, nearest, quoted};
 use crate::config::mirror::{Maybe, Span, Whole};
 
@@ -20,6 +21,9 @@ pub(super) type Result<T> = std::result::Result<T, Fault>;
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The resolution of the timers.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// How the versions of TLS are written.
+pub(super) const TLS_VERSIONS: [(&str, TlsVersion); 2] =
+    [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 const DURATIONS: &str = "write a duration such as \"5s\", \"1m 30s\" or \"250ms\"";
 
 /// A value that is wrong, and why.
@@ -37,6 +41,17 @@ pub(super) fn missing(at: Range<usize>, key: impl Into<String>, advice: impl Int
 /// Something that is wrong with more than one value.
 pub(super) fn conflict(at: Range<usize>, sentence: impl Into<String>) -> Fault {
     Fault { at, problem: Problem::Conflict(sentence.into()) }
+}
+
+/// A value that is no text and is wrong, and why.
+pub(super) fn bare<T: fmt::Display>(
+    key: impl Into<String>,
+    at: Range<usize>,
+    written: T,
+    wrong: impl fmt::Display,
+) -> Fault {
+    let problem = Problem::Value { key: key.into(), value: written.to_string(), wrong: wrong.to_string() };
+    Fault { at, problem }
 }
 
 /// A value whose type knows how it is written.
@@ -62,19 +77,26 @@ pub(super) fn whole(key: &str, written: Maybe<Whole>, most: u32) -> Result<Optio
     let Some(written) = written else { return Ok(None) };
     let number = written.get_ref().0;
     let fits = u32::try_from(number).ok().filter(|number| *number <= most).and_then(NonZeroU32::new);
-    fits.map(Some).ok_or_else(|| {
-        let wrong = format!("must be a whole number from 1 to {most}");
-        let problem = Problem::Value { key: key.into(), value: number.to_string(), wrong };
-        Fault { at: written.span(), problem }
-    })
+    fits.map(Some)
+        .ok_or_else(|| bare(key, written.span(), number, format!("must be a whole number from 1 to {most}")))
 }
 
 /// A duration that cannot be turned off.
 pub(super) fn duration(key: &str, written: Maybe<Span>, default: Duration) -> Result<Duration> {
+    longer_than_zero(key, written, default, "this timeout cannot be turned off")
+}
+
+/// A duration that is none when it is zero, and why not.
+pub(super) fn longer_than_zero(
+    key: &str,
+    written: Maybe<Span>,
+    default: Duration,
+    zero: &str,
+) -> Result<Duration> {
     let Some(written) = written else { return Ok(default) };
     let text = text_of(written);
     match understood(key, &text)? {
-        Duration::ZERO => Err(value(key, &text, format!("this timeout cannot be turned off; {DURATIONS}"))),
+        Duration::ZERO => Err(value(key, &text, format!("{zero}; {DURATIONS}"))),
         duration => Ok(duration),
     }
 }

@@ -1,0 +1,201 @@
+//! The rules of a route's `tls`, and of the names that its servers' certificates are for.
+
+use std::path::Path;
+
+use rustls::pki_types::DnsName;
+use toml::Spanned;
+
+use super::upstream::{Key, Placed, bare_name};
+use super::values::{Result, TLS_VERSIONS, conflict, missing, resolved, value, word};
+use crate::config::error::{Remark, quoted};
+use crate::config::mirror::{self, Maybe};
+use crate::config::{Backend, BackendTls, Host};
+
+pub(super) fn tls(
+    key: Key<'_>,
+    written: Maybe<mirror::Tls>,
+    backends: &[Placed],
+    base: &Path,
+    remarks: &mut Vec<Remark>,
+) -> Result<BackendTls> {
+    let Some(table) = written else { return Ok(BackendTls::default()) };
+    if !backends.iter().any(|(backend, _)| backend.is_encrypted()) {
+        let sentence = format!(
+            "{} means nothing without a backend that speaks TLS; write the backend with tls:// or \
+             starttls+xmpp://, or leave tls out",
+            key("tls")
+        );
+        return Err(conflict(table.span(), sentence));
+    }
+    let written = table.into_inner();
+    if let Some(on) = written.insecure_no_verify.as_ref().filter(|on| *on.get_ref()) {
+        let sentence = format!(
+            "{} true takes every certificate, so anyone on the way to the backend can pose as it and read and \
+             change everything; name its authority with ca instead.",
+            key("tls.insecure_no_verify")
+        );
+        remarks.push(Remark { at: on.span(), sentence });
+    }
+    let file = |name: &str, text: &Spanned<String>| resolved(&key(name), text, base);
+    let client = match (&written.client_certificate, &written.client_key) {
+        (None, None) => None,
+        (Some(certificate), Some(private_key)) => {
+            Some((file("tls.client_certificate", certificate)?, file("tls.client_key", private_key)?))
+        }
+        (Some(certificate), None) => {
+            let advice = "a certificate needs its key; add client_key = \"….key\", or leave both out";
+            return Err(missing(certificate.span(), key("tls.client_key"), advice));
+        }
+        (None, Some(private_key)) => {
+            let advice = "a key needs its certificate; add client_certificate = \"….crt\", or leave both out";
+            return Err(missing(private_key.span(), key("tls.client_certificate"), advice));
+        }
+    };
+    let name = written.server_name.map(|text| server_name(&key("tls.server_name"), &text));
+    Ok(BackendTls {
+        ca: written.ca.map(|text| file("tls.ca", &text)).transpose()?,
+        server_name: name.transpose()?,
+        client,
+        min_version: word(&key("tls.min_version"), written.min_version, &TLS_VERSIONS)?.unwrap_or_default(),
+        insecure_no_verify: written.insecure_no_verify.is_some_and(Spanned::into_inner),
+    })
+}
+
+/// Certificates are for fewer names than there are hosts. `key` is that of the backends.
+pub(super) fn nameable(key: &str, backends: &[Placed], xmpp_domain: Option<&str>) -> Result<()> {
+    for (backend, text) in backends {
+        let name = match backend {
+            Backend::Tls { host: Host::Name(name), .. } => Some(name.as_str()),
+            Backend::StartTlsXmpp { .. } => xmpp_domain,
+            _ => None,
+        };
+        if let Some(name) = name.filter(|name| DnsName::try_from(*name).is_err()) {
+            let wrong = format!("{}; add tls = {{ server_name = \"…\" }}", not_nameable(name));
+            return Err(value(key, text, wrong));
+        }
+    }
+    Ok(())
+}
+
+fn not_nameable(name: &str) -> String {
+    format!("no certificate is for the name {}: a part of it begins or ends with \"-\"", quoted(name))
+}
+
+fn server_name(key: &str, text: &Spanned<String>) -> Result<String> {
+    const WRITE: &str =
+        "write the name in the server's certificate, such as \"db.example.com\", without scheme and port";
+    let written = text.get_ref();
+    // In a certificate an IPv6 address has no brackets, so here it may have none either.
+    match written.parse().map(Host::Address).or_else(|_| written.parse()) {
+        Ok(Host::Address(address)) => Ok(address.to_string()),
+        Ok(Host::Name(name)) if DnsName::try_from(name.as_str()).is_ok() => Ok(bare_name(&name).to_owned()),
+        Ok(Host::Name(name)) => Err(value(key, text, format!("{}; {WRITE}", not_nameable(&name)))),
+        Err(wrong) => Err(value(key, text, format!("{wrong}; {WRITE}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::upstream::tests::{assert_errors, led_to, warnings};
+    use crate::config::TlsVersion;
+
+    #[test]
+    fn a_server_name_is_one_that_a_certificate_can_have() {
+        for (written, understood) in [
+            ("Db.Example.com.", "db.example.com"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:DB8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+        ] {
+            let lines = format!("backend = \"tls://192.0.2.1:1\"\ntls.server_name = \"{written}\"");
+            assert_eq!(led_to(&lines).tls.server_name.as_deref(), Some(understood));
+            assert!(rustls::pki_types::ServerName::try_from(understood).is_ok(), "{understood}");
+        }
+    }
+
+    #[test]
+    fn each_version_has_its_meaning() {
+        for (word, version) in [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)] {
+            let lines = format!("backend = \"starttls+xmpp://a:1\"\ntls = {{ min_version = \"{word}\" }}");
+            assert_eq!(led_to(&lines).tls.min_version, version);
+        }
+        assert_eq!(led_to("backend = \"tls://a:1\"").tls.min_version, TlsVersion::V1_2);
+    }
+
+    #[test]
+    fn errors_of_tls_say_where_what_and_what_to_do() {
+        assert_errors(&[
+            (
+                "backend = [\"tcp://a:1\", \"unix:/a\"]\ntls = { ca = \"ca.pem\" }",
+                r#"7:7: route "a": tls means nothing without a backend that speaks TLS; write the backend with tls:// or starttls+xmpp://, or leave tls out"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\n[route.tls]",
+                r#"7:1: route "a": tls means nothing without a backend that speaks TLS; write the backend with tls:// or starttls+xmpp://, or leave tls out"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { min_version = \"1.1\" }",
+                r#"7:23: route "a": tls.min_version "1.1": must be "1.2" or "1.3"; did you mean "1.2"?"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { min_tls = \"1.3\" }",
+                r#"7:9: unknown key "min_tls" in [route.tls]; "min_tls" belongs in [[listener]]"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { cert = \"a\" }",
+                r#"7:9: unknown key "cert" in [route.tls]; did you mean "certificate", which belongs in [[listener]]?"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { client_certificate = \"a.crt\" }",
+                r#"7:30: route "a": tls.client_key is missing; a certificate needs its key; add client_key = "….key", or leave both out"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { client_key = \"a.key\" }",
+                r#"7:22: route "a": tls.client_certificate is missing; a key needs its certificate; add client_certificate = "….crt", or leave both out"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { ca = \"\" }",
+                r#"7:14: route "a": tls.ca "": the path is empty; write one, relative to the directory of this file"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { insecure_no_verify = \"yes\" }",
+                r#"7:30: route "a": tls.insecure_no_verify must be a boolean, found a string"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { server_name = \"a:1\" }",
+                r#"7:23: route "a": tls.server_name "a:1": a host has no ":" in it (an IPv6 address stands in brackets, as in [::1]); write the name in the server's certificate, such as "db.example.com", without scheme and port"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = { server_name = \"-a\" }",
+                r#"7:23: route "a": tls.server_name "-a": no certificate is for the name "-a": a part of it begins or ends with "-"; write the name in the server's certificate, such as "db.example.com", without scheme and port"#,
+            ),
+            (
+                "backend = [\"tcp://-a:1\", \"tls://-a:1\"]",
+                r#"6:26: route "a": backend "tls://-a:1": no certificate is for the name "-a": a part of it begins or ends with "-"; add tls = { server_name = "…" }"#,
+            ),
+            (
+                "backend = \"starttls+xmpp://a-:1\"",
+                r#"6:11: route "a": backend "starttls+xmpp://a-:1": no certificate is for the name "a-": a part of it begins or ends with "-"; add tls = { server_name = "…" }"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\ntls = true",
+                "7:1: route.tls is a table of its own: write [route.tls] with one bracket on a line alone, and its keys below",
+            ),
+        ]);
+        let named = led_to("backend = \"tls://-a:1\"\ntls.server_name = \"a\"");
+        assert_eq!(named.tls.server_name.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_backend_that_is_not_verified_is_warned_about() {
+        assert_eq!(
+            warnings("backend = \"tls://a:1\"\ntls = { insecure_no_verify = true }"),
+            [
+                "gateway.toml:7:30: route \"a\": tls.insecure_no_verify true takes every certificate, so anyone on the way to the backend can pose as it and read and change everything; name its authority with ca instead."
+            ]
+        );
+        let verified = led_to("backend = \"tls://a:1\"\ntls = { insecure_no_verify = false }");
+        assert!(!verified.tls.insecure_no_verify);
+    }
+}

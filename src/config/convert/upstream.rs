@@ -1,0 +1,562 @@
+//! The rules of what a `[[route]]` leads to: `backend` or `targets`, and every key that says how they are
+//! reached.
+
+use std::fs;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::path::Path;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::MOST;
+use super::tls::{nameable, tls};
+use super::values::{
+    Result, bare, conflict, duration, longer_than_zero, missing, networks, parsed, resolved, value, whole,
+    word,
+};
+use crate::config::error::Remark;
+use crate::config::mirror::{self, Maybe, OneOrMore, Texts};
+use crate::config::{Backend, Balance, Destinations, Health, Host, SendProxy, TokenFile, UpstreamConfig};
+
+/// More checks in a row than this are a slip of the finger.
+const MOST_CHECKS: u32 = 1000;
+
+/// How messages call a key of the route.
+pub(super) type Key<'a> = &'a dyn Fn(&str) -> String;
+
+/// A backend and where it is written.
+pub(super) type Placed = (Backend, Spanned<String>);
+
+/// Takes the keys that it understands out of the route.
+pub(super) fn upstream(
+    key: Key<'_>,
+    at: Range<usize>,
+    written: &mut mirror::Route,
+    base: &Path,
+    remarks: &mut Vec<Remark>,
+) -> Result<UpstreamConfig> {
+    let (destinations, backends) = destinations(key, at, written, base)?;
+    let xmpp_domain = xmpp_domain(key, written.xmpp_domain.take(), &backends)?;
+    let tls = tls(key, written.tls.take(), &backends, base, remarks)?;
+    if tls.server_name.is_none() {
+        nameable(&key("backend"), &backends, xmpp_domain.as_deref())?;
+    }
+    let balances = [
+        ("round-robin", Balance::RoundRobin),
+        ("least-sessions", Balance::LeastSessions),
+        ("first", Balance::First),
+        ("source-ip", Balance::SourceIp),
+    ];
+    let send_proxies = [("v1", SendProxy::V1), ("v2", SendProxy::V2)];
+    let allowed_networks = written.allowed_networks.take();
+    Ok(UpstreamConfig {
+        destinations,
+        balance: word(&key("balance"), written.balance.take(), &balances)?.unwrap_or_default(),
+        max_sessions: whole(&key("max_sessions"), written.max_sessions.take(), MOST)?
+            .map(|number| number.get() as usize),
+        tls,
+        xmpp_domain,
+        allowed_networks: allowed_networks.map(|list| allowed(key, &list, &backends, remarks)).transpose()?,
+        send_proxy: word(&key("send_proxy"), written.send_proxy.take(), &send_proxies)?,
+        health: written.health.take().map(|written| health(key, written.into_inner())).transpose()?,
+    })
+}
+
+/// The destinations, and the backends among them with their places.
+fn destinations(
+    key: Key<'_>,
+    at: Range<usize>,
+    written: &mut mirror::Route,
+    base: &Path,
+) -> Result<(Destinations, Vec<Placed>)> {
+    match (written.backend.take(), written.targets.take()) {
+        (Some(_), Some(targets)) => {
+            let sentence = format!("{} and backend exclude each other; keep one of them", key("targets"));
+            Err(conflict(targets.span(), sentence))
+        }
+        (Some(list), None) => {
+            let backends = backends(&key("backend"), list)?;
+            let fixed = backends.iter().map(|(backend, _)| backend.clone()).collect();
+            Ok((Destinations::Fixed(fixed), backends))
+        }
+        (None, Some(table)) => {
+            let tokens = tokens(key, table, base)?;
+            only_with_backend(key, written)?;
+            Ok((Destinations::Tokens(tokens), Vec::new()))
+        }
+        (None, None) => Err(missing(at, key("backend"), "add backend = \"tcp://host:port\"")),
+    }
+}
+
+fn backends(key: &str, written: Spanned<OneOrMore>) -> Result<Vec<Placed>> {
+    let at = written.span();
+    let texts = match written.into_inner() {
+        OneOrMore::One(text) => vec![Spanned::new(at.clone(), text)],
+        OneOrMore::More(texts) => texts,
+    };
+    let mut backends: Vec<Placed> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let backend = parsed(key, &text)?;
+        if backends.iter().any(|(other, _)| *other == backend) {
+            return Err(value(key, &text, "listed twice; remove one of them"));
+        }
+        backends.push((backend, text));
+    }
+    if backends.is_empty() {
+        let wrong = "an empty list leads nowhere; list one at least, such as [\"tcp://host:port\"]";
+        return Err(bare(key, at, "[]", wrong));
+    }
+    Ok(backends)
+}
+
+fn tokens(key: Key<'_>, table: Spanned<mirror::Targets>, base: &Path) -> Result<TokenFile> {
+    let at = table.span();
+    let mirror::Targets { from, path } = table.into_inner();
+    if from.is_none() {
+        return Err(missing(at, key("targets.from"), "add from = \"file\""));
+    }
+    word(&key("targets.from"), from, &[("file", ())])?;
+    let Some(text) = path else {
+        return Err(missing(at, key("targets.path"), "add path = \"tokens.cfg\""));
+    };
+    let path = resolved(&key("targets.path"), &text, base)?;
+    match fs::metadata(&path) {
+        Ok(found) if found.is_file() || found.is_dir() => Ok(TokenFile { path }),
+        Ok(_) => {
+            let wrong = "this is neither a file nor a directory; name the file with the tokens";
+            Err(value(key("targets.path"), &text, wrong))
+        }
+        Err(error) => {
+            let wrong = format!(
+                "{}: {error}; create the file, with a line such as \"token: host:port\" for each target",
+                path.display()
+            );
+            Err(value(key("targets.path"), &text, wrong))
+        }
+    }
+}
+
+/// A token leads to one TCP server, so some keys would do nothing.
+fn only_with_backend(key: Key<'_>, written: &mirror::Route) -> Result<()> {
+    let present = [
+        ("balance", written.balance.as_ref().map(Spanned::span)),
+        ("max_sessions", written.max_sessions.as_ref().map(Spanned::span)),
+        ("xmpp_domain", written.xmpp_domain.as_ref().map(Spanned::span)),
+        ("tls", written.tls.as_ref().map(Spanned::span)),
+        ("health", written.health.as_ref().map(Spanned::span)),
+    ];
+    match present.into_iter().find_map(|(name, at)| at.map(|at| (name, at))) {
+        Some((name, at)) => {
+            let sentence = format!(
+                "{} means nothing with targets, where a token leads to one TCP server; leave it out",
+                key(name)
+            );
+            Err(conflict(at, sentence))
+        }
+        None => Ok(()),
+    }
+}
+
+fn xmpp_domain(key: Key<'_>, written: Maybe<String>, backends: &[Placed]) -> Result<Option<String>> {
+    const ADD: &str = "add xmpp_domain = \"example.com\", the domain that is served there";
+    let key = key("xmpp_domain");
+    let is_xmpp = |placed: &&Placed| matches!(placed.0, Backend::StartTlsXmpp { .. });
+    let mut xmpp = backends.iter().filter(is_xmpp).peekable();
+    if let Some(text) = written {
+        if xmpp.peek().is_none() {
+            return Err(value(key, &text, "means nothing without a starttls+xmpp:// backend; leave it out"));
+        }
+        return domain(&key, &text).map(Some);
+    }
+    let mut domain: Option<&str> = None;
+    for (backend, text) in xmpp {
+        let Some((Host::Name(name), _)) = backend.host_and_port() else {
+            let advice = format!("an address does not tell which domain to ask for; {ADD}");
+            return Err(missing(text.span(), key, advice));
+        };
+        let name = bare_name(name);
+        if domain.is_some_and(|domain| domain != name) {
+            return Err(missing(text.span(), key, format!("the backends have different names; {ADD}")));
+        }
+        domain = Some(name);
+    }
+    Ok(domain.map(str::to_owned))
+}
+
+fn domain(key: &str, text: &Spanned<String>) -> Result<String> {
+    const WRITE: &str = "write the domain alone, such as \"example.com\"";
+    match text.get_ref().parse() {
+        Ok(Host::Name(name)) => Ok(bare_name(&name).to_owned()),
+        Ok(Host::Address(_)) => Err(value(key, text, format!("an address is no domain; {WRITE}"))),
+        Err(wrong) => Err(value(key, text, format!("{wrong}; {WRITE}"))),
+    }
+}
+
+/// The name without the dot that may end it.
+pub(super) fn bare_name(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+fn allowed(
+    key: Key<'_>,
+    list: &Spanned<Texts>,
+    backends: &[Placed],
+    remarks: &mut Vec<Remark>,
+) -> Result<Vec<IpNet>> {
+    if list.get_ref().is_empty() {
+        let wrong = "an empty list would refuse every backend; list networks, such as [\"10.0.0.0/8\"], or \
+                     leave the key out";
+        return Err(bare(key("allowed_networks"), list.span(), "[]", wrong));
+    }
+    let networks = networks(&key("allowed_networks"), list.get_ref(), remarks)?;
+    for (backend, text) in backends {
+        if let Some((Host::Address(address), _)) = backend.host_and_port()
+            && !networks.iter().any(|network| network.contains(&address.to_canonical()))
+        {
+            let wrong = "this address is in none of the allowed_networks; add its network there";
+            return Err(value(key("backend"), text, wrong));
+        }
+    }
+    if !backends.is_empty() && backends.iter().all(|(backend, _)| matches!(backend, Backend::Unix(_))) {
+        let sentence = format!("{} means nothing for Unix sockets.", key("allowed_networks"));
+        remarks.push(Remark { at: list.span(), sentence });
+    }
+    Ok(networks)
+}
+
+fn health(key: Key<'_>, written: mirror::Health) -> Result<Health> {
+    const ZERO: &str = "there is time between two checks; leave health out to have none";
+    let default = Health::default();
+    let rise = whole(&key("health.rise"), written.rise, MOST_CHECKS)?;
+    let fall = whole(&key("health.fall"), written.fall, MOST_CHECKS)?;
+    Ok(Health {
+        interval: longer_than_zero(&key("health.interval"), written.interval, default.interval, ZERO)?,
+        timeout: duration(&key("health.timeout"), written.timeout, default.timeout)?,
+        rise: rise.map_or(default.rise, NonZeroU32::get),
+        fall: fall.map_or(default.fall, NonZeroU32::get),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{BackendTls, Config, ConfigError};
+
+    fn parse(lines: &str) -> std::result::Result<Config, ConfigError> {
+        const BEFORE: &str =
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nname = \"a\"\npath = \"/a\"\n";
+        Config::parse(&format!("{BEFORE}{lines}\n"), Path::new("gateway.toml"))
+    }
+
+    /// What a route with these lines leads to. Nothing of it is warned about.
+    pub(in crate::config::convert) fn led_to(lines: &str) -> UpstreamConfig {
+        let mut config = parse(lines).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.warnings, Vec::<String>::new(), "for {lines}");
+        config.routes.remove(0).upstream
+    }
+
+    /// The warnings about a route with these lines, of which the first is line 6.
+    pub(in crate::config::convert) fn warnings(lines: &str) -> Vec<String> {
+        parse(lines).unwrap_or_else(|error| panic!("{error}")).warnings
+    }
+
+    /// Asserts the error of a route with these lines, of which the first is line 6.
+    pub(in crate::config::convert) fn assert_errors(cases: &[(&str, &str)]) {
+        for (lines, message) in cases {
+            let error = parse(lines).unwrap_err().to_string();
+            assert_eq!(error, format!("gateway.toml:{message}"), "for {lines}");
+        }
+    }
+
+    fn backend(text: &str) -> Backend {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_backend_is_a_list_of_one() {
+        let single = UpstreamConfig::single(backend("tcp://vnc.internal:5900"));
+        assert_eq!(led_to("backend = \"tcp://vnc.internal:5900\""), single);
+        assert_eq!(led_to("backend = [\"tcp://vnc.internal:5900\"]"), single);
+        assert_eq!(led_to("backend = \"tcp://vnc.internal:5900\"\nbalance = \"round-robin\""), single);
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_meant() {
+        let upstream = led_to(
+            r#"
+            backend = ["tls://[2001:db8::1]:5223", "starttls+xmpp://192.0.2.1:5222", "unix:/run/xmpp.sock", "tcp://a:1"]
+            balance = "least-sessions"
+            max_sessions = 500
+            xmpp_domain = "Bücher.Example."
+            allowed_networks = ["::ffff:192.0.2.0/120", "2001:db8::/32"]
+            send_proxy = "v2"
+            tls = { ca = "ca.pem", client_certificate = "/etc/a.crt", client_key = "a.key", min_version = "1.3" }
+            health = { interval = "10s", timeout = "250ms", rise = 1, fall = 1000 }
+            "#,
+        );
+        let texts = [
+            "tls://[2001:db8::1]:5223",
+            "starttls+xmpp://192.0.2.1:5222",
+            "unix:/run/xmpp.sock",
+            "tcp://a:1",
+        ];
+        let expected = UpstreamConfig {
+            destinations: Destinations::Fixed(texts.map(backend).into()),
+            balance: Balance::LeastSessions,
+            max_sessions: Some(500),
+            tls: BackendTls {
+                ca: Some("ca.pem".into()),
+                server_name: None,
+                client: Some(("/etc/a.crt".into(), "a.key".into())),
+                min_version: crate::config::TlsVersion::V1_3,
+                insecure_no_verify: false,
+            },
+            xmpp_domain: Some("xn--bcher-kva.example".into()),
+            allowed_networks: Some(vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()]),
+            send_proxy: Some(SendProxy::V2),
+            health: Some(Health {
+                interval: Duration::from_secs(10),
+                timeout: Duration::from_millis(250),
+                rise: 1,
+                fall: 1000,
+            }),
+        };
+        assert_eq!(upstream, expected);
+    }
+
+    #[test]
+    fn each_word_has_its_meaning() {
+        for (word, balance) in [
+            ("round-robin", Balance::RoundRobin),
+            ("least-sessions", Balance::LeastSessions),
+            ("first", Balance::First),
+            ("source-ip", Balance::SourceIp),
+        ] {
+            assert_eq!(led_to(&format!("backend = \"tcp://a:1\"\nbalance = {word:?}")).balance, balance);
+        }
+        for (word, send_proxy) in [("v1", SendProxy::V1), ("v2", SendProxy::V2)] {
+            let upstream = led_to(&format!("backend = \"unix:/a\"\nsend_proxy = {word:?}"));
+            assert_eq!(upstream.send_proxy, Some(send_proxy));
+        }
+        assert_eq!(led_to("backend = \"unix:/a\"\nhealth = {}").health, Some(Health::default()));
+    }
+
+    #[test]
+    fn an_xmpp_server_with_a_name_serves_the_domain_of_that_name() {
+        for backend in [
+            "\"starttls+xmpp://Example.com.:5222\"",
+            "[\"starttls+xmpp://example.com:5222\", \"starttls+xmpp://example.com:15222\", \"tls://b:1\"]",
+        ] {
+            let upstream = led_to(&format!("backend = {backend}"));
+            assert_eq!(upstream.xmpp_domain.as_deref(), Some("example.com"), "for {backend}");
+        }
+        assert_eq!(led_to("backend = \"tls://example.com:5223\"").xmpp_domain, None);
+    }
+
+    #[test]
+    fn errors_of_backends_say_where_what_and_what_to_do() {
+        assert_errors(&[
+            (
+                "backend = \"http://a:1\"",
+                r#"6:11: route "a": backend "http://a:1": there is no such scheme; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path"#,
+            ),
+            (
+                "backend = [\"tcp://a:1\", \"b:1\"]",
+                r#"6:25: route "a": backend "b:1": the scheme is missing; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path"#,
+            ),
+            (
+                "backend = [\"tls://a:1\", \"tls://::1\"]",
+                r#"6:25: route "a": backend "tls://::1": an IPv6 address stands in brackets; write tls://[::1]:port"#,
+            ),
+            (
+                "backend = \"unix:app.sock\"",
+                r#"6:11: route "a": backend "unix:app.sock": the path of a socket begins with one "/"; write unix:/path"#,
+            ),
+            (
+                "backend = 1",
+                r#"6:11: route "a": backend must be a string or a list of strings, found a whole number"#,
+            ),
+            (
+                "backend = [\"tcp://a:1\", 1]",
+                r#"6:25: route "a": every entry of backend must be a string, found a whole number"#,
+            ),
+            (
+                "backend = { host = \"a\" }",
+                r#"6:11: route "a": backend must be a string or a list of strings, found a table"#,
+            ),
+            (
+                "backend = []",
+                r#"6:11: route "a": backend []: an empty list leads nowhere; list one at least, such as ["tcp://host:port"]"#,
+            ),
+            (
+                "backend = [\"tcp://A:1\", \"tls://a:1\", \"tcp://a:01\"]",
+                r#"6:38: route "a": backend "tcp://a:01": listed twice; remove one of them"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nbalance = \"roundrobin\"",
+                r#"7:11: route "a": balance "roundrobin": must be "round-robin", "least-sessions", "first" or "source-ip"; did you mean "round-robin"?"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nmax_sessions = 0",
+                r#"7:16: route "a": max_sessions 0: must be a whole number from 1 to 10000000"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nsend_proxy = \"v3\"",
+                r#"7:14: route "a": send_proxy "v3": must be "v1" or "v2"; did you mean "v1"?"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nsend_proxy = true",
+                r#"7:14: route "a": send_proxy must be a string, found a boolean"#,
+            ),
+        ]);
+    }
+
+    #[test]
+    fn errors_of_an_xmpp_domain_say_where_what_and_what_to_do() {
+        assert_errors(&[
+            (
+                "backend = \"starttls+xmpp://192.0.2.1:5222\"",
+                r#"6:11: route "a": xmpp_domain is missing; an address does not tell which domain to ask for; add xmpp_domain = "example.com", the domain that is served there"#,
+            ),
+            (
+                "backend = [\"starttls+xmpp://a:1\", \"starttls+xmpp://[::1]:1\"]",
+                r#"6:35: route "a": xmpp_domain is missing; an address does not tell which domain to ask for; add xmpp_domain = "example.com", the domain that is served there"#,
+            ),
+            (
+                "backend = [\"starttls+xmpp://a:1\", \"starttls+xmpp://b:1\"]",
+                r#"6:35: route "a": xmpp_domain is missing; the backends have different names; add xmpp_domain = "example.com", the domain that is served there"#,
+            ),
+            (
+                "backend = \"tls://a:1\"\nxmpp_domain = \"a\"",
+                r#"7:15: route "a": xmpp_domain "a": means nothing without a starttls+xmpp:// backend; leave it out"#,
+            ),
+            (
+                "backend = \"starttls+xmpp://a:1\"\nxmpp_domain = \"192.0.2.1\"",
+                r#"7:15: route "a": xmpp_domain "192.0.2.1": an address is no domain; write the domain alone, such as "example.com""#,
+            ),
+            (
+                "backend = \"starttls+xmpp://a:1\"\nxmpp_domain = \"me@a\"",
+                r#"7:15: route "a": xmpp_domain "me@a": only letters, digits, "-", "_" and "." make a host name; write the domain alone, such as "example.com""#,
+            ),
+        ]);
+    }
+
+    #[test]
+    fn errors_of_networks_and_checks_say_where_what_and_what_to_do() {
+        assert_errors(&[
+            (
+                "backend = \"tcp://a:1\"\nallowed_networks = []",
+                r#"7:20: route "a": allowed_networks []: an empty list would refuse every backend; list networks, such as ["10.0.0.0/8"], or leave the key out"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nallowed_networks = [\"a\"]",
+                r#"7:21: route "a": allowed_networks "a": no network; write one such as "10.0.0.0/8" or "2001:db8::/32", or a single address"#,
+            ),
+            (
+                "backend = [\"tcp://10.0.0.1:1\", \"tcp://[::ffff:11.0.0.1]:1\"]\nallowed_networks = [\"10.0.0.0/8\", \"::1\"]",
+                r#"6:32: route "a": backend "tcp://[::ffff:11.0.0.1]:1": this address is in none of the allowed_networks; add its network there"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nhealth = { interval = \"0s\" }",
+                r#"7:23: route "a": health.interval "0s": there is time between two checks; leave health out to have none; write a duration such as "5s", "1m 30s" or "250ms""#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nhealth = { timeout = \"0s\" }",
+                r#"7:22: route "a": health.timeout "0s": this timeout cannot be turned off; write a duration such as "5s", "1m 30s" or "250ms""#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nhealth = { timeout = 1 }",
+                r#"7:22: route "a": health.timeout must be a duration in quotes such as "5s", found a whole number"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\n[route.health]\nrise = 0",
+                r#"8:8: route "a": health.rise 0: must be a whole number from 1 to 1000"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nhealth = { fall = 1001 }",
+                r#"7:19: route "a": health.fall 1001: must be a whole number from 1 to 1000"#,
+            ),
+            (
+                "backend = \"tcp://a:1\"\nhealth = true",
+                "7:1: route.health is a table of its own: write [route.health] with one bracket on a line alone, and its keys below",
+            ),
+            (
+                "backend = \"tcp://a:1\"\nhealth = { every = \"2s\" }",
+                r#"7:12: unknown key "every" in [route.health]; known here: interval, timeout, rise, fall"#,
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_name_is_not_held_to_the_allowed_networks_before_it_is_resolved() {
+        let upstream = led_to("backend = [\"tcp://a:1\", \"unix:/a\"]\nallowed_networks = [\"10.0.0.0/8\"]");
+        assert_eq!(upstream.allowed_networks, Some(vec!["10.0.0.0/8".parse().unwrap()]));
+        assert_eq!(
+            warnings("backend = \"unix:/a\"\nallowed_networks = [\"10.0.0.0/8\"]"),
+            [r#"gateway.toml:7:20: route "a": allowed_networks means nothing for Unix sockets."#]
+        );
+    }
+
+    #[test]
+    fn tokens_are_looked_up_in_a_file_or_a_directory_that_exists() {
+        let upstream = led_to(
+            "targets = { from = \"file\", path = \"Cargo.toml\" }\nsend_proxy = \"v1\"\nallowed_networks = [\"::1\"]",
+        );
+        assert_eq!(upstream.destinations, Destinations::Tokens(TokenFile { path: "Cargo.toml".into() }));
+        assert_eq!((upstream.send_proxy, upstream.max_sessions), (Some(SendProxy::V1), None));
+        let upstream = led_to("[route.targets]\nfrom = \"file\"\npath = \"/\"");
+        assert_eq!(upstream.destinations, Destinations::Tokens(TokenFile { path: "/".into() }));
+    }
+
+    #[test]
+    fn errors_of_targets_say_where_what_and_what_to_do() {
+        assert_errors(&[
+            (
+                "backend = \"tcp://a:1\"\ntargets = { from = \"file\", path = \"src\" }",
+                r#"7:11: route "a": targets and backend exclude each other; keep one of them"#,
+            ),
+            ("targets = {}", r#"6:11: route "a": targets.from is missing; add from = "file""#),
+            (
+                "targets = { from = \"file\" }",
+                r#"6:11: route "a": targets.path is missing; add path = "tokens.cfg""#,
+            ),
+            (
+                "[route.targets]\nfrom = \"redis\"\npath = \"src\"",
+                r#"7:8: route "a": targets.from "redis": must be "file""#,
+            ),
+            (
+                "targets = { from = \"file\", path = \"\" }",
+                r#"6:35: route "a": targets.path "": the path is empty; write one, relative to the directory of this file"#,
+            ),
+            (
+                "targets = { from = \"file\", path = \"no.cfg\" }",
+                r#"6:35: route "a": targets.path "no.cfg": no.cfg: No such file or directory (os error 2); create the file, with a line such as "token: host:port" for each target"#,
+            ),
+            (
+                "targets = { from = \"file\", path = \"/dev/null\" }",
+                r#"6:35: route "a": targets.path "/dev/null": this is neither a file nor a directory; name the file with the tokens"#,
+            ),
+            (
+                "targets = \"tokens.cfg\"",
+                "6:1: route.targets is a table of its own: write [route.targets] with one bracket on a line alone, and its keys below",
+            ),
+        ]);
+        for (line, key) in [
+            ("balance = \"first\"", "balance"),
+            ("max_sessions = 1", "max_sessions"),
+            ("xmpp_domain = \"a\"", "xmpp_domain"),
+            ("tls = {}", "tls"),
+            ("health = {}", "health"),
+        ] {
+            let lines = format!("targets = {{ from = \"file\", path = \"src\" }}\n{line}");
+            let column = line.find('=').unwrap() + 3;
+            let message = format!(
+                r#"7:{column}: route "a": {key} means nothing with targets, where a token leads to one TCP server; leave it out"#
+            );
+            assert_errors(&[(&lines, &message)]);
+        }
+    }
+}

@@ -13,7 +13,7 @@ use tokio::{net::TcpStream, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::{Capacity, Limiter, Origin, Place, Refused, Slot, canonical},
+    admission::{Capacity, Limiter, Origin, OriginRefused, Place, Refused, Slot, canonical},
     backend::{DialError, Dialer},
     config::{BackendFailure, Destinations, Receive, Route, Send, Timeouts},
     http::{self, Body, Exchange, Fault, Files, Handshake, Refusal, Routes},
@@ -155,7 +155,7 @@ async fn converse<'a>(
         let request = tokio::select! {
             biased;
             request = exchange.next(deadline) => request,
-            () = house.draining.cancelled() => return Err(Reason::Draining),
+            () = house.draining.cancelled() => return Err(if served { Reason::Served } else { Reason::Draining }),
         };
         let request = match request {
             Ok(request) => request,
@@ -254,8 +254,13 @@ async fn judge(
     let origins: Vec<&[u8]> = request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
     let own = Origin::of_host(client.https.unwrap_or(arrival.tls), &host);
     route.origins.permit(&origins, own.as_ref()).map_err(|refused| {
-        Refusal::new(Reason::OriginRefused)
-            .because_of(format!("{refused}: {}", http::quoted(&origins.concat())))
+        let detail = match refused {
+            OriginRefused::Malformed(_) | OriginRefused::Several => {
+                format!("{refused}: {}", http::quoted(&origins.join(&b", "[..])))
+            }
+            _ => refused.to_string(),
+        };
+        Refusal::new(Reason::OriginRefused).because_of(detail)
     })?;
     let subprotocol = handshake.subprotocol(&route.subprotocols)?.map(str::to_owned);
     let slot = house.sessions.take().ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?;
@@ -347,6 +352,7 @@ impl ClosingLine {
         match (ended.reason, self.session) {
             (Reason::Internal, _) => line!(error, "session ended"),
             (_, Some(_)) => line!(info, "session ended"),
+            (Reason::Served, None) => line!(debug, "served"),
             // A stranger can cause as many of these as he likes.
             (_, None) => line!(debug, "refused"),
         }

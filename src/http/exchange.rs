@@ -146,7 +146,8 @@ where
     pub async fn upgrade(mut self, switching: Response<Body>) -> Result<Bytes, Fault> {
         self.answer(switching);
         self.run().await?;
-        Ok(self.connection.into_parts().read_buf)
+        // A copy, usually of nothing: hyper's buffer would keep its 8 KiB for as long as the session lives.
+        Ok(Bytes::copy_from_slice(&self.connection.into_parts().read_buf))
     }
 
     /// Refuses the last request and closes the connection, listening on for at most `linger` so that the answer is

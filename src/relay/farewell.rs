@@ -37,6 +37,13 @@ enum ClientSide {
     Linger { until: Instant },
 }
 
+impl ClientSide {
+    /// Whether the client may still speak.
+    fn listens(self) -> bool {
+        matches!(self, Self::Deliver { listen: true } | Self::Await { .. })
+    }
+}
+
 /// What is still to be done for the backend.
 #[derive(Debug, Clone, Copy)]
 enum BackendSide {
@@ -100,65 +107,58 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
         let farewell = self.farewell.as_mut()?;
         loop {
             let client = self.client.as_mut()?;
-            let until = match farewell.client {
-                ClientSide::Deliver { mut listen } => {
-                    if listen
-                        && let Poll::Ready(stop) =
-                            self.inbound.poll(cx, client, self.backend.as_mut(), &mut self.outbound)
-                    {
-                        if stop.reason == Reason::ClientGone {
-                            self.client = None;
-                            return None;
-                        }
-                        listen = false;
-                        farewell.client = ClientSide::Deliver { listen };
-                    }
-                    match self.outbound.poll_clear(cx, client) {
-                        Poll::Ready(Ok(())) => {
+            let step = match farewell.client {
+                ClientSide::Deliver { listen } => {
+                    let said = match listen {
+                        true => self.inbound.poll(cx, client, self.backend.as_mut(), &mut self.outbound),
+                        false => Poll::Pending,
+                    };
+                    match (said, self.outbound.poll_clear(cx, client)) {
+                        (Poll::Ready(stop), _) if stop.reason == Reason::ClientGone => Step::Done,
+                        (_, Poll::Ready(Err(_))) => Step::Done,
+                        (Poll::Ready(_), _) => Step::Go(ClientSide::Deliver { listen: false }),
+                        (Poll::Pending, Poll::Ready(Ok(()))) => {
                             let until = now + self.rules.close;
-                            farewell.client = if listen {
+                            Step::Go(if listen {
                                 ClientSide::Await { until }
                             } else {
                                 ClientSide::Shutdown { until }
-                            };
-                            continue;
+                            })
                         }
-                        Poll::Ready(Err(_)) => None,
-                        Poll::Pending => {
+                        (Poll::Pending, Poll::Pending) => {
                             farewell.client_stall.watch(now, true, client.taken());
-                            farewell.client_stall.deadline(self.rules.stall.unwrap_or(self.rules.close))
+                            Step::Wait(
+                                farewell.client_stall.deadline(self.rules.stall.unwrap_or(self.rules.close)),
+                            )
                         }
                     }
                 }
                 ClientSide::Await { until } => {
                     match self.inbound.poll(cx, client, self.backend.as_mut(), &mut self.outbound) {
-                        Poll::Ready(stop) if stop.reason == Reason::ClientGone => None,
-                        Poll::Ready(_) => {
-                            farewell.client = ClientSide::Shutdown { until };
-                            continue;
-                        }
-                        Poll::Pending if now >= until => {
+                        Poll::Ready(stop) if stop.reason == Reason::ClientGone => Step::Done,
+                        Poll::Ready(_) => Step::Go(ClientSide::Shutdown { until }),
+                        Poll::Pending if until <= now => {
                             // It will not answer; it is still told that TLS and TCP end here.
                             let _ = Pin::new(client).poll_shutdown(cx);
-                            None
+                            Step::Done
                         }
-                        Poll::Pending => Some(until),
+                        Poll::Pending => Step::Wait(Some(until)),
                     }
                 }
-                ClientSide::Shutdown { until } => {
-                    if Pin::new(client).poll_shutdown(cx).is_ready() {
-                        farewell.client = ClientSide::Linger { until };
-                        continue;
-                    }
-                    Some(until)
-                }
-                ClientSide::Linger { until } => poll_discard(cx, client).is_pending().then_some(until),
+                ClientSide::Shutdown { until } => match Pin::new(client).poll_shutdown(cx) {
+                    Poll::Ready(_) => Step::Go(ClientSide::Linger { until }),
+                    Poll::Pending => Step::Wait(Some(until)),
+                },
+                ClientSide::Linger { until } => match poll_discard(cx, client) {
+                    Poll::Ready(()) => Step::Done,
+                    Poll::Pending => Step::Wait(Some(until)),
+                },
             };
-            let until = until.filter(|until| *until > now);
-            if until.is_none() {
-                self.client = None;
+            match step {
+                Step::Go(side) => farewell.client = side,
+                Step::Wait(Some(until)) if until > now => return Some(until),
+                Step::Wait(_) | Step::Done => self.client = None,
             }
-            return until;
         }
     }
 
@@ -168,44 +168,45 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
         let farewell = self.farewell.as_mut()?;
         loop {
             let backend = self.backend.as_mut()?;
-            let until = match farewell.backend {
-                BackendSide::Forward => {
-                    if self.client.is_some()
-                        && matches!(
-                            farewell.client,
-                            ClientSide::Deliver { listen: true } | ClientSide::Await { .. }
+            let step = match farewell.backend {
+                // The client's side has a deadline, and comes back here.
+                BackendSide::Forward if self.client.is_some() && farewell.client.listens() => return None,
+                BackendSide::Forward => Step::Go(BackendSide::Deliver),
+                BackendSide::Deliver => match self.inbound.poll_deliver(cx, Some(backend)) {
+                    Poll::Ready(()) => Step::Go(BackendSide::Shutdown { until: now + self.rules.close }),
+                    Poll::Pending => {
+                        farewell.backend_stall.watch(now, true, backend.taken());
+                        Step::Wait(
+                            farewell.backend_stall.deadline(self.rules.stall.unwrap_or(self.rules.close)),
                         )
-                    {
-                        // The client's side has a deadline, and comes back here.
-                        return None;
                     }
-                    farewell.backend = BackendSide::Deliver;
-                    continue;
-                }
-                BackendSide::Deliver => {
-                    if self.inbound.poll_deliver(cx, Some(backend)).is_ready() {
-                        farewell.backend = BackendSide::Shutdown { until: now + self.rules.close };
-                        continue;
-                    }
-                    farewell.backend_stall.watch(now, true, backend.taken());
-                    farewell.backend_stall.deadline(self.rules.stall.unwrap_or(self.rules.close))
-                }
-                BackendSide::Shutdown { until } => {
-                    if Pin::new(backend).poll_shutdown(cx).is_ready() {
-                        farewell.backend = BackendSide::Discard { until };
-                        continue;
-                    }
-                    Some(until)
-                }
-                BackendSide::Discard { until } => poll_discard(cx, backend).is_pending().then_some(until),
+                },
+                BackendSide::Shutdown { until } => match Pin::new(backend).poll_shutdown(cx) {
+                    Poll::Ready(_) => Step::Go(BackendSide::Discard { until }),
+                    Poll::Pending => Step::Wait(Some(until)),
+                },
+                BackendSide::Discard { until } => match poll_discard(cx, backend) {
+                    Poll::Ready(()) => Step::Done,
+                    Poll::Pending => Step::Wait(Some(until)),
+                },
             };
-            let until = until.filter(|until| *until > now);
-            if until.is_none() {
-                self.backend = None;
+            match step {
+                Step::Go(side) => farewell.backend = side,
+                Step::Wait(Some(until)) if until > now => return Some(until),
+                Step::Wait(_) | Step::Done => self.backend = None,
             }
-            return until;
         }
     }
+}
+
+/// What one look at a side led to.
+enum Step<Side> {
+    /// To its next stage.
+    Go(Side),
+    /// To wait, until then at most.
+    Wait(Option<Instant>),
+    /// To its end.
+    Done,
 }
 
 /// Ready at the end of the stream; what it says until then is thrown away.

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{READS_PER_WAKE, Stop, outbound::Outbound, pending::Pending, scratch};
 use crate::{
     outcome::Reason,
-    websocket::{Decoder, Event, Utf8Stream},
+    websocket::{Decoder, Event, Progress, Utf8Stream},
 };
 
 /// The direction from the client to the backend.
@@ -162,28 +162,23 @@ impl Inbound {
     where
         C: AsyncWrite + Unpin,
     {
-        let mut run = 0..0;
-        let mut at = 0;
-        while at < input.len() {
-            let step = match self.decoder.decode(&mut input[at..]) {
-                Ok(step) => step,
-                Err(violation) => return (run, Some(Stop::violation(violation))),
-            };
-            match step.event {
-                Some(Event::Payload { range, text, last }) => {
-                    let range = at + range.start..at + range.end;
-                    if text && let Err(reason) = self.check_text(&input[range.clone()], last) {
-                        return (run, Some(Stop::new(reason)));
+        let mut progress = Progress::default();
+        let stop = loop {
+            match self.decoder.decode(input, &mut progress) {
+                Ok(None) => break None,
+                Ok(Some(Event::Text { range, last })) => {
+                    if let Err(reason) = self.check_text(&input[range.clone()], last) {
+                        progress.payload.end = range.start;
+                        break Some(Stop::new(reason));
                     }
-                    append(input, &mut run, range);
                 }
-                Some(Event::Ping(payload)) => outbound.answer_ping(cx, client, payload),
-                Some(Event::Close(close)) => return (run, Some(Stop::client_closed(close))),
-                Some(Event::Pong) | None => {}
+                Ok(Some(Event::Ping(payload))) => outbound.answer_ping(cx, client, payload),
+                Ok(Some(Event::Pong)) => {}
+                Ok(Some(Event::Close(close))) => break Some(Stop::client_closed(close)),
+                Err(violation) => break Some(Stop::violation(violation)),
             }
-            at += step.consumed;
-        }
-        (run, None)
+        };
+        (progress.payload, stop)
     }
 
     fn check_text(&mut self, piece: &[u8], last: bool) -> Result<(), Reason> {
@@ -205,15 +200,4 @@ impl Inbound {
             self.refused = self.pending.write_or_keep(cx, backend, payload).is_err();
         }
     }
-}
-
-/// Lengthens `run` by what lies in `range`, moving it down over the header in between.
-fn append(input: &mut [u8], run: &mut Range<usize>, range: Range<usize>) {
-    if run.start == run.end {
-        *run = range;
-        return;
-    }
-    let end = run.end + range.len();
-    input.copy_within(range, run.end);
-    run.end = end;
 }

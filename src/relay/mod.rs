@@ -1,6 +1,6 @@
 //! The relay: bytes both ways between a WebSocket client and a backend, until one of them ends.
 //!
-//! Owns a session from the 101 to its end: two directions ([`Inbound`], [`Outbound`]), the clocks, and the farewell.
+//! Owns a session from the 101 to its end: two directions (inbound and outbound), the clocks, and the farewell.
 //! Refuses to know what the streams are made of, how the session was admitted and who asks for its end. One task, one
 //! `poll_fn`, no buffer while idle. Invariants: a stalled direction owns at most 64 KiB; what was accepted from one
 //! side is delivered to the other before the session ends well; a session ends with exactly one [`Reason`].

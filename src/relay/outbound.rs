@@ -28,6 +28,8 @@ pub(super) struct Outbound {
     pong: Option<Vec<u8>>,
     ping: bool,
     close: Option<CloseFrame>,
+    /// The Close is on its way: nothing follows it.
+    closed: bool,
     /// Set where the route sends text: what a read left unfinished.
     text: Option<Utf8Stream>,
     blocked: bool,
@@ -41,6 +43,7 @@ impl Outbound {
             pong: None,
             ping: false,
             close: None,
+            closed: false,
             text: send_text.then(Utf8Stream::default),
             blocked: false,
             bytes: 0,
@@ -97,6 +100,9 @@ impl Outbound {
     where
         C: AsyncWrite + Unpin,
     {
+        if self.closed {
+            return;
+        }
         self.pong = Some(payload);
         if self.pending.is_empty()
             && let Some(frame) = self.next_control()
@@ -133,7 +139,9 @@ impl Outbound {
         if std::mem::take(&mut self.ping) {
             return Some(ControlFrame::ping(b""));
         }
-        self.close.take().map(|close| ControlFrame::close(&close))
+        let close = self.close.take()?;
+        self.closed = true;
+        Some(ControlFrame::close(&close))
     }
 
     /// Sends the `len` bytes at [`BODY`] of `scratch` as one frame, less what text holds back.

@@ -10,6 +10,6 @@ mod encoder;
 mod utf8;
 
 pub use close::CloseFrame;
-pub use decoder::{Decoder, Event, Step, Violation};
+pub use decoder::{Decoder, Event, Progress, Violation};
 pub use encoder::{ControlFrame, MAX_HEADER, data_header};
 pub use utf8::{InvalidUtf8, Utf8Stream};

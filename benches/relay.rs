@@ -1,0 +1,241 @@
+//! What carrying bytes costs in processor time.
+//!
+//! `cargo bench --bench relay [-- --quick | --rounds 7]` measures the whole-process CPU time (user and system) of the gateway, of a
+//! raw TLS pipe made of the same libraries, and of the other programs that are installed, in turns, several rounds, on
+//! the same work. CPU time, not time on the wall: it says the same on a busy machine. The client and the backend are
+//! processes of their own and do not count.
+
+mod common;
+
+use std::{fs, time::Duration};
+
+use anyhow::Context;
+use nix::{time::ClockId, unistd::Pid};
+
+use self::common::{Arguments, Bench, Driver, Order, Process, Target};
+
+/// Connections that carry bulk at the same time.
+const BULK: u64 = 4;
+/// Connections that echo at the same time.
+const ECHOES: u64 = 64;
+/// The name that ratios refer to.
+const YARDSTICK: &str = "raw rustls pipe";
+
+/// One kind of work.
+struct Work {
+    name: &'static str,
+    unit: &'static str,
+    /// How many connections are open.
+    lines: u64,
+    /// What to do for an amount of work.
+    order: fn(u64) -> Order,
+    /// How many units an amount is: what CPU seconds are divided by.
+    units: fn(u64) -> f64,
+}
+
+const GIGA: f64 = 1e9;
+
+const WORK: [Work; 6] = [
+    Work {
+        name: "client to backend, frames of 16 KiB",
+        unit: "CPU s/GB",
+        lines: BULK,
+        order: |amount| Order::Upload { payload: 16 * 1024, frames: amount },
+        units: |amount| (amount * BULK * 16 * 1024) as f64 / GIGA,
+    },
+    Work {
+        name: "client to backend, frames of 64 B",
+        unit: "CPU s/GB",
+        lines: BULK,
+        order: |amount| Order::Upload { payload: 64, frames: amount },
+        units: |amount| (amount * BULK * 64) as f64 / GIGA,
+    },
+    Work {
+        name: "the same, a TLS record each",
+        unit: "CPU s/GB",
+        lines: BULK,
+        order: |amount| Order::UploadInRecords { payload: 64, frames: amount },
+        units: |amount| (amount * BULK * 64) as f64 / GIGA,
+    },
+    Work {
+        name: "backend to client",
+        unit: "CPU s/GB",
+        lines: BULK,
+        order: |amount| Order::Download(amount * 1024),
+        units: |amount| (amount * BULK * 1024) as f64 / GIGA,
+    },
+    Work {
+        name: "echo of 64 B, 64 sessions",
+        unit: "CPU µs each",
+        lines: ECHOES,
+        order: Order::Echo,
+        units: |amount| (amount * ECHOES) as f64 / 1e6,
+    },
+    Work {
+        name: "session: TLS, upgrade, echo, close",
+        unit: "CPU µs each",
+        lines: 0,
+        order: Order::Sessions,
+        units: |amount| amount as f64 / 1e6,
+    },
+];
+
+fn main() -> anyhow::Result<()> {
+    if common::play_role()? {
+        return Ok(());
+    }
+    let arguments = Arguments::read(&["--quick", "--rounds"])?;
+    let (rounds, slice) = if arguments.has("--quick") { (3, 120) } else { (7, 350) };
+    let (rounds, slice) = (arguments.number("--rounds", rounds)?, Duration::from_millis(slice));
+    let bench = Bench::set_up()?;
+    let mut runners = Vec::new();
+    for target in [
+        bench.portcullis(true),
+        bench.raw_pipe(),
+        bench.haproxy(),
+        bench.nginx(),
+        bench.lighttpd(),
+        bench.websockify(),
+    ] {
+        match target {
+            Ok(target) => runners.push(Runner::new(target, &bench)?),
+            Err(why) => println!("skipped: {why:#}"),
+        }
+    }
+    for runner in &mut runners {
+        for work in &WORK {
+            runner
+                .calibrate(work, slice)
+                .with_context(|| format!("{}: {}", runner.target.name, work.name))?;
+        }
+    }
+    for _ in 0..rounds {
+        for (row, work) in WORK.iter().enumerate() {
+            for runner in &mut runners {
+                runner
+                    .measure(row, work)
+                    .with_context(|| format!("{}: {}", runner.target.name, work.name))?;
+            }
+        }
+    }
+    print_table(&runners, rounds);
+    Ok(())
+}
+
+/// A program under test, and what was measured.
+struct Runner {
+    target: Target,
+    driver: Driver,
+    /// Of each work: how much of it makes a slice of time.
+    amounts: Vec<u64>,
+    /// Of each work: the CPU time of a unit, in every round.
+    costs: Vec<Vec<f64>>,
+}
+
+impl Runner {
+    fn new(target: Target, bench: &Bench) -> anyhow::Result<Self> {
+        let driver = Driver::start(&target, &bench.certificate)?;
+        Ok(Self { target, driver, amounts: Vec::new(), costs: vec![Vec::new(); WORK.len()] })
+    }
+
+    /// Finds out how much of `work` takes about `slice`, which warms everything up, too.
+    fn calibrate(&mut self, work: &Work, slice: Duration) -> anyhow::Result<()> {
+        self.open(work)?;
+        let mut amount = 1;
+        let took = loop {
+            let took = self.driver.carry_out((work.order)(amount))?;
+            if took >= slice / 4 {
+                break took;
+            }
+            amount *= 4;
+        };
+        self.close(work)?;
+        let share = slice.as_secs_f64() / took.as_secs_f64();
+        self.amounts.push(((amount as f64 * share) as u64).max(1));
+        Ok(())
+    }
+
+    fn measure(&mut self, row: usize, work: &Work) -> anyhow::Result<()> {
+        let amount = self.amounts[row];
+        self.open(work)?;
+        let before = cpu_time(&self.target.process)?;
+        self.driver.carry_out((work.order)(amount))?;
+        let spent = cpu_time(&self.target.process)?.saturating_sub(before);
+        self.close(work)?;
+        self.costs[row].push(spent.as_secs_f64() / (work.units)(amount));
+        Ok(())
+    }
+
+    fn open(&mut self, work: &Work) -> anyhow::Result<()> {
+        if work.lines > 0 {
+            self.driver.carry_out(Order::Open(work.lines))?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, work: &Work) -> anyhow::Result<()> {
+        if work.lines > 0 {
+            self.driver.carry_out(Order::Close)?;
+        }
+        Ok(())
+    }
+}
+
+/// The processor time that a program has used with all its processes, those that have ended included.
+fn cpu_time(process: &Process) -> anyhow::Result<Duration> {
+    let mut spent = Duration::ZERO;
+    for pid in process.tree() {
+        // A child may end between two looks; its time is in its parent's then.
+        let Ok(clock) = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32)) else { continue };
+        if let Ok(own) = clock.now() {
+            spent += Duration::from(own);
+        }
+        spent += time_of_ended_children(pid);
+    }
+    Ok(spent)
+}
+
+/// cutime and cstime, fields 16 and 17 of /proc/PID/stat, in hundredths of a second.
+fn time_of_ended_children(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, field 2, may hold anything but ends with the last parenthesis.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u64 =
+        fields.split_whitespace().skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+fn print_table(runners: &[Runner], rounds: u64) {
+    println!(
+        "CPU time of the whole process, median of {rounds} rounds; in brackets: of the raw pipe's, round by round"
+    );
+    print!("\n| |");
+    runners.iter().for_each(|runner| print!(" {} |", runner.target.name));
+    println!("\n|---|{}", "---|".repeat(runners.len()));
+    let yardstick = runners.iter().find(|runner| runner.target.name == YARDSTICK);
+    for (row, work) in WORK.iter().enumerate() {
+        print!("| {}, {} |", work.name, work.unit);
+        for runner in runners {
+            let costs = &runner.costs[row];
+            let cost = median(costs.iter().copied());
+            let digits = if cost < 10.0 { 2 } else { 0 };
+            print!(" {cost:.digits$}");
+            if let Some(yardstick) = yardstick {
+                let ratios = costs.iter().zip(&yardstick.costs[row]).map(|(own, other)| own / other);
+                print!(" ({:.2})", median(ratios));
+            }
+            print!(" |");
+        }
+        println!();
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[len / 2],
+        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
+    }
+}

@@ -1,0 +1,271 @@
+//! What the documents say is so: the table of ends, links, files, and configurations.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use portcullis::{config::Config, outcome::Reason};
+
+/// What a configuration needs at least, for examples that show only a part.
+const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+const ROUTE: &str =
+    "[[route]]\nname = \"example\"\npath = \"/example\"\nbackend = \"tcp://127.0.0.1:5900\"\n";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// README.md, CHANGELOG.md, certs/README.md and everything in docs/.
+fn documents() -> Vec<PathBuf> {
+    let mut documents =
+        ["README.md", "CHANGELOG.md", "certs/README.md"].map(|name| root().join(name)).to_vec();
+    let docs = fs::read_dir(root().join("docs")).expect("docs/ is there");
+    let docs = docs.map(|entry| entry.expect("docs/ can be listed").path());
+    documents.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    documents.sort();
+    for needed in
+        ["README.md", "docs/architecture.md", "docs/configuration.md", "docs/ends.md", "docs/operations.md"]
+    {
+        assert!(documents.contains(&root().join(needed)), "{needed} is missing");
+    }
+    documents
+}
+
+// The table of ends.
+
+/// What stands in a table row of `docs/ends.md` besides the words: HTTP status, close code, level.
+type End = [String; 3];
+
+/// The rows whose first cell is a word in backquotes, in their order.
+fn ends(text: &str) -> Vec<(String, End)> {
+    let mut ends = Vec::new();
+    for line in text.lines() {
+        let Some(row) = line.strip_prefix("| `") else { continue };
+        let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
+        let [word, when, status, close, level] = cells[..] else { panic!("not five cells: {line}") };
+        assert!(!when.is_empty(), "no word about when: {line}");
+        ends.push((word.trim_end_matches('`').to_owned(), [status, close, level].map(str::to_owned)));
+    }
+    ends
+}
+
+fn in_the_program() -> Vec<(String, End)> {
+    let number = |number: Option<u16>| number.map_or("–".to_owned(), |number| number.to_string());
+    let end = |reason: &Reason| {
+        let status = number(reason.status().map(|status| status.as_u16()));
+        let level = reason.level().to_string().to_lowercase();
+        (reason.as_str().to_owned(), [status, number(reason.close_code()), level])
+    };
+    Reason::ALL.iter().map(end).collect()
+}
+
+/// What one side says and the other does not.
+fn differences(documented: &[(String, End)], real: &[(String, End)]) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (end, there, nowhere) in [(documented, real, "the program"), (real, documented, "docs/ends.md")] {
+        let missing = end.iter().filter(|end| !there.contains(end));
+        differences.extend(missing.map(|end| format!("{nowhere} does not have {end:?}")));
+    }
+    if differences.is_empty() && documented != real {
+        differences.push("the order is another, or a reason stands twice".to_owned());
+    }
+    differences
+}
+
+#[test]
+fn the_table_of_ends_is_the_programs() {
+    let documented = ends(&read(&root().join("docs/ends.md")));
+    let differences = differences(&documented, &in_the_program());
+    assert!(differences.is_empty(), "\n{}\n", differences.join("\n"));
+}
+
+#[test]
+fn a_table_that_differs_is_noticed() {
+    let real = in_the_program();
+    let page = |ends: &[(String, End)]| {
+        let row = |(word, [status, close, level]): &(String, End)| {
+            format!("| `{word}` | when | {status} | {close} | {level} |\n")
+        };
+        ends.iter().map(row).collect::<String>()
+    };
+    assert_eq!(ends(&page(&real)), real);
+    let mut swapped = real.clone();
+    swapped.swap(0, 1);
+    assert_eq!(differences(&swapped, &real).len(), 1);
+    assert_eq!(differences(&real[1..], &real).len(), 1);
+    assert_eq!(differences(&real, &real[1..]).len(), 1);
+    let mut wrong = real.clone();
+    wrong[0].1[0] = "418".to_owned();
+    assert_eq!(differences(&wrong, &real).len(), 2);
+}
+
+// Links, and files that are named.
+
+/// A document's lines without what stands in fenced blocks.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    })
+}
+
+/// What the links and images of a text point to.
+fn links(text: &str) -> Vec<String> {
+    let mut links = Vec::new();
+    for line in prose(text) {
+        for (at, _) in line.match_indices("](") {
+            let target = &line[at + 2..];
+            links.push(target[..target.find(')').unwrap_or(target.len())].to_owned());
+        }
+    }
+    links
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = prose(text).filter(|line| line.starts_with('#'));
+    let anchor = |line: &str| {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|char| char.is_alphanumeric() || "-_ ".contains(*char));
+        kept.map(|char| if char == ' ' { '-' } else { char }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+/// What is wrong with a link, if anything is.
+fn broken(document: &Path, link: &str) -> Option<String> {
+    if link.starts_with("https://") || link.starts_with("mailto:") {
+        return None;
+    }
+    let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let target = if path.is_empty() { document.to_owned() } else { beside(document, path) };
+    if !target.exists() {
+        return Some(format!("{}: {link}: there is no {}", document.display(), target.display()));
+    }
+    let wrong = !anchor.is_empty() && !anchors(&read(&target)).contains(anchor);
+    wrong.then(|| format!("{}: {link}: {} has no such heading", document.display(), target.display()))
+}
+
+/// `path` as seen from the directory of `document`, with `..` taken out.
+fn beside(document: &Path, path: &str) -> PathBuf {
+    let mut target = document.parent().unwrap_or(document).to_owned();
+    for part in Path::new(path).components() {
+        match part {
+            Component::ParentDir => drop(target.pop()),
+            part => target.push(part),
+        }
+    }
+    target
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for document in documents() {
+        let links = links(&read(&document));
+        seen += links.len();
+        wrong.extend(links.iter().filter_map(|link| broken(&document, link)));
+    }
+    assert!(seen > 20, "only {seen} links were found");
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn a_link_to_nowhere_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let document = directory.path().join("a.md");
+    let text =
+        "# A word, and `more`\n\n[one](b.md), ![two](#a-word-and-more)\n```\n[three](c.md)\n```\n[four](#no)";
+    fs::write(&document, text).unwrap();
+    let found = links(text);
+    assert_eq!(found, ["b.md", "#a-word-and-more", "#no"]);
+    let wrong: Vec<bool> = found.iter().map(|link| broken(&document, link).is_some()).collect();
+    assert_eq!(wrong, [true, false, true]);
+    fs::write(directory.path().join("b.md"), "").unwrap();
+    assert_eq!(broken(&document, "b.md"), None);
+    assert!(broken(&document, "b.md#heading").is_some());
+}
+
+#[test]
+fn the_commands_of_the_readme_are_there() {
+    let readme = read(&root().join("README.md"));
+    let commands: Vec<&str> =
+        readme.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| !line.is_empty()).collect();
+    assert_eq!(commands, ["cargo run --release --example demo", "tests/run"]);
+    for file in ["examples/demo/main.rs", "tests/run"] {
+        assert!(root().join(file).is_file(), "{file} is missing");
+    }
+}
+
+#[test]
+fn the_architecture_names_every_room() {
+    let map = read(&root().join("src/lib.rs"));
+    let page = read(&root().join("docs/architecture.md"));
+    let rooms: Vec<&str> =
+        map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(rooms.len() > 10, "only these rooms were found: {rooms:?}");
+    for room in rooms {
+        assert!(
+            page.contains(&format!("| [{room}](")) || page.contains(&format!(", [{room}](")),
+            "{room} is missing"
+        );
+    }
+}
+
+// Configurations.
+
+/// The fenced blocks of a text, by language and the line they begin at.
+fn blocks(text: &str) -> BTreeMap<usize, (String, String)> {
+    let mut blocks = BTreeMap::new();
+    let mut open: Option<(usize, String, String)> = None;
+    for (number, line) in text.lines().enumerate() {
+        open = match (line.strip_prefix("```"), open) {
+            (Some(language), None) => Some((number + 1, language.to_owned(), String::new())),
+            (Some(_), Some((start, language, body))) => {
+                blocks.insert(start, (language, body));
+                None
+            }
+            (None, Some((start, language, body))) => Some((start, language, body + line + "\n")),
+            (None, None) => None,
+        };
+    }
+    assert!(open.is_none(), "a block that never ends: {open:?}");
+    blocks
+}
+
+#[test]
+fn configurations_in_documents_are_good() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("web")).unwrap();
+    let file = directory.path().join("gateway.toml");
+    let mut whole = Vec::new();
+    for document in documents() {
+        for (line, (language, body)) in blocks(&read(&document)) {
+            if language != "toml" {
+                continue;
+            }
+            let mut text = body.clone();
+            for (table, missing) in [("[[listener]]", LISTENER), ("[[route]]", ROUTE)] {
+                if !body.contains(table) {
+                    text += missing;
+                }
+            }
+            let config = Config::parse(&text, &file)
+                .unwrap_or_else(|error| panic!("{}:{line}: {error}\n{text}", document.display()));
+            assert!(config.warnings.is_empty(), "{}:{line}: {:?}", document.display(), config.warnings);
+            if text == body {
+                whole.push(document.clone());
+            }
+        }
+    }
+    assert!(whole.contains(&root().join("README.md")), "the README shows no whole configuration");
+}

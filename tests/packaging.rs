@@ -1,0 +1,218 @@
+//! The systemd unit says what is true of the program, and the program tells systemd what is true of itself.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpStream},
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use portcullis::{
+    config::{Config, Timeouts},
+    gateway::Prepared,
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
+/// How long the program may take for what it does at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const PLAIN: &str = r#"
+[[listener]]
+address = "127.0.0.1:0"
+
+[[route]]
+name = "vnc"
+path = "/vnc"
+backend = "tcp://127.0.0.1:5900"
+
+[log]
+format = "json"
+"#;
+
+fn unit_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd/portcullis.service")
+}
+
+/// The unit's directives; each of those asked for here stands once.
+fn directives() -> BTreeMap<String, Vec<String>> {
+    let mut directives = BTreeMap::<String, Vec<String>>::new();
+    let text = fs::read_to_string(unit_file()).expect("the unit is there");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if let Some((key, value)) = line.split_once('=') {
+            directives.entry(key.to_owned()).or_default().push(value.to_owned());
+        }
+    }
+    directives
+}
+
+fn directive(key: &str) -> String {
+    match directives().get(key).map(Vec::as_slice) {
+        Some([value]) => value.clone(),
+        other => panic!("{key}= should stand once in the unit, found {other:?}"),
+    }
+}
+
+/// Runs systemd-analyze. `None`, and a word why, where there is none; where CI must have one, that is a failure.
+fn systemd_analyze(arguments: &[&str]) -> Option<Output> {
+    match Command::new("systemd-analyze").args(arguments).output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            let words = format!(
+                "skipped: cannot run systemd-analyze ({error}); Debian has it in the package systemd"
+            );
+            assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "{words}");
+            eprintln!("{words}");
+            None
+        }
+    }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    let text = fs::read_to_string(unit_file()).unwrap();
+    let here = text.replace("/usr/bin/portcullis", PROGRAM);
+    assert_ne!(text, here, "the unit no longer starts /usr/bin/portcullis");
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("portcullis.service");
+    let verify = |text: &str| {
+        fs::write(&copy, text).unwrap();
+        systemd_analyze(&["verify", "--man=no", copy.to_str().unwrap()])
+    };
+    let Some(output) = verify(&here) else { return };
+    assert!(output.status.success() && said(&output).is_empty(), "{}: {}", output.status, said(&output));
+    // It would have said something.
+    let wrong = verify(&here.replace("LockPersonality=", "LockPersonalty=")).unwrap();
+    assert!(said(&wrong).contains("LockPersonalty"), "a wrong key was not noticed: {}", said(&wrong));
+}
+
+#[test]
+fn the_sandbox_leaves_little_exposed() {
+    let unit = unit_file();
+    let security = ["security", "--offline=true", "--threshold=15", "--no-pager", unit.to_str().unwrap()];
+    let Some(output) = systemd_analyze(&security) else { return };
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("Overall exposure level"), "nothing was judged: {}", said(&output));
+}
+
+#[test]
+fn the_unit_has_room_for_the_default_limits() {
+    let config = Config::parse(PLAIN, Path::new("gateway.toml")).unwrap();
+    let needed = Prepared::load(config).unwrap().descriptors();
+    let allowed: u64 = directive("LimitNOFILE").parse().unwrap();
+    assert!(allowed >= needed, "LimitNOFILE={allowed} is less than the {needed} that the defaults can need");
+    let grouped = format!("{},{:03}", needed / 1000, needed % 1000);
+    let text = fs::read_to_string(unit_file()).unwrap();
+    assert!(text.contains(&format!("= {grouped}")), "the unit's arithmetic should come to {grouped}");
+}
+
+#[test]
+fn systemd_waits_for_the_drain() {
+    let stop = humantime::parse_duration(&directive("TimeoutStopSec")).unwrap();
+    let drain = Timeouts::default().drain;
+    assert!(stop > drain, "systemd would kill after {stop:?} what may take {drain:?}");
+}
+
+#[test]
+fn the_unit_starts_this_program_and_gives_up_on_what_cannot_work() {
+    let command = directive("ExecStart");
+    let mut words = command.split(' ');
+    assert_eq!(words.next(), Some("/usr/bin/portcullis"));
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("gateway.toml");
+    let arguments: Vec<&str> = words
+        .map(|word| if word == "/etc/portcullis/gateway.toml" { missing.to_str().unwrap() } else { word })
+        .collect();
+    assert!(arguments.contains(&missing.to_str().unwrap()), "{command}");
+    let unusable = Command::new(PROGRAM).args(&arguments).output().unwrap();
+    let misused = Command::new(PROGRAM).arg("--no-such-option").output().unwrap();
+    let prevented = directive("RestartPreventExitStatus");
+    for output in [unusable, misused] {
+        let code = output.status.code().unwrap().to_string();
+        assert!(prevented.split(' ').any(|status| status == code), "{code}: {}", said(&output));
+    }
+    assert_eq!(directives().get("ExecStartPre"), None, "systemd would try again for ever when it fails");
+}
+
+/// A running program, ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+    assert_eq!(directive("Type"), "notify");
+    assert_eq!(directive("KillSignal"), "SIGTERM");
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("gateway.toml");
+    fs::write(&config, PLAIN).unwrap();
+    let manager = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&manager).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut child = Command::new(PROGRAM)
+        .arg("run")
+        .arg("--config")
+        .arg(&config)
+        .env("NOTIFY_SOCKET", &manager)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut running = Running(child);
+
+    assert_eq!(told(&socket), "READY=1");
+    // Then there is somebody to talk to. The line was written before systemd was told.
+    let address = listening(&mut log);
+    TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|error| panic!("{address}: {error}"));
+
+    let pid = running.0.id().to_string();
+    assert!(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().unwrap().success());
+    assert_eq!(told(&socket), "STOPPING=1");
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = running.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "still running {PATIENCE:?} after SIGTERM without a session");
+        thread::yield_now();
+    };
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(status.success(), "{status}: {rest}");
+}
+
+/// What the program says next to its service manager, one word of it.
+fn told(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("nothing was said in time: {error}"));
+    String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
+}
+
+/// The address of the first listener, by the log.
+fn listening(log: &mut impl BufRead) -> SocketAddr {
+    let mut seen = String::new();
+    for line in log.lines() {
+        let line = line.expect("the log can be read");
+        let entry: serde_json::Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        if entry["message"] == "listening" {
+            let address = entry["address"].as_str().expect("the line has an address");
+            return address.parse().expect("it is a socket's address");
+        }
+        seen += &line;
+    }
+    panic!("no listener in the log: {seen}")
+}

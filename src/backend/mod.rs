@@ -12,6 +12,7 @@ pub mod allowed;
 pub mod announce;
 pub mod race;
 pub mod resolve;
+pub mod starttls;
 pub mod stream;
 pub mod tls;
 

@@ -328,7 +328,7 @@ async fn a_listed_certificate_is_believed_itself_but_not_beyond_its_name_and_tim
     for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
         let made = |names: &[&str], from, days| {
             let mut params = params(names, from, days);
-            params.is_ca = is_ca.clone();
+            params.is_ca = is_ca;
             self_signed(&params)
         };
         let pair = made(&[NAME], -1, 1);

@@ -19,10 +19,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Capacity, Limiter},
-    backend::Dialer,
+    backend::{Tools, Upstream, UpstreamError},
     config::{Config, Listener},
     connection::{self, Door, House},
-    http::{Files, Routes},
+    http::{Files, Routed, Routes},
     metrics::Metrics,
     outcome::Reason,
     session::Registry,
@@ -55,6 +55,16 @@ pub enum StartError {
         number: usize,
         /// What is wrong.
         cause: Box<IdentityError>,
+    },
+    /// What a route says of its servers.
+    #[error("{file}: route {route:?}: {cause}")]
+    Upstream {
+        /// The configuration file.
+        file: String,
+        /// Which route.
+        route: String,
+        /// What is wrong.
+        cause: Box<UpstreamError>,
     },
     /// The web root cannot be served.
     #[error("{file}: web.root: cannot open {root}: {cause}; check the path and its permissions")]
@@ -107,29 +117,38 @@ impl Prepared {
         let file = file.display().to_string();
         let mut doors = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
-            let Listener { address, identity, min_tls, trusted_proxies, proxy_protocol: _ } = listener;
+            let Listener { address, identity, min_tls, trusted_proxies, proxy_protocol } = listener;
             let tls = identity.map(|identity| Tls::load(&identity, min_tls)).transpose();
             let tls = tls.map_err(|cause| StartError::Identity {
                 file: file.clone(),
                 number: index + 1,
                 cause: Box::new(cause),
             })?;
-            doors.push((address, Arc::new(Door { tls, trusted_proxies })));
+            doors.push((address, Arc::new(Door { tls, trusted_proxies, proxy_protocol })));
         }
         let files = web.map(|web| {
             let root = web.root.display().to_string();
             Files::new(&web.root).map_err(|cause| StartError::Web { file: file.clone(), root, cause })
         });
+        let tools = Tools::default();
+        let routes = routes.into_iter().map(|route| {
+            let upstream = Upstream::load(&route.upstream, &tools).map_err(|cause| StartError::Upstream {
+                file: file.clone(),
+                route: route.name.clone(),
+                cause: Box::new(cause),
+            })?;
+            Ok(Routed { route, upstream: Arc::new(upstream) })
+        });
+        let routes = Routes::new(routes.collect::<Result<Vec<_>, StartError>>()?);
         // Live connections are never forgotten, so there must be more room than there can be of them.
         let sources = SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes));
         let house = House {
-            routes: Routes::new(routes),
+            routes,
             files: files.transpose()?,
             timeouts,
             limiter: Limiter::new(limits.per_ip, sources, Instant::now()),
             handshakes: Capacity::new(limits.max_handshakes),
             sessions: Capacity::new(limits.max_sessions),
-            dialer: Dialer::default(),
             registry: Arc::default(),
             metrics: Arc::default(),
             draining: CancellationToken::new(),
@@ -219,6 +238,12 @@ impl Gateway {
                 house,
                 connections,
             )));
+        }
+        let watching = CancellationToken::new();
+        let _watch_guard = watching.clone().drop_guard();
+        for routed in house.routes.iter() {
+            let upstream = Arc::clone(&routed.upstream);
+            tokio::spawn(upstream.watch(routed.route.name.clone(), watching.clone()));
         }
         stop.await;
         tracing::info!(sessions = house.registry.len(), "draining");

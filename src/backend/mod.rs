@@ -1,69 +1,70 @@
 //! The way to a backend: the one room that knows how to get a byte stream to a target.
 //!
-//! Owns name resolution and dialling. Refuses to know who asked and what is carried. Invariant: a dial ends within its
-//! deadline, all addresses of a name together.
+//! Owns what a route leads to ([`Upstream`]): which of its servers is next, how its name becomes an address, how that is
+//! dialled, what it is told about the caller, and how TLS begins. Refuses to know what is carried. Invariants: a dial ends
+//! within its deadline, all servers and addresses together; a client never names a server, only a token for one.
 
-pub mod balance;
-pub mod health;
-pub mod targets;
-#[cfg(test)]
-mod test_log;
 pub mod allowed;
 pub mod announce;
+pub mod balance;
+pub mod health;
 pub mod race;
+pub mod reach;
 pub mod resolve;
 pub mod starttls;
 pub mod stream;
+pub mod targets;
+#[cfg(test)]
+mod test_log;
 pub mod tls;
 
-use std::{io, net::SocketAddr, time::Duration};
-
-use tokio::{
-    net::{TcpStream, lookup_host},
-    sync::Semaphore,
-    time::{Instant, timeout_at},
+use std::{
+    sync::Arc,
+    time::{Duration, Instant as StdInstant},
 };
 
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    announce::Caller,
+    reach::{Reach, ReachError, Tools},
+    stream::BackendStream,
+};
+use self::{
+    balance::{Place, Pool},
+    targets::{Table, TargetsError, token_of},
+    tls::TlsConfigError,
+};
 use crate::{
-    config::{Backend, Host},
+    config::{Backend, Destinations, Health, RoutePath, UpstreamConfig},
     outcome::Reason,
 };
 
-/// How many names may be looked up at once: the system's resolver takes a thread for each.
-const LOOKUPS: usize = 64;
+/// Why what a route leads to cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// Its certificates or keys.
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+    /// Its token file.
+    #[error(transparent)]
+    Targets(#[from] TargetsError),
+}
 
-/// Why a backend was not reached.
+/// Why no server was reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// No address took the connection.
-    #[error("{backend} refused the connection: {source}")]
-    Refused {
-        /// The backend.
+    /// All are down, away or full.
+    #[error("no server is available: all are down or have their max_sessions")]
+    NoneHealthy,
+    /// The last one tried.
+    #[error("cannot reach {backend}: {source}")]
+    Unreached {
+        /// Which.
         backend: Backend,
-        /// What the system said of the last address tried.
-        source: io::Error,
-    },
-    /// The deadline came first.
-    #[error("{backend} did not answer in time")]
-    Timeout {
-        /// The backend.
-        backend: Backend,
-    },
-    /// The name has no address.
-    #[error("the name in {backend} does not resolve: {source}")]
-    Unresolved {
-        /// The backend.
-        backend: Backend,
-        /// What the resolver said.
-        source: io::Error,
-    },
-    /// This machine has no descriptor or local port left.
-    #[error("no descriptor or local port left to reach {backend}: {source}")]
-    Exhausted {
-        /// The backend.
-        backend: Backend,
-        /// What the system said.
-        source: io::Error,
+        /// Why.
+        source: ReachError,
     },
 }
 
@@ -71,117 +72,159 @@ impl DialError {
     /// The end this leads to.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Refused { .. } => Reason::BackendRefused,
-            Self::Timeout { .. } => Reason::BackendTimeout,
-            Self::Unresolved { .. } => Reason::BackendUnresolved,
-            Self::Exhausted { .. } => Reason::Overloaded,
+            Self::NoneHealthy => Reason::NoHealthyBackend,
+            Self::Unreached { source, .. } => source.reason(),
+        }
+    }
+
+    /// The server that was tried last.
+    pub fn backend(&self) -> Option<&Backend> {
+        match self {
+            Self::NoneHealthy => None,
+            Self::Unreached { backend, .. } => Some(backend),
         }
     }
 }
 
-/// Reaches backends.
+/// A server that answered.
 #[derive(Debug)]
-pub struct Dialer {
-    lookups: Semaphore,
+pub struct Connected {
+    /// The way to it.
+    pub stream: BackendStream,
+    /// Which one it is.
+    pub backend: Backend,
+    /// Its place among the sessions of its server.
+    pub place: Option<Place>,
 }
 
-impl Default for Dialer {
-    fn default() -> Self {
-        Self { lookups: Semaphore::new(LOOKUPS) }
-    }
+/// What a request asks for: any server of the route, or the one its token names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Whichever is next.
+    Any,
+    /// This one.
+    This(Backend),
 }
 
-impl Dialer {
-    /// Connects to `backend` within `limit`, lookup included. Several addresses share the time that is left.
+/// What one route leads to.
+#[derive(Debug)]
+pub struct Upstream {
+    servers: Servers,
+    reach: Reach,
+    health: Option<Health>,
+}
+
+#[derive(Debug)]
+enum Servers {
+    Pool { pool: Arc<Pool>, backends: Vec<Backend> },
+    Tokens(Arc<Table>),
+}
+
+impl Upstream {
+    /// Loads what a route says of its servers: certificates, token file.
     ///
     /// # Errors
-    /// Each way to fail is a [`DialError`] of its own.
-    pub async fn dial(&self, backend: &Backend, limit: Duration) -> Result<TcpStream, DialError> {
+    /// Something is missing, unreadable or wrong.
+    pub fn load(config: &UpstreamConfig, tools: &Tools) -> Result<Self, UpstreamError> {
+        let servers = match &config.destinations {
+            Destinations::Fixed(backends) => Servers::Pool {
+                pool: Pool::new(backends, config.balance, config.max_sessions),
+                backends: backends.clone(),
+            },
+            Destinations::Tokens(file) => Servers::Tokens(Table::open(file)?),
+        };
+        Ok(Self { servers, reach: Reach::load(config, tools)?, health: config.health.clone() })
+    }
+
+    /// What a request for this route asks for; `None` if its token names nothing.
+    pub fn wish(&self, route: &RoutePath, path: &str, query: Option<&str>) -> Option<Wish> {
+        match &self.servers {
+            Servers::Pool { .. } => Some(Wish::Any),
+            Servers::Tokens(table) => table.find(&token_of(route, path, query)?).map(Wish::This),
+        }
+    }
+
+    /// The servers that are named in the configuration or, now, in the token file.
+    pub fn backends(&self) -> &[Backend] {
+        match &self.servers {
+            Servers::Pool { backends, .. } => backends,
+            Servers::Tokens(_) => &[],
+        }
+    }
+
+    /// How its servers are reached.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// Connects to the server wished for, within `limit`. Several servers share the time that is left.
+    ///
+    /// # Errors
+    /// None could be reached, or none may be tried.
+    pub async fn connect(
+        &self,
+        wish: &Wish,
+        caller: &Caller,
+        limit: Duration,
+    ) -> Result<Connected, DialError> {
         let deadline = Instant::now() + limit;
-        let addresses = self.resolve(backend, deadline).await?;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for (index, address) in addresses.iter().enumerate() {
-            let now = Instant::now();
-            let share = deadline.saturating_duration_since(now) / (addresses.len() - index) as u32;
-            match timeout_at(now + share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    // Frames are small and interactive; without this a first picture waits for delayed ACKs.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
+        let (pool, backends) = match (&self.servers, wish) {
+            (Servers::Pool { pool, backends }, Wish::Any) => (pool, backends),
+            (_, Wish::This(backend)) => {
+                let reached = self.reach.connect(backend, Some(caller), deadline).await;
+                let backend = backend.clone();
+                return match reached {
+                    Ok(stream) => Ok(Connected { stream, backend, place: None }),
+                    Err(source) => Err(DialError::Unreached { backend, source }),
+                };
+            }
+            (Servers::Tokens(_), Wish::Any) => return Err(DialError::NoneHealthy),
+        };
+        let order = pool.order(StdInstant::now(), caller.client.ip());
+        let mut last = DialError::NoneHealthy;
+        for (index, &target) in order.iter().enumerate() {
+            let Some(place) = pool.enter(target) else { continue };
+            let backend = backends[target].clone();
+            let left = u32::try_from(order.len() - index).unwrap_or(u32::MAX);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            match self.reach.connect(&backend, Some(caller), Instant::now() + share).await {
+                Ok(stream) => {
+                    if pool.succeeded(target) {
+                        tracing::info!(%backend, "backend answers again");
+                    }
+                    return Ok(Connected { stream, backend, place: Some(place) });
                 }
-                Ok(Err(error)) if is_exhaustion(&error) => {
-                    return Err(DialError::Exhausted { backend: backend.clone(), source: error });
+                // Nothing that the server could help.
+                Err(source) if source.reason() == Reason::Overloaded => {
+                    return Err(DialError::Unreached { backend, source });
                 }
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
+                Err(source) => {
+                    // Only the first of a row of failures is news; what a stranger can repeat is not.
+                    if let Some(away) = pool.failed(target, StdInstant::now())
+                        && backends.len() > 1
+                    {
+                        tracing::warn!(%backend, error = %source, ?away, "backend does not answer, using the others");
+                    }
+                    last = DialError::Unreached { backend, source };
+                }
             }
         }
-        Err(match last.kind() {
-            io::ErrorKind::TimedOut => DialError::Timeout { backend: backend.clone() },
-            io::ErrorKind::NotFound => DialError::Unresolved { backend: backend.clone(), source: last },
-            _ => DialError::Refused { backend: backend.clone(), source: last },
-        })
+        Err(last)
     }
 
-    async fn resolve(&self, backend: &Backend, deadline: Instant) -> Result<Vec<SocketAddr>, DialError> {
-        let Backend::Tcp { host, port } = backend else {
-            let source = io::ErrorKind::Unsupported.into();
-            return Err(DialError::Refused { backend: backend.clone(), source });
-        };
-        let name = match host {
-            Host::Address(address) => return Ok(vec![SocketAddr::new(*address, *port)]),
-            Host::Name(name) => name.as_str(),
-        };
-        let lookup = async {
-            // The semaphore is never closed; without a permit the lookup would only be unbounded.
-            let _permit = self.lookups.acquire().await;
-            lookup_host((name, *port)).await
-        };
-        match timeout_at(deadline, lookup).await {
-            Ok(Ok(addresses)) => Ok(addresses.collect()),
-            Ok(Err(source)) => Err(DialError::Unresolved { backend: backend.clone(), source }),
-            Err(_) => Err(DialError::Timeout { backend: backend.clone() }),
+    /// Looks after the servers until `stop`: checks their health, reads their token file again when it changes.
+    pub async fn watch(self: Arc<Self>, route: String, stop: CancellationToken) {
+        match (&self.servers, self.health.clone()) {
+            (Servers::Tokens(table), _) => Arc::clone(table).watch(stop).await,
+            (Servers::Pool { .. }, None) => {}
+            (Servers::Pool { pool, backends }, Some(health)) => {
+                let (upstream, limit) = (Arc::clone(&self), health.timeout);
+                let probe = move |backend: Backend| {
+                    let upstream = Arc::clone(&upstream);
+                    async move { upstream.reach.connect(&backend, None, Instant::now() + limit).await.map(drop) }
+                };
+                health::watch(Arc::clone(pool), backends.clone(), route, health, probe, stop).await;
+            }
         }
-    }
-}
-
-/// Whether a connect failed for want of something on our side (EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS).
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24 | 99 | 105))
-        || error.kind() == io::ErrorKind::AddrNotAvailable
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    fn backend(text: &str) -> Backend {
-        text.parse().unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_backend_is_reached_and_told_not_to_wait() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let backend = backend(&format!("tcp://{}", listener.local_addr().unwrap()));
-        let stream = Dialer::default().dial(&backend, Duration::from_secs(5)).await.unwrap();
-        assert!(stream.nodelay().unwrap());
-    }
-
-    #[tokio::test]
-    async fn a_closed_port_is_refused() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let backend = backend(&format!("tcp://{}", listener.local_addr().unwrap()));
-        drop(listener);
-        let error = Dialer::default().dial(&backend, Duration::from_secs(5)).await.unwrap_err();
-        assert_eq!(error.reason(), Reason::BackendRefused);
-        assert!(error.to_string().contains(&backend.to_string()), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_name_without_an_address_is_unresolved() {
-        let error = Dialer::default().dial(&backend("tcp://nobody.invalid:1"), Duration::from_secs(20)).await;
-        assert_eq!(error.unwrap_err().reason(), Reason::BackendUnresolved);
     }
 }

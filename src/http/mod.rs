@@ -14,4 +14,4 @@ pub use answer::{Body, Refusal, quoted};
 pub use exchange::{Exchange, Fault};
 pub use files::Files;
 pub use handshake::{Handshake, check_head, host_name};
-pub use route::Routes;
+pub use route::{Routed, Routes};

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustls::ProtocolVersion;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -24,9 +25,12 @@ pub enum ClientStream {
 }
 
 impl ClientStream {
-    /// Whether the client speaks TLS to us.
-    pub fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
+    /// The version of TLS that the client speaks to us, if it does.
+    pub fn tls_version(&self) -> Option<ProtocolVersion> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.protocol_version(),
+        }
     }
 
     /// Bytes the socket has taken so far, TLS included.

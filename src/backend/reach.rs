@@ -1,0 +1,182 @@
+//! From one server's URL to a byte stream: name, address, socket, who is calling, TLS.
+
+use std::{io, path::Path, sync::Arc};
+
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    allowed::Allowed,
+    announce::{self, Caller},
+    race::{self, RaceError},
+    resolve::{ResolveError, Resolver},
+    starttls::{self, StartTlsError},
+    stream::BackendStream,
+    tls::{Connector, SystemRoots, TlsConfigError, TlsError},
+};
+use crate::{
+    config::{Backend, Destinations, SendProxy, UpstreamConfig},
+    metered::Metered,
+    outcome::Reason,
+};
+
+/// What all routes share to reach their servers.
+#[derive(Debug, Default)]
+pub struct Tools {
+    /// Turns names into addresses.
+    pub resolver: Arc<Resolver>,
+    /// The authorities that the system trusts.
+    pub roots: SystemRoots,
+}
+
+/// Why one server was not reached. The texts continue "cannot reach tcp://…: ".
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// Its name.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// Its addresses.
+    #[error(transparent)]
+    Race(#[from] RaceError),
+    /// Its Unix socket.
+    #[error("{0}")]
+    Unix(io::Error),
+    /// It took the connection and not the PROXY header.
+    #[error("it does not take a PROXY header: {0}")]
+    Announce(io::Error),
+    /// Its way into TLS.
+    #[error(transparent)]
+    StartTls(#[from] StartTlsError),
+    /// A token leads to TLS, and there is nobody to trust.
+    #[error(
+        "the system has no certificate authorities to check its certificate with; install ca-certificates"
+    )]
+    NoTls,
+    /// Its TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl ReachError {
+    /// The end this leads to.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Resolve(error) => error.reason(),
+            Self::Race(error) => error.reason(),
+            Self::Unix(error) | Self::Announce(error) => reason_of(error),
+            Self::StartTls(error) => error.reason(),
+            Self::NoTls => Reason::BackendTlsFailed,
+            Self::Tls(error) => error.reason(),
+        }
+    }
+}
+
+fn reason_of(error: &io::Error) -> Reason {
+    match error.raw_os_error() {
+        // EMFILE, ENFILE
+        Some(23 | 24) => Reason::Overloaded,
+        _ if error.kind() == io::ErrorKind::TimedOut => Reason::BackendTimeout,
+        _ => Reason::BackendRefused,
+    }
+}
+
+/// How the servers of one route are reached.
+#[derive(Debug)]
+pub struct Reach {
+    resolver: Arc<Resolver>,
+    allowed: Allowed,
+    connector: Option<Connector>,
+    xmpp_domain: Option<String>,
+    send_proxy: Option<SendProxy>,
+}
+
+impl Reach {
+    /// Loads what a route says of its servers' TLS, if any of them speaks it.
+    ///
+    /// # Errors
+    /// A certificate or key is missing, unreadable or wrong.
+    pub(super) fn load(config: &UpstreamConfig, tools: &Tools) -> Result<Self, TlsConfigError> {
+        Ok(Self {
+            resolver: Arc::clone(&tools.resolver),
+            allowed: Allowed { networks: config.allowed_networks.clone() },
+            connector: match &config.destinations {
+                Destinations::Fixed(backends) if !backends.iter().any(Backend::is_encrypted) => None,
+                Destinations::Fixed(_) => Some(Connector::load(&config.tls, &tools.roots)?),
+                // Whether a token leads to TLS is not known yet; if none does, nothing is missing.
+                Destinations::Tokens(_) => Connector::load(&config.tls, &tools.roots).ok(),
+            },
+            xmpp_domain: config.xmpp_domain.clone(),
+            send_proxy: config.send_proxy,
+        })
+    }
+
+    /// Connects to one server. Without a caller it is the gateway that asks, to see whether the server is well.
+    ///
+    /// # Errors
+    /// Each way to fail is a [`ReachError`] of its own.
+    pub async fn connect(
+        &self,
+        backend: &Backend,
+        caller: Option<&Caller>,
+        deadline: Instant,
+    ) -> Result<BackendStream, ReachError> {
+        let (host, port) = match backend {
+            Backend::Unix(path) => return self.unix(path, caller, deadline).await,
+            Backend::Tcp { host, port }
+            | Backend::Tls { host, port }
+            | Backend::StartTlsXmpp { host, port } => (host, *port),
+        };
+        let addresses = self.resolver.resolve(host, deadline).await?;
+        let mut stream = Metered::new(race::tcp(addresses, port, &self.allowed, deadline).await?);
+        self.announce(&mut stream, caller, deadline).await?;
+        let host = host.to_string();
+        let name = match backend {
+            Backend::Tls { .. } => &host,
+            Backend::StartTlsXmpp { .. } => {
+                let domain = self.xmpp_domain.as_ref().unwrap_or(&host);
+                starttls::negotiate(&mut stream, domain, deadline).await?;
+                domain
+            }
+            Backend::Tcp { .. } | Backend::Unix(_) => return Ok(BackendStream::Tcp(stream)),
+        };
+        match &self.connector {
+            Some(connector) => {
+                Ok(BackendStream::Tls(Box::new(connector.connect(name, stream, deadline).await?)))
+            }
+            None => Err(ReachError::NoTls),
+        }
+    }
+
+    async fn unix(
+        &self,
+        path: &Path,
+        caller: Option<&Caller>,
+        deadline: Instant,
+    ) -> Result<BackendStream, ReachError> {
+        let connected = timeout_at(deadline, UnixStream::connect(path)).await;
+        let socket =
+            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ReachError::Unix)?;
+        let mut stream = Metered::new(socket);
+        self.announce(&mut stream, caller, deadline).await?;
+        Ok(BackendStream::Unix(stream))
+    }
+
+    /// Tells the server who is calling, where the route says so.
+    async fn announce<S>(
+        &self,
+        stream: &mut S,
+        caller: Option<&Caller>,
+        deadline: Instant,
+    ) -> Result<(), ReachError>
+    where
+        S: AsyncWrite + Unpin,
+    {
+        let Some(version) = self.send_proxy else { return Ok(()) };
+        let header = announce::header(version, caller);
+        let written = timeout_at(deadline, stream.write_all(&header)).await;
+        written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ReachError::Announce)
+    }
+}

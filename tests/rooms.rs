@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["http", "relay", "backend", "transport"],
     &["config"],
     &["session", "metrics", "admission", "websocket"],
-    &["outcome"],
+    &["metered", "outcome"],
 ];
 
 #[test]

@@ -8,7 +8,7 @@
 
 use std::{
     fmt, fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -56,12 +56,15 @@ pub enum ResolveError {
         /// `/etc/resolv.conf`
         resolv_conf: PathBuf,
         /// What is wrong with the latter.
-        problem: Arc<str>,
+        problem: String,
     },
     /// This machine has no descriptor or memory left to ask with.
     #[error("no descriptor left to ask a name server: {0}")]
     Exhausted(Arc<io::Error>),
-    /// The name servers cannot be reached, or fail.
+    /// Nobody is there to be asked.
+    #[error("no name server can be reached")]
+    Unreachable,
+    /// The name servers fail.
     #[error("the name servers failed: {0}")]
     Failed(NetError),
 }
@@ -86,7 +89,11 @@ impl From<NetError> for ResolveError {
         match error {
             NetError::Dns(DnsError::NoRecordsFound(_)) => Self::NoSuchName,
             NetError::Timeout => Self::NoAnswer,
-            NetError::Io(error) if is_exhaustion(&error) => Self::Exhausted(error),
+            // Whatever went wrong with sockets, this is all that is told; so try one.
+            NetError::NoConnections | NetError::Io(_) => match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
+                Err(error) if is_exhaustion(&error) => Self::Exhausted(error.into()),
+                _ => Self::Unreachable,
+            },
             error => Self::Failed(error),
         }
     }
@@ -164,39 +171,41 @@ impl Resolver {
             Host::Address(address) => return Ok(Addresses::literal(*address)),
             Host::Name(name) => name,
         };
-        let view = self.view();
+        let view = self.view()?;
         let written = Name::from_ascii(name).map_err(|error| ResolveError::Failed(error.into()))?;
         let local = view.without_asking(&written);
         if !local.is_empty() {
             return Ok(Addresses::of_a_name(local));
         }
-        let dns = view.dns.as_ref().map_err(|problem| ResolveError::NoServers {
-            hosts: self.hosts.clone(),
-            resolv_conf: self.resolv_conf.clone(),
-            problem: Arc::clone(problem),
-        })?;
+        let dns = view.dns.as_ref().map_err(Clone::clone)?;
         match timeout_at(deadline, dns.ask(&written)).await {
             Ok(answer) => answer,
             Err(_) => Err(ResolveError::NoAnswer),
         }
     }
 
-    /// What the files say now, or said a moment ago.
-    fn view(&self) -> Arc<View> {
+    /// What the files say now, or said a moment ago. Without a descriptor to read them with, what they said before.
+    fn view(&self) -> Result<Arc<View>, ResolveError> {
         let now = Instant::now();
         let mut seen = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((looked, view)) = &mut *seen {
             if now.duration_since(*looked) < LOOK_AGAIN {
-                return Arc::clone(view);
+                return Ok(Arc::clone(view));
             }
             *looked = now;
             if view.stamps == self.stamps() {
-                return Arc::clone(view);
+                return Ok(Arc::clone(view));
             }
         }
-        let view = Arc::new(View::read(self));
-        *seen = Some((now, Arc::clone(&view)));
-        view
+        match (View::read(self), &*seen) {
+            (Ok(view), _) => {
+                let view = Arc::new(view);
+                *seen = Some((now, Arc::clone(&view)));
+                Ok(view)
+            }
+            (Err(_), Some((_, view))) => Ok(Arc::clone(view)),
+            (Err(error), None) => Err(error),
+        }
     }
 
     fn stamps(&self) -> [Stamp; 2] {
@@ -214,17 +223,32 @@ type Stamp = Option<(SystemTime, u64)>;
 struct View {
     stamps: [Stamp; 2],
     hosts: Hosts,
-    dns: Result<Dns, Arc<str>>,
+    dns: Result<Dns, ResolveError>,
 }
 
 impl View {
-    fn read(from: &Resolver) -> Self {
+    /// Fails for want of a descriptor only: a file that is missing or broken has nothing to say.
+    fn read(from: &Resolver) -> Result<Self, ResolveError> {
+        let read = |path| match fs::read(path) {
+            Err(error) if is_exhaustion(&error) => Err(ResolveError::Exhausted(error.into())),
+            text => Ok(text),
+        };
         // Stamps first: what changes while it is being read is read again.
         let stamps = from.stamps();
         let mut hosts = Hosts::default();
-        // A file that is missing or broken has nothing to say.
-        let _ = fs::File::open(&from.hosts).and_then(|file| hosts.read_hosts_conf(file));
-        Self { stamps, hosts, dns: Dns::read(from).map_err(|error| error.to_string().into()) }
+        let text = read(&from.hosts)?.unwrap_or_default();
+        // One strange letter must not hide the lines behind it.
+        let _ = hosts.read_hosts_conf(String::from_utf8_lossy(&text).as_bytes());
+        let dns = match read(&from.resolv_conf)? {
+            Ok(text) => Dns::new(&text, from.port).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let dns = dns.map_err(|problem| ResolveError::NoServers {
+            hosts: from.hosts.clone(),
+            resolv_conf: from.resolv_conf.clone(),
+            problem,
+        });
+        Ok(Self { stamps, hosts, dns })
     }
 
     /// What needs no name server: the hosts file, and localhost even without one (RFC 6761 §6.3).
@@ -249,10 +273,10 @@ struct Dns {
 }
 
 impl Dns {
-    fn read(from: &Resolver) -> Result<Self, NetError> {
-        let (mut config, mut options) = parse_resolv_conf(fs::read(&from.resolv_conf)?)?;
+    fn new(resolv_conf: &[u8], port: u16) -> Result<Self, NetError> {
+        let (mut config, mut options) = parse_resolv_conf(resolv_conf)?;
         let servers = config.name_servers.iter_mut();
-        servers.flat_map(|server| &mut server.connections).for_each(|connection| connection.port = from.port);
+        servers.flat_map(|server| &mut server.connections).for_each(|connection| connection.port = port);
         let search = match config.search.as_slice() {
             [] => config.domain.iter().cloned().collect(),
             search => search.to_vec(),
@@ -331,7 +355,7 @@ mod tests {
         rr::{RData, Record},
     };
     use tempfile::TempDir;
-    use tokio::{net::UdpSocket, task::JoinHandle};
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -369,7 +393,7 @@ mod tests {
     impl System {
         /// `answer` is asked with the name, the kind, and how many questions came before.
         async fn new(answer: impl Fn(&str, RecordType, usize) -> Answer + Send + 'static) -> Self {
-            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
             let port = socket.local_addr().unwrap().port();
             let questions = Arc::new(AtomicUsize::new(0));
             let counter = Arc::clone(&questions);
@@ -483,7 +507,7 @@ mod tests {
     #[tokio::test]
     async fn the_hosts_file_is_not_second_guessed() {
         let system = System::new(|name, _, _| panic!("asked for {name}")).await;
-        system.write("hosts", "# comment\n192.0.2.7 db.example.com DB\n2001:db8::7 db\n");
+        system.write("hosts", "# comment\nnonsense\n192.0.2.7 db.example.com DB\n2001:db8::7 db\n");
         assert_eq!(system.known("db.example.com").await, ips(&["192.0.2.7"]), "no AAAA is asked for");
         assert_eq!(system.known("db").await, ips(&["192.0.2.7", "2001:db8::7"]));
         assert_eq!(system.known("db.example.com.").await, ips(&["192.0.2.7"]));

@@ -248,13 +248,13 @@ fn an_address_in_use_is_named_with_its_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
     configured(directory.path(), &GOOD.replace("127.0.0.1:0", &address));
-    let stderr = assert_fails(&run(directory.path(), &["run"]), FAILURE, &["listener[0].address", &address]);
+    let stderr = assert_fails(&run(directory.path(), &["run"]), FAILURE, &["listener 1: address", &address]);
     assert!(!stderr.contains("INFO ready"), "{stderr}");
 
     let second =
         format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{}", GOOD.replace("127.0.0.1:0", &address));
     configured(directory.path(), &second);
-    assert_fails(&run(directory.path(), &["run"]), FAILURE, &["listener[1].address", &address]);
+    assert_fails(&run(directory.path(), &["run"]), FAILURE, &["listener 2: address", &address]);
 }
 
 #[test]

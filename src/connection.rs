@@ -209,12 +209,7 @@ async fn secure(
         Ok(Ok(Accepted::Stream(stream))) => Ok(stream),
         Ok(Ok(Accepted::NotTls(socket))) => {
             // Most likely HTTP: a person who left out the s is told so.
-            let mut stream = ClientStream::Plain(Metered::new(socket));
-            let mut exchange = Exchange::new(&mut stream, house.timeouts.stall);
-            match exchange.next(time::Instant::now() + house.timeouts.request).await {
-                Ok(_) => exchange.refuse(Refusal::new(Reason::NotTls), house.timeouts.close).await,
-                Err(fault) => exchange.close(fault, house.timeouts.close).await,
-            }
+            http::refuse_unheard(socket, Refusal::new(Reason::NotTls), house.timeouts.close).await;
             Err(Reason::NotTls)
         }
     }

@@ -258,7 +258,7 @@ async fn secure(
 ) -> Result<(ClientStream, Instant), Reason> {
     // Frames are small and interactive: nothing is gained by waiting for more to send.
     let _ = socket.set_nodelay(true);
-    let Timeouts { tls: tls_limit, request, close, stall, .. } = house.timeouts;
+    let Timeouts { tls: tls_limit, request, close, .. } = house.timeouts;
     let Some(tls) = &door.tls else {
         let head_by = Instant::now() + request;
         if time::timeout_at(head_by, brings_proxy_header(&socket)).await == Ok(true) {
@@ -278,12 +278,7 @@ async fn secure(
                 return Err(Reason::ProxyHeaderInvalid);
             }
             // Most likely HTTP: a person who left out the s is told so.
-            let mut stream = ClientStream::Plain(Metered::new(socket));
-            let mut exchange = Exchange::new(&mut stream, stall);
-            match exchange.next(Instant::now() + request).await {
-                Ok(_) => exchange.refuse(Refusal::new(Reason::NotTls), close).await,
-                Err(fault) => exchange.close(fault, close).await,
-            }
+            http::refuse_unheard(socket, Refusal::new(Reason::NotTls), close).await;
             Err(Reason::NotTls)
         }
     }

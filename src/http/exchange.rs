@@ -8,7 +8,10 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,7 +21,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy, sink},
     sync::oneshot,
     time::{Instant, timeout, timeout_at},
 };
@@ -87,7 +90,7 @@ fn is_timeout(error: &hyper::Error) -> bool {
     source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
 }
 
-type Io<'a, S> = Pin<Box<TimeoutStream<&'a mut S>>>;
+type Io<'a, S> = Pin<Box<TimeoutStream<Muted<'a, S>>>>;
 
 /// An HTTP/1.1 connection that is asked for one request at a time. It borrows the stream, which is as good as new
 /// once the exchange is over.
@@ -98,6 +101,7 @@ where
     connection: http1::Connection<TokioIo<Io<'a, S>>, Desk>,
     desk: Desk,
     answer: Option<oneshot::Sender<Response<Body>>>,
+    muted: Arc<AtomicBool>,
 }
 
 impl<'a, S> Exchange<'a, S>
@@ -106,7 +110,8 @@ where
 {
     /// Begins to speak HTTP on `stream`. A client that takes nothing of an answer for `stall` is cut.
     pub fn new(stream: &'a mut S, stall: Option<Duration>) -> Self {
-        let mut io = Box::pin(TimeoutStream::new(stream));
+        let muted = Arc::new(AtomicBool::new(true));
+        let mut io = Box::pin(TimeoutStream::new(Muted { stream, muted: Arc::clone(&muted) }));
         io.as_mut().set_write_timeout_pinned(stall);
         let desk = Desk::default();
         let connection = http1::Builder::new()
@@ -116,7 +121,7 @@ where
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_READ_AHEAD)
             .serve_connection(TokioIo::new(io), desk.clone());
-        Self { connection, desk, answer: None }
+        Self { connection, desk, answer: None, muted }
     }
 
     /// The next request. The one before must have been answered.
@@ -133,6 +138,7 @@ where
 
     /// Answers the last request. The answer travels while the next request is asked for.
     pub fn answer(&mut self, response: Response<Body>) {
+        self.muted.store(false, Ordering::Relaxed);
         if let Some(answer) = self.answer.take() {
             // Nobody takes it if the connection broke meanwhile, which the next call tells.
             let _ = answer.send(response);
@@ -155,31 +161,25 @@ where
     pub async fn refuse(mut self, refusal: Refusal, linger: Duration) {
         self.answer(refusal.into_response());
         if self.run().await.is_ok() {
-            self.hang_up(linger).await;
+            hang_up(self.connection.into_parts().io.into_inner(), linger).await;
         }
     }
 
     /// Closes the connection after a fault, with a word to the client where that makes sense.
     pub async fn close(self, fault: Fault, linger: Duration) {
-        match fault {
-            Fault::Stalled => {}
-            // hyper has answered the last two, and the first may have asked for the end of a connection it reads on.
-            Fault::Gone | Fault::Malformed | Fault::TooLarge => self.hang_up(linger).await,
-            Fault::Timeout => {
-                let parts = self.connection.into_parts();
-                let mut io = parts.io.into_inner();
-                // A browser opens connections before it needs them; only one that has begun to ask is answered.
-                if !parts.read_buf.is_empty() {
-                    let answer = Refusal::new(Reason::RequestTimeout).into_bytes();
-                    let _ = timeout(linger, io.write_all(&answer)).await;
-                }
-                hang_up(io, linger).await;
-            }
+        if fault == Fault::Stalled {
+            return;
         }
-    }
-
-    async fn hang_up(self, linger: Duration) {
-        hang_up(self.connection.into_parts().io.into_inner(), linger).await;
+        let parts = self.connection.into_parts();
+        let mut io = parts.io.into_inner();
+        // A browser opens connections before it needs them; only one that has begun to ask is told that it is late.
+        let asked = fault != Fault::Gone && (fault != Fault::Timeout || !parts.read_buf.is_empty());
+        // Behind an answer of ours, hyper has answered by itself.
+        if asked && self.muted.swap(false, Ordering::Relaxed) {
+            let answer = Refusal::new(fault.reason()).into_bytes();
+            let _ = timeout(linger, io.write_all(&answer)).await;
+        }
+        hang_up(io, linger).await;
     }
 
     /// Lets hyper finish what it has to do.
@@ -197,6 +197,15 @@ where
     }
 }
 
+/// Refuses a client that does not speak HTTP to us, in HTTP: most likely it speaks that to somebody else.
+pub async fn refuse_unheard<S>(mut io: S, refusal: Refusal, linger: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let _ = timeout(linger, io.write_all(&refusal.into_bytes())).await;
+    hang_up(io, linger).await;
+}
+
 /// Ends our direction and reads on: a socket closed with unread bytes is reset, and what was sent is lost.
 async fn hang_up<S>(mut io: S, linger: Duration)
 where
@@ -207,6 +216,40 @@ where
         copy(&mut io.take(MAX_LINGER), &mut sink()).await
     })
     .await;
+}
+
+/// A stream that swallows what is written before the first answer: hyper answers a head that it cannot read without a
+/// word about why, or not at all.
+struct Muted<'a, S> {
+    stream: &'a mut S,
+    muted: Arc<AtomicBool>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Muted<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Muted<'_, S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.muted.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut *self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
+    }
 }
 
 /// A request, and where its answer goes.

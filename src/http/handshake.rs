@@ -26,7 +26,13 @@ pub fn check_head(request: &Request<()>) -> Result<String, Refusal> {
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::because(Reason::BadRequest, "only HTTP/1.1 is spoken here"));
     }
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::new(Reason::MethodNotAllowed));
+    }
     let target = request.uri();
+    if !target.path().starts_with('/') {
+        return Err(Refusal::because(Reason::BadRequest, "the request target must begin with /"));
+    }
     let target_length = target.path_and_query().map_or(0, |target| target.as_str().len());
     if target_length > MAX_TARGET {
         return Err(Refusal::new(Reason::UriTooLong));
@@ -267,6 +273,15 @@ mod tests {
         assert_eq!(reason(&|request| set(request, "host", &["a", "a"])), Some(Reason::BadRequest));
         assert_eq!(reason(&|request| set(request, "host", &["a b"])), Some(Reason::BadRequest));
         assert_eq!(reason(&|request| set(request, "host", &["user@a"])), Some(Reason::BadRequest));
+        assert_eq!(
+            reason(&|request| *request.method_mut() = Method::CONNECT),
+            Some(Reason::MethodNotAllowed)
+        );
+        assert_eq!(
+            reason(&|request| *request.uri_mut() = "localhost:80".parse().unwrap()),
+            Some(Reason::BadRequest)
+        );
+        assert_eq!(reason(&|request| *request.uri_mut() = "*".parse().unwrap()), Some(Reason::BadRequest));
         let long = format!("/{}", "a".repeat(MAX_TARGET));
         assert_eq!(reason(&|request| *request.uri_mut() = long.parse().unwrap()), Some(Reason::UriTooLong));
     }

@@ -11,7 +11,7 @@ mod handshake;
 mod route;
 
 pub use answer::{Body, Refusal, quoted};
-pub use exchange::{Exchange, Fault};
+pub use exchange::{Exchange, Fault, refuse_unheard};
 pub use files::Files;
 pub use handshake::{Handshake, check_head, host_name};
 pub use route::{Routed, Routes};

@@ -73,7 +73,7 @@ reasons! {
     HeadTooLarge = "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), None, "the request head is larger than 16 KiB or has more than 100 fields";
     /// A route asked for without a WebSocket upgrade, or with a version other than 13.
     UpgradeRequired = "upgrade_required", Some(StatusCode::UPGRADE_REQUIRED), None, "this address speaks WebSocket: connect with a WebSocket client";
-    /// No route and no file of that name.
+    /// No route and no file of that name, or a token that leads nowhere.
     UnknownRoute = "unknown_route", Some(StatusCode::NOT_FOUND), None, "nothing here";
     /// The page's Origin may not use this route.
     OriginRefused = "origin_refused", Some(StatusCode::FORBIDDEN), None, "pages of this origin may not connect here";

@@ -247,7 +247,9 @@ fn blocks(text: &str) -> BTreeMap<usize, (String, String)> {
 #[test]
 fn configurations_in_documents_are_good() {
     let directory = tempfile::tempdir().unwrap();
+    // What the examples name must be there.
     fs::create_dir(directory.path().join("web")).unwrap();
+    fs::write(directory.path().join("tokens.cfg"), "").unwrap();
     let file = directory.path().join("gateway.toml");
     let mut whole = Vec::new();
     for document in documents() {

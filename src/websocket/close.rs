@@ -2,7 +2,7 @@
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::decoder::Violation;
+use super::Violation;
 
 /// The longest reason a Close frame can carry: a control payload of 125 bytes less the code.
 const MAX_REASON: usize = 123;

@@ -4,64 +4,11 @@ use std::{mem, ops::Range};
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::CloseFrame;
-use crate::outcome::Reason;
-
-/// The longest header of a masked frame, in bytes.
-const MAX_HEADER: usize = 14;
-/// The longest control payload, in bytes (RFC 6455 §5.5).
-const MAX_CONTROL: u64 = 125;
-
-/// How a client broke RFC 6455.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    /// §5.1: a client must mask every frame.
-    #[error("frame is not masked")]
-    Unmasked,
-    /// §5.2: no extension was agreed on.
-    #[error("reserved bit is set")]
-    ReservedBit,
-    /// §5.2: opcodes 3-7 and 11-15.
-    #[error("opcode {0} is reserved")]
-    ReservedOpcode(u8),
-    /// §5.5: a control frame is final.
-    #[error("control frame is fragmented")]
-    FragmentedControl,
-    /// §5.5: a control payload is at most 125 bytes.
-    #[error("control frame is longer than 125 bytes")]
-    LongControl,
-    /// §5.4: nothing to continue.
-    #[error("continuation without a message")]
-    StrayContinuation,
-    /// §5.4: the last message is not finished.
-    #[error("new message inside an unfinished one")]
-    UnfinishedMessage,
-    /// §5.2: the shortest form of a length must be used.
-    #[error("length is not in its shortest form")]
-    LengthNotMinimal,
-    /// §5.2: the top bit of a 64-bit length is 0.
-    #[error("length has its top bit set")]
-    LengthTooLarge,
-    /// §5.5.1: a body starts with a 2-byte code.
-    #[error("close body of one byte")]
-    CloseBody,
-    /// §7.4: the code must not travel.
-    #[error("close code {0} must not be sent")]
-    CloseCode(u16),
-    /// §5.5.1: a reason is UTF-8.
-    #[error("close reason is not UTF-8")]
-    CloseReason,
-}
-
-impl Violation {
-    /// The end this violation leads to.
-    pub fn reason(self) -> Reason {
-        match self {
-            Self::CloseReason => Reason::InvalidText,
-            _ => Reason::ProtocolError,
-        }
-    }
-}
+use super::{
+    CloseFrame, Violation,
+    header::{Header, Partial},
+    mask::unmask,
+};
 
 /// How far an input has been decoded, and where its payload lies.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -244,119 +191,6 @@ impl Decoder {
         };
         self.state = State::default();
         Ok(Some(event))
-    }
-}
-
-/// A header that arrives in pieces.
-#[derive(Debug, Default)]
-struct Partial {
-    bytes: [u8; MAX_HEADER],
-    filled: u8,
-}
-
-impl Partial {
-    /// Takes what `input` adds to the header; returns how many bytes that was, and the header once it is whole.
-    fn take(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
-        if self.filled == 0
-            && let Some((header, size)) = Header::parse(input)?
-        {
-            return Ok((size, Some(header)));
-        }
-        for (index, &byte) in input.iter().enumerate() {
-            self.bytes[usize::from(self.filled)] = byte;
-            self.filled += 1;
-            if let Some((header, _)) = Header::parse(&self.bytes[..usize::from(self.filled)])? {
-                self.filled = 0;
-                return Ok((index + 1, Some(header)));
-            }
-        }
-        Ok((input.len(), None))
-    }
-}
-
-struct Header {
-    last: bool,
-    opcode: OpCode,
-    length: u64,
-    mask: [u8; 4],
-}
-
-impl Header {
-    /// Reads the header at the start of `bytes`, and its size; `None` while it is not whole. What the first two
-    /// bytes give away is refused without waiting for the rest.
-    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
-        let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
-        let last = first & 0x80 != 0;
-        let short = second & 0x7f;
-        if first & 0x70 != 0 {
-            return Err(Violation::ReservedBit);
-        }
-        if second & 0x80 == 0 {
-            return Err(Violation::Unmasked);
-        }
-        let opcode = OpCode::from(first & 0x0f);
-        match opcode {
-            OpCode::Data(Data::Reserved(code)) | OpCode::Control(Control::Reserved(code)) => {
-                return Err(Violation::ReservedOpcode(code));
-            }
-            OpCode::Control(_) if !last => return Err(Violation::FragmentedControl),
-            OpCode::Control(_) if u64::from(short) > MAX_CONTROL => return Err(Violation::LongControl),
-            _ => {}
-        }
-        let (length, rest) = match short {
-            126 => {
-                let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-                (u64::from(u16::from_be_bytes(*length)), rest)
-            }
-            127 => {
-                let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-                (u64::from_be_bytes(*length), rest)
-            }
-            short => (u64::from(short), rest),
-        };
-        match (short, length) {
-            (126, 0..126) | (127, 0..0x1_0000) => return Err(Violation::LengthNotMinimal),
-            (_, 0x8000_0000_0000_0000..) => return Err(Violation::LengthTooLarge),
-            _ => {}
-        }
-        let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        Ok(Some((Self { last, opcode, length, mask: *mask }, bytes.len() - rest.len())))
-    }
-}
-
-/// Payload at least this long is unmasked and then moved, both at the speed of memory; shorter payload is moved block by
-/// block on the way, without a call.
-const LONG: usize = 256;
-
-/// Unmasks the payload in `from` to `to`, which is not above it. Masking and unmasking are the same (RFC 6455 §5.3).
-#[inline]
-fn unmask(bytes: &mut [u8], from: Range<usize>, to: usize, mask: [u8; 4]) {
-    // Four times the mask, whatever the byte order.
-    let wide = u128::from(u32::from_ne_bytes(mask)) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
-    if from.start == to || from.len() >= LONG {
-        let (blocks, rest) = bytes[from.clone()].as_chunks_mut::<16>();
-        for block in blocks {
-            *block = (u128::from_ne_bytes(*block) ^ wide).to_ne_bytes();
-        }
-        for (byte, mask) in rest.iter_mut().zip(wide.to_ne_bytes()) {
-            *byte ^= mask;
-        }
-        if from.start != to {
-            bytes.copy_within(from, to);
-        }
-        return;
-    }
-    // A block is read before it is written below where it lay, so nothing unread is overwritten.
-    let (mut at, mut to) = (from.start, to);
-    while let Some(block) = bytes[at..from.end].first_chunk() {
-        let block = (u128::from_ne_bytes(*block) ^ wide).to_ne_bytes();
-        bytes[to..to + 16].copy_from_slice(&block);
-        at += 16;
-        to += 16;
-    }
-    for (at, mask) in (at..from.end).zip(wide.to_ne_bytes()) {
-        bytes[to] = bytes[at] ^ mask;
-        to += 1;
     }
 }
 

@@ -7,9 +7,13 @@
 mod close;
 mod decoder;
 mod encoder;
+mod header;
+mod mask;
 mod utf8;
+mod violation;
 
 pub use close::CloseFrame;
-pub use decoder::{Decoder, Event, Progress, Violation};
+pub use decoder::{Decoder, Event, Progress};
 pub use encoder::{ControlFrame, MAX_HEADER, data_header};
 pub use utf8::{InvalidUtf8, Utf8Stream};
+pub use violation::Violation;

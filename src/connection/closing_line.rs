@@ -1,0 +1,81 @@
+//! The last station.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use tracing::Level;
+
+use crate::{config::Backend, metrics::Metrics, outcome::Reason, relay::Ended};
+
+/// The one line that closes a connection, and the count that goes with it. Written even if the connection is cut short.
+pub(super) struct ClosingLine {
+    /// The client: the socket's peer, until a trusted proxy says better.
+    pub(super) peer: SocketAddr,
+    pub(super) route: Option<String>,
+    /// Its number, once it is a session.
+    pub(super) session: Option<u64>,
+    /// The server that was reached, or tried last.
+    pub(super) backend: Option<Backend>,
+    /// What only an operator should read.
+    pub(super) detail: Option<String>,
+    started: Instant,
+    metrics: Arc<Metrics>,
+    written: bool,
+}
+
+impl ClosingLine {
+    pub(super) fn new(peer: SocketAddr, metrics: Arc<Metrics>) -> Self {
+        let started = Instant::now();
+        Self {
+            peer,
+            route: None,
+            session: None,
+            backend: None,
+            detail: None,
+            started,
+            metrics,
+            written: false,
+        }
+    }
+
+    /// Writes it. `ended`: what is known of a session that was not cut short.
+    pub(super) fn write(&mut self, reason: Reason, ended: Option<Ended>) {
+        self.written = true;
+        self.metrics.count_end(reason);
+        if let Some(ended) = ended {
+            self.metrics.count_bytes(ended.bytes_in, ended.bytes_out);
+        }
+        macro_rules! line {
+            ($macro:ident, $message:literal) => {
+                tracing::$macro!(
+                    session = self.session,
+                    peer = %self.peer,
+                    route = self.route.as_deref(),
+                    backend = self.backend.as_ref().map(ToString::to_string),
+                    reason = reason.as_str(),
+                    close_code = ended.and_then(|ended| ended.close_code),
+                    bytes_in = ended.map(|ended| ended.bytes_in),
+                    bytes_out = ended.map(|ended| ended.bytes_out),
+                    duration_ms = self.started.elapsed().as_millis() as u64,
+                    detail = self.detail.as_deref(),
+                    $message
+                )
+            };
+        }
+        match reason.level(self.session.is_some()) {
+            Level::ERROR => line!(error, "session ended"),
+            Level::INFO => line!(info, "session ended"),
+            _ if reason == Reason::Served => line!(debug, "served"),
+            _ => line!(debug, "refused"),
+        }
+    }
+}
+
+impl Drop for ClosingLine {
+    fn drop(&mut self) {
+        if !self.written {
+            // Without a panic, only the end of the drain cuts a connection short.
+            let reason = if std::thread::panicking() { Reason::Internal } else { Reason::Draining };
+            self.write(reason, None);
+        }
+    }
+}

@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     admission::{Capacity, Limiter, Place, Slot, canonical},
-    backend::{BackendStream, Caller, Connected, DialError, Upstream},
+    backend::{BackendStream, Caller, Connected, Upstream, balance},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
     http::{Exchange, Fault, Files, Refusal, Routed, Routes},
     metrics::Metrics,
@@ -72,32 +72,28 @@ pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: A
     let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
-    match entered {
-        Ok(Entered { stream, pipelined, backend, rules, session, guards: _guards }) => {
-            let ended = match backend {
-                Ok(Connected { stream: backend, place: _place, .. }) => {
-                    relay::relay(stream, pipelined, backend, &rules, &session).await
-                }
-                Err(error) => {
-                    let reason = error.reason();
-                    line.detail = Some(error.to_string());
-                    relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
-                }
-            };
-            line.write(ended.reason, Some(ended));
+    let entered = match entered {
+        Ok(entered) => entered,
+        Err(reason) => return line.write(reason, None),
+    };
+    let Entered { stream, pipelined, backend, rules, session, guards: _guards } = *entered;
+    let ended = match backend {
+        Ok(backend) => relay::relay(stream, pipelined, backend, &rules, &session).await,
+        Err(reason) => {
+            relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
         }
-        Err(reason) => line.write(reason, None),
-    }
+    };
+    line.write(ended.reason, Some(ended));
 }
 
 /// A connection that has become a session.
 struct Entered {
     stream: ClientStream,
     pipelined: Bytes,
-    backend: Result<Connected, DialError>,
+    backend: Result<BackendStream, Reason>,
     rules: Rules,
     session: Session,
-    guards: (Option<Place>, Slot),
+    guards: (Option<Place>, Slot, Option<balance::Place>),
 }
 
 /// From the socket to the 101: every station that may say no.
@@ -106,7 +102,7 @@ async fn enter(
     door: &Door,
     house: &House,
     line: &mut ClosingLine,
-) -> Result<Entered, Reason> {
+) -> Result<Box<Entered>, Reason> {
     let mut arrival = Arrival::of(&socket, line.peer, door);
     let mut place = arrival.admit(house)?;
     let handshake = house.handshakes.take().ok_or(Reason::Overloaded)?;
@@ -126,22 +122,30 @@ async fn enter(
     let caller =
         Caller { client: line.peer, called: arrival.called, tls: arrival.tls, session: session.id() };
     let Routed { route, upstream } = &*wanted.routed;
-    let backend = upstream.connect(&wanted.wish, &caller, house.timeouts.connect).await;
-    line.backend =
-        backend.as_ref().map_or_else(DialError::backend, |connected| Some(&connected.backend)).cloned();
-    if let Err(error) = &backend
+    let (backend, backend_place) = match upstream.connect(&wanted.wish, &caller, house.timeouts.connect).await
+    {
+        Ok(Connected { stream, backend, place }) => {
+            line.backend = Some(backend);
+            (Ok(stream), place)
+        }
+        Err(error) => {
+            line.backend = error.backend().cloned();
+            line.detail = Some(error.to_string());
+            (Err(error.reason()), None)
+        }
+    };
+    if let Err(reason) = backend
         && route.backend_failure == BackendFailure::Status
     {
-        line.detail = Some(error.to_string());
-        exchange.refuse(Refusal::new(error.reason()), house.timeouts.close).await;
-        return Err(error.reason());
+        exchange.refuse(Refusal::new(reason), house.timeouts.close).await;
+        return Err(reason);
     }
     let switching = wanted.handshake.switching(wanted.subprotocol.as_deref());
     let pipelined = exchange.upgrade(switching).await.map_err(Fault::reason)?;
     drop(handshake);
     let rules = rules(route, &house.timeouts);
-    let guards = (place.or(wanted.place), wanted.slot);
-    Ok(Entered { stream, pipelined, backend, rules, session, guards })
+    let guards = (place.or(wanted.place), wanted.slot, backend_place);
+    Ok(Box::new(Entered { stream, pipelined, backend, rules, session, guards }))
 }
 
 /// What a session of this route is held to.
@@ -167,5 +171,20 @@ impl Link for ClientStream {
 impl Link for BackendStream {
     fn taken(&self) -> u64 {
         self.taken()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<F, A, B, C, D>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_session_is_small() {
+        let size = size_of_output(live);
+        assert!(size <= 1280, "{size} bytes");
     }
 }

@@ -76,14 +76,14 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
             Reason::BackendFailed | Reason::BackendStalled => self.backend = None,
             _ => {}
         }
-        self.farewell = Some(Farewell {
+        self.farewell = Some(Box::new(Farewell {
             reason,
             close_code,
             client: ClientSide::Deliver { listen: !deaf },
             client_stall: Stall::default(),
             backend: BackendSide::Forward,
             backend_stall: Stall::default(),
-        });
+        }));
     }
 
     /// Goes on with the end. Returns when to look again, or how the session ended.

@@ -86,30 +86,41 @@ pub struct Ended {
 
 /// Carries bytes between `client` and `backend` until the session ends and both are closed. `pipelined` is what the
 /// client sent behind its request head.
-pub async fn relay<C: Link, B: Link>(
+pub fn relay<'a, C: Link, B: Link>(
     client: C,
     pipelined: Bytes,
     backend: B,
-    rules: &Rules,
-    session: &Session,
-) -> Ended {
-    let mut relay = Relay::new(client, pipelined, Some(backend), rules);
-    let mut timer = pin!(sleep_until(Instant::now() + NEVER));
-    poll_fn(|cx| relay.poll(cx, timer.as_mut(), session)).await
+    rules: &'a Rules,
+    session: &'a Session,
+) -> impl Future<Output = Ended> + use<'a, C, B> {
+    run(Relay::new(client, pipelined, Some(backend), rules), session)
 }
 
 /// Ends a session that never had a backend: tells the client why in a Close frame a page can show.
-pub async fn refuse<C: Link>(
+pub fn refuse<'a, C: Link>(
     client: C,
     pipelined: Bytes,
     why: (Reason, &str),
-    rules: &Rules,
-    session: &Session,
-) -> Ended {
+    rules: &'a Rules,
+    session: &'a Session,
+) -> impl Future<Output = Ended> + use<'a, C> {
     let mut relay = Relay::<C, Empty>::new(client, pipelined, None, rules);
     relay.begin_farewell(Stop::because(why.0, why.1));
-    let mut timer = pin!(sleep_until(Instant::now() + NEVER));
-    poll_fn(|cx| relay.poll(cx, timer.as_mut(), session)).await
+    run(relay, session)
+}
+
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn would hold what it is given a second time once it runs"
+)]
+fn run<'a, C: Link, B: Link>(
+    mut relay: Relay<'a, C, B>,
+    session: &'a Session,
+) -> impl Future<Output = Ended> + use<'a, C, B> {
+    async move {
+        let mut timer = pin!(sleep_until(Instant::now() + NEVER));
+        poll_fn(|cx| relay.poll(cx, timer.as_mut(), session)).await
+    }
 }
 
 /// Why a session has to end, and the Close frame that says so.
@@ -145,7 +156,8 @@ struct Relay<'a, C, B> {
     inbound: Inbound,
     outbound: Outbound,
     clocks: Clocks,
-    farewell: Option<Farewell>,
+    /// Boxed: a session that goes on need not carry the room for its end.
+    farewell: Option<Box<Farewell>>,
     rules: &'a Rules,
 }
 

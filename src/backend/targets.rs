@@ -296,7 +296,9 @@ mod tests {
     #[test]
     fn targets_are_told_once_each_and_without_their_tokens() {
         let desk = Desk::new();
-        desk.write("zoe: 10.0.0.1:5900\nbob: unix:/run/eve.sock\nann: 10.0.0.1:5900\neve: tls://a.example:1\n");
+        desk.write(
+            "zoe: 10.0.0.1:5900\nbob: unix:/run/eve.sock\nann: 10.0.0.1:5900\neve: tls://a.example:1\n",
+        );
         let told: Vec<String> = table(desk.file()).backends().iter().map(ToString::to_string).collect();
         assert_eq!(told, ["tcp://10.0.0.1:5900", "tls://a.example:1", "unix:/run/eve.sock"]);
     }

@@ -41,7 +41,7 @@ pub fn tell(findings: &Findings<'_>, dialled: &[Dialled]) -> Explanation {
     page.step("listener", listener(findings));
     page.step("from", from(findings));
     page.step("route", route(findings));
-    if let Some(found) = &findings.found {
+    if let Ok(found) = &findings.found {
         page.step("origin", origin(found, findings));
         page.step("sub-protocols", [subprotocols(&found.routed.route)]);
         page.step("backend", backends(found));
@@ -133,24 +133,26 @@ fn from(findings: &Findings<'_>) -> Vec<String> {
 }
 
 fn route(findings: &Findings<'_>) -> Vec<String> {
-    if let Some(found) = &findings.found {
-        let mut lines = vec![which(&found.routed.route)];
-        if !found.others.is_empty() {
-            lines.push(format!("goes before {}", list(&found.others, |route| which(route))));
-            lines.push("(a host goes before any host, an exact path before a prefix, a longer prefix before a shorter)".into());
+    let found = match &findings.found {
+        Ok(found) => found,
+        Err(Refused::File(_)) => return vec!["none: it is a file of [web] root".to_owned()],
+        Err(Refused::End(Reason::UnknownRoute) | Refused::Nobody) => {
+            return vec![match findings.config.routes.as_slice() {
+                [] => "none: there is no [[route]]".to_owned(),
+                routes => format!("none takes this host and path; there is {}", list(routes, which)),
+            }];
         }
-        return lines;
+        Err(Refused::End(reason)) => return vec![format!("none: {}", reason.explanation())],
+    };
+    let mut lines = vec![which(&found.routed.route)];
+    if !found.others.is_empty() {
+        lines.push(format!("goes before {}", list(&found.others, |route| which(route))));
+        lines.push(
+            "(a host goes before any host, an exact path before a prefix, a longer prefix before a shorter)"
+                .to_owned(),
+        );
     }
-    match findings.refusal {
-        Some(Refused::File(_)) => return vec!["none: it is a file of [web] root".to_owned()],
-        Some(Refused::End(reason @ Reason::UriTooLong)) => return vec![reason.explanation().to_owned()],
-        _ => {}
-    }
-    let routes = &findings.config.routes;
-    if routes.is_empty() {
-        return vec!["none: the configuration has no [[route]]".to_owned()];
-    }
-    vec![format!("none takes this host and path; there is {}", list(routes, which))]
+    lines
 }
 
 fn which(route: &Route) -> String {
@@ -285,10 +287,9 @@ fn verdict(findings: &Findings<'_>, dialled: &[Dialled]) -> (String, bool) {
         return ("would be let in".to_owned(), true);
     };
     let reason = last.reason();
-    let closes =
-        findings.found.as_ref().filter(|found| found.routed.route.backend_failure == BackendFailure::Close);
-    match (closes, reason.close_code()) {
-        (Some(_), Some(code)) => {
+    let failure = findings.found.as_ref().map(|found| found.routed.route.backend_failure);
+    match (failure, reason.close_code()) {
+        (Ok(BackendFailure::Close), Some(code)) => {
             (format!("would be let in, and closed at once: {reason} (Close {code})"), false)
         }
         _ => (refused(reason), false),

@@ -31,8 +31,8 @@ pub struct Findings<'a> {
     pub entrance: Entrance<'a>,
     /// Who it comes from.
     pub caller: Caller,
-    /// Where it leads, if there is a route.
-    pub found: Option<Found<'a>>,
+    /// Where it leads, or why nowhere.
+    pub found: Result<Found<'a>, Refused>,
     /// Why it is not let in. The first reason is the one that a client meets.
     pub refusal: Option<Refused>,
 }
@@ -119,34 +119,37 @@ impl<'a> Findings<'a> {
     ) -> Self {
         let entrance = entrance(config, question);
         let caller = caller(config, &entrance, question);
-        let mut refusals = vec![match &entrance {
-            Entrance::Open { .. } if matches!(caller, Caller::Intruder(_)) => {
-                Some(Refused::End(Reason::ProxyHeaderInvalid))
-            }
-            Entrance::Open { .. } => None,
-            Entrance::WrongScheme(listener) if listener.identity.is_some() => {
-                Some(Refused::End(Reason::NotTls))
-            }
-            // The beginning of a TLS handshake is no request.
-            Entrance::WrongScheme(_) => Some(Refused::End(Reason::BadRequest)),
-            Entrance::None => Some(Refused::Nobody),
-        }];
-        let mut found = None;
         let request = question.request();
-        match check_head(&request) {
-            Err(refusal) => refusals.push(Some(Refused::End(refusal.reason()))),
+        let found = match check_head(&request) {
+            Err(refusal) => Err(Refused::End(refusal.reason())),
             Ok(host) => match routes.find(host_name(&host), request.uri().path()) {
-                None => refusals.push(Some(no_route(files, question).await)),
-                Some(routed) => {
-                    let way = found.insert(Found::of(routed, routes, &entrance, caller, question, &host));
-                    refusals.push(way.origin.is_err().then_some(Refused::End(Reason::OriginRefused)));
-                    let leads_nowhere = matches!(way.target, Target::NoToken | Target::UnknownToken);
-                    refusals.push(leads_nowhere.then_some(Refused::End(Reason::UnknownRoute)));
-                }
+                Some(routed) => Ok(Found::of(routed, routes, &entrance, caller, question, &host)),
+                None => Err(no_route(files, question).await),
             },
-        }
-        let refusal = refusals.into_iter().flatten().next();
+        };
+        let refusal = at_the_door(&entrance, caller).or_else(|| match &found {
+            Err(refused) => Some(*refused),
+            Ok(found) if found.origin.is_err() => Some(Refused::End(Reason::OriginRefused)),
+            Ok(found) => match found.target {
+                Target::NoToken | Target::UnknownToken => Some(Refused::End(Reason::UnknownRoute)),
+                Target::Any(_) | Target::Token(_) => None,
+            },
+        });
         Self { config, question, entrance, caller, found, refusal }
+    }
+}
+
+/// Why a connection never gets to ask for anything.
+fn at_the_door(entrance: &Entrance<'_>, caller: Caller) -> Option<Refused> {
+    match (entrance, caller) {
+        (Entrance::None, _) => Some(Refused::Nobody),
+        (Entrance::Open { .. }, Caller::Intruder(_)) => Some(Refused::End(Reason::ProxyHeaderInvalid)),
+        (Entrance::Open { .. }, _) => None,
+        (Entrance::WrongScheme(listener), _) if listener.identity.is_some() => {
+            Some(Refused::End(Reason::NotTls))
+        }
+        // The beginning of a TLS handshake is no request.
+        (Entrance::WrongScheme(_), _) => Some(Refused::End(Reason::BadRequest)),
     }
 }
 
@@ -163,9 +166,11 @@ impl<'a> Found<'a> {
         let (path, query) = (request.uri().path(), request.uri().query());
         let others = routes.iter().filter(|other| !Arc::ptr_eq(other, routed)).map(|other| &other.route);
         let https = match (entrance, caller) {
-            // A proxy passes on what the browser said; where nobody listens, it is what the browser would have said.
-            (_, Caller::Proxy(_)) | (Entrance::WrongScheme(_) | Entrance::None, _) => question.is_wss(),
-            (Entrance::Open { listener, .. }, _) => listener.identity.is_some(),
+            // A proxy passes on what the browser said.
+            (_, Caller::Proxy(_)) | (Entrance::None, _) => question.is_wss(),
+            (Entrance::Open { listener, .. } | Entrance::WrongScheme(listener), _) => {
+                listener.identity.is_some()
+            }
         };
         let own = Origin::of_host(https, host);
         let sent: Vec<&[u8]> = question.origin().map(HeaderValue::as_bytes).into_iter().collect();

@@ -78,7 +78,7 @@ impl Desk {
     pub async fn explain(&self, question: &Question, dials: bool) -> Explanation {
         let findings = Findings::of(&self.config, &self.routes, self.files.as_ref(), question).await;
         let (mut backends, mut answers) = (Vec::new(), Vec::new());
-        if let Some(found) = findings.found.as_ref().filter(|_| dials) {
+        if let Some(found) = findings.found.as_ref().ok().filter(|_| dials) {
             backends = match &found.target {
                 Target::Any(backends) => backends.clone(),
                 Target::Token(backend) => vec![backend.clone()],

@@ -18,7 +18,7 @@ use crate::admission::canonical;
 pub enum QuestionError {
     /// It is no URL.
     #[error("this is no URL: {0}; write wss://host/path")]
-    Url(#[from] url::ParseError),
+    Url(url::ParseError),
     /// It is the URL of something else.
     #[error("the URL of a WebSocket begins with wss:// or ws://; write wss://host/path")]
     Scheme,
@@ -53,7 +53,7 @@ impl Question {
     /// # Errors
     /// A browser would not even try.
     pub fn new(url: &str, origin: Option<&str>, from: Option<IpAddr>) -> Result<Self, QuestionError> {
-        let url = Url::parse(url)?;
+        let url = Url::parse(url).map_err(QuestionError::Url)?;
         let (Some(name), true) = (url.host_str(), matches!(url.scheme(), "ws" | "wss")) else {
             return Err(QuestionError::Scheme);
         };

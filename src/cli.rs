@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    admin::{Desk, DeskError, Explanation, Question, QuestionError},
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{limits, logging, signals::StopSignals, systemd},
@@ -45,6 +46,9 @@ const EXAMPLES: &str = "\
 Examples:
   portcullis cert                            make certs/localhost.crt and .key for development
   portcullis check                           look for mistakes in gateway.toml and what it names
+  portcullis check --dial                    and whether every server behind it answers
+  portcullis explain wss://desk.example.com/vnc --origin https://desk.example.com --from 192.0.2.7
+                                             say what would become of this connection, and why
   portcullis                                 run with gateway.toml in this directory
   portcullis run --config /etc/portcullis/gateway.toml
 
@@ -56,7 +60,10 @@ enum Command {
     /// Run the gateway (the default)
     Run(ConfigFile),
     /// Load the configuration and everything it names as `run` does, say what is wrong, and start nothing
-    Check(ConfigFile),
+    Check(Check),
+    /// Say step by step what would become of one connection; 0 if it would be let in, 1 if not
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(Explain),
     /// Make a self-signed certificate and its key for development
     Cert(Cert),
 }
@@ -67,6 +74,40 @@ struct ConfigFile {
     #[arg(long, short, value_name = "FILE", default_value = "gateway.toml")]
     config: PathBuf,
 }
+
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Also connect to every server of every route, within timeouts.connect; 1 if any does not answer
+    #[arg(long)]
+    dial: bool,
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// What the client asks for, such as wss://desk.example.com/vnc; a token in it is never shown
+    url: String,
+    /// The Origin that the page's browser sends; without it, the client sends none
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Option<String>,
+    /// The address that the connection comes from: the client's, or that of a proxy in front
+    #[arg(long, value_name = "IP")]
+    from: Option<IpAddr>,
+    /// Also connect to the servers that it could be led to, within timeouts.connect
+    #[arg(long)]
+    dial: bool,
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  portcullis explain wss://desk.example.com/vnc --origin https://desk.example.com
+  portcullis explain wss://desk.example.com:8443/vnc --from 192.0.2.7 --dial
+  portcullis explain 'wss://desk.example.com/desk?token=…' --config /etc/portcullis/gateway.toml
+
+Exit codes: 0 would be let in, 1 would be refused, 64 bad usage, 78 bad configuration.";
 
 #[derive(Debug, Args)]
 struct Cert {
@@ -89,14 +130,16 @@ pub fn main() -> ExitCode {
             return code.into();
         }
     };
+    let good = |()| ExitCode::SUCCESS;
     let done = match cli.command {
-        None => run(&cli.config.config),
-        Some(Command::Run(file)) => run(&file.config),
-        Some(Command::Check(file)) => check(&file.config),
-        Some(Command::Cert(cert)) => make_certificate(&cert),
+        None => run(&cli.config.config).map(good),
+        Some(Command::Run(file)) => run(&file.config).map(good),
+        Some(Command::Check(asked)) => check(&asked).map(good),
+        Some(Command::Explain(asked)) => explain(&asked),
+        Some(Command::Cert(cert)) => make_certificate(&cert).map(good),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("portcullis: {error:#}");
             exit_code(&error).into()
@@ -105,9 +148,14 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let config =
-        error.is::<ConfigError>() || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
-    if config { CONFIG } else { FAILURE }
+    let config = error.is::<ConfigError>()
+        || error.is::<DeskError>()
+        || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
+    match config {
+        true => CONFIG,
+        false if error.is::<QuestionError>() => USAGE,
+        false => FAILURE,
+    }
 }
 
 fn run(file: &Path) -> anyhow::Result<()> {
@@ -145,16 +193,50 @@ fn run(file: &Path) -> anyhow::Result<()> {
     done
 }
 
-fn check(file: &Path) -> anyhow::Result<()> {
-    let config = Config::load(file)?;
-    let (listeners, routes) = (config.listeners.len(), config.routes.len());
-    let warnings = config.warnings.clone();
-    let prepared = Prepared::load(config)?;
-    for warning in warnings.into_iter().chain(descriptor_warning(&prepared)) {
+fn check(asked: &Check) -> anyhow::Result<()> {
+    let file = &asked.config.config;
+    let (config, prepared) = loaded(file)?;
+    for warning in config.warnings.iter().cloned().chain(descriptor_warning(&prepared)) {
         eprintln!("warning: {warning}");
     }
+    let (listeners, routes) = (config.listeners.len(), config.routes.len());
     println!("{}: good, {listeners} listener(s), {routes} route(s)", file.display());
+    if asked.dial {
+        let desk = Desk::open(config)?;
+        let (all, failed) = block_on(desk.dial_all(|line| println!("{line}")))?;
+        if failed > 0 {
+            bail!("{failed} of {all} backend(s) cannot be reached");
+        }
+    }
     Ok(())
+}
+
+fn explain(asked: &Explain) -> anyhow::Result<ExitCode> {
+    let question = Question::new(&asked.url, asked.origin.as_deref(), asked.from)?;
+    let (config, _) = loaded(&asked.config.config)?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let desk = Desk::open(config)?;
+    let Explanation { text, is_let_in } = block_on(desk.explain(&question, asked.dial))?;
+    print!("{text}");
+    Ok(if is_let_in { ExitCode::SUCCESS } else { FAILURE.into() })
+}
+
+/// A configuration, and what it names: all that `run` looks at before it listens.
+fn loaded(file: &Path) -> anyhow::Result<(Config, Prepared)> {
+    let config = Config::load(file)?;
+    let prepared = Prepared::load(config.clone())?;
+    Ok((config, prepared))
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let done = runtime.block_on(work);
+    // A file read that hangs must not keep the process.
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 /// Raises the descriptor limit; says so if the configured limits still do not fit.

@@ -7,12 +7,13 @@
 //! |---|---|
 //! | the program | `main`, [`cli`]: arguments and exit codes |
 //! | the process | [`gateway`]: listeners, accept loops, drain |
-//! | one connection | [`connection`]: its whole life; [`service`]: living on a machine |
+//! | one connection | [`connection`]: its whole life; [`service`]: living on a machine; [`admin`]: what an operator asks |
 //! | its stations | [`transport`], [`http`], [`backend`], [`relay`] |
 //! | the file | [`config`]: TOML to domain types |
 //! | pure rules | [`admission`], [`websocket`]; what is counted: [`session`], [`metrics`] |
 //! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`metered`] |
 
+pub mod admin;
 pub mod admission;
 pub mod backend;
 pub mod cli;

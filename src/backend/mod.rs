@@ -145,10 +145,10 @@ impl Upstream {
     }
 
     /// The servers that are named in the configuration or, now, in the token file.
-    pub fn backends(&self) -> &[Backend] {
+    pub fn backends(&self) -> Vec<Backend> {
         match &self.servers {
-            Servers::Pool { backends, .. } => backends,
-            Servers::Tokens(_) => &[],
+            Servers::Pool { backends, .. } => backends.clone(),
+            Servers::Tokens(table) => table.backends(),
         }
     }
 

@@ -105,6 +105,16 @@ impl Table {
         self.current().get(&Digest::of(&self.key, token.expose())).cloned()
     }
 
+    /// Where tokens lead, each target once and in the order of their writing. Nothing tells which token leads where.
+    pub fn backends(&self) -> Vec<Backend> {
+        let targets = self.current();
+        let mut written: Vec<(String, &Backend)> =
+            targets.values().map(|backend| (backend.to_string(), backend)).collect();
+        written.sort_by(|one, other| one.0.cmp(&other.0));
+        written.dedup_by(|one, other| one.0 == other.0);
+        written.into_iter().map(|(_, backend)| backend.clone()).collect()
+    }
+
     /// How many tokens there are.
     pub fn len(&self) -> usize {
         self.current().len()
@@ -281,6 +291,16 @@ mod tests {
         {
             assert_eq!(find(&table, token), None, "{token:?}");
         }
+    }
+
+    #[test]
+    fn targets_are_told_once_each_and_without_their_tokens() {
+        let desk = Desk::new();
+        desk.write(
+            "zoe: 10.0.0.1:5900\nbob: unix:/run/eve.sock\nann: 10.0.0.1:5900\neve: tls://a.example:1\n",
+        );
+        let told: Vec<String> = table(desk.file()).backends().iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["tcp://10.0.0.1:5900", "tls://a.example:1", "unix:/run/eve.sock"]);
     }
 
     #[test]

@@ -1,0 +1,252 @@
+//! What would become of a connection: the facts.
+//!
+//! Owns the order of the steps, which is that of a connection's life, and what is taken for granted where only a real
+//! connection would tell. Each step is judged by the room that judges it while the gateway runs.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use http::{HeaderValue, StatusCode};
+
+use super::question::Question;
+use crate::{
+    admission::{Origin, OriginRefused, rate},
+    backend::{Upstream, Wish, targets::token_of},
+    config::{Backend, Config, Listener, Route},
+    http::{Files, Routed, Routes, check_head, host_name},
+    outcome::Reason,
+    transport::peer,
+};
+
+/// Everything there is to say about a connection.
+#[derive(Debug)]
+pub struct Findings<'a> {
+    /// The configuration that is asked.
+    pub config: &'a Config,
+    /// What is asked.
+    pub question: &'a Question,
+    /// Who takes the connection.
+    pub entrance: Entrance<'a>,
+    /// Who it comes from.
+    pub caller: Caller,
+    /// Where it leads, or why nowhere.
+    pub found: Result<Found<'a>, Refused>,
+    /// Why it is not let in. The first reason is the one that a client meets.
+    pub refusal: Option<Refused>,
+}
+
+/// Who takes a connection.
+#[derive(Debug)]
+pub enum Entrance<'a> {
+    /// This one.
+    Open {
+        /// Which.
+        listener: &'a Listener,
+        /// Whether the URL is that of a proxy in front, rather than of the listener.
+        elsewhere: bool,
+    },
+    /// This one would, if the scheme were the other one.
+    WrongScheme(&'a Listener),
+    /// Nobody.
+    None,
+}
+
+/// Who a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// It was not said.
+    Unknown,
+    /// A client that the limits do not count.
+    Exempt(IpAddr),
+    /// A client.
+    Counted(IpAddr),
+    /// A trusted proxy, which says in its requests who the client is.
+    Proxy(IpAddr),
+    /// A trusted proxy, which says in a PROXY header who the client is.
+    ProxyByHeader(IpAddr),
+    /// A stranger, where only trusted proxies may connect.
+    Intruder(IpAddr),
+}
+
+/// Where a connection leads.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// The route.
+    pub routed: &'a Arc<Routed<Arc<Upstream>>>,
+    /// Other routes that would take it, were this one not there.
+    pub others: Vec<&'a Route>,
+    /// What "same-origin" means.
+    pub own: Option<Origin>,
+    /// What the origin rule says.
+    pub origin: Result<(), OriginRefused>,
+    /// The servers.
+    pub target: Target,
+}
+
+/// The servers that a connection may be led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One of these.
+    Any(Vec<Backend>),
+    /// The one that its token names.
+    Token(Backend),
+    /// None, without a token.
+    NoToken,
+    /// None, for this token.
+    UnknownToken,
+}
+
+/// Why a connection is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Nobody listens.
+    Nobody,
+    /// It gets a file instead, with this status.
+    File(StatusCode),
+    /// It ends for this reason.
+    End(Reason),
+}
+
+impl<'a> Findings<'a> {
+    /// Goes through all steps, those behind the first refusal included as far as they can be known.
+    pub async fn of(
+        config: &'a Config,
+        routes: &'a Routes<Arc<Upstream>>,
+        files: Option<&Files>,
+        question: &'a Question,
+    ) -> Self {
+        let entrance = entrance(config, question);
+        let caller = caller(config, &entrance, question);
+        let request = question.request();
+        let found = match check_head(&request) {
+            Err(refusal) => Err(Refused::End(refusal.reason())),
+            Ok(host) => match routes.find(host_name(&host), request.uri().path()) {
+                Some(routed) => Ok(Found::of(routed, routes, &entrance, caller, question, &host)),
+                None => Err(no_route(files, question).await),
+            },
+        };
+        let refusal = at_the_door(&entrance, caller).or_else(|| match &found {
+            Err(refused) => Some(*refused),
+            Ok(found) if found.origin.is_err() => Some(Refused::End(Reason::OriginRefused)),
+            Ok(found) => match found.target {
+                Target::NoToken | Target::UnknownToken => Some(Refused::End(Reason::UnknownRoute)),
+                Target::Any(_) | Target::Token(_) => None,
+            },
+        });
+        Self { config, question, entrance, caller, found, refusal }
+    }
+}
+
+/// Why a connection never gets to ask for anything.
+fn at_the_door(entrance: &Entrance<'_>, caller: Caller) -> Option<Refused> {
+    match (entrance, caller) {
+        (Entrance::None, _) => Some(Refused::Nobody),
+        (Entrance::Open { .. }, Caller::Intruder(_)) => Some(Refused::End(Reason::ProxyHeaderInvalid)),
+        (Entrance::Open { .. }, _) => None,
+        (Entrance::WrongScheme(listener), _) if listener.identity.is_some() => {
+            Some(Refused::End(Reason::NotTls))
+        }
+        // The beginning of a TLS handshake is no request.
+        (Entrance::WrongScheme(_), _) => Some(Refused::End(Reason::BadRequest)),
+    }
+}
+
+impl<'a> Found<'a> {
+    fn of(
+        routed: &'a Arc<Routed<Arc<Upstream>>>,
+        routes: &'a Routes<Arc<Upstream>>,
+        entrance: &Entrance<'_>,
+        caller: Caller,
+        question: &Question,
+        host: &str,
+    ) -> Self {
+        let request = question.request();
+        let (path, query) = (request.uri().path(), request.uri().query());
+        let others = routes.iter().filter(|other| !Arc::ptr_eq(other, routed)).map(|other| &other.route);
+        let https = match (entrance, caller) {
+            // A proxy passes on what the browser said.
+            (_, Caller::Proxy(_)) | (Entrance::None, _) => question.is_wss(),
+            (Entrance::Open { listener, .. } | Entrance::WrongScheme(listener), _) => {
+                listener.identity.is_some()
+            }
+        };
+        let own = Origin::of_host(https, host);
+        let sent: Vec<&[u8]> = question.origin().map(HeaderValue::as_bytes).into_iter().collect();
+        let target = match routed.upstream.wish(&routed.route.path, path, query) {
+            Some(Wish::Any) => Target::Any(routed.upstream.backends()),
+            Some(Wish::This(backend)) => Target::Token(backend),
+            None if token_of(&routed.route.path, path, query).is_some() => Target::UnknownToken,
+            None => Target::NoToken,
+        };
+        Self {
+            routed,
+            others: others.filter(|other| fits(other, host_name(host), path)).collect(),
+            origin: routed.route.origins.permit(&sent, own.as_ref()),
+            own,
+            target,
+        }
+    }
+}
+
+/// Which listener takes a connection: one of that port and scheme, or else one that trusts the proxy it comes from.
+fn entrance<'a>(config: &'a Config, question: &Question) -> Entrance<'a> {
+    let trusts = |listener: &Listener| {
+        question.from().is_some_and(|from| peer::is_trusted(&listener.trusted_proxies, from))
+    };
+    // What asks for TLS may come without it where a proxy in front ends it.
+    let is_behind_proxy =
+        |listener: &Listener| trusts(listener) || listener.proxy_protocol && question.from().is_none();
+    let fits = |listener: &&Listener| {
+        let tls = listener.identity.is_some();
+        tls == question.is_wss() || !tls && is_behind_proxy(listener)
+    };
+    let here = || config.listeners.iter().filter(|listener| is_called(listener.address, question));
+    let elsewhere = || config.listeners.iter().filter(|listener| trusts(listener));
+    if let Some(listener) = here().find(fits) {
+        Entrance::Open { listener, elsewhere: false }
+    } else if let Some(listener) = elsewhere().find(fits) {
+        Entrance::Open { listener, elsewhere: true }
+    } else {
+        here().next().map_or(Entrance::None, Entrance::WrongScheme)
+    }
+}
+
+/// Whether a listener hears of a connection; a name is taken to lead to this machine.
+fn is_called(listener: SocketAddr, question: &Question) -> bool {
+    let listens_at = |address: IpAddr| match listener.ip().to_canonical() {
+        // An IPv6 socket takes IPv4 as well.
+        ip if ip.is_unspecified() => ip.is_ipv6() || address.is_ipv4(),
+        ip => ip == address,
+    };
+    listener.port() == question.port() && question.address().is_none_or(listens_at)
+}
+
+fn caller(config: &Config, entrance: &Entrance<'_>, question: &Question) -> Caller {
+    let Some(from) = question.from() else { return Caller::Unknown };
+    if let Entrance::Open { listener, .. } = entrance {
+        match (listener.proxy_protocol, peer::is_trusted(&listener.trusted_proxies, from)) {
+            (true, true) => return Caller::ProxyByHeader(from),
+            (true, false) => return Caller::Intruder(from),
+            (false, true) => return Caller::Proxy(from),
+            (false, false) => {}
+        }
+    }
+    let is_exempt = rate::covers(&config.limits.per_ip.exempt, from);
+    if is_exempt { Caller::Exempt(from) } else { Caller::Counted(from) }
+}
+
+/// Whether a route would take a request, were it the only one.
+fn fits(route: &Route, host: &str, path: &str) -> bool {
+    Routes::new([Routed { route: route.clone(), upstream: () }]).find(host, path).is_some()
+}
+
+/// What becomes of a request for no route.
+async fn no_route(files: Option<&Files>, question: &Question) -> Refused {
+    let Some(files) = files else { return Refused::End(Reason::UnknownRoute) };
+    match files.find(question.request()).await {
+        Ok(file) => Refused::File(file.status()),
+        Err(refusal) => Refused::End(refusal.reason()),
+    }
+}

@@ -1,0 +1,118 @@
+//! How an operator sees and steers it.
+//!
+//! Owns the answers to an operator's questions: what would become of one connection ([`Desk::explain`]), and whether the
+//! servers behind the gateway answer ([`Desk::dial_all`]). Facts ([`findings`]) and words ([`explain`]) are kept apart.
+//! Refuses to decide anything: every judgement is that of the room which makes it while the gateway runs. Invariant: no
+//! token is shown, neither one that is asked about nor one of a file.
+
+pub mod dial;
+pub mod explain;
+pub mod findings;
+pub mod question;
+
+use std::{io, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+
+use self::{
+    dial::dial,
+    findings::{Findings, Target},
+};
+pub use self::{
+    explain::Explanation,
+    question::{Question, QuestionError},
+};
+use crate::{
+    backend::{Tools, Upstream, UpstreamError},
+    config::Config,
+    http::{Files, Routed, Routes},
+};
+
+/// How many servers are dialled side by side.
+const SIDE_BY_SIDE: usize = 16;
+
+/// Why questions cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    /// What a route says of its servers.
+    #[error("route {route:?}: {cause}")]
+    Upstream {
+        /// Which route.
+        route: String,
+        /// What is wrong.
+        cause: Box<UpstreamError>,
+    },
+    /// The web root.
+    #[error("web.root: cannot open it: {0}; check the path and its permissions")]
+    Web(io::Error),
+}
+
+/// A configuration that can be asked about. Nothing is listened on.
+#[derive(Debug)]
+pub struct Desk {
+    config: Config,
+    routes: Routes<Arc<Upstream>>,
+    files: Option<Files>,
+}
+
+impl Desk {
+    /// Loads what the routes of `config` name.
+    ///
+    /// # Errors
+    /// Something is missing, unreadable or wrong.
+    pub fn open(config: Config) -> Result<Self, DeskError> {
+        let tools = Tools::default();
+        let routes =
+            config.routes.iter().cloned().map(|route| match Upstream::load(&route.upstream, &tools) {
+                Ok(upstream) => Ok(Routed { route, upstream: Arc::new(upstream) }),
+                Err(cause) => Err(DeskError::Upstream { route: route.name, cause: Box::new(cause) }),
+            });
+        let routes = Routes::new(routes.collect::<Result<Vec<_>, _>>()?);
+        let files =
+            config.web.as_ref().map(|web| Files::new(&web.root)).transpose().map_err(DeskError::Web)?;
+        Ok(Self { config, routes, files })
+    }
+
+    /// What would become of a connection, step by step. With `dials`, the servers it could be led to are connected to, each
+    /// within `timeouts.connect`.
+    pub async fn explain(&self, question: &Question, dials: bool) -> Explanation {
+        let findings = Findings::of(&self.config, &self.routes, self.files.as_ref(), question).await;
+        let (mut backends, mut answers) = (Vec::new(), Vec::new());
+        if let Some(found) = findings.found.as_ref().ok().filter(|_| dials) {
+            backends = match &found.target {
+                Target::Any(backends) => backends.clone(),
+                Target::Token(backend) => vec![backend.clone()],
+                Target::NoToken | Target::UnknownToken => Vec::new(),
+            };
+            let limit = self.config.timeouts.connect;
+            let dialled = stream::iter(&backends).map(|backend| dial(found.routed, backend, limit));
+            answers = dialled.buffered(SIDE_BY_SIDE).collect().await;
+        }
+        explain::tell(&findings, &backends.into_iter().zip(answers).collect::<Vec<_>>())
+    }
+
+    /// Connects to every server of every route, each within `timeouts.connect`, and says one line of each as soon as it is
+    /// its turn. Returns how many there are and how many did not answer.
+    pub async fn dial_all(&self, mut say: impl FnMut(&str)) -> (usize, usize) {
+        let mut all = Vec::new();
+        for routed in self.routes.iter() {
+            all.extend(routed.upstream.backends().into_iter().map(|backend| (routed, backend)));
+        }
+        let names = all.iter().map(|(routed, _)| routed.route.name.chars().count()).max().unwrap_or(0);
+        let urls = all.iter().map(|(_, backend)| backend.to_string().chars().count()).max().unwrap_or(0);
+        let limit = self.config.timeouts.connect;
+        let dialled = stream::iter(&all).map(async |(routed, backend)| {
+            let answer = dial(routed, backend, limit).await;
+            let words = dial::words(&answer).join("; ");
+            let url = backend.to_string();
+            (format!("{:names$}  {url:urls$}  {words}", routed.route.name), answer.is_ok())
+        });
+        let mut failed = 0;
+        let mut dialled = std::pin::pin!(dialled.buffered(SIDE_BY_SIDE));
+        while let Some((line, is_reached)) = dialled.next().await {
+            say(&line);
+            failed += usize::from(!is_reached);
+        }
+        (all.len(), failed)
+    }
+}

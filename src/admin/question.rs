@@ -1,0 +1,164 @@
+//! What an operator asks about: one connection of one client.
+//!
+//! Owns the reading of its URL, as a browser reads it, and the request head that a browser would send. Pure. Invariant: no
+//! error shows the URL, which may hold a token.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderValue, Request, Uri,
+    header::{CONNECTION, HOST, ORIGIN, UPGRADE},
+};
+use url::Url;
+
+use crate::admission::canonical;
+
+/// What is wrong with a question.
+#[derive(Debug, thiserror::Error)]
+pub enum QuestionError {
+    /// It is no URL.
+    #[error("this is no URL: {0}; write wss://host/path")]
+    Url(url::ParseError),
+    /// It is the URL of something else.
+    #[error("the URL of a WebSocket begins with wss:// or ws://; write wss://host/path")]
+    Scheme,
+    /// It has a user or a password in it.
+    #[error("a WebSocket's URL has no user and no password; leave out everything up to the \"@\"")]
+    User,
+    /// It has a fragment.
+    #[error("a WebSocket's URL has no \"#\"; leave out everything from there on")]
+    Fragment,
+    /// Its path or query cannot be sent.
+    #[error("the URL has characters that cannot be sent; write them percent-encoded")]
+    Target,
+    /// An Origin that cannot be sent.
+    #[error("--origin has characters that cannot be sent; write one such as https://desk.example.com")]
+    Origin,
+}
+
+/// A connection to ask about.
+#[derive(Debug, Clone)]
+pub struct Question {
+    url: Url,
+    port: u16,
+    target: Uri,
+    host: HeaderValue,
+    origin: Option<HeaderValue>,
+    from: Option<IpAddr>,
+}
+
+impl Question {
+    /// A connection to `url` by a page of `origin`, or else by a client that sends none, from the address `from`.
+    ///
+    /// # Errors
+    /// A browser would not even try.
+    pub fn new(url: &str, origin: Option<&str>, from: Option<IpAddr>) -> Result<Self, QuestionError> {
+        let url = Url::parse(url).map_err(QuestionError::Url)?;
+        let (Some(name), true) = (url.host_str(), matches!(url.scheme(), "ws" | "wss")) else {
+            return Err(QuestionError::Scheme);
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(QuestionError::User);
+        }
+        if url.fragment().is_some() {
+            return Err(QuestionError::Fragment);
+        }
+        // The scheme's own port is not written.
+        let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+        let host = HeaderValue::try_from(host).map_err(|_| QuestionError::Target)?;
+        let target = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let target = target.parse().map_err(|_| QuestionError::Target)?;
+        let origin = origin.map(HeaderValue::from_str).transpose().map_err(|_| QuestionError::Origin)?;
+        let port = url.port_or_known_default().ok_or(QuestionError::Scheme)?;
+        Ok(Self { port, target, host, origin, from: from.map(canonical), url })
+    }
+
+    /// Whether the URL asks for TLS.
+    pub fn is_wss(&self) -> bool {
+        self.url.scheme() == "wss"
+    }
+
+    /// The port that is connected to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address that is connected to, if the URL has one and not a name.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.url.host()? {
+            url::Host::Domain(_) => None,
+            url::Host::Ipv4(address) => Some(address.into()),
+            url::Host::Ipv6(address) => Some(canonical(address.into())),
+        }
+    }
+
+    /// What the page's Origin header says, if there is one.
+    pub fn origin(&self) -> Option<&HeaderValue> {
+        self.origin.as_ref()
+    }
+
+    /// The canonical address that the connection comes from, if it was said.
+    pub fn from(&self) -> Option<IpAddr> {
+        self.from
+    }
+
+    /// The request head, as far as it is looked at.
+    pub fn request(&self) -> Request<()> {
+        let mut request = Request::new(());
+        *request.uri_mut() = self.target.clone();
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if let Some(origin) = &self.origin {
+            headers.insert(ORIGIN, origin.clone());
+        }
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(url: &str) -> Question {
+        Question::new(url, None, None).unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    #[test]
+    fn a_url_is_read_as_a_browser_reads_it() {
+        for (url, host, target, port) in [
+            ("wss://Desk.example", "desk.example", "/", 443),
+            ("ws://desk.example:80/vnc", "desk.example", "/vnc", 80),
+            ("wss://desk.example:8443/a/../vnc?token=x", "desk.example:8443", "/vnc?token=x", 8443),
+            ("wss://bücher.example/ü", "xn--bcher-kva.example", "/%C3%BC", 443),
+            ("wss://[::1]:8443/vnc", "[::1]:8443", "/vnc", 8443),
+        ] {
+            let question = question(url);
+            let request = question.request();
+            assert_eq!(request.headers()[HOST], host, "{url}");
+            assert_eq!((request.uri().to_string().as_str(), question.port()), (target, port), "{url}");
+        }
+        assert_eq!(question("wss://[::ffff:127.0.0.1]/").address(), Some([127, 0, 0, 1].into()));
+        assert_eq!(question("wss://localhost/").address(), None);
+    }
+
+    #[test]
+    fn an_error_never_shows_the_url() {
+        for (url, needle) in [
+            ("desk.example/vnc?token=hunter2", "no URL"),
+            ("https://desk.example/vnc?token=hunter2", "begins with wss://"),
+            ("hunter2:8443/vnc", "begins with wss://"),
+            ("wss://me:hunter2@desk.example/", "no user"),
+            ("wss://desk.example/#hunter2", "no \"#\""),
+            ("wss://hunter2:99999/", "no URL"),
+        ] {
+            let error = Question::new(url, None, None).unwrap_err().to_string();
+            assert!(error.contains(needle) && !error.contains("hunter2"), "{url}: {error}");
+        }
+        assert!(Question::new("wss://a/", Some("a\nb"), None).is_err());
+    }
+}

@@ -1,0 +1,240 @@
+//! The files of `[web] root`, and the ones outside of it.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Backend, Gateway, Request, Response, Setup, TLS, Wire, read_response};
+
+const SECRET: &str = "not for your eyes";
+
+/// A root with a few files in a directory with a secret beside the root.
+fn site() -> (TempDir, std::path::PathBuf) {
+    let directory = TempDir::new().expect("a directory");
+    let root = directory.path().join("web");
+    let write = |path: &Path, text: &str| std::fs::write(path, text).expect("a file");
+    for sub in ["web/assets", "web/bare", "web/echo", "private", "web-secret"] {
+        std::fs::create_dir_all(directory.path().join(sub)).expect("a directory");
+    }
+    write(&root.join("index.html"), "<!doctype html><title>viewer</title>");
+    write(&root.join("assets/viewer.js"), "export const answer = 42;\n");
+    write(&root.join("assets/a b%c.txt"), "odd name\n");
+    write(&root.join("echo/index.html"), "hidden behind a route");
+    for secret in ["secret.txt", "private/index.html", "private/secret.txt", "web-secret/secret.txt"] {
+        write(&directory.path().join(secret), SECRET);
+    }
+    symlink(directory.path().join("secret.txt"), root.join("absolute.txt")).expect("a link");
+    symlink("../secret.txt", root.join("relative.txt")).expect("a link");
+    symlink("../private", root.join("directory")).expect("a link");
+    symlink("/etc", root.join("etc")).expect("a link");
+    symlink("directory", root.join("twice")).expect("a link");
+    symlink("../../secret.txt", root.join("assets/index.html")).expect("a link");
+    (directory, root)
+}
+
+async fn get(gateway: &Gateway, wire: &mut Wire, method: &str, target: &str) -> Response {
+    let request = Request::new(&format!("{method} {target} HTTP/1.1")).add("Host", &gateway.host(TLS));
+    wire.write_all(&request.bytes()).await.expect("the request goes out");
+    wire.flush().await.expect("the request goes out");
+    read_response(wire, method != "HEAD").await
+}
+
+#[tokio::test]
+async fn the_files_of_the_root_are_served_and_always_asked_for_again() {
+    let backend = Backend::echo().await;
+    let (_directory, root) = site();
+    let gateway = Setup::echo(&backend).web(&root).start().await;
+    for (target, kind, text) in [
+        ("/", "text/html", "<!doctype html><title>viewer</title>"),
+        ("/index.html", "text/html", "<!doctype html><title>viewer</title>"),
+        ("/?query=1", "text/html", "<!doctype html><title>viewer</title>"),
+        ("/assets/viewer.js", "text/javascript", "export const answer = 42;\n"),
+        ("/assets/v%69ewer.js", "text/javascript", "export const answer = 42;\n"),
+        ("/assets/a%20b%25c.txt", "text/plain", "odd name\n"),
+    ] {
+        let mut wire = gateway.wire(TLS).await;
+        let response = get(&gateway, &mut wire, "GET", target).await;
+        assert_eq!((response.status, response.text()), (200, text), "{target}: {response:?}");
+        assert!(
+            response.header("Content-Type").unwrap_or_default().starts_with(kind),
+            "{target}: {response:?}"
+        );
+        assert_eq!(response.header("Cache-Control"), Some("no-cache"), "{target}");
+
+        let peer = wire.peer();
+        let length = response.header("Content-Length").map(str::to_owned);
+        drop(wire);
+        gateway.refused(peer, "served").await;
+
+        let mut wire = gateway.wire(TLS).await;
+        let response = get(&gateway, &mut wire, "HEAD", target).await;
+        assert_eq!((response.status, response.rest.as_slice()), (200, &b""[..]), "HEAD {target}");
+        assert_eq!(response.header("Content-Length").map(str::to_owned), length, "HEAD {target}");
+        let peer = wire.peer();
+        drop(wire);
+        gateway.refused(peer, "served").await;
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_files_and_then_a_session() {
+    let backend = Backend::echo().await;
+    let (_directory, root) = site();
+    let gateway = Setup::echo(&backend).web(&root).start().await;
+    let mut wire = gateway.wire(TLS).await;
+    for _ in 0..3 {
+        assert_eq!(get(&gateway, &mut wire, "GET", "/").await.status, 200);
+        assert_eq!(get(&gateway, &mut wire, "GET", "/assets/viewer.js").await.status, 200);
+    }
+    let mut session = gateway.open(wire, &gateway.upgrade(TLS, "/echo")).await;
+    session.echo(b"hello").await;
+    session.close(1000).await;
+    gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    drop(session);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_has_not_changed_is_not_sent_again() {
+    let (_directory, root) = site();
+    let gateway = Setup::new().web(&root).start().await;
+    let mut wire = gateway.wire(TLS).await;
+    let first = get(&gateway, &mut wire, "GET", "/index.html").await;
+    let date = first.header("Last-Modified").expect("Last-Modified").to_owned();
+    let request = Request::new("GET /index.html HTTP/1.1")
+        .add("Host", &gateway.host(TLS))
+        .add("If-Modified-Since", &date);
+    let response = crate::support::ask(&mut wire, &request).await;
+    assert_eq!((response.status, response.header("Cache-Control")), (304, Some("no-cache")), "{response:?}");
+    drop(wire);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_route_comes_before_a_file_of_the_same_name() {
+    let backend = Backend::echo().await;
+    let (_directory, root) = site();
+    let gateway = Setup::new().route_with("echo", "/echo/*", &backend, "").web(&root).start().await;
+    let mut wire = gateway.wire(TLS).await;
+    let response = get(&gateway, &mut wire, "GET", "/echo/index.html").await;
+    assert_eq!(response.status, 426, "{response:?}");
+    let peer = wire.peer();
+    drop(wire);
+    gateway.refused(peer, "upgrade_required").await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn nothing_outside_of_the_root_is_served_however_it_is_spelled() {
+    let (directory, root) = site();
+    let gateway = Setup::new().web(&root).start().await;
+    let absolute = directory.path().join("secret.txt");
+    let absolute = absolute.to_str().unwrap();
+    let targets = [
+        "/../secret.txt",
+        "/../../../../../../etc/passwd",
+        "/assets/../../secret.txt",
+        "/assets/..//../secret.txt",
+        "/./../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/%2E%2E/secret.txt",
+        "/.%2e/secret.txt",
+        "/%2e%2e%2fsecret.txt",
+        "/..%2fsecret.txt",
+        "/..%5csecret.txt",
+        "/..\\secret.txt",
+        "/%252e%252e/secret.txt",
+        "/..%c0%afsecret.txt",
+        "/%c0%ae%c0%ae/secret.txt",
+        "/../web-secret/secret.txt",
+        "/..;/secret.txt",
+        "/assets/%2e%2e/%2e%2e/secret.txt",
+        "//secret.txt",
+        "//etc/passwd",
+        "///etc/passwd",
+        "/%2fetc%2fpasswd",
+        absolute,
+        &format!("/{absolute}"),
+        &format!("/{}", absolute.replace('/', "%2f")),
+        "/file:///etc/passwd",
+        "/index.html%00",
+        "/index.html%00.txt",
+        "/%00",
+        "/absolute.txt",
+        "/relative.txt",
+        "/directory/secret.txt",
+        "/directory/",
+        "/directory",
+        "/directory/index.html",
+        "/twice/secret.txt",
+        "/assets/",
+        "/assets/index.html",
+        "/etc/passwd",
+        "/etc/hostname",
+        "/bare/",
+        "/nothing",
+        "/nothing/",
+        "/index.html/",
+        "/index.html/nothing",
+        "/INDEX.HTML",
+        "/%ff",
+        "/%zz",
+        "/%",
+    ];
+    for target in targets {
+        for method in ["GET", "HEAD"] {
+            let mut wire = gateway.wire(TLS).await;
+            let response = get(&gateway, &mut wire, method, target).await;
+            assert_eq!(response.status, 404, "{method} {target}: {response:?}");
+            let body = String::from_utf8_lossy(&response.body);
+            assert!(!body.contains(SECRET) && !body.contains("root:"), "{method} {target}: {body}");
+            let peer = wire.peer();
+            drop(wire);
+            gateway.refused(peer, "unknown_route").await;
+        }
+    }
+    // A target that is not even a path.
+    for target in ["index.html", "../secret.txt", "*", "/a\0b"] {
+        let mut wire = gateway.wire(TLS).await;
+        let response = get(&gateway, &mut wire, "GET", target).await;
+        assert!((400..500).contains(&response.status), "{target}: {response:?}");
+        assert!(!String::from_utf8_lossy(&response.body).contains(SECRET), "{target}");
+        let peer = wire.peer();
+        drop(wire);
+        gateway.end(peer).await;
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn files_take_no_method_but_get_and_head() {
+    let (_directory, root) = site();
+    let gateway = Setup::new().web(&root).start().await;
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        let mut wire = gateway.wire(TLS).await;
+        let response = get(&gateway, &mut wire, method, "/index.html").await;
+        assert_eq!(response.status, 405, "{method}: {response:?}");
+        assert!(response.header("Allow").unwrap_or_default().contains("GET"), "{method}: {response:?}");
+        let peer = wire.peer();
+        drop(wire);
+        assert!(!gateway.end(peer).await.is_session());
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_root_there_are_no_files() {
+    let gateway = Setup::new().start().await;
+    for target in ["/", "/index.html", "/gateway.toml", "/localhost.key"] {
+        let mut wire = gateway.wire(TLS).await;
+        let response = get(&gateway, &mut wire, "GET", target).await;
+        assert_eq!(response.status, 404, "{target}: {response:?}");
+        let peer = wire.peer();
+        drop(wire);
+        gateway.refused(peer, "unknown_route").await;
+    }
+    gateway.finish().await;
+}

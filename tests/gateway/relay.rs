@@ -1,0 +1,624 @@
+//! The two directions: what one end says, and how, is what the other hears.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
+
+use crate::support::{
+    BINARY, Backend, CONTINUATION, Check, Door, Dripping, Gateway, PING, PLAIN, PONG, Session, Setup, TEXT,
+    TLS, Wire, assert_took, close_body, eventually, frame, pattern, read_response, within,
+};
+
+/// A session of a client that is not ours.
+async fn tungstenite(gateway: &Gateway, door: Door) -> WebSocketStream<Wire> {
+    let scheme = if door == TLS { ("wss", "https") } else { ("ws", "http") };
+    let host = gateway.host(door);
+    let uri = format!("{}://{host}/echo", scheme.0).parse().expect("an address");
+    let request = ClientRequestBuilder::new(uri).with_header("Origin", format!("{}://{host}", scheme.1));
+    let wire = gateway.wire(door).await;
+    let connecting = tokio_tungstenite::client_async(request, wire);
+    within("an upgrade", connecting).await.expect("an upgrade").0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_every_size_come_back_to_a_client_that_is_not_ours() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    for door in [TLS, PLAIN] {
+        let mut client = tungstenite(&gateway, door).await;
+        let peer = client.get_ref().peer();
+        let sizes = [0, 1, 2, 125, 126, 127, 1000, 65_535, 65_536, 65_537, 1 << 20, 5 << 20];
+        let mut sent = 0;
+        for size in sizes {
+            let payload = pattern(size as u64, size);
+            sent += size as u64;
+            let (mut to, mut from) = client.split();
+            let writing = async {
+                to.send(Message::Ping(b"before".to_vec().into())).await.unwrap();
+                to.send(Message::Binary(payload.clone().into())).await.unwrap();
+            };
+            let reading = async {
+                let (mut data, mut pongs) = (Vec::new(), 0);
+                while data.len() < size || pongs == 0 {
+                    match from.next().await.expect("an open session").expect("a message") {
+                        Message::Binary(bytes) => data.extend_from_slice(&bytes),
+                        Message::Pong(bytes) => {
+                            assert_eq!(bytes, &b"before"[..]);
+                            pongs += 1;
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                data
+            };
+            let ((), data) = within("an echo", async { tokio::join!(writing, reading) }).await;
+            assert!(data == payload, "{size} bytes came back as {} others", data.len());
+            client = to.reunite(from).expect("two halves of one");
+        }
+        client.close(Some(CloseFrame { code: CloseCode::Normal, reason: "done".into() })).await.unwrap();
+        let closing = within("the answer to a Close", client.next()).await;
+        assert!(
+            matches!(&closing, Some(Ok(Message::Close(Some(frame)))) if frame.code == CloseCode::Normal),
+            "{closing:?}"
+        );
+        let end = gateway.ended(peer, "client_closed", Some(1000)).await;
+        assert_eq!((end.number("bytes_in"), end.number("bytes_out")), (Some(sent), Some(sent)));
+        drop(client);
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_session_over_ipv6_is_like_any_other() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).address(TLS, "[::1]:0").address(PLAIN, "[::1]:0").start().await;
+    for door in [TLS, PLAIN] {
+        let mut session = gateway.session_by(door, "/echo").await;
+        session.echo(b"hello").await;
+        session.close(1000).await;
+        assert!(session.peer.is_ipv6());
+        gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    }
+    gateway.finish().await;
+}
+
+/// One message: how it is cut into frames, and the pings between them.
+#[derive(Debug, Clone)]
+struct Spoken {
+    fragments: Vec<usize>,
+    pings: Vec<Option<usize>>,
+    text: bool,
+}
+
+fn spoken() -> impl Strategy<Value = Spoken> {
+    let size = prop_oneof![
+        3 => 0..40_usize,
+        2 => prop::sample::select(vec![0, 1, 124, 125, 126, 127, 128]),
+        1 => 200..3000_usize,
+    ];
+    (vec(size, 1..5), vec(prop::option::weighted(0.3, 0..=125_usize), 5), any::<bool>())
+        .prop_map(|(fragments, pings, text)| Spoken { fragments, pings, text })
+}
+
+/// The messages as frames, how many bytes they carry, and the pings among them.
+fn speak(messages: &[Spoken]) -> (Vec<u8>, usize, Vec<Vec<u8>>) {
+    let (mut bytes, mut at, mut pings) = (Vec::new(), 0, Vec::new());
+    for message in messages {
+        for (index, &size) in message.fragments.iter().enumerate() {
+            if let Some(size) = message.pings[index] {
+                let payload = pattern(at as u64 + 13, size);
+                bytes.extend(frame(true, PING, &payload));
+                pings.push(payload);
+            }
+            // Text is held to UTF-8, so it carries nothing here: the bytes are in the binary messages.
+            let payload = if message.text { Vec::new() } else { pattern(at as u64, size) };
+            at += payload.len();
+            let opcode = match (index, message.text) {
+                (0, true) => TEXT,
+                (0, false) => BINARY,
+                _ => CONTINUATION,
+            };
+            bytes.extend(frame(index + 1 == message.fragments.len(), opcode, &payload));
+        }
+    }
+    (bytes, at, pings)
+}
+
+/// An echo that reads and writes a few bytes at a time.
+async fn haltingly(mut socket: TcpStream, sizes: Vec<usize>) {
+    let mut buffer = [0; 4096];
+    let mut turn = 0;
+    loop {
+        let size = sizes[turn % sizes.len()];
+        turn += 1;
+        let Ok(length @ 1..) = socket.read(&mut buffer[..size]).await else { return };
+        if socket.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn chunks() -> impl Strategy<Value = Vec<usize>> {
+    prop_oneof![Just(vec![1]), vec(1..64_usize, 1..6), vec(1..4096_usize, 1..6)]
+}
+
+#[test]
+fn every_byte_arrives_however_both_ends_cut_them() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (backend, gateway) = runtime.block_on(async {
+        let backend = Backend::puppet().await;
+        let gateway = Setup::new().route("echo", &backend).start().await;
+        (backend, gateway)
+    });
+    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
+    let strategy = (vec(spoken(), 1..6), chunks(), chunks(), any::<bool>(), any::<prop::sample::Index>());
+    let outcome = runner.run(&strategy, |(messages, writes, reads, secure, pipelined)| {
+        let door = if secure { TLS } else { PLAIN };
+        runtime.block_on(async {
+            let (bytes, length, pings) = speak(&messages);
+            let cut = pipelined.index(bytes.len() + 1);
+            let wire = gateway.wire(door).await;
+            let peer = wire.peer();
+            let mut wire = Dripping::new(wire, writes);
+            let head = gateway.upgrade(door, "/echo").then(&bytes[..cut]).bytes();
+            let asking = async {
+                wire.write_all(&head).await.expect("the head goes out");
+                wire.flush().await.expect("the head goes out");
+                read_response(&mut wire, true).await
+            };
+            let (served, response) = tokio::join!(backend.accept(), asking);
+            let served = tokio::spawn(haltingly(served, reads));
+            let seen = response.status;
+            if seen != 101 {
+                return Err(TestCaseError::fail(format!("{response:?}")));
+            }
+            let Session { mut frames, mut writer, .. } = Session::new(wire, peer, &response.rest);
+            let writing = async {
+                writer.write_all(&bytes[cut..]).await.expect("the frames go out");
+                writer.write_all(&frame(true, PING, b"the last")).await.expect("the frames go out");
+                writer.flush().await.expect("the frames go out");
+                writer
+            };
+            let reading = async {
+                let (mut data, mut pongs) = (Vec::new(), Vec::new());
+                while data.len() < length || pongs.last().is_none_or(|pong| pong != b"the last") {
+                    let frame = frames.next().await.expect("data or a pong");
+                    match frame.opcode {
+                        PONG => pongs.push(frame.payload),
+                        BINARY | CONTINUATION => data.extend(frame.payload),
+                        _ => panic!("{frame:?}"),
+                    }
+                }
+                (data, pongs)
+            };
+            let (mut writer, (data, pongs)) =
+                within("the echo", async { tokio::join!(writing, reading) }).await;
+            prop_assert!(
+                data == pattern(0, length),
+                "{} bytes came back, not the {} sent",
+                data.len(),
+                length
+            );
+            // Pings that came together may be answered by one pong, but never out of turn.
+            let mut asked = pings
+                .iter()
+                .chain(std::iter::once(&b"the last".to_vec()))
+                .cloned()
+                .collect::<Vec<_>>()
+                .into_iter();
+            for pong in pongs {
+                prop_assert!(asked.any(|ping| ping == pong), "a pong that answers nothing: {pong:?}");
+            }
+            writer.write_all(&frame(true, 8, &close_body(1000, b""))).await.expect("a Close goes out");
+            writer.flush().await.expect("a Close goes out");
+            prop_assert_eq!(frames.until_close().await.1, Some(1000));
+            writer.shutdown().await.expect("the end of it");
+            let end = gateway.end(peer).await;
+            prop_assert_eq!(end.reason(), "client_closed");
+            prop_assert_eq!(end.number("bytes_in"), Some(length as u64));
+            prop_assert_eq!(end.number("bytes_out"), Some(length as u64));
+            served.await.expect("the backend");
+            Ok(())
+        })
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+    runtime.block_on(gateway.finish());
+    drop(backend);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn much_arrives_exactly_at_a_backend_that_reads_one_byte_at_a_time() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let length = 1 << 20;
+    let mut session = gateway.session("/echo").await;
+    let mut served = backend.accept().await;
+    let writing = async {
+        let payload = pattern(0, length);
+        for (index, part) in payload.chunks(300_000).enumerate() {
+            let opcode = if index == 0 { BINARY } else { CONTINUATION };
+            session.send(&frame((index + 1) * 300_000 >= length, opcode, part)).await;
+        }
+    };
+    let reading = async {
+        let (mut heard, mut byte) = (Vec::new(), [0]);
+        while heard.len() < length {
+            assert_eq!(served.read(&mut byte).await.unwrap(), 1, "after {} bytes", heard.len());
+            heard.push(byte[0]);
+        }
+        assert!(heard == pattern(0, length), "not what was sent");
+    };
+    within("every byte", async { tokio::join!(writing, reading) }).await;
+    session.close(1000).await;
+    drop((session, served));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_banner_and_a_heart_beat_arrive_at_once() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        let mut session = gateway.session("/echo").await;
+        let mut served = backend.accept().await;
+        let start = Instant::now();
+        served.write_all(b"RFB 003.008\n").await.unwrap();
+        assert_eq!(session.frames.payload(12).await, b"RFB 003.008\n");
+        fastest = fastest.min(start.elapsed());
+        session.close(1000).await;
+    }
+    assert!(fastest < Duration::from_millis(10), "the fastest of 20 banners took {fastest:?}");
+
+    let mut session = gateway.session("/echo").await;
+    let mut served = backend.accept().await;
+    let mut took = Vec::new();
+    let mut byte = [0];
+    for beat in 0..50_u8 {
+        let start = Instant::now();
+        served.write_all(&[beat]).await.unwrap();
+        assert_eq!(session.frames.payload(1).await, [beat]);
+        session.send(&frame(true, BINARY, &[beat])).await;
+        within("the beat's echo", served.read_exact(&mut byte)).await.unwrap();
+        assert_eq!(byte, [beat]);
+        took.push(start.elapsed());
+    }
+    took.sort();
+    assert!(took[25] < Duration::from_millis(10), "half of the beats took longer than {:?}", took[25]);
+    session.close(1000).await;
+    drop((session, served));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_banner_sent_before_the_101_is_not_lost() {
+    // The backend speaks, and even hangs up, before the gateway has answered the client.
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    for _ in 0..20 {
+        let mut wire = gateway.wire(TLS).await;
+        let peer = wire.peer();
+        wire.write_all(&gateway.upgrade(TLS, "/echo").bytes()).await.unwrap();
+        wire.flush().await.unwrap();
+        let mut served = backend.accept().await;
+        served.write_all(b"220 welcome, and goodbye\r\n").await.unwrap();
+        drop(served);
+        let response = read_response(&mut wire, true).await;
+        assert_eq!(response.status, 101);
+        let mut session = Session::new(wire, peer, &response.rest);
+        let (data, code, _) = session.closed().await;
+        assert_eq!((data.as_slice(), code), (&b"220 welcome, and goodbye\r\n"[..], Some(1000)));
+        gateway.ended(peer, "backend_closed", Some(1000)).await;
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_backend_said_before_its_end_is_delivered_before_the_close() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let length = 16 << 20;
+    for door in [TLS, PLAIN] {
+        let mut session = gateway.session_by(door, "/echo").await;
+        let mut served = backend.accept().await;
+        let speaking = async {
+            served.write_all(&pattern(0, length)).await.unwrap();
+            drop(served);
+        };
+        let hearing = async {
+            let mut check = Check::default();
+            session.frames.pattern(&mut check, length as u64).await;
+            let (data, code, _) = session.closed().await;
+            assert_eq!((data.len(), code), (0, Some(1000)));
+        };
+        within("16 MiB", async { tokio::join!(speaking, hearing) }).await;
+        let end = gateway.ended(session.peer, "backend_closed", Some(1000)).await;
+        assert_eq!(end.number("bytes_out"), Some(length as u64));
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_has_said_its_last_still_hears_the_client_out() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let mut session = gateway.session("/echo").await;
+    let mut served = backend.accept().await;
+    served.write_all(b"goodbye").await.unwrap();
+    served.shutdown().await.unwrap();
+    let (data, code, _) = session.frames.until_close().await;
+    assert_eq!((data.as_slice(), code), (&b"goodbye"[..], Some(1000)));
+    // What the client had to say before it learned of the end.
+    session.send(&frame(true, BINARY, b"one last thing")).await;
+    session.send(&frame(true, 8, &close_body(1000, b""))).await;
+    let mut heard = Vec::new();
+    within("the backend's end", served.read_to_end(&mut heard)).await.unwrap();
+    assert_eq!(heard, b"one last thing");
+    session.end().await;
+    gateway.ended(session.peer, "backend_closed", Some(1000)).await;
+    drop((session, served));
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_said_before_its_close_reaches_a_slow_backend() {
+    let backend = Backend::narrow_puppet().await;
+    let gateway = Setup::new().route("echo", &backend).timeouts("close = \"20s\"").start().await;
+    let length = 4 << 20;
+    let mut session = gateway.session("/echo").await;
+    let mut served = backend.accept().await;
+    let speaking = async {
+        session.send(&frame(true, BINARY, &pattern(0, length))).await;
+        session.close(1000).await;
+    };
+    let hearing = async {
+        let mut check = Check::default();
+        let mut buffer = vec![0; 10_000];
+        loop {
+            match served.read(&mut buffer).await.unwrap() {
+                0 => break,
+                heard => check.feed(&buffer[..heard]),
+            }
+        }
+        assert_eq!(check.at, length as u64);
+        // A FIN came, not a reset: the backend may still say something, and nobody minds.
+        served.write_all(b"goodbye").await.unwrap();
+        drop(served);
+    };
+    within("4 MiB", async { tokio::join!(speaking, hearing) }).await;
+    let end = gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    assert_eq!(end.number("bytes_in"), Some(length as u64));
+    drop(session);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_talks_on_after_the_client_has_left_is_heard_out_only_so_long() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).timeouts("close = \"700ms\"").start().await;
+    let mut session = gateway.session("/echo").await;
+    let (mut heard, mut say) = backend.accept().await.into_split();
+    let talking = tokio::spawn(async move { while say.write_all(&[b'.'; 1000]).await.is_ok() {} });
+    session.frames.data().await;
+    let start = Instant::now();
+    session.send(&frame(true, 8, &close_body(1000, b"enough"))).await;
+    assert_eq!(session.frames.until_close().await.1, Some(1000));
+    let mut rest = Vec::new();
+    within("the backend's end", heard.read_to_end(&mut rest)).await.ok();
+    within("the talking to end", talking).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    drop((session, heard));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_breaks_ends_the_session_with_1011() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let mut session = gateway.session("/echo").await;
+    let mut served = backend.accept().await;
+    served.write_all(b"hello").await.unwrap();
+    assert_eq!(session.frames.payload(5).await, b"hello");
+    served.set_zero_linger().unwrap();
+    drop(served);
+    let (_, code, reason) = session.closed().await;
+    assert_eq!(code, Some(1011));
+    assert!(!reason.is_empty(), "a page has something to show");
+    gateway.ended(session.peer, "backend_failed", Some(1011)).await;
+    drop(session);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_is_gone_and_the_backend_is_told_within_a_second() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    for door in [TLS, PLAIN] {
+        for leaving in ["reset", "fin"] {
+            let mut session = gateway.session_by(door, "/echo").await;
+            let mut served = backend.accept().await;
+            session.send(&frame(true, BINARY, b"hello")).await;
+            let mut heard = [0; 5];
+            within("the hello", served.read_exact(&mut heard)).await.unwrap();
+            let peer = session.peer;
+            let wire = session.into_stream();
+            let start = Instant::now();
+            if leaving == "reset" {
+                wire.reset()
+            } else {
+                drop(wire)
+            }
+            let mut rest = Vec::new();
+            within("the backend's end", served.read_to_end(&mut rest)).await.ok();
+            assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+            assert_eq!(rest, b"");
+            drop(served);
+            gateway.ended(peer, "client_gone", None).await;
+        }
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn the_death_of_a_backend_ends_its_sessions_and_no_others() {
+    let mortal = Backend::puppet().await;
+    let other = Backend::echo().await;
+    let gateway = Setup::new().route("mortal", &mortal).route("echo", &other).start().await;
+    let (mut dying, mut served, mut living) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..150 {
+        dying.push(gateway.session_by(number % 2, "/mortal").await);
+        served.push(mortal.accept().await);
+        if number % 10 == 0 {
+            living.push(gateway.session("/echo").await);
+        }
+    }
+    // What the kernel does for a process that was killed: its sockets close, all at once.
+    drop(served);
+    for mut session in dying {
+        assert_eq!(session.closed().await.1, Some(1000));
+        gateway.ended(session.peer, "backend_closed", Some(1000)).await;
+    }
+    for mut session in living {
+        session.echo(b"still here").await;
+        session.close(1000).await;
+        gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_quiet_client_is_pinged_and_one_that_does_not_answer_is_gone() {
+    let backend = Backend::puppet().await;
+    let timeouts = "ping = \"400ms\"\npong = \"600ms\"";
+    let gateway = Setup::new().route("echo", &backend).timeouts(timeouts).start().await;
+    let mut session = gateway.session("/echo").await;
+    let mut served = backend.accept().await;
+    // It answers three times, and then no more.
+    for _ in 0..3 {
+        let ping = session.frames.next().await.expect("a ping");
+        assert_eq!(ping.opcode, PING);
+        session.send(&frame(true, PONG, &ping.payload)).await;
+    }
+    let start = Instant::now();
+    assert_eq!(session.frames.next().await.expect("a ping").opcode, PING);
+    while let Some(frame) = session.frames.next().await {
+        assert_eq!(frame.opcode, PING, "a client that does not answer is told nothing: {frame:?}");
+    }
+    assert_took(start, Duration::from_millis(1_000));
+    let mut rest = Vec::new();
+    within("the backend's end", served.read_to_end(&mut rest)).await.ok();
+    gateway.ended(session.peer, "pong_timeout", None).await;
+    drop((session, served));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn an_idle_session_ends_when_its_time_is_over() {
+    let backend = Backend::echo().await;
+    let timeouts = "idle = \"900ms\"\nping = \"200ms\"";
+    let gateway = Setup::echo(&backend).timeouts(timeouts).start().await;
+    let mut session = gateway.session("/echo").await;
+    let mut talking = gateway.session("/echo").await;
+    let start = Instant::now();
+    let idle = async {
+        loop {
+            // Pings and pongs are no payload.
+            let frame = session.frames.next().await.expect("a ping or a Close");
+            if frame.opcode == PING {
+                session.send(&crate::support::frame(true, PONG, &frame.payload)).await;
+                continue;
+            }
+            assert_eq!(frame.close().0, Some(1000));
+            break start.elapsed();
+        }
+    };
+    let busy = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(150));
+        for _ in 0..12 {
+            tick.tick().await;
+            talking.echo(b"not idle").await;
+        }
+        talking.close(1000).await;
+    };
+    let (took, ()) = tokio::join!(idle, busy);
+    assert!((Duration::from_millis(850)..Duration::from_millis(2_400)).contains(&took), "{took:?}");
+    gateway.ended(session.peer, "idle_timeout", Some(1000)).await;
+    gateway.ended(talking.peer, "client_closed", Some(1000)).await;
+    drop((session, talking));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_lifetime_is_over_however_busy() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).timeouts("lifetime = \"900ms\"").start().await;
+    let mut session = gateway.session("/echo").await;
+    let start = Instant::now();
+    let Session { frames, writer, .. } = &mut session;
+    let talking = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            if writer.write_all(&frame(true, BINARY, b"busy")).await.is_err() || writer.flush().await.is_err()
+            {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let (data, code, _) = tokio::select! {
+        closed = frames.until_close() => closed,
+        () = talking => unreachable!("it talks for ever"),
+    };
+    assert_took(start, Duration::from_millis(900));
+    assert_eq!(code, Some(1000));
+    assert!(!data.is_empty() && data.len() % 4 == 0, "{} bytes", data.len());
+    gateway.ended(session.peer, "lifetime_reached", Some(1000)).await;
+    drop(session);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn sessions_end_in_any_order_and_none_is_forgotten() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    let mut sessions = Vec::new();
+    for number in 0..60 {
+        sessions.push(gateway.session_by(number % 2, "/echo").await);
+    }
+    for (number, mut session) in sessions.into_iter().enumerate() {
+        let peer = session.peer;
+        match number % 3 {
+            0 => {
+                session.close(4000).await;
+                gateway.ended(peer, "client_closed", Some(4000)).await;
+            }
+            1 => {
+                session.into_stream().reset();
+                gateway.ended(peer, "client_gone", None).await;
+            }
+            _ => {
+                session.send(&[0xff; 20]).await;
+                assert_eq!(session.closed().await.1, Some(1002));
+                gateway.ended(peer, "protocol_error", Some(1002)).await;
+            }
+        }
+    }
+    eventually("the backend is left", Duration::from_secs(1), || match backend.open() {
+        0 => Ok(()),
+        open => Err(format!("{open} sessions are open")),
+    })
+    .await;
+    gateway.finish().await;
+}

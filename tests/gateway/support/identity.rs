@@ -1,0 +1,59 @@
+//! Certificates made for the tests, and a TLS client that trusts them.
+
+use std::sync::{Arc, LazyLock};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+/// A certificate for `localhost` and `127.0.0.1`, and the authority that signed it.
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) private_key: String,
+    authority: CertificateDer<'static>,
+}
+
+static IDENTITY: LazyLock<Identity> = LazyLock::new(Identity::make);
+
+impl Identity {
+    /// The one that the gateways of this run share.
+    pub(crate) fn shared() -> &'static Self {
+        &IDENTITY
+    }
+
+    /// A fresh one.
+    pub(crate) fn make() -> Self {
+        let authority_key = KeyPair::generate().expect("a key");
+        let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_certificate = authority.self_signed(&authority_key).expect("an authority");
+        let issuer = Issuer::new(authority, authority_key);
+
+        let key = KeyPair::generate().expect("a key");
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let certificate =
+            CertificateParams::new(names).expect("names").signed_by(&key, &issuer).expect("a certificate");
+        Self {
+            certificate: certificate.pem(),
+            private_key: key.serialize_pem(),
+            authority: authority_certificate.der().clone(),
+        }
+    }
+}
+
+/// A client that trusts the shared authority and nothing else.
+pub(crate) fn client_config(
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&str],
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(IDENTITY.authority.clone()).expect("an authority");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}

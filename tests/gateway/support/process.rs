@@ -1,0 +1,641 @@
+//! The gateway as a process: its configuration, its log, its descriptors and its end.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{
+    Backend, Identity, PATIENCE, Request, Response, Session, Wire, client_config, eventually, read_response,
+    within,
+};
+
+/// The place of a listener in the configuration.
+pub(crate) type Door = usize;
+/// The listener with a certificate.
+pub(crate) const TLS: Door = 0;
+/// The listener without.
+pub(crate) const PLAIN: Door = 1;
+
+/// Where the session comes from that shows at the end of each test that the gateway still works.
+const CANARY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 250));
+
+/// A configuration in the making.
+pub(crate) struct Setup {
+    listeners: [String; 2],
+    rest: String,
+    limits: String,
+    per_ip: String,
+    level: &'static str,
+    descriptors: Option<usize>,
+}
+
+impl Setup {
+    /// A TLS listener, a plain one, and nothing that limits the addresses of this machine.
+    pub(crate) fn new() -> Self {
+        let plain = "address = \"127.0.0.1:0\"\n";
+        Self {
+            listeners: [
+                format!("{plain}certificate = \"localhost.crt\"\nprivate_key = \"localhost.key\"\n"),
+                plain.to_owned(),
+            ],
+            rest: String::new(),
+            limits: String::new(),
+            per_ip: "exempt = [\"127.0.0.0/8\", \"::1/128\"]\n".to_owned(),
+            level: "debug",
+            descriptors: None,
+        }
+    }
+
+    /// One route `/echo` to `backend`.
+    pub(crate) fn echo(backend: &Backend) -> Self {
+        Self::new().route("echo", backend)
+    }
+
+    /// A route whose path is its name.
+    pub(crate) fn route(self, name: &str, backend: &Backend) -> Self {
+        self.route_with(name, &format!("/{name}"), backend, "")
+    }
+
+    /// A route with more lines.
+    pub(crate) fn route_with(self, name: &str, path: &str, backend: &Backend, lines: &str) -> Self {
+        self.route_to(name, path, &format!("tcp://{}", backend.address), lines)
+    }
+
+    /// A route to anywhere.
+    pub(crate) fn route_to(mut self, name: &str, path: &str, backend: &str, lines: &str) -> Self {
+        self.rest +=
+            &format!("[[route]]\nname = \"{name}\"\npath = \"{path}\"\nbackend = \"{backend}\"\n{lines}\n");
+        self
+    }
+
+    /// More lines for one listener.
+    pub(crate) fn listener(mut self, door: Door, lines: &str) -> Self {
+        self.listeners[door] += lines;
+        self
+    }
+
+    /// Another address for one listener.
+    pub(crate) fn address(mut self, door: Door, address: impl Display) -> Self {
+        self.listeners[door] = self.listeners[door].replace("127.0.0.1:0", &address.to_string());
+        self
+    }
+
+    /// The whole of `[timeouts]`.
+    pub(crate) fn timeouts(mut self, lines: &str) -> Self {
+        self.rest += &format!("[timeouts]\n{lines}\n");
+        self
+    }
+
+    /// The whole of `[limits]`.
+    pub(crate) fn limits(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.limits);
+        self
+    }
+
+    /// The whole of `[limits.per_ip]`; without it no address of this machine is limited.
+    pub(crate) fn per_ip(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.per_ip);
+        self
+    }
+
+    /// Serves the files of a directory.
+    pub(crate) fn web(mut self, root: &Path) -> Self {
+        self.rest += &format!("[web]\nroot = {:?}\n", root.to_str().expect("a path of text"));
+        self
+    }
+
+    /// Another log level than debug.
+    pub(crate) fn level(mut self, level: &'static str) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Starts the gateway with that many descriptors and no way to more.
+    pub(crate) fn descriptors(mut self, limit: usize) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
+    /// Writes the configuration, starts the binary and waits until it is ready.
+    pub(crate) async fn start(self) -> Gateway {
+        let canary = Backend::echo().await;
+        let directory = TempDir::new().expect("a directory");
+        let identity = Identity::shared();
+        let write = |name: &str, text: &str| {
+            std::fs::write(directory.path().join(name), text).expect("a file of the test");
+        };
+        write("localhost.crt", &identity.certificate);
+        write("localhost.key", &identity.private_key);
+        let Self { listeners: [tls, plain], rest, limits, per_ip, level, descriptors } = self;
+        let rest = format!(
+            "[[listener]]\n{tls}\n[[listener]]\n{plain}\n\
+             [[route]]\nname = \"canary\"\npath = \"/canary\"\nbackend = \"tcp://{}\"\n\n{rest}\n\
+             [limits]\n{limits}\n[limits.per_ip]\n{per_ip}\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n",
+            canary.address
+        );
+        write("gateway.toml", &rest);
+
+        let binary = env!("CARGO_BIN_EXE_portcullis");
+        let mut command = match descriptors {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n $0 && exec \"$@\""]).arg(limit.to_string()).arg(binary);
+                shell
+            }
+        };
+        command.args(["run", "--config"]).arg(directory.path().join("gateway.toml"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the gateway's binary");
+
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("a pipe");
+        std::thread::spawn({
+            let log = log.clone();
+            move || log.read(stderr)
+        });
+        let mut gateway = Gateway {
+            child: Mutex::new(child),
+            doors: Vec::new(),
+            log,
+            _directory: directory,
+            _canary: canary,
+            descriptors: 0,
+            peers: Mutex::default(),
+            finished: Mutex::new(false),
+        };
+        gateway
+            .until("the gateway to be ready", |lines| lines.iter().any(|l| is(l, "ready")).then_some(()))
+            .await;
+        gateway.doors = gateway
+            .lines(|line| is(line, "listening").then(|| text(line, "address").parse()))
+            .into_iter()
+            .map(|address: Result<SocketAddr, _>| address.expect("the address of a listener"))
+            .collect();
+        assert_eq!(gateway.doors.len(), 2, "one line for each listener");
+        gateway.descriptors = gateway.open_descriptors();
+        gateway
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    state: Mutex<Lines>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Lines {
+    lines: Vec<Value>,
+    raw: Vec<String>,
+    ended: bool,
+    /// Which lines a test has already asked about.
+    claimed: Vec<usize>,
+}
+
+impl Log {
+    fn state(&self) -> MutexGuard<'_, Lines> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn read(&self, stderr: impl Read) {
+        for line in BufReader::new(stderr).split(b'\n') {
+            let Ok(line) = line else { break };
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let mut state = self.state();
+            state.lines.push(serde_json::from_str(&line).unwrap_or(Value::Null));
+            state.raw.push(line);
+            drop(state);
+            self.changed.notify_waiters();
+        }
+        self.state().ended = true;
+        self.changed.notify_waiters();
+    }
+}
+
+fn is(line: &Value, message: &str) -> bool {
+    line.get("message").and_then(Value::as_str) == Some(message)
+}
+
+fn text<'a>(line: &'a Value, key: &str) -> &'a str {
+    line.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The one line that says how a connection ended.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    line: Value,
+}
+
+impl End {
+    fn of(line: &Value) -> Option<Self> {
+        let ends = ["session ended", "refused", "served"];
+        ends.iter().any(|end| is(line, end)).then(|| Self { line: line.clone() })
+    }
+
+    pub(crate) fn reason(&self) -> &str {
+        text(&self.line, "reason")
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        self.line.get(key).and_then(Value::as_str)
+    }
+
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        self.line.get(key).and_then(Value::as_u64)
+    }
+
+    /// Whether it was a session, not a refusal before the dial.
+    pub(crate) fn is_session(&self) -> bool {
+        is(&self.line, "session ended")
+    }
+}
+
+/// A running gateway. Each test that started one ends with [`Gateway::finish`], or [`Gateway::exit`].
+pub(crate) struct Gateway {
+    child: Mutex<Child>,
+    doors: Vec<SocketAddr>,
+    log: Arc<Log>,
+    _directory: TempDir,
+    _canary: Backend,
+    descriptors: usize,
+    /// How many connections the log owes a line, by the name it will give the peer.
+    peers: Mutex<HashMap<String, usize>>,
+    finished: Mutex<bool>,
+}
+
+// Clients.
+impl Gateway {
+    pub(crate) fn address(&self, door: Door) -> SocketAddr {
+        self.doors[door]
+    }
+
+    /// Its `Host`, as a browser would name it.
+    pub(crate) fn host(&self, door: Door) -> String {
+        format!("localhost:{}", self.doors[door].port())
+    }
+
+    /// A good upgrade from a page of the gateway itself.
+    pub(crate) fn upgrade(&self, door: Door, target: &str) -> Request {
+        let scheme = if door == TLS { "https" } else { "http" };
+        Request::upgrade(target, scheme, &self.host(door))
+    }
+
+    /// A socket to a listener.
+    pub(crate) async fn tcp(&self, door: Door) -> TcpStream {
+        self.tcp_from(None, door).await
+    }
+
+    /// A socket to a listener, from one of the addresses of this machine.
+    pub(crate) async fn tcp_from(&self, source: Option<IpAddr>, door: Door) -> TcpStream {
+        let socket = self.stray(source, door, |_| {}).await;
+        self.expect_end(socket.local_addr().expect("a connected socket"));
+        socket
+    }
+
+    /// A socket of which the log will speak under another name or not at all, set up by `prepare`.
+    pub(crate) async fn stray(
+        &self,
+        source: Option<IpAddr>,
+        door: Door,
+        prepare: impl FnOnce(&TcpSocket),
+    ) -> TcpStream {
+        let to = self.doors[door];
+        let socket = if to.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }.expect("a socket");
+        prepare(&socket);
+        if let Some(source) = source {
+            socket.bind((source, 0).into()).expect("a source address");
+        }
+        let socket = within("a connection", socket.connect(to)).await.expect("the gateway accepts");
+        socket.set_nodelay(true).expect("TCP_NODELAY");
+        socket
+    }
+
+    /// The log owes a line about this peer.
+    pub(crate) fn expect_end(&self, peer: SocketAddr) {
+        *self.peers.lock().expect("no panic").entry(peer.to_string()).or_default() += 1;
+    }
+
+    /// TLS over a socket, as a client of TLS 1.3 that speaks HTTP/1.1.
+    pub(crate) async fn secure(&self, socket: TcpStream) -> Wire {
+        let config = client_config(rustls::ALL_VERSIONS, &["http/1.1"]);
+        let stream = self.try_secure(socket, config).await.expect("a TLS handshake");
+        Wire::Tls(Box::new(stream))
+    }
+
+    /// TLS as the client is configured.
+    pub(crate) async fn try_secure<S>(
+        &self,
+        stream: S,
+        config: Arc<ClientConfig>,
+    ) -> std::io::Result<TlsStream<S>>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let name = ServerName::try_from("localhost").expect("a name");
+        within("TLS", TlsConnector::from(config).connect(name, stream)).await
+    }
+
+    /// A connection ready for a request.
+    pub(crate) async fn wire(&self, door: Door) -> Wire {
+        self.wire_from(None, door).await
+    }
+
+    pub(crate) async fn wire_from(&self, source: Option<IpAddr>, door: Door) -> Wire {
+        let socket = self.tcp_from(source, door).await;
+        if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
+    }
+
+    /// A connection from `source`, a proxy, of which the log will speak as the client that it names.
+    pub(crate) async fn wire_by_proxy(&self, source: IpAddr, client: &str, door: Door) -> Wire {
+        let socket = self.stray(Some(source), door, |_| {}).await;
+        self.expect_end(client.parse().expect("the address of a client"));
+        if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
+    }
+
+    /// A connection whose client receives only a few KiB ahead of what the test reads.
+    pub(crate) async fn narrow_wire(&self, door: Door) -> Wire {
+        let socket = self
+            .stray(None, door, |socket| {
+                socket.set_recv_buffer_size(8 * 1024).expect("a small receive buffer");
+                socket.set_send_buffer_size(8 * 1024).expect("a small send buffer");
+            })
+            .await;
+        self.expect_end(socket.local_addr().expect("a connected socket"));
+        if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
+    }
+
+    /// An open session over TLS.
+    pub(crate) async fn session(&self, target: &str) -> Session {
+        self.session_by(TLS, target).await
+    }
+
+    pub(crate) async fn session_by(&self, door: Door, target: &str) -> Session {
+        self.open(self.wire(door).await, &self.upgrade(door, target)).await
+    }
+
+    /// Upgrades a connection that is there.
+    pub(crate) async fn open(&self, mut wire: Wire, request: &Request) -> Session {
+        let response = ask(&mut wire, request).await;
+        assert_eq!(response.status, 101, "{response:?}");
+        let peer = wire.peer();
+        Session::new(wire, peer, &response.rest)
+    }
+}
+
+/// Sends a request and reads one answer.
+pub(crate) async fn ask(wire: &mut Wire, request: &Request) -> Response {
+    use tokio::io::AsyncWriteExt;
+    wire.write_all(&request.bytes()).await.expect("the request goes out");
+    wire.flush().await.expect("the request goes out");
+    read_response(wire, true).await
+}
+
+// What the log says.
+impl Gateway {
+    /// Waits until `find` finds something in the log.
+    pub(crate) async fn until<T>(&self, what: &str, find: impl Fn(&[Value]) -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            let changed = self.log.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let ended = {
+                let state = self.log.state();
+                if let Some(found) = find(&state.lines) {
+                    return found;
+                }
+                state.ended
+            };
+            assert!(!ended, "the gateway ended before {what}");
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            assert!(tokio::time::timeout(left, changed).await.is_ok(), "waited in vain for {what}");
+        }
+    }
+
+    /// What `find` finds in the log as it is now.
+    pub(crate) fn lines<T>(&self, find: impl Fn(&Value) -> Option<T>) -> Vec<T> {
+        self.log.state().lines.iter().filter_map(find).collect()
+    }
+
+    /// Everything the gateway wrote, as it wrote it.
+    pub(crate) fn raw_log(&self) -> String {
+        self.log.state().raw.join("\n")
+    }
+
+    /// Waits for the line about a connection of this peer that no one has asked about yet.
+    pub(crate) async fn end(&self, peer: SocketAddr) -> End {
+        let name = peer.to_string();
+        let claimed = self.log.state().claimed.clone();
+        let (index, end) = self
+            .until(&format!("the line about {name}"), |lines| {
+                lines.iter().enumerate().find_map(|(index, line)| {
+                    let end = End::of(line).filter(|_| text(line, "peer") == name)?;
+                    (!claimed.contains(&index)).then_some((index, end))
+                })
+            })
+            .await;
+        self.log.state().claimed.push(index);
+        end
+    }
+
+    /// Waits for the line about a session and checks its reason and its close code.
+    #[track_caller]
+    pub(crate) fn ended(
+        &self,
+        peer: SocketAddr,
+        reason: &str,
+        code: Option<u16>,
+    ) -> impl Future<Output = End> + use<'_> {
+        let caller = std::panic::Location::caller();
+        let reason = reason.to_owned();
+        async move {
+            let end = self.end(peer).await;
+            assert_eq!(text(&end.line, "level"), "INFO", "{caller}: {end:?}");
+            let seen = (end.is_session(), end.reason(), end.number("close_code"));
+            assert_eq!(seen, (true, reason.as_str(), code.map(u64::from)), "{caller}: {end:?}");
+            end
+        }
+    }
+
+    /// Waits for the line about a connection that never was a session and checks its reason.
+    #[track_caller]
+    pub(crate) fn refused(&self, peer: SocketAddr, reason: &str) -> impl Future<Output = End> + use<'_> {
+        let caller = std::panic::Location::caller();
+        let reason = reason.to_owned();
+        async move {
+            let end = self.end(peer).await;
+            assert_eq!((end.is_session(), end.reason()), (false, reason.as_str()), "{caller}: {end:?}");
+            assert_eq!(text(&end.line, "level"), "DEBUG", "{caller}: a stranger can cause {end:?}");
+            end
+        }
+    }
+}
+
+// The process.
+impl Gateway {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.lock().expect("no panic").id()
+    }
+
+    pub(crate) fn open_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the gateway runs").count()
+    }
+
+    /// How much memory it has made its own, in bytes. Not the pages of the binary: how many of them are counted, and
+    /// for whom, depends on who else runs it.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.pid());
+        let rollup = std::fs::read_to_string(path).expect("the gateway runs");
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line of it");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
+    /// How much processor time it has used.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the gateway runs");
+        let after_name = stat.rsplit(')').next().expect("a line");
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks: u64 =
+            fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        // A tick is a hundredth of a second on every Linux there is.
+        Duration::from_millis(ticks * 10)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("a process");
+        kill(Pid::from_raw(pid), signal).expect("the gateway runs");
+    }
+
+    /// Waits for the process to end; then the log must be whole.
+    pub(crate) async fn exit(&self) -> ExitStatus {
+        let status = self.exit_at_once().await;
+        self.check_log();
+        status
+    }
+
+    /// Waits for a process that was told not to wait, and so owes nobody a line.
+    pub(crate) async fn exit_at_once(&self) -> ExitStatus {
+        let mut status = None;
+        eventually("the gateway ends", PATIENCE, || {
+            status = self.child.lock().expect("no panic").try_wait().expect("a child");
+            status.map(|_| ()).ok_or_else(|| "it still runs".to_owned())
+        })
+        .await;
+        eventually("the log ends", PATIENCE, || {
+            self.log.state().ended.then_some(()).ok_or_else(|| "it is still open".to_owned())
+        })
+        .await;
+        *self.finished.lock().expect("no panic") = true;
+        status.expect("it has ended")
+    }
+
+    /// Every test ends here: each connection has exactly one line, every descriptor is back within a second,
+    /// nothing panicked, and another session still works.
+    pub(crate) async fn finish(self) {
+        let peers = self.peers.lock().expect("no panic").clone();
+        let total: usize = peers.values().sum();
+        self.until("a line for every connection", |lines| {
+            (lines.iter().filter_map(End::of).count() >= total).then_some(())
+        })
+        .await;
+        let limit = self.descriptors;
+        eventually("every descriptor is released", Duration::from_secs(1), || {
+            let open = self.open_descriptors();
+            (open <= limit).then_some(()).ok_or_else(|| format!("{open} are open, {limit} were at the start"))
+        })
+        .await;
+
+        let address = self.doors[TLS].ip();
+        let source = if address.is_ipv6() { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { CANARY };
+        let wire = self.wire_from(Some(source), TLS).await;
+        let mut session = self.open(wire, &self.upgrade(TLS, "/canary")).await;
+        session.echo(b"still alive").await;
+        session.close(1000).await;
+        let peer = session.peer;
+        drop(session);
+        self.ended(peer, "client_closed", Some(1000)).await;
+        self.check_log();
+        *self.finished.lock().expect("no panic") = true;
+    }
+
+    /// Exactly one line for each connection, and nothing but JSON.
+    fn check_log(&self) {
+        let state = self.log.state();
+        for (line, raw) in state.lines.iter().zip(&state.raw) {
+            assert!(line.is_object(), "this is no JSON: {raw}");
+            assert!(text(line, "level") != "ERROR", "nothing here is an error: {raw}");
+        }
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for line in state.lines.iter().filter(|line| End::of(line).is_some()) {
+            *seen.entry(text(line, "peer").to_owned()).or_default() += 1;
+        }
+        let peers = self.peers.lock().expect("no panic");
+        for (peer, count) in peers.iter() {
+            let lines = seen.remove(peer).unwrap_or(0);
+            assert_eq!(lines, *count, "lines about the {count} connections of {peer}");
+        }
+        assert!(seen.is_empty(), "lines about connections that no one made: {seen:?}");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Errors mean that it has ended, which is what is wanted.
+        let _ = child.kill();
+        let _ = child.wait();
+        if std::thread::panicking() {
+            let state = self.log.state();
+            let skipped = state.raw.len().saturating_sub(200);
+            eprintln!("--- the gateway's log, without its first {skipped} lines ---");
+            for line in &state.raw[skipped..] {
+                eprintln!("{line}");
+            }
+        } else {
+            let finished = self.finished.get_mut().is_ok_and(|finished| *finished);
+            assert!(finished, "a test has to end with finish() or exit()");
+        }
+    }
+}
+
+/// Runs the binary to its end, in a directory.
+pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the gateway's binary");
+    let start = Instant::now();
+    let mut late = false;
+    while child.try_wait().expect("a child").is_none() {
+        if start.elapsed() > PATIENCE {
+            late = true;
+            child.kill().expect("a child");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().expect("its output");
+    assert!(!late, "portcullis {arguments:?} did not end; it said {output:?}");
+    output
+}

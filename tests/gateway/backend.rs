@@ -9,13 +9,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::support::{Backend, Door, End, Gateway, PATIENCE, Setup, TLS, ask, assert_took, within};
 
 /// A port on which nobody listens: bound, so that nobody else gets it, and never listened on.
-struct Nobody {
-    address: SocketAddr,
+pub(crate) struct Nobody {
+    pub(crate) address: SocketAddr,
     _socket: TcpSocket,
 }
 
 impl Nobody {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
         Self { address: socket.local_addr().expect("its address"), _socket: socket }
@@ -23,14 +23,14 @@ impl Nobody {
 }
 
 /// A listener whose queue is full: the kernel drops every further SYN, as a dead network would.
-struct BlackHole {
-    address: SocketAddr,
+pub(crate) struct BlackHole {
+    pub(crate) address: SocketAddr,
     _listener: TcpListener,
     _queue: Vec<TcpStream>,
 }
 
 impl BlackHole {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
         let listener = socket.listen(1).expect("a listener");

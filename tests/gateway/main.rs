@@ -6,6 +6,7 @@
 mod support;
 
 mod backend;
+mod backends;
 mod cli;
 mod files;
 mod frames;

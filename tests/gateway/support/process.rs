@@ -84,6 +84,12 @@ impl Setup {
         self
     }
 
+    /// Whole tables of the configuration, as they are written there.
+    pub(crate) fn tables(mut self, lines: &str) -> Self {
+        self.rest += &format!("{lines}\n");
+        self
+    }
+
     /// More lines for one listener.
     pub(crate) fn listener(mut self, door: Door, lines: &str) -> Self {
         self.listeners[door] += lines;

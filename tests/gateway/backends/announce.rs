@@ -1,0 +1,218 @@
+//! `send_proxy`: what a backend is told about the caller, byte by byte.
+
+use std::net::{IpAddr, SocketAddr};
+
+use rustls::version::TLS13;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+
+use super::authority::{Authority, Server, echo};
+use crate::support::{Backend, Door, Gateway, PLAIN, Session, Setup, TLS, within};
+
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// A header of version 2, taken apart by hand.
+#[derive(Debug, PartialEq, Eq)]
+struct V2 {
+    command: u8,
+    family: u8,
+    addresses: Vec<u8>,
+    tlvs: Vec<(u8, Vec<u8>)>,
+}
+
+async fn exactly<S: AsyncRead + Unpin>(stream: &mut S, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    within("bytes of a header", stream.read_exact(&mut bytes)).await.expect("they come");
+    bytes
+}
+
+async fn v2<S: AsyncRead + Unpin>(stream: &mut S) -> V2 {
+    let fixed = exactly(stream, 16).await;
+    assert_eq!(&fixed[..12], SIGNATURE);
+    let block = exactly(stream, usize::from(u16::from_be_bytes([fixed[14], fixed[15]]))).await;
+    let size = match fixed[13] {
+        0x11 => 12,
+        0x21 => 36,
+        _ => 0,
+    };
+    let (addresses, tlvs) = block.split_at(size);
+    V2 { command: fixed[12], family: fixed[13], addresses: addresses.to_vec(), tlvs: parts(tlvs) }
+}
+
+fn parts(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut parts = Vec::new();
+    while let [kind, high, low, rest @ ..] = bytes {
+        let (value, rest) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        parts.push((*kind, value.to_vec()));
+        bytes = rest;
+    }
+    assert!(bytes.is_empty(), "half a TLV: {bytes:?}");
+    parts
+}
+
+fn ipv4(client: SocketAddr, called: SocketAddr) -> Vec<u8> {
+    let octets = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => panic!("{v6}"),
+    };
+    let ports = [client.port().to_be_bytes(), called.port().to_be_bytes()].concat();
+    [octets(client).as_slice(), &octets(called), &ports].concat()
+}
+
+/// Checks the header of a session that was opened at `door`, but for its number; that is returned.
+fn check(header: &V2, client: SocketAddr, gateway: &Gateway, door: Door) -> String {
+    assert_eq!((header.command, header.family), (0x21, 0x11), "PROXY, TCP over IPv4");
+    assert_eq!(header.addresses, ipv4(client, gateway.address(door)));
+    let of =
+        |kind: u8| header.tlvs.iter().find(|(known, _)| *known == kind).map(|(_, value)| value.as_slice());
+    match of(0x20) {
+        Some([client, verify @ ..]) if door == TLS => {
+            let (verify, inner) = (&verify[..4], parts(&verify[4..]));
+            assert_eq!(*client, 1, "TLS, and no certificate");
+            assert_ne!(verify, [0; 4], "nothing was verified");
+            assert_eq!(inner, [(0x21, b"TLSv1.3".to_vec())]);
+        }
+        ssl => assert!(ssl.is_none() && door == PLAIN, "{header:?}"),
+    }
+    String::from_utf8(of(0x05).expect("a unique id").to_vec()).expect("digits")
+}
+
+/// Ends a session whose backend is the test itself, and compares its number.
+async fn end(gateway: &Gateway, mut session: Session, number: Option<String>) {
+    session.close(1000).await;
+    let peer = session.peer;
+    drop(session);
+    let end = gateway.ended(peer, "client_closed", Some(1000)).await;
+    if let Some(number) = number {
+        assert_eq!(end.number("session").map(|n| n.to_string()), Some(number), "the unique id");
+    }
+}
+
+#[tokio::test]
+async fn version_1_is_one_line_and_then_the_client() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route_with("told", "/told", &backend, "send_proxy = \"v1\"").start().await;
+    for door in [TLS, PLAIN] {
+        let session = gateway.session_by(door, "/told").await;
+        let mut socket = backend.accept().await;
+        let (client, called) = (session.peer, gateway.address(door));
+        let line =
+            format!("PROXY TCP4 {} {} {} {}\r\n", client.ip(), called.ip(), client.port(), called.port());
+        let read = exactly(&mut socket, line.len()).await;
+        assert_eq!(String::from_utf8_lossy(&read), line);
+        let server = tokio::spawn(echo(socket));
+        let mut session = session;
+        session.echo(b"and then the client").await;
+        end(&gateway, session, None).await;
+        within("the server's end", server).await.unwrap();
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn version_2_says_who_and_how_and_which_session() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new().route_with("told", "/told", &backend, "send_proxy = \"v2\"").start().await;
+    for door in [TLS, PLAIN] {
+        let mut session = gateway.session_by(door, "/told").await;
+        let mut socket = backend.accept().await;
+        let number = check(&v2(&mut socket).await, session.peer, &gateway, door);
+        let server = tokio::spawn(echo(socket));
+        session.echo(b"and then the client").await;
+        end(&gateway, session, Some(number)).await;
+        within("the server's end", server).await.unwrap();
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn the_client_behind_a_trusted_proxy_is_the_one_who_is_told() {
+    let backend = Backend::puppet().await;
+    let gateway = Setup::new()
+        .route_with("told", "/told", &backend, "send_proxy = \"v1\"")
+        .listener(PLAIN, "trusted_proxies = [\"127.0.0.9/32\"]\n")
+        .start()
+        .await;
+    let wire = gateway.wire_by_proxy("127.0.0.9".parse().unwrap(), "192.0.2.7:4711", PLAIN).await;
+    let request = gateway.upgrade(PLAIN, "/told").add("X-Forwarded-For", "10.9.8.7, 192.0.2.7:4711");
+    let mut session = gateway.open(wire, &request).await;
+    let mut socket = backend.accept().await;
+    let line = format!("PROXY TCP4 192.0.2.7 127.0.0.1 4711 {}\r\n", gateway.address(PLAIN).port());
+    let read = exactly(&mut socket, line.len()).await;
+    assert_eq!(String::from_utf8_lossy(&read), line);
+    let server = tokio::spawn(echo(socket));
+    session.echo(b"hello").await;
+    session.close(1000).await;
+    drop(session);
+    gateway.ended("192.0.2.7:4711".parse().unwrap(), "client_closed", Some(1000)).await;
+    within("the server's end", server).await.unwrap();
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn it_comes_before_tls_and_over_a_unix_socket_too() {
+    let authority = Authority::new();
+    let acceptor = TlsAcceptor::from(authority.leaf("localhost").server(&[&TLS13]));
+    let (told, mut tells) = mpsc::unbounded_channel();
+    let server = Server::start({
+        let told = told.clone();
+        move |mut socket| {
+            let (acceptor, told) = (acceptor.clone(), told.clone());
+            async move {
+                told.send(v2(&mut socket).await).unwrap();
+                echo(acceptor.accept(socket).await.unwrap()).await;
+            }
+        }
+    })
+    .await;
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("server.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let local = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        told.send(v2(&mut socket).await).unwrap();
+        echo(socket).await;
+    });
+    let lines = format!("send_proxy = \"v2\"\n{}", authority.trusted());
+    let gateway = Setup::new()
+        .route_to("secure", "/secure", &format!("tls://localhost:{}", server.port()), &lines)
+        .route_to("local", "/local", &format!("unix:{}", path.display()), "send_proxy = \"v2\"")
+        .start()
+        .await;
+    for target in ["/secure", "/local"] {
+        let mut session = gateway.session(target).await;
+        session.echo(b"hello").await;
+        let header = within("a header", tells.recv()).await.unwrap();
+        let number = check(&header, session.peer, &gateway, TLS);
+        end(&gateway, session, Some(number)).await;
+    }
+    within("the server's end", local).await.unwrap();
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_health_check_speaks_for_nobody() {
+    let (one, other) = (Backend::puppet().await, Backend::echo().await);
+    let urls = super::list([&one, &other].map(|backend| format!("tcp://{}", backend.address)));
+    let health = "health = { interval = \"200ms\", timeout = \"100ms\", rise = 1, fall = 5 }";
+    let gateway = Setup::new()
+        .tables(&format!(
+            "[[route]]\nname = \"told\"\npath = \"/told\"\nbackend = {urls}\nsend_proxy = \"v2\"\n{health}"
+        ))
+        .start()
+        .await;
+    let mut socket = one.accept().await;
+    let header = v2(&mut socket).await;
+    assert_eq!((header.command, header.tlvs.len()), (0x20, 0), "LOCAL: {header:?}");
+    let mut rest = Vec::new();
+    within("the check's end", socket.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    let _ = socket.shutdown().await;
+    drop((one, other, socket));
+    // The descriptors of a check come and go.
+    gateway.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(gateway.exit().await.success());
+}

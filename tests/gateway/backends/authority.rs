@@ -1,0 +1,198 @@
+//! An authority of a test's own, and the servers it vouches for.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+pub(super) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    directory: TempDir,
+}
+
+/// A certificate and its key, as PEM.
+pub(super) struct Leaf {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    pub(super) fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Two authorities of one name would be one authority with two keys.
+        static COUNT: AtomicUsize = AtomicUsize::new(1);
+        let name = format!("test authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let certificate = parameters.self_signed(&key).expect("an authority");
+        let directory = TempDir::new().expect("a directory");
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).expect("a file");
+        let der = certificate.der().clone();
+        Self { issuer: Issuer::new(parameters, key), certificate: der, directory }
+    }
+
+    /// Where its own certificate lies.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// The line of a route that trusts this authority.
+    pub(super) fn trusted(&self) -> String {
+        self.trusted_with("")
+    }
+
+    /// The same with more keys of `tls`.
+    pub(super) fn trusted_with(&self, more: &str) -> String {
+        format!("tls = {{ ca = \"{}\"{more} }}", self.path().display())
+    }
+
+    pub(super) fn leaf(&self, name: &str) -> Leaf {
+        self.sign(CertificateParams::new(vec![name.to_owned()]).expect("a name"))
+    }
+
+    /// One that was good until 2020.
+    pub(super) fn expired(&self, name: &str) -> Leaf {
+        let mut parameters = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        parameters.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        self.sign(parameters)
+    }
+
+    fn sign(&self, parameters: CertificateParams) -> Leaf {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
+        Leaf { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// Writes a leaf where a route can read it: certificate and key.
+    pub(super) fn write(&self, name: &str, leaf: &Leaf) -> (PathBuf, PathBuf) {
+        let file = |kind: &str, text: &str| {
+            let path = self.directory.path().join(format!("{name}.{kind}"));
+            std::fs::write(&path, text).expect("a file");
+            path
+        };
+        (file("crt", &leaf.certificate), file("key", &leaf.key))
+    }
+
+    /// A server that serves only those whom this authority vouches for.
+    pub(super) fn demanding(&self, leaf: &Leaf) -> Arc<ServerConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(verifier.expect("a verifier"));
+        Arc::new(leaf.finish(config))
+    }
+}
+
+impl Leaf {
+    pub(super) fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_no_client_auth();
+        Arc::new(self.finish(config))
+    }
+
+    fn finish(
+        &self,
+        config: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
+    ) -> ServerConfig {
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("PEM");
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("PEM");
+        config.with_single_cert(vec![certificate], key).expect("a certificate and its key")
+    }
+}
+
+/// A server that does with each connection what the test says.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    pub(super) async fn start<F>(session: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let task = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                socket.set_nodelay(true).expect("TCP_NODELAY");
+                tokio::spawn(session(socket));
+            }
+        });
+        Self { address, task }
+    }
+
+    /// The same over TLS. A handshake that fails is the gateway's to explain.
+    pub(super) async fn over_tls<F>(
+        config: Arc<ServerConfig>,
+        session: impl Fn(TlsStream<TcpStream>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let acceptor = TlsAcceptor::from(config);
+        let session = Arc::new(session);
+        Self::start(move |socket| {
+            let (acceptor, session) = (acceptor.clone(), session.clone());
+            async move {
+                if let Ok(stream) = acceptor.accept(socket).await {
+                    session(stream).await;
+                }
+            }
+        })
+        .await
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Says back whatever it hears, and ends when the other side does.
+pub(super) async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+        let said = async {
+            stream.write_all(&buffer[..length]).await?;
+            stream.flush().await
+        };
+        if said.await.is_err() {
+            return;
+        }
+    }
+    // Whoever hung up need not hear it.
+    let _ = stream.shutdown().await;
+}
+
+/// A path as the configuration writes it.
+pub(super) fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display())
+}

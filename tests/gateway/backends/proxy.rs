@@ -1,0 +1,322 @@
+//! `proxy_protocol`: listeners that are told who calls.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::{
+    BINARY, Backend, Gateway, PLAIN, Session, Setup, TLS, Wire, ask, assert_took, frame, read_to_end, within,
+};
+
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const CLIENT: &str = "192.0.2.7:54321";
+const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\r\n";
+const FOUR: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0xd4, 0x31, 0x01, 0xbb];
+
+fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+    [SIGNATURE, &[command, family], &length, block].concat()
+}
+
+/// The second listener wants a header, and has a certificate too.
+fn setup(backend: &Backend, trusted: &str) -> Setup {
+    Setup::echo(backend).listener(
+        PLAIN,
+        &format!(
+            "certificate = \"localhost.crt\"\nprivate_key = \"localhost.key\"\nproxy_protocol = true\n\
+             trusted_proxies = [\"{trusted}\"]\n"
+        ),
+    )
+}
+
+async fn gateway(backend: &Backend) -> Gateway {
+    setup(backend, "127.0.0.0/8").start().await
+}
+
+/// A connection of a proxy that says `header`; the log will speak of `client`, or of the proxy itself.
+async fn announced(gateway: &Gateway, header: &[u8], client: Option<&str>) -> (TcpStream, SocketAddr) {
+    let mut socket = gateway.stray(None, PLAIN, |_| {}).await;
+    let own = socket.local_addr().unwrap();
+    let client = client.map_or(own, |client| client.parse().unwrap());
+    gateway.expect_end(client);
+    // The gateway may have seen enough before all of it was sent.
+    let _ = socket.write_all(header).await;
+    (socket, client)
+}
+
+async fn session(gateway: &Gateway, socket: TcpStream, client: SocketAddr) -> Session {
+    let mut wire = gateway.secure(socket).await;
+    let response =
+        ask(&mut wire, &gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a")).await;
+    assert_eq!(response.status, 101, "{response:?}");
+    Session::new(wire, client, &response.rest)
+}
+
+async fn works(gateway: &Gateway, socket: TcpStream, client: SocketAddr) {
+    let mut session = session(gateway, socket, client).await;
+    session.echo(b"hello").await;
+    session.close(1000).await;
+    let peer = session.peer;
+    drop(session);
+    gateway.ended(peer, "client_closed", Some(1000)).await;
+}
+
+/// Nothing is said to whom has no valid header, and its end comes within two seconds.
+async fn closed(gateway: &Gateway, mut socket: TcpStream, peer: SocketAddr, what: &str) -> String {
+    let start = Instant::now();
+    let (said, _) = read_to_end(&mut socket).await;
+    assert!(said.is_empty(), "{what}: {:?}", String::from_utf8_lossy(&said));
+    assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
+    let end = gateway.refused(peer, "proxy_header_invalid").await;
+    end.text("detail").unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn the_announced_client_is_the_peer() {
+    let backend = Backend::echo().await;
+    let gateway = gateway(&backend).await;
+    let six: Vec<u8> = ["2001:db8::7", "2001:db8::1"]
+        .iter()
+        .flat_map(|address| address.parse::<std::net::Ipv6Addr>().unwrap().octets())
+        .chain([0xd4, 0x31, 0x01, 0xbb])
+        .collect();
+    let with_tlvs = [FOUR, &[0x05, 0, 2, b'4', b'2', 0x04, 0, 3, 0, 0, 0]].concat();
+    for (header, client) in [
+        (V1.to_vec(), CLIENT),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 54321 443\r\n".to_vec(), "[2001:db8::7]:54321"),
+        (b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.1 54321 443\r\n".to_vec(), CLIENT),
+        (v2(0x21, 0x11, FOUR), CLIENT),
+        (v2(0x21, 0x11, &with_tlvs), CLIENT),
+        (v2(0x21, 0x21, &six), "[2001:db8::7]:54321"),
+    ] {
+        let (socket, client) = announced(&gateway, &header, Some(client)).await;
+        works(&gateway, socket, client).await;
+    }
+    // Nobody is announced: the connection is the proxy's own.
+    for header in [
+        v2(0x20, 0x00, b""),
+        v2(0x20, 0x11, FOUR),
+        v2(0x21, 0x00, b""),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(),
+    ] {
+        let (socket, own) = announced(&gateway, &header, None).await;
+        works(&gateway, socket, own).await;
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn header_and_hello_may_share_a_packet_or_come_byte_by_byte() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend)
+        .listener(PLAIN, "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.0/8\"]\n")
+        .start()
+        .await;
+    for header in [V1.to_vec(), v2(0x21, 0x11, FOUR)] {
+        let request = gateway.upgrade(PLAIN, "/echo").then(&frame(true, BINARY, b"at once")).bytes();
+        for size in [1, 7, 100_000] {
+            let mut socket = gateway.stray(None, PLAIN, |_| {}).await;
+            let client: SocketAddr = CLIENT.parse().unwrap();
+            gateway.expect_end(client);
+            for piece in [header.clone(), request.clone()].concat().chunks(size) {
+                socket.write_all(piece).await.unwrap();
+                // Each byte in a packet of its own, as far as the kernel lets a program have its way.
+                tokio::task::yield_now().await;
+            }
+            let mut wire = Wire::Plain(socket);
+            let response = crate::support::read_response(&mut wire, true).await;
+            assert_eq!(response.status, 101);
+            let mut session = Session::new(wire, client, &response.rest);
+            assert_eq!(session.frames.payload(7).await, b"at once");
+            session.close(1000).await;
+            drop(session);
+            gateway.ended(client, "client_closed", Some(1000)).await;
+        }
+    }
+    gateway.finish().await;
+}
+
+/// A header of version 1 of this many bytes.
+fn long(length: usize) -> Vec<u8> {
+    let mut line = b"PROXY UNKNOWN ".to_vec();
+    line.resize(length - 2, b'x');
+    [line.as_slice(), b"\r\n"].concat()
+}
+
+#[tokio::test]
+async fn version_1_has_107_bytes_and_no_more() {
+    let backend = Backend::echo().await;
+    let gateway = gateway(&backend).await;
+    let (socket, own) = announced(&gateway, &long(107), None).await;
+    works(&gateway, socket, own).await;
+    for length in 108..=112 {
+        let (socket, own) = announced(&gateway, &long(length), None).await;
+        let detail = closed(&gateway, socket, own, &format!("{length} bytes")).await;
+        assert!(detail.contains("longer than 107"), "{length} bytes: {detail:?}");
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_has_no_valid_header_is_closed() {
+    let backend = Backend::echo().await;
+    let gateway = gateway(&backend).await;
+    let get = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n";
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("a request and no header", get.to_vec(), "does not begin with a PROXY header"),
+        ("TLS and no header", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03aaaaaaaa".to_vec(), "begin with"),
+        ("109 bytes of version 1", long(109), "longer than 107"),
+        ("version 1 without an end", [b"PROXY TCP4 ".as_slice(), &[b'1'; 300]].concat(), "longer than 107"),
+        ("lower case", b"proxy TCP4 192.0.2.7 198.51.100.1 54321 443\r\n".to_vec(), "begin with"),
+        ("only a line feed", b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\n\r\n".to_vec(), ""),
+        ("no ports", b"PROXY TCP4 192.0.2.7 198.51.100.1\r\n".to_vec(), "malformed"),
+        ("a port too large", b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 443\r\n".to_vec(), "malformed"),
+        ("a name", b"PROXY TCP4 localhost 198.51.100.1 54321 443\r\n".to_vec(), "malformed"),
+        ("IPv6 as TCP4", b"PROXY TCP4 2001:db8::7 2001:db8::1 54321 443\r\n".to_vec(), "malformed"),
+        ("UDP", v2(0x21, 0x12, FOUR), "malformed"),
+        ("version 3", v2(0x31, 0x11, FOUR), "malformed"),
+        ("an unknown command", v2(0x22, 0x11, FOUR), "malformed"),
+        ("too short for its family", v2(0x21, 0x11, &FOUR[..11]), "malformed"),
+        ("IPv4 announced as IPv6", v2(0x21, 0x21, FOUR), "malformed"),
+        ("a TLV longer than the header", v2(0x21, 0x11, &[FOUR, &[0x05, 0xff, 0xff, 1]].concat()), ""),
+    ];
+    for (what, header, words) in cases {
+        let (socket, own) = announced(&gateway, &header, None).await;
+        let detail = closed(&gateway, socket, own, what).await;
+        assert!(detail.contains(words), "{what}: {words:?} is not in {detail:?}");
+    }
+    assert_eq!(backend.calls().await, 0);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_header_that_never_ends_has_two_seconds() {
+    let backend = Backend::echo().await;
+    let gateway = gateway(&backend).await;
+    // A length that is never kept, nothing at all, and a drip.
+    let lying = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff], FOUR].concat();
+    let cases = [("a lie", lying), ("silence", Vec::new()), ("half", V1[..20].to_vec())];
+    let waiting = cases.map(|(what, header)| {
+        let gateway = &gateway;
+        async move {
+            let start = Instant::now();
+            let (socket, own) = announced(gateway, &header, None).await;
+            let detail = closed(gateway, socket, own, what).await;
+            assert_took(start, Duration::from_secs(2));
+            assert!(detail.contains("within 2s"), "{what}: {detail:?}");
+        }
+    });
+    let dripping = async {
+        let start = Instant::now();
+        let (mut socket, own) = announced(&gateway, b"", None).await;
+        let mut sent = 0;
+        for byte in V1.chunks(1) {
+            if socket.write_all(byte).await.is_err() {
+                break;
+            }
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(sent > 10, "only {sent} bytes were waited for");
+        let detail = gateway.refused(own, "proxy_header_invalid").await;
+        assert_eq!(detail.number("duration_ms").map(|ms| ms / 1000), Some(2), "{detail:?}");
+        assert!(start.elapsed() < Duration::from_secs(8));
+    };
+    let in_time = async {
+        // The same a little faster.
+        let (mut socket, client) = announced(&gateway, b"", Some(CLIENT)).await;
+        for byte in V1.chunks(1) {
+            socket.write_all(byte).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        works(&gateway, socket, client).await;
+    };
+    within("all of them", async {
+        tokio::join!(futures_util::future::join_all(waiting), dripping, in_time);
+    })
+    .await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_header_from_whoever_is_not_trusted() {
+    let backend = Backend::echo().await;
+    let gateway = setup(&backend, "127.0.0.9/32").start().await;
+    for header in [V1.to_vec(), v2(0x21, 0x11, FOUR), v2(0x20, 0, b""), Vec::new()] {
+        let (socket, own) = announced(&gateway, &header, None).await;
+        let detail = closed(&gateway, socket, own, "a stranger").await;
+        assert!(detail.contains("trusted_proxies"), "{detail:?}");
+    }
+    let source: IpAddr = "127.0.0.9".parse().unwrap();
+    let mut socket = gateway.stray(Some(source), PLAIN, |_| {}).await;
+    gateway.expect_end(CLIENT.parse().unwrap());
+    socket.write_all(V1).await.unwrap();
+    works(&gateway, socket, CLIENT.parse().unwrap()).await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_header_where_none_is_wanted() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    for door in [TLS, PLAIN] {
+        for header in [V1.to_vec(), v2(0x21, 0x11, FOUR)] {
+            let mut socket = gateway.tcp(door).await;
+            let own = socket.local_addr().unwrap();
+            socket.write_all(&header).await.unwrap();
+            closed(&gateway, socket, own, "a header nobody asked for").await;
+        }
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn limits_count_the_announced_client() {
+    let backend = Backend::echo().await;
+    let gateway = setup(&backend, "127.0.0.0/8")
+        .per_ip("rate = 1000\nburst = 1000\nsessions = 2\nexempt = [\"127.0.0.250/32\"]")
+        .start()
+        .await;
+    let mut held = Vec::new();
+    for port in [1, 2] {
+        let header = format!("PROXY TCP4 192.0.2.7 198.51.100.1 {port} 443\r\n");
+        let client = format!("192.0.2.7:{port}");
+        let (socket, client) = announced(&gateway, header.as_bytes(), Some(&client)).await;
+        let mut session = session(&gateway, socket, client).await;
+        session.echo(b"hello").await;
+        held.push(session);
+    }
+    // One too many: closed before TLS.
+    let (mut socket, client) = announced(&gateway, V1, Some(CLIENT)).await;
+    let (said, _) = read_to_end(&mut socket).await;
+    assert!(said.is_empty());
+    gateway.refused(client, "too_many_sessions").await;
+    // Others come by the same proxy.
+    for last in 8..12 {
+        let header = format!("PROXY TCP4 192.0.2.{last} 198.51.100.1 1 443\r\n");
+        let (socket, client) =
+            announced(&gateway, header.as_bytes(), Some(&format!("192.0.2.{last}:1"))).await;
+        works(&gateway, socket, client).await;
+    }
+    // What the client says of itself in its request is a stranger's word.
+    for mut session in held {
+        session.close(1000).await;
+        let peer = session.peer;
+        drop(session);
+        gateway.ended(peer, "client_closed", Some(1000)).await;
+    }
+    let (socket, client) = announced(&gateway, V1, Some(CLIENT)).await;
+    let mut wire = gateway.secure(socket).await;
+    let request = gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a");
+    let request = request.add("X-Forwarded-For", "203.0.113.9").add("Forwarded", "for=203.0.113.9");
+    let response = ask(&mut wire, &request).await;
+    assert_eq!(response.status, 101, "{response:?}");
+    let mut session = Session::new(wire, client, &response.rest);
+    session.close(1000).await;
+    drop(session);
+    gateway.ended(client, "client_closed", Some(1000)).await;
+    gateway.finish().await;
+}

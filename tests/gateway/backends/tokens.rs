@@ -1,0 +1,196 @@
+//! Targets that a client chooses by a token.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::authority::quoted;
+use crate::support::{Backend, Gateway, PLAIN, Setup, ask};
+
+/// How soon a token that was written down works.
+const SOON: Duration = Duration::from_secs(3);
+
+async fn gateway(tokens: &Path) -> Gateway {
+    let targets = format!("targets = {{ from = \"file\", path = {} }}", quoted(tokens));
+    Setup::new()
+        .tables(&format!("[[route]]\nname = \"desk\"\npath = \"/desk/*\"\n{targets}"))
+        .tables(&format!("[[route]]\nname = \"one\"\npath = \"/websockify\"\n{targets}"))
+        .level("trace")
+        .start()
+        .await
+}
+
+/// Where a session to `target` leads; `None` for a 404.
+async fn leads(gateway: &Gateway, target: &str) -> Option<String> {
+    let mut wire = gateway.wire(PLAIN).await;
+    let request = gateway.upgrade(PLAIN, target);
+    let response = ask(&mut wire, &request).await;
+    let peer = wire.peer();
+    if response.status == 404 {
+        assert_eq!(response.text().trim_end(), "nothing here", "no word about tokens");
+        drop(wire);
+        gateway.refused(peer, "unknown_route").await;
+        return None;
+    }
+    assert_eq!(response.status, 101, "{response:?}");
+    let mut session = crate::support::Session::new(wire, peer, &response.rest);
+    session.echo(b"hello").await;
+    session.close(1000).await;
+    drop(session);
+    let end = gateway.ended(peer, "client_closed", Some(1000)).await;
+    Some(end.text("backend").expect("a backend").to_owned())
+}
+
+/// Waits until `target` leads to `backend`, or nowhere.
+async fn soon(gateway: &Gateway, target: &str, backend: Option<String>) {
+    let start = Instant::now();
+    loop {
+        let seen = leads(gateway, target).await;
+        if seen == backend {
+            return;
+        }
+        assert!(start.elapsed() < SOON, "{target} leads to {seen:?}, not to {backend:?}, after {SOON:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn url(backend: &Backend) -> Option<String> {
+    Some(format!("tcp://{}", backend.address))
+}
+
+#[tokio::test]
+async fn a_token_leads_where_its_line_says_and_nothing_else_leads_anywhere() {
+    let (one, other) = (Backend::echo().await, Backend::echo().await);
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("tokens.cfg");
+    let text = format!("# desks\n\nsecret-one: {}\nsecret-other:   {}\n", one.address, other.address);
+    std::fs::write(&path, text).unwrap();
+    let gateway = gateway(&path).await;
+    for (target, backend) in [
+        ("/websockify?token=secret-one", &one),
+        ("/websockify?token=secret-other", &other),
+        ("/websockify?x=1&token=secret-one&y=2", &one),
+        ("/websockify?token=secret%2Done", &one),
+        ("/desk/secret-one", &one),
+        ("/desk/secret-other", &other),
+        ("/desk/floor/2/secret-other", &other),
+        ("/desk/?token=secret-one", &one),
+    ] {
+        assert_eq!(leads(&gateway, target).await, url(backend), "{target}");
+    }
+    let direct = other.address;
+    for target in [
+        "/websockify",
+        "/websockify?token=",
+        "/websockify?token",
+        "/websockify?token=secret-on",
+        "/websockify?token=secret-one2",
+        "/websockify?token=SECRET-ONE",
+        "/websockify?token=secret-one&token=secret-one",
+        "/websockify?Token=secret-one",
+        "/websockify?token=%23",
+        "/websockify?token=%00",
+        "/websockify?token=%ff",
+        "/websockify?token=secret-one:",
+        "/desk/",
+        "/desk/secret-one/",
+        "/desk/secret",
+        "/desk/..%2Ftokens.cfg",
+        &format!("/websockify?token={direct}"),
+        &format!("/websockify?token=secret-one&host={}&port={}", direct.ip(), direct.port())
+            .replace("secret-one", "unknown"),
+        &format!("/desk/{direct}"),
+    ] {
+        assert_eq!(leads(&gateway, target).await, None, "{target}");
+    }
+    let log = gateway.raw_log();
+    if let Some(line) = log.lines().find(|line| line.to_lowercase().contains("secret")) {
+        panic!("a token is in the log: {line}");
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_is_read_and_sessions_stay() {
+    let (one, other) = (Backend::echo().await, Backend::echo().await);
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("tokens.cfg");
+    std::fs::write(&path, format!("secret-old: {}\n", one.address)).unwrap();
+    let gateway = gateway(&path).await;
+    let mut stays = gateway.session_by(PLAIN, "/desk/secret-old").await;
+    stays.echo(b"hello").await;
+    assert_eq!(leads(&gateway, "/desk/secret-new").await, None);
+
+    // As an editor does it.
+    let next = directory.path().join("next");
+    std::fs::write(&next, format!("secret-new: {}\n", other.address)).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    soon(&gateway, "/desk/secret-new", url(&other)).await;
+    assert_eq!(leads(&gateway, "/desk/secret-old").await, None, "it was taken back");
+    // And as a shell does it.
+    std::fs::write(&path, format!("secret-new: {}\nsecret-third: {}\n", one.address, other.address)).unwrap();
+    soon(&gateway, "/desk/secret-third", url(&other)).await;
+    assert_eq!(leads(&gateway, "/desk/secret-new").await, url(&one), "it leads elsewhere now");
+
+    stays.echo(b"still here").await;
+    stays.close(1000).await;
+    gateway.ended(stays.peer, "client_closed", Some(1000)).await;
+    drop(stays);
+    assert!(!gateway.raw_log().contains("secret"), "a token is in the log");
+    gateway.finish().await;
+}
+
+/// The lines that say that the tokens were not read, once there are `count`.
+async fn complaints(gateway: &Gateway, count: usize) -> Vec<String> {
+    let complain = |lines: &[Value]| {
+        let message = |line: &Value| line["message"].as_str().unwrap_or_default().to_owned();
+        let complaints = lines.iter().filter(|line| message(line).starts_with("tokens not reloaded"));
+        let complaints: Vec<String> = complaints.map(Value::to_string).collect();
+        (complaints.len() >= count).then_some(complaints)
+    };
+    gateway.until("a word about the token file", complain).await
+}
+
+#[tokio::test]
+async fn a_half_written_file_changes_nothing() {
+    let (one, other) = (Backend::echo().await, Backend::echo().await);
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("tokens.cfg");
+    std::fs::write(&path, format!("secret-old: {}\n", one.address)).unwrap();
+    let gateway = gateway(&path).await;
+    std::fs::write(&path, format!("secret-new: {}\nsecret-nex", other.address)).unwrap();
+    // Two routes read it.
+    let said = complaints(&gateway, 2).await;
+    assert_eq!(leads(&gateway, "/desk/secret-old").await, url(&one), "the old table stays");
+    assert_eq!(leads(&gateway, "/desk/secret-new").await, None);
+    assert!(said.iter().all(|line| line.contains("tokens.cfg:2")), "file and line: {said:?}");
+    assert_eq!(complaints(&gateway, 2).await.len(), 2, "once is enough");
+
+    std::fs::write(&path, format!("secret-new: {}\nsecret-next: {}\n", other.address, other.address))
+        .unwrap();
+    soon(&gateway, "/desk/secret-next", url(&other)).await;
+    assert_eq!(leads(&gateway, "/desk/secret-old").await, None);
+    // A file that is gone for a moment is no reason to turn everybody away.
+    std::fs::remove_file(&path).unwrap();
+    complaints(&gateway, 4).await;
+    assert_eq!(leads(&gateway, "/desk/secret-next").await, url(&other));
+    assert!(!gateway.raw_log().contains("secret"), "a token is in the log");
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_directory_of_token_files() {
+    let (one, other) = (Backend::echo().await, Backend::echo().await);
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("a"), format!("secret-a: {}\n", one.address)).unwrap();
+    let gateway = gateway(directory.path()).await;
+    assert_eq!(leads(&gateway, "/desk/secret-a").await, url(&one));
+    std::fs::write(directory.path().join("b"), format!("secret-b: {}\n", other.address)).unwrap();
+    soon(&gateway, "/desk/secret-b", url(&other)).await;
+    assert_eq!(leads(&gateway, "/desk/secret-a").await, url(&one));
+    std::fs::remove_file(directory.path().join("a")).unwrap();
+    soon(&gateway, "/desk/secret-a", None).await;
+    gateway.finish().await;
+}

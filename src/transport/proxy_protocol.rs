@@ -141,6 +141,7 @@ fn missing(header: &[u8]) -> Result<usize, HeaderError> {
     match header.iter().position(|&byte| byte == b'\r').map(|at| &header[at..]) {
         None if header.len() + 2 > LONGEST_V1 => Err(HeaderError::TooLong),
         None => Ok(2),
+        Some(b"\r") if header.len() + 1 > LONGEST_V1 => Err(HeaderError::TooLong),
         Some(b"\r") => Ok(1),
         Some(b"\r\n") => Ok(0),
         Some(_) => Err(HeaderError::Malformed),
@@ -162,7 +163,8 @@ fn parse(header: &[u8], peer: SocketAddr) -> Result<Announced, HeaderError> {
     if header.starts_with(V1) && !header[V1.len()..].starts_with(b"UNKNOWN") && header.contains(&b'+') {
         return Err(HeaderError::Malformed);
     }
-    let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
+    // Nothing is made of the TLVs; they must be whole all the same.
+    let config = ParseConfig { include_tlvs: true, ..ParseConfig::default() };
     match ProxyHeader::parse(header, config) {
         Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
             Some(addresses) if addresses.protocol == Protocol::Stream => Ok(Announced {

@@ -166,6 +166,7 @@ fn parse(header: &[u8], peer: SocketAddr) -> Result<Announced, HeaderError> {
     // Nothing is made of the TLVs; they must be whole all the same.
     let config = ParseConfig { include_tlvs: true, ..ParseConfig::default() };
     match ProxyHeader::parse(header, config) {
+        Ok((parsed, _)) if parsed.tlvs().any(|tlv| tlv.is_err()) => Err(HeaderError::Malformed),
         Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
             Some(addresses) if addresses.protocol == Protocol::Stream => Ok(Announced {
                 client: canonical_address(addresses.source),
@@ -479,7 +480,10 @@ mod tests {
         let v1 = (any::<(std::net::Ipv6Addr, std::net::Ipv6Addr)>(), any::<(u16, u16)>()).prop_map(
             |((from, to), (here, there))| format!("PROXY TCP6 {from} {to} {here} {there}\r\n").into_bytes(),
         );
-        let tlvs = prop::collection::vec(any::<u8>(), 0..300);
+        // Of the types that everybody may use for their own purposes (§2.2.7).
+        let tlv = (0xe0..=0xef_u8, prop::collection::vec(any::<u8>(), 0..100))
+            .prop_map(|(kind, value)| [&[kind][..], &(value.len() as u16).to_be_bytes(), &value].concat());
+        let tlvs = prop::collection::vec(tlv, 0..4).prop_map(|tlvs| tlvs.concat());
         let v2 =
             (any::<[u8; 36]>(), tlvs).prop_map(|(block, tlvs)| v2(0x21, 0x21, &[&block[..], &tlvs].concat()));
         let unknown = "[ -~]{0,92}".prop_map(|text| format!("PROXY UNKNOWN{text}\r\n").into_bytes());

@@ -17,20 +17,20 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     directory: TempDir,
 }
 
 /// A certificate and its key, as PEM.
-pub(super) struct Leaf {
+pub(crate) struct Leaf {
     certificate: String,
     key: String,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -46,26 +46,26 @@ impl Authority {
     }
 
     /// Where its own certificate lies.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
     /// The line of a route that trusts this authority.
-    pub(super) fn trusted(&self) -> String {
+    pub(crate) fn trusted(&self) -> String {
         self.trusted_with("")
     }
 
     /// The same with more keys of `tls`.
-    pub(super) fn trusted_with(&self, more: &str) -> String {
+    pub(crate) fn trusted_with(&self, more: &str) -> String {
         format!("tls = {{ ca = \"{}\"{more} }}", self.path().display())
     }
 
-    pub(super) fn leaf(&self, name: &str) -> Leaf {
+    pub(crate) fn leaf(&self, name: &str) -> Leaf {
         self.sign(CertificateParams::new(vec![name.to_owned()]).expect("a name"))
     }
 
     /// One that was good until 2020.
-    pub(super) fn expired(&self, name: &str) -> Leaf {
+    pub(crate) fn expired(&self, name: &str) -> Leaf {
         let mut parameters = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         parameters.not_before = rcgen::date_time_ymd(2019, 1, 1);
         parameters.not_after = rcgen::date_time_ymd(2020, 1, 1);
@@ -79,7 +79,7 @@ impl Authority {
     }
 
     /// Writes a leaf where a route can read it: certificate and key.
-    pub(super) fn write(&self, name: &str, leaf: &Leaf) -> (PathBuf, PathBuf) {
+    pub(crate) fn write(&self, name: &str, leaf: &Leaf) -> (PathBuf, PathBuf) {
         let file = |kind: &str, text: &str| {
             let path = self.directory.path().join(format!("{name}.{kind}"));
             std::fs::write(&path, text).expect("a file");
@@ -89,7 +89,7 @@ impl Authority {
     }
 
     /// A server that serves only those whom this authority vouches for.
-    pub(super) fn demanding(&self, leaf: &Leaf) -> Arc<ServerConfig> {
+    pub(crate) fn demanding(&self, leaf: &Leaf) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).expect("an authority");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -103,7 +103,7 @@ impl Authority {
 }
 
 impl Leaf {
-    pub(super) fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
+    pub(crate) fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -123,13 +123,13 @@ impl Leaf {
 }
 
 /// A server that does with each connection what the test says.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    pub(super) async fn start<F>(session: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    pub(crate) async fn start<F>(session: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -145,7 +145,7 @@ impl Server {
     }
 
     /// The same over TLS. A handshake that fails is the gateway's to explain.
-    pub(super) async fn over_tls<F>(
+    pub(crate) async fn over_tls<F>(
         config: Arc<ServerConfig>,
         session: impl Fn(TlsStream<TcpStream>) -> F + Send + Sync + 'static,
     ) -> Self
@@ -165,7 +165,7 @@ impl Server {
         .await
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }
 }
@@ -177,7 +177,7 @@ impl Drop for Server {
 }
 
 /// Says back whatever it hears, and ends when the other side does.
-pub(super) async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+pub(crate) async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
         let said = async {
@@ -193,6 +193,6 @@ pub(super) async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
 }
 
 /// A path as the configuration writes it.
-pub(super) fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display())
 }

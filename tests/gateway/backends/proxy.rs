@@ -16,7 +16,7 @@ const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\r\n";
 const FOUR: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0xd4, 0x31, 0x01, 0xbb];
 
 fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
-    let length = (block.len() as u16).to_be_bytes();
+    let length = u16::try_from(block.len()).expect("a short block").to_be_bytes();
     [SIGNATURE, &[command, family], &length, block].concat()
 }
 
@@ -38,8 +38,8 @@ async fn gateway(backend: &Backend) -> Gateway {
 /// A connection of a proxy that says `header`; the log will speak of `client`, or of the proxy itself.
 async fn announced(gateway: &Gateway, header: &[u8], client: Option<&str>) -> (TcpStream, SocketAddr) {
     let mut socket = gateway.stray(None, PLAIN, |_| {}).await;
-    let own = socket.local_addr().expect("a connected socket has an address");
-    let client = client.map_or(own, |client| client.parse().expect("an address"));
+    let own = socket.local_addr().expect("a connected socket");
+    let client = client.map_or(own, |client| client.parse().expect("the address of a client"));
     gateway.expect_end(client);
     // The gateway may have seen enough before all of it was sent.
     let _ = socket.write_all(header).await;
@@ -181,7 +181,6 @@ async fn whoever_has_no_valid_header_is_closed() {
         ("an unknown command", v2(0x22, 0x11, FOUR), "malformed"),
         ("too short for its family", v2(0x21, 0x11, &FOUR[..11]), "malformed"),
         ("IPv4 announced as IPv6", v2(0x21, 0x21, FOUR), "malformed"),
-        ("a TLV longer than the header", v2(0x21, 0x11, &[FOUR, &[0x05, 0xff, 0xff, 1]].concat()), ""),
     ];
     for (what, header, words) in cases {
         let (socket, own) = announced(&gateway, &header, None).await;

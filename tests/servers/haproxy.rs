@@ -1,0 +1,54 @@
+//! HAProxy in front, which says who calls.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use tempfile::TempDir;
+use tokio::net::TcpSocket;
+
+use crate::server::{Server, find, free_port};
+use crate::support::{Backend, PLAIN, Session, Setup, TLS, Wire, ask, within};
+
+#[tokio::test]
+#[ignore = "needs HAProxy: tests/run --only servers"]
+async fn the_client_is_the_one_that_haproxy_announces() {
+    let Some(program) = find("haproxy") else { return };
+    for (option, tls) in [("send-proxy", true), ("send-proxy-v2", true), ("send-proxy-v2", false)] {
+        let backend = Backend::echo().await;
+        let certificate = "certificate = \"localhost.crt\"\nprivate_key = \"localhost.key\"\n";
+        let gateway = Setup::echo(&backend)
+            .listener(PLAIN, "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1/32\"]\n")
+            .listener(PLAIN, if tls { certificate } else { "" })
+            .start()
+            .await;
+        let directory = TempDir::new().unwrap();
+        let port = free_port();
+        let text = format!(
+            "global\n    maxconn 200\ndefaults\n    mode tcp\n    timeout connect 5s\n    timeout client 30s\n    \
+             timeout server 30s\nfrontend front\n    bind 127.0.0.1:{port}\n    default_backend back\nbackend back\n    \
+             server gateway {} {option}\n",
+            gateway.address(PLAIN)
+        );
+        let config = directory.path().join("haproxy.cfg");
+        std::fs::write(&config, text).unwrap();
+        let arguments = ["-db", "-f", config.to_str().unwrap()];
+        let _haproxy = Server::start(&program, &arguments, &directory, &[port]);
+        for last in 31..36 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((IpAddr::from([127, 0, 0, last]), 0).into()).unwrap();
+            let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+            let socket = within("HAProxy", socket.connect(address)).await.unwrap();
+            let client = socket.local_addr().unwrap();
+            gateway.expect_end(client);
+            let mut wire = if tls { gateway.secure(socket).await } else { Wire::Plain(socket) };
+            let request = gateway.upgrade(if tls { TLS } else { PLAIN }, "/echo");
+            let response = ask(&mut wire, &request).await;
+            assert_eq!(response.status, 101, "{response:?}");
+            let mut session = Session::new(wire, client, &response.rest);
+            session.echo(b"hello").await;
+            session.close(1000).await;
+            drop(session);
+            gateway.ended(client, "client_closed", Some(1000)).await;
+        }
+        gateway.finish().await;
+    }
+}

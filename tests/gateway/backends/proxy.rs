@@ -181,6 +181,11 @@ async fn whoever_has_no_valid_header_is_closed() {
         ("an unknown command", v2(0x22, 0x11, FOUR), "malformed"),
         ("too short for its family", v2(0x21, 0x11, &FOUR[..11]), "malformed"),
         ("IPv4 announced as IPv6", v2(0x21, 0x21, FOUR), "malformed"),
+        (
+            "a TLV longer than the header",
+            v2(0x21, 0x11, &[FOUR, &[0x05, 0xff, 0xff, 1]].concat()),
+            "malformed",
+        ),
     ];
     for (what, header, words) in cases {
         let (socket, own) = announced(&gateway, &header, None).await;

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    admin::{Desk, DeskError, Explanation, Question, QuestionError},
+    admin::{Desk, Explanation, Question, QuestionError},
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{limits, logging, signals::StopSignals, systemd},
@@ -148,9 +148,8 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let config = error.is::<ConfigError>()
-        || error.is::<DeskError>()
-        || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
+    let config =
+        error.is::<ConfigError>() || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
     match config {
         true => CONFIG,
         false if error.is::<QuestionError>() => USAGE,
@@ -202,7 +201,7 @@ fn check(asked: &Check) -> anyhow::Result<()> {
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
     println!("{}: good, {listeners} listener(s), {routes} route(s)", file.display());
     if asked.dial {
-        let desk = Desk::open(config)?;
+        let desk = Desk::new(config, prepared.routes(), prepared.files());
         let (all, failed) = block_on(desk.dial_all(|line| println!("{line}")))?;
         if failed > 0 {
             bail!("{failed} of {all} backend(s) cannot be reached");
@@ -213,11 +212,11 @@ fn check(asked: &Check) -> anyhow::Result<()> {
 
 fn explain(asked: &Explain) -> anyhow::Result<ExitCode> {
     let question = Question::new(&asked.url, asked.origin.as_deref(), asked.from)?;
-    let (config, _) = loaded(&asked.config.config)?;
+    let (config, prepared) = loaded(&asked.config.config)?;
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    let desk = Desk::open(config)?;
+    let desk = Desk::new(config, prepared.routes(), prepared.files());
     let Explanation { text, is_let_in } = block_on(desk.explain(&question, asked.dial))?;
     print!("{text}");
     Ok(if is_let_in { ExitCode::SUCCESS } else { FAILURE.into() })

@@ -156,6 +156,16 @@ impl Prepared {
         Ok(Self { file, doors, house: Arc::new(house) })
     }
 
+    /// The routes, and what they lead to.
+    pub fn routes(&self) -> Routes<Arc<Upstream>> {
+        self.house.routes.clone()
+    }
+
+    /// The files of `[web] root`, if there is one.
+    pub fn files(&self) -> Option<Files> {
+        self.house.files.clone()
+    }
+
     /// How many descriptors the limits can lead to: two a session, one a handshake, and some to spare.
     pub fn descriptors(&self) -> u64 {
         let House { sessions, handshakes, .. } = &*self.house;

@@ -10,7 +10,7 @@ pub mod explain;
 pub mod findings;
 pub mod question;
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
@@ -23,29 +23,13 @@ pub use self::{
     question::{Question, QuestionError},
 };
 use crate::{
-    backend::{Tools, Upstream, UpstreamError},
+    backend::Upstream,
     config::Config,
-    http::{Files, Routed, Routes},
+    http::{Files, Routes},
 };
 
 /// How many servers are dialled side by side.
 const SIDE_BY_SIDE: usize = 16;
-
-/// Why questions cannot be answered.
-#[derive(Debug, thiserror::Error)]
-pub enum DeskError {
-    /// What a route says of its servers.
-    #[error("route {route:?}: {cause}")]
-    Upstream {
-        /// Which route.
-        route: String,
-        /// What is wrong.
-        cause: Box<UpstreamError>,
-    },
-    /// The web root.
-    #[error("web.root: cannot open it: {0}; check the path and its permissions")]
-    Web(io::Error),
-}
 
 /// A configuration that can be asked about. Nothing is listened on.
 #[derive(Debug)]
@@ -56,21 +40,9 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Loads what the routes of `config` name.
-    ///
-    /// # Errors
-    /// Something is missing, unreadable or wrong.
-    pub fn open(config: Config) -> Result<Self, DeskError> {
-        let tools = Tools::default();
-        let routes =
-            config.routes.iter().cloned().map(|route| match Upstream::load(&route.upstream, &tools) {
-                Ok(upstream) => Ok(Routed { route, upstream: Arc::new(upstream) }),
-                Err(cause) => Err(DeskError::Upstream { route: route.name, cause: Box::new(cause) }),
-            });
-        let routes = Routes::new(routes.collect::<Result<Vec<_>, _>>()?);
-        let files =
-            config.web.as_ref().map(|web| Files::new(&web.root)).transpose().map_err(DeskError::Web)?;
-        Ok(Self { config, routes, files })
+    /// A desk for `config` and what was loaded for it.
+    pub fn new(config: Config, routes: Routes<Arc<Upstream>>, files: Option<Files>) -> Self {
+        Self { config, routes, files }
     }
 
     /// What would become of a connection, step by step. With `dials`, the servers it could be led to are connected to, each

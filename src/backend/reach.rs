@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     allowed::Allowed,
     announce::{self, Caller},
-    race::{self, RaceError},
+    race::{self, RaceError, is_exhaustion},
     resolve::{ResolveError, Resolver},
     starttls::{self, StartTlsError},
     stream::BackendStream,
@@ -75,10 +75,9 @@ impl ReachError {
 }
 
 fn reason_of(error: &io::Error) -> Reason {
-    match error.raw_os_error() {
-        // EMFILE, ENFILE
-        Some(23 | 24) => Reason::Overloaded,
-        _ if error.kind() == io::ErrorKind::TimedOut => Reason::BackendTimeout,
+    match error.kind() {
+        _ if is_exhaustion(error) => Reason::Overloaded,
+        io::ErrorKind::TimedOut => Reason::BackendTimeout,
         _ => Reason::BackendRefused,
     }
 }

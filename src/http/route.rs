@@ -15,7 +15,7 @@ pub struct Routed<U> {
 
 /// The routes of a configuration, most particular first: a host beats any host, an exact path beats a prefix, a
 /// longer prefix beats a shorter one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Routes<U> {
     sorted: Vec<Arc<Routed<U>>>,
 }

@@ -10,9 +10,8 @@ use tokio::{
 };
 
 use super::*;
-use crate::session::Registry;
+use crate::{session::Registry, websocket::client::frame};
 
-const MASK: [u8; 4] = [0xa5, 0x00, 0x5a, 0xff];
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
@@ -121,25 +120,6 @@ impl World {
     async fn ended(self) -> Ended {
         timeout(secs(3600), self.session).await.expect("the session did not end within an hour").unwrap()
     }
-}
-
-/// A frame as a client sends it.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        len @ 0..126 => bytes.push(0x80 | len as u8),
-        len @ 126..0x1_0000 => {
-            bytes.push(0x80 | 126);
-            bytes.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            bytes.push(0x80 | 127);
-            bytes.extend((len as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(MASK);
-    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    bytes
 }
 
 /// The next frame from the gateway: its first byte and its payload.

@@ -199,27 +199,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const MASK: [u8; 4] = [0x12, 0x9a, 0x00, 0xff];
-
-    /// A frame as a client sends it.
-    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![first];
-        match payload.len() {
-            len @ 0..126 => bytes.push(0x80 | len as u8),
-            len @ 126..0x1_0000 => {
-                bytes.push(0x80 | 126);
-                bytes.extend((len as u16).to_be_bytes());
-            }
-            len => {
-                bytes.push(0x80 | 127);
-                bytes.extend((len as u64).to_be_bytes());
-            }
-        }
-        bytes.extend(MASK);
-        bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        bytes
-    }
+    use crate::websocket::client::{MASK, frame};
 
     #[derive(Debug, Default, PartialEq, Eq)]
     struct Heard {

@@ -4,6 +4,8 @@
 //! codes and UTF-8. Knows nothing of sockets, time or sessions. Invariant: no function here holds payload; a
 //! payload is handed on chunk by chunk as it arrives, and only control frames, at most 125 bytes, are collected.
 
+#[cfg(test)]
+pub(crate) mod client;
 mod close;
 mod decoder;
 mod encoder;

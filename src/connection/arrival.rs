@@ -90,12 +90,11 @@ pub(super) fn reason_of(refused: &Refused) -> Reason {
 pub(super) async fn secure(
     socket: TcpStream,
     door: &Door,
-    house: &House,
     line: &mut ClosingLine,
 ) -> Result<(ClientStream, Instant), Reason> {
     // Frames are small and interactive: nothing is gained by waiting for more to send.
     let _ = socket.set_nodelay(true);
-    let Timeouts { tls: tls_limit, request, close, .. } = house.timeouts;
+    let Timeouts { tls: tls_limit, request, close, .. } = door.terms.timeouts;
     let Some(tls) = &door.tls else {
         let head_by = Instant::now() + request;
         if time::timeout_at(head_by, brings_proxy_header(&socket)).await == Ok(true) {

@@ -1,0 +1,197 @@
+//! What is loaded and found good before anything is bound.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Gateway;
+use crate::{
+    admission::{Capacity, Limiter},
+    backend::{Tools, Upstream, UpstreamError},
+    config::{Config, Limits, Listener},
+    connection::{Door, House, Terms},
+    http::{Files, Routed, Routes},
+    transport::{
+        listener::listen,
+        tls::{IdentityError, Tls},
+    },
+};
+
+/// The least number of sources the limiter remembers, per address family.
+const SOURCES: usize = 65_536;
+/// Descriptors that are neither a client's nor a backend's: listeners, logs, the runtime's own.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A certificate or key is missing, unreadable or wrong.
+    #[error("{file}: listener {number}: {cause}")]
+    Identity {
+        /// The configuration file.
+        file: String,
+        /// Which listener, counted from 1.
+        number: usize,
+        /// What is wrong.
+        cause: Box<IdentityError>,
+    },
+    /// What a route says of its servers.
+    #[error("{file}: route {route:?}: {cause}")]
+    Upstream {
+        /// The configuration file.
+        file: String,
+        /// Which route.
+        route: String,
+        /// What is wrong.
+        cause: Box<UpstreamError>,
+    },
+    /// The web root cannot be served.
+    #[error("{file}: web.root: cannot open {root}: {cause}; check the path and its permissions")]
+    Web {
+        /// The configuration file.
+        file: String,
+        /// The directory.
+        root: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("{file}: listener {number}: address {address}: cannot listen on it: {cause}; {advice}")]
+    Listen {
+        /// The configuration file.
+        file: String,
+        /// Which listener, counted from 1.
+        number: usize,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+        /// What to do.
+        advice: &'static str,
+    },
+}
+
+impl StartError {
+    /// Whether the configuration is at fault, rather than the machine.
+    pub fn is_config(&self) -> bool {
+        !matches!(self, Self::Listen { .. })
+    }
+}
+
+/// Everything a gateway needs, loaded and found good; nothing is bound yet.
+#[derive(Debug)]
+pub struct Prepared {
+    file: String,
+    doors: Vec<(SocketAddr, Arc<Door>)>,
+    terms: Arc<Terms>,
+    limits: Limits,
+}
+
+impl Prepared {
+    /// Loads what the configuration names: certificates, keys, the web root.
+    ///
+    /// # Errors
+    /// Something is missing, unreadable or wrong.
+    pub fn load(config: Config) -> Result<Self, StartError> {
+        let Config { file, listeners, routes, limits, timeouts, web, .. } = config;
+        let file = file.display().to_string();
+        let mut secured = Vec::with_capacity(listeners.len());
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let tls =
+                listener.identity.as_ref().map(|identity| Tls::load(identity, listener.min_tls)).transpose();
+            let tls = tls.map_err(|cause| StartError::Identity {
+                file: file.clone(),
+                number: index + 1,
+                cause: Box::new(cause),
+            })?;
+            secured.push((listener, tls));
+        }
+        let files = web.map(|web| {
+            let root = web.root.display().to_string();
+            Files::new(&web.root).map_err(|cause| StartError::Web { file: file.clone(), root, cause })
+        });
+        let tools = Tools::default();
+        let routes = routes.into_iter().map(|route| {
+            let upstream = Upstream::load(&route.upstream, &tools).map_err(|cause| StartError::Upstream {
+                file: file.clone(),
+                route: route.name.clone(),
+                cause: Box::new(cause),
+            })?;
+            Ok(Routed { route, upstream: Arc::new(upstream) })
+        });
+        let routes = Routes::new(routes.collect::<Result<Vec<_>, StartError>>()?);
+        let terms = Arc::new(Terms { routes, files: files.transpose()?, timeouts });
+        let doors = secured.into_iter().map(|(listener, tls)| {
+            let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
+            (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
+        });
+        Ok(Self { file, doors: doors.collect(), terms, limits })
+    }
+
+    /// The routes, and what they lead to.
+    pub fn routes(&self) -> Routes<Arc<Upstream>> {
+        self.terms.routes.clone()
+    }
+
+    /// The files of `[web] root`, if there is one.
+    pub fn files(&self) -> Option<Files> {
+        self.terms.files.clone()
+    }
+
+    /// How many descriptors the limits can lead to: two a session, one a handshake, and some to spare.
+    pub fn descriptors(&self) -> u64 {
+        let Limits { max_sessions, max_handshakes, .. } = self.limits;
+        2 * max_sessions as u64 + max_handshakes as u64 + self.doors.len() as u64 + SPARE_DESCRIPTORS
+    }
+
+    /// Listens on every address.
+    ///
+    /// # Errors
+    /// An address is in use, not ours, or not allowed. The ones before it are given up again.
+    pub async fn bind(self) -> Result<Gateway, StartError> {
+        let Self { file, doors, terms, limits } = self;
+        let mut listeners = Vec::with_capacity(doors.len());
+        for (index, (address, door)) in doors.into_iter().enumerate() {
+            let bound = listen(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
+            let (address, socket) = bound.map_err(|cause| StartError::Listen {
+                file: file.clone(),
+                number: index + 1,
+                address,
+                advice: advice(&cause),
+                cause,
+            })?;
+            tracing::info!(%address, tls = door.tls.is_some(), "listening");
+            listeners.push((address, socket, door));
+        }
+        Ok(Gateway { listeners, terms, house: Arc::new(house(limits)) })
+    }
+}
+
+/// What to do about an address that cannot be listened on.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "stop the program that uses it, or set another port",
+        io::ErrorKind::AddrNotAvailable => "set an address of this machine, or 0.0.0.0 for all of them",
+        io::ErrorKind::PermissionDenied => "set a port from 1024 up, or start with CAP_NET_BIND_SERVICE",
+        _ => "set another address",
+    }
+}
+
+/// What connections share from now on.
+fn house(limits: Limits) -> House {
+    let sources = sources(&limits);
+    House {
+        limiter: Limiter::new(limits.per_ip, sources, Instant::now()),
+        handshakes: Capacity::new(limits.max_handshakes),
+        sessions: Capacity::new(limits.max_sessions),
+        registry: Arc::default(),
+        metrics: Arc::default(),
+        draining: CancellationToken::new(),
+    }
+}
+
+/// How many sources are remembered: live connections are never forgotten, so there must be more room than there can be
+/// of them.
+fn sources(limits: &Limits) -> usize {
+    SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes))
+}

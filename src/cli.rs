@@ -20,7 +20,7 @@ use crate::{
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{limits, logging, signals::StopSignals, systemd},
-    transport::self_signed::self_signed,
+    transport::{listener::Inherited, self_signed::self_signed},
 };
 
 /// Bad usage (sysexits.h EX_USAGE).
@@ -170,7 +170,9 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
         let mut signals = StopSignals::listen().context("cannot listen for signals")?;
-        let gateway = prepared.bind().await?;
+        let inherited =
+            Inherited::from_env().context("cannot use the sockets that the service manager handed over")?;
+        let gateway = prepared.bind(inherited).await?;
         tracing::info!("ready");
         systemd::ready();
         let (stop, stopped) = tokio::sync::oneshot::channel();

@@ -8,21 +8,20 @@ mod goodbye;
 mod prepared;
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpListener, time};
+use tokio::time;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::goodbye::say_goodbye;
 pub use self::prepared::{Prepared, StartError};
 use crate::{
-    config::Config,
+    config::{Address, Config},
     connection::{self, Door, House, Terms},
     metrics::Metrics,
-    transport::listener::Backoff,
+    transport::listener::{Backoff, Inherited, Listening},
 };
 
 /// How often a failing accept is logged.
@@ -31,7 +30,9 @@ const ACCEPT_WARNING: Duration = Duration::from_secs(10);
 /// A gateway that listens.
 #[derive(Debug)]
 pub struct Gateway {
-    listeners: Vec<(SocketAddr, TcpListener, Arc<Door>)>,
+    listeners: Vec<(Listening, Arc<Door>)>,
+    /// Kept open, whoever listens on them now.
+    inherited: Inherited,
     terms: Arc<Terms>,
     house: Arc<House>,
 }
@@ -42,12 +43,12 @@ impl Gateway {
     /// # Errors
     /// See [`Prepared::load`] and [`Prepared::bind`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        Prepared::load(config)?.bind().await
+        Prepared::load(config)?.bind(Inherited::default()).await
     }
 
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(|(address, ..)| *address).collect()
+    pub fn addresses(&self) -> Vec<Address> {
+        self.listeners.iter().map(|(listening, _)| listening.address()).collect()
     }
 
     /// What was counted so far; outlives the gateway.
@@ -58,13 +59,13 @@ impl Gateway {
     /// Lets connections in until `stop`, then tells every session that the gateway goes away and waits for them, for
     /// at most `timeouts.drain`. Dropping the future instead cuts everything at once.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listeners, terms, house } = self;
+        let Self { listeners, inherited: _inherited, terms, house } = self;
         let loops = TaskTracker::new();
         let connections = TaskTracker::new();
         // Cancels the loops also when this future is dropped.
         let accepting = CancellationToken::new();
         let _guard = accepting.clone().drop_guard();
-        for (_, socket, door) in listeners {
+        for (socket, door) in listeners {
             let (house, connections) = (Arc::clone(&house), connections.clone());
             loops.spawn(accepting.clone().run_until_cancelled_owned(accept(
                 socket,
@@ -96,7 +97,7 @@ impl Gateway {
 }
 
 /// Accepts for one listener, for ever.
-async fn accept(socket: TcpListener, door: Arc<Door>, house: Arc<House>, connections: TaskTracker) {
+async fn accept(socket: Listening, door: Arc<Door>, house: Arc<House>, connections: TaskTracker) {
     let mut backoff = Backoff::default();
     let mut warned: Option<Instant> = None;
     loop {

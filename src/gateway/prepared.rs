@@ -1,6 +1,6 @@
 //! What is loaded and found good before anything is bound.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -8,11 +8,11 @@ use super::Gateway;
 use crate::{
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
-    config::{Config, Limits, Listener},
+    config::{Address, Config, Limits, Listener},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
     transport::{
-        listener::listen,
+        listener::{Inherited, listen},
         tls::{IdentityError, Tls},
     },
 };
@@ -63,7 +63,7 @@ pub enum StartError {
         /// Which listener, counted from 1.
         number: usize,
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         cause: io::Error,
         /// What to do.
@@ -82,7 +82,7 @@ impl StartError {
 #[derive(Debug)]
 pub struct Prepared {
     file: String,
-    doors: Vec<(SocketAddr, Arc<Door>)>,
+    doors: Vec<(Address, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
 }
@@ -144,32 +144,38 @@ impl Prepared {
         2 * max_sessions as u64 + max_handshakes as u64 + self.doors.len() as u64 + SPARE_DESCRIPTORS
     }
 
-    /// Listens on every address.
+    /// Listens on every address, and on what was handed over.
     ///
     /// # Errors
-    /// An address is in use, not ours, or not allowed. The ones before it are given up again.
-    pub async fn bind(self) -> Result<Gateway, StartError> {
+    /// An address is in use, not ours, or not allowed, or its socket was not handed over. The ones before it are given up
+    /// again.
+    pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
         let Self { file, doors, terms, limits } = self;
         let mut listeners = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
-            let bound = listen(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
-            let (address, socket) = bound.map_err(|cause| StartError::Listen {
+            let sockets = listen(&address, &inherited).map_err(|cause| StartError::Listen {
                 file: file.clone(),
                 number: index + 1,
-                address,
-                advice: advice(&cause),
+                advice: advice(&address, &cause),
+                address: address.clone(),
                 cause,
             })?;
-            tracing::info!(%address, tls = door.tls.is_some(), "listening");
-            listeners.push((address, socket, door));
+            for socket in sockets {
+                tracing::info!(address = %socket.address(), tls = door.tls.is_some(), "listening");
+                listeners.push((socket, Arc::clone(&door)));
+            }
         }
-        Ok(Gateway { listeners, terms, house: Arc::new(house(limits)) })
+        Ok(Gateway { listeners, inherited, terms, house: Arc::new(house(limits)) })
     }
 }
 
 /// What to do about an address that cannot be listened on.
-fn advice(error: &io::Error) -> &'static str {
+fn advice(address: &Address, error: &io::Error) -> &'static str {
     match error.kind() {
+        _ if matches!(address, Address::Inherited(_)) => {
+            "start it by a socket unit with FileDescriptorName= of that name, or set ip:port"
+        }
+        io::ErrorKind::NotFound => "make the directory, or set another path",
         io::ErrorKind::AddrInUse => "stop the program that uses it, or set another port",
         io::ErrorKind::AddrNotAvailable => "set an address of this machine, or 0.0.0.0 for all of them",
         io::ErrorKind::PermissionDenied => "set a port from 1024 up, or start with CAP_NET_BIND_SERVICE",

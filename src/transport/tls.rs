@@ -15,10 +15,9 @@ use rustls::{
     },
     version,
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::stream::ClientStream;
+use super::{socket::Socket, stream::ClientStream};
 use crate::{
     config::{Identity, TlsVersion},
     metered::Metered,
@@ -82,7 +81,7 @@ pub enum Accepted {
     /// TLS.
     Stream(ClientStream),
     /// Something else was spoken; nothing of it has been read.
-    NotTls(TcpStream),
+    NotTls(Socket),
 }
 
 /// A listener's TLS side.
@@ -135,7 +134,7 @@ impl Tls {
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.
-    pub async fn accept(&self, socket: TcpStream) -> io::Result<Accepted> {
+    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -16,7 +16,10 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    admin::{Desk, Explanation, Question, QuestionError},
+    admin::{
+        Desk, Explanation, Question, QuestionError,
+        steering::{Standing, Steering},
+    },
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{limits, logging, signals::StopSignals, systemd},
@@ -175,6 +178,8 @@ fn run(file: &Path) -> anyhow::Result<()> {
         let gateway = prepared.bind(inherited).await?;
         tracing::info!("ready");
         systemd::ready();
+        let control = gateway.control();
+        let informing = systemd::keep_informed(move || status(&control.standing()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {
@@ -186,12 +191,20 @@ fn run(file: &Path) -> anyhow::Result<()> {
         tokio::select! {
             () = running => tracing::info!("stopped"),
             () = stopping => bail!("stopped at once by a second signal; sessions were cut"),
+            never = informing => match never {},
         }
         Ok(())
     });
     // Drops what is left, which writes its closing lines. A lookup or a file read that hangs must not keep the process.
     runtime.shutdown_timeout(LAST_MOMENT);
     done
+}
+
+/// The line of `systemctl status`.
+fn status(standing: &Standing) -> String {
+    let Standing { sessions: (sessions, most), handshakes: (handshakes, _), .. } = standing;
+    let draining = if standing.draining { "draining; " } else { "" };
+    format!("{draining}{sessions} of at most {most} sessions, {handshakes} being set up")
 }
 
 fn check(asked: &Check) -> anyhow::Result<()> {

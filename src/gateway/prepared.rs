@@ -1,10 +1,10 @@
 //! What is loaded and found good before anything is bound.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Gateway;
+use super::{Control, Gateway, station::Bound};
 use crate::{
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
@@ -12,7 +12,7 @@ use crate::{
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
     transport::{
-        listener::{Inherited, listen},
+        listener::Inherited,
         tls::{IdentityError, Tls},
     },
 };
@@ -81,7 +81,7 @@ impl StartError {
 /// Everything a gateway needs, loaded and found good; nothing is bound yet.
 #[derive(Debug)]
 pub struct Prepared {
-    file: String,
+    file: PathBuf,
     doors: Vec<(Address, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
@@ -93,8 +93,8 @@ impl Prepared {
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(config: Config) -> Result<Self, StartError> {
-        let Config { file, listeners, routes, limits, timeouts, web, .. } = config;
-        let file = file.display().to_string();
+        let Config { file: path, listeners, routes, limits, timeouts, web, .. } = config;
+        let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
             let tls =
@@ -125,7 +125,7 @@ impl Prepared {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
         });
-        Ok(Self { file, doors: doors.collect(), terms, limits })
+        Ok(Self { file: path, doors: doors.collect(), terms, limits })
     }
 
     /// The routes, and what they lead to.
@@ -150,24 +150,41 @@ impl Prepared {
     /// An address is in use, not ours, or not allowed, or its socket was not handed over. The ones before it are given up
     /// again.
     pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
+        let file = self.file.clone();
+        let (doors, terms, limits) = self.bind_beside(Vec::new(), &inherited)?;
+        let control = Control::new(file, Arc::new(house(limits)), inherited, doors, terms);
+        Ok(Gateway { control })
+    }
+
+    /// Listens on every address that is not among `kept`, each of which stands for one listener.
+    pub(super) fn bind_beside(
+        self,
+        mut kept: Vec<Address>,
+        inherited: &Inherited,
+    ) -> Result<Bindings, StartError> {
         let Self { file, doors, terms, limits } = self;
-        let mut listeners = Vec::with_capacity(doors.len());
+        let mut bindings = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
-            let sockets = listen(&address, &inherited).map_err(|cause| StartError::Listen {
-                file: file.clone(),
+            if let Some(at) = kept.iter().position(|other| *other == address) {
+                kept.swap_remove(at);
+                bindings.push((address, None, door));
+                continue;
+            }
+            let bound = Bound::to(&address, inherited).map_err(|cause| StartError::Listen {
+                file: file.display().to_string(),
                 number: index + 1,
                 advice: advice(&address, &cause),
                 address: address.clone(),
                 cause,
             })?;
-            for socket in sockets {
-                tracing::info!(address = %socket.address(), tls = door.tls.is_some(), "listening");
-                listeners.push((socket, Arc::clone(&door)));
-            }
+            bindings.push((address, Some(bound), door));
         }
-        Ok(Gateway { listeners, inherited, terms, house: Arc::new(house(limits)) })
+        Ok((bindings, terms, limits))
     }
 }
+
+/// Listeners, each with its configured address and its sockets unless there are some already; and what belongs to them.
+pub(super) type Bindings = (Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>, Arc<Terms>, Limits);
 
 /// What to do about an address that cannot be listened on.
 fn advice(address: &Address, error: &io::Error) -> &'static str {
@@ -198,6 +215,6 @@ fn house(limits: Limits) -> House {
 
 /// How many sources are remembered: live connections are never forgotten, so there must be more room than there can be
 /// of them.
-fn sources(limits: &Limits) -> usize {
+pub(super) fn sources(limits: &Limits) -> usize {
     SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes))
 }

@@ -1,6 +1,6 @@
 //! What the service manager is told (sd_notify(3)). Without one, nothing happens.
 
-use std::{future, time::Duration};
+use std::{convert::Infallible, future, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::time::{self, MissedTickBehavior};
@@ -27,7 +27,7 @@ pub fn stopping() {
 }
 
 /// Shows `status` in `systemctl status`, and shows the watchdog that the process moves, until dropped.
-pub async fn keep_informed(status: impl Fn() -> String) {
+pub async fn keep_informed(status: impl Fn() -> String) -> Infallible {
     let watched = sd_notify::watchdog_enabled();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return future::pending().await;

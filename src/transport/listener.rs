@@ -13,7 +13,7 @@ use std::{
 };
 
 use listenfd::ListenFd;
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::socket::{LOCAL, Socket};
 use crate::config::Address;
@@ -25,11 +25,17 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
 /// A socket that accepts.
 #[derive(Debug)]
-pub enum Listening {
-    /// On an address.
+pub struct Listening {
+    socket: Accepting,
+    /// Whether others may accept on it as well, now or later.
+    shared: bool,
+    _file: Option<OwnedPath>,
+}
+
+#[derive(Debug)]
+enum Accepting {
     Tcp(TcpListener),
-    /// In the file system.
-    Unix(UnixListener, Option<OwnedPath>),
+    Unix(UnixListener),
 }
 
 impl Listening {
@@ -38,25 +44,54 @@ impl Listening {
     /// # Errors
     /// See [`Backoff`].
     pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
-        match self {
-            Self::Tcp(listener) => {
+        match &self.socket {
+            Accepting::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 Ok((Socket::Tcp(stream), peer))
             }
-            Self::Unix(listener, _) => {
+            Accepting::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Socket::Unix(stream), LOCAL))
             }
         }
     }
 
+    /// Stops listening; returns those who had already come. On a socket that others share, they wait for the others.
+    pub fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
+        let Self { socket, shared, _file } = self;
+        if shared {
+            return Vec::new();
+        }
+        // Not through the runtime, which may not have heard of the newest. What fails now cannot be helped.
+        match socket {
+            Accepting::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else { return Vec::new() };
+                let come = (0..BACKLOG).map_while(|_| listener.accept().ok());
+                let taken = come.filter_map(|(stream, peer)| {
+                    stream.set_nonblocking(true).ok()?;
+                    Some((Socket::Tcp(TcpStream::from_std(stream).ok()?), peer))
+                });
+                taken.collect()
+            }
+            Accepting::Unix(listener) => {
+                let Ok(listener) = listener.into_std() else { return Vec::new() };
+                let come = (0..BACKLOG).map_while(|_| listener.accept().ok());
+                let taken = come.filter_map(|(stream, _)| {
+                    stream.set_nonblocking(true).ok()?;
+                    Some((Socket::Unix(UnixStream::from_std(stream).ok()?), LOCAL))
+                });
+                taken.collect()
+            }
+        }
+    }
+
     /// Where it listens, with the port that was given for port 0.
     pub fn address(&self) -> Address {
-        match self {
-            Self::Tcp(listener) => {
+        match &self.socket {
+            Accepting::Tcp(listener) => {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
-            Self::Unix(listener, _) => {
+            Accepting::Unix(listener) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname());
                 Address::Unix(path.unwrap_or(Path::new("")).to_path_buf())
@@ -132,25 +167,28 @@ impl Inherited {
 
     fn open(&self, name: &str) -> io::Result<Vec<Listening>> {
         let named = self.sockets.iter().filter(|(given, _)| given == name);
-        let doors = named.map(|(_, socket)| match socket {
-            Handed::Tcp(listener) => {
-                listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener.try_clone()?).map(Listening::Tcp)
-            }
-            Handed::Unix(listener) => {
-                listener.set_nonblocking(true)?;
-                Ok(Listening::Unix(UnixListener::from_std(listener.try_clone()?)?, None))
-            }
+        let opened = named.map(|(_, socket)| {
+            let socket = match socket {
+                Handed::Tcp(listener) => {
+                    listener.set_nonblocking(true)?;
+                    Accepting::Tcp(TcpListener::from_std(listener.try_clone()?)?)
+                }
+                Handed::Unix(listener) => {
+                    listener.set_nonblocking(true)?;
+                    Accepting::Unix(UnixListener::from_std(listener.try_clone()?)?)
+                }
+            };
+            Ok(Listening { socket, shared: true, _file: None })
         });
-        let doors = doors.collect::<io::Result<Vec<Listening>>>()?;
-        if doors.is_empty() {
+        let opened = opened.collect::<io::Result<Vec<Listening>>>()?;
+        if opened.is_empty() {
             let all: Vec<&str> = self.names().collect();
             let there =
                 if all.is_empty() { "none was".to_owned() } else { format!("there is {}", all.join(", ")) };
             let wrong = format!("no socket of that name was handed over ({there})");
             return Err(io::Error::new(io::ErrorKind::NotFound, wrong));
         }
-        Ok(doors)
+        Ok(opened)
     }
 }
 
@@ -160,18 +198,18 @@ impl Inherited {
 /// The address is in use, is not ours, or its port needs a privilege we do not have; no such socket was inherited.
 pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listening>> {
     match address {
-        Address::Ip(address) => Ok(vec![Listening::Tcp(listen_on_ip(*address)?)]),
+        Address::Ip(address) => Ok(vec![listen_on_ip(*address)?]),
         Address::Unix(path) => Ok(vec![listen_on_path(path)?]),
         Address::Inherited(name) => inherited.open(name),
     }
 }
 
-fn listen_on_ip(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on_ip(address: SocketAddr) -> io::Result<Listening> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for old connections to leave TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(Listening { socket: Accepting::Tcp(socket.listen(BACKLOG)?), shared: false, _file: None })
 }
 
 fn listen_on_path(path: &Path) -> io::Result<Listening> {
@@ -182,7 +220,7 @@ fn listen_on_path(path: &Path) -> io::Result<Listening> {
         }
         bound => bound,
     }?;
-    Ok(Listening::Unix(listener, Some(OwnedPath::of(path)?)))
+    Ok(Listening { socket: Accepting::Unix(listener), shared: false, _file: Some(OwnedPath::of(path)?) })
 }
 
 /// Whether a path is a socket on which nobody listens any more.

@@ -2,6 +2,8 @@
 //!
 //! Owns the command line and the words that reach a terminal. Errors of every room meet here as one sentence.
 
+mod generate;
+
 use std::{
     fs::{self, OpenOptions},
     io::Write,
@@ -13,8 +15,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::generate::{Generate, generate};
 use crate::{
     admin::{
         Desk, Explanation, Question, QuestionError,
@@ -69,6 +72,9 @@ enum Command {
     Explain(Explain),
     /// Make a self-signed certificate and its key for development
     Cert(Cert),
+    /// Write the manual pages and shell completions that packages carry along
+    #[command(hide = true)]
+    Generate(Generate),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -140,6 +146,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(asked)) => check(&asked).map(good),
         Some(Command::Explain(asked)) => explain(&asked),
         Some(Command::Cert(cert)) => make_certificate(&cert).map(good),
+        Some(Command::Generate(asked)) => generate(&asked, &Cli::command()).map(good),
     };
     match done {
         Ok(code) => code,
@@ -303,8 +310,6 @@ fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

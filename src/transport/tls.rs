@@ -32,7 +32,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file cannot be read.
-    #[error("cannot read {what} {path}: {cause}; check the path and its permissions", path = .path.display())]
+    #[error("cannot read {what} {path}: {cause}; {}", advice(.path, .cause), path = .path.display())]
     Unreadable {
         /// "certificate" or "private_key".
         what: &'static str,
@@ -75,6 +75,17 @@ pub enum IdentityError {
         /// What the TLS library said.
         cause: rustls::Error,
     },
+}
+
+/// What to do about a file that cannot be read. The shipped configuration names a pair that nobody has made yet.
+fn advice(path: &Path, cause: &io::Error) -> String {
+    let is_the_shipped_one = path.file_stem().is_some_and(|stem| stem == "localhost");
+    match path.parent() {
+        Some(directory) if is_the_shipped_one && cause.kind() == io::ErrorKind::NotFound => {
+            format!("\"portcullis cert --out {}\" makes a pair to try things out", directory.display())
+        }
+        _ => "check the path and its permissions".to_owned(),
+    }
 }
 
 /// What came of a connection on a TLS listener.

@@ -8,6 +8,7 @@ mod support;
 mod backend;
 mod backends;
 mod cli;
+mod doors;
 mod files;
 mod frames;
 mod handshake;

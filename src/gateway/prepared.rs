@@ -1,20 +1,17 @@
 //! What is loaded and found good before anything is bound.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Gateway;
+use super::{Control, Gateway, station::Bound};
 use crate::{
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
     config::{Config, Limits, Listener},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
-    transport::{
-        listener::listen,
-        tls::{IdentityError, Tls},
-    },
+    transport::tls::{IdentityError, Tls},
 };
 
 /// The least number of sources the limiter remembers, per address family.
@@ -81,7 +78,7 @@ impl StartError {
 /// Everything a gateway needs, loaded and found good; nothing is bound yet.
 #[derive(Debug)]
 pub struct Prepared {
-    file: String,
+    file: PathBuf,
     doors: Vec<(SocketAddr, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
@@ -93,8 +90,8 @@ impl Prepared {
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(config: Config) -> Result<Self, StartError> {
-        let Config { file, listeners, routes, limits, timeouts, web, .. } = config;
-        let file = file.display().to_string();
+        let Config { file: path, listeners, routes, limits, timeouts, web, .. } = config;
+        let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
             let tls =
@@ -125,7 +122,7 @@ impl Prepared {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
         });
-        Ok(Self { file, doors: doors.collect(), terms, limits })
+        Ok(Self { file: path, doors: doors.collect(), terms, limits })
     }
 
     /// The routes, and what they lead to.
@@ -149,23 +146,37 @@ impl Prepared {
     /// # Errors
     /// An address is in use, not ours, or not allowed. The ones before it are given up again.
     pub async fn bind(self) -> Result<Gateway, StartError> {
+        let file = self.file.clone();
+        let (doors, terms, limits) = self.bind_beside(Vec::new())?;
+        let doors = doors.into_iter().filter_map(|(_, bound, door)| Some((bound?, door))).collect();
+        Ok(Gateway { control: Control::new(file, Arc::new(house(limits)), doors, terms) })
+    }
+
+    /// Listens on every address that is not among `kept`, each of which stands for one listener.
+    pub(super) fn bind_beside(self, mut kept: Vec<SocketAddr>) -> Result<Bindings, StartError> {
         let Self { file, doors, terms, limits } = self;
-        let mut listeners = Vec::with_capacity(doors.len());
+        let mut bindings = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
-            let bound = listen(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
-            let (address, socket) = bound.map_err(|cause| StartError::Listen {
-                file: file.clone(),
+            if let Some(at) = kept.iter().position(|other| *other == address) {
+                kept.swap_remove(at);
+                bindings.push((address, None, door));
+                continue;
+            }
+            let bound = Bound::to(address).map_err(|cause| StartError::Listen {
+                file: file.display().to_string(),
                 number: index + 1,
                 address,
                 advice: advice(&cause),
                 cause,
             })?;
-            tracing::info!(%address, tls = door.tls.is_some(), "listening");
-            listeners.push((address, socket, door));
+            bindings.push((address, Some(bound), door));
         }
-        Ok(Gateway { listeners, terms, house: Arc::new(house(limits)) })
+        Ok((bindings, terms, limits))
     }
 }
+
+/// Listeners, each with its configured address and its socket unless there is one already; and what belongs to them.
+pub(super) type Bindings = (Vec<(SocketAddr, Option<Bound>, Arc<Door>)>, Arc<Terms>, Limits);
 
 /// What to do about an address that cannot be listened on.
 fn advice(error: &io::Error) -> &'static str {
@@ -192,6 +203,6 @@ fn house(limits: Limits) -> House {
 
 /// How many sources are remembered: live connections are never forgotten, so there must be more room than there can be
 /// of them.
-fn sources(limits: &Limits) -> usize {
+pub(super) fn sources(limits: &Limits) -> usize {
     SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes))
 }

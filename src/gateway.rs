@@ -16,12 +16,18 @@ pub use self::{
     control::{Control, ReloadError},
     prepared::{Prepared, StartError},
 };
-use crate::{admin::steering::Steering, config::Config, metrics::Metrics};
+use crate::{
+    admin::{server::AdminServer, steering::Steering},
+    config::{AdminAddress, Config},
+    metrics::Metrics,
+};
 
 /// A gateway that listens and accepts.
 #[derive(Debug)]
 pub struct Gateway {
     control: Control,
+    /// Answers until the last session has ended.
+    admin: Option<AdminServer>,
 }
 
 impl Gateway {
@@ -36,6 +42,11 @@ impl Gateway {
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.control.addresses()
+    }
+
+    /// Where the operator is listened for, if anywhere; with the port that was given for port 0.
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(AdminServer::address)
     }
 
     /// What was counted so far; outlives the gateway.

@@ -6,9 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Control, Gateway, station::Bound};
 use crate::{
+    admin::{server::AdminSocket, socket::SocketError},
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
-    config::{Config, Limits, Listener},
+    config::{Admin, AdminAddress, Config, Limits, Listener},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
     transport::tls::{IdentityError, Tls},
@@ -52,6 +53,16 @@ pub enum StartError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The admin address cannot be listened on.
+    #[error("{file}: admin.address {address}: cannot listen on it: {cause}")]
+    Admin {
+        /// The configuration file.
+        file: String,
+        /// The address.
+        address: AdminAddress,
+        /// What is wrong.
+        cause: SocketError,
+    },
     /// An address cannot be listened on.
     #[error("{file}: listener {number}: address {address}: cannot listen on it: {cause}; {advice}")]
     Listen {
@@ -71,7 +82,7 @@ pub enum StartError {
 impl StartError {
     /// Whether the configuration is at fault, rather than the machine.
     pub fn is_config(&self) -> bool {
-        !matches!(self, Self::Listen { .. })
+        !matches!(self, Self::Listen { .. } | Self::Admin { .. })
     }
 }
 
@@ -82,6 +93,7 @@ pub struct Prepared {
     doors: Vec<(SocketAddr, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
+    admin: Option<Admin>,
 }
 
 impl Prepared {
@@ -90,7 +102,7 @@ impl Prepared {
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(config: Config) -> Result<Self, StartError> {
-        let Config { file: path, listeners, routes, limits, timeouts, web, .. } = config;
+        let Config { file: path, listeners, routes, limits, timeouts, web, admin, .. } = config;
         let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -122,7 +134,7 @@ impl Prepared {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
         });
-        Ok(Self { file: path, doors: doors.collect(), terms, limits })
+        Ok(Self { file: path, doors: doors.collect(), terms, limits, admin })
     }
 
     /// The routes, and what they lead to.
@@ -146,15 +158,28 @@ impl Prepared {
     /// # Errors
     /// An address is in use, not ours, or not allowed. The ones before it are given up again.
     pub async fn bind(self) -> Result<Gateway, StartError> {
-        let file = self.file.clone();
+        let (file, admin) = (self.file.clone(), self.admin.clone());
         let (doors, terms, limits) = self.bind_beside(Vec::new())?;
+        let admin = admin.map(|Admin { address }| {
+            AdminSocket::bind(&address).map_err(|cause| StartError::Admin {
+                file: file.display().to_string(),
+                address,
+                cause,
+            })
+        });
+        let admin = admin.transpose()?;
         let doors = doors.into_iter().filter_map(|(_, bound, door)| Some((bound?, door))).collect();
-        Ok(Gateway { control: Control::new(file, Arc::new(house(limits)), doors, terms) })
+        let control = Control::new(file, Arc::new(house(limits)), doors, terms);
+        let admin = admin.map(|socket| {
+            let House { registry, metrics, .. } = &**control.house();
+            socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))
+        });
+        Ok(Gateway { control, admin })
     }
 
     /// Listens on every address that is not among `kept`, each of which stands for one listener.
     pub(super) fn bind_beside(self, mut kept: Vec<SocketAddr>) -> Result<Bindings, StartError> {
-        let Self { file, doors, terms, limits } = self;
+        let Self { file, doors, terms, limits, .. } = self;
         let mut bindings = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
             if let Some(at) = kept.iter().position(|other| *other == address) {

@@ -19,7 +19,7 @@ use crate::{
     admin::{Desk, Explanation, Question, QuestionError},
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
-    service::{limits, logging, signals::StopSignals, systemd},
+    service::{logging, signals::StopSignals, systemd},
     transport::self_signed::self_signed,
 };
 
@@ -159,12 +159,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 fn run(file: &Path) -> anyhow::Result<()> {
     let config = Config::load(file)?;
-    let warnings = config.warnings.clone();
     let log = config.log.clone();
     let prepared = Prepared::load(config)?;
     let _log = logging::start(&log);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
-    for warning in warnings.into_iter().chain(descriptor_warning(&prepared)) {
+    for warning in prepared.warnings() {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
@@ -195,7 +194,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
 fn check(asked: &Check) -> anyhow::Result<()> {
     let file = &asked.config.config;
     let (config, prepared) = loaded(file)?;
-    for warning in config.warnings.iter().cloned().chain(descriptor_warning(&prepared)) {
+    for warning in prepared.warnings() {
         eprintln!("warning: {warning}");
     }
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
@@ -236,14 +235,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     // A file read that hangs must not keep the process.
     runtime.shutdown_background();
     Ok(done)
-}
-
-/// Raises the descriptor limit; says so if the configured limits still do not fit.
-fn descriptor_warning(prepared: &Prepared) -> Option<String> {
-    match limits::raise_descriptors() {
-        Ok(allowed) => limits::shortfall(prepared.descriptors(), allowed),
-        Err(error) => Some(format!("cannot raise the descriptor limit: {error}")),
-    }
 }
 
 fn make_certificate(cert: &Cert) -> anyhow::Result<()> {

@@ -161,7 +161,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let config = Config::load(file)?;
     let log = config.log.clone();
     let prepared = Prepared::load(config)?;
-    let _log = logging::start(&log);
+    let (_logging, _last_lines) = logging::start(&log)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
     for warning in prepared.warnings() {
         tracing::warn!("{warning}");

@@ -651,7 +651,7 @@ mod tests {
                         prop_assert_eq!(once.len(), order.len(), "one target twice");
                         // Those that have failed are tried by themselves, whatever they hold.
                         if balance == Balance::LeastSessions && order.iter().all(|&target| {
-                            pool.lock().targets[target].standing == Standing::Good
+                            pool.targets[target].state().standing == Standing::Good
                         }) {
                             prop_assert!(order.is_sorted_by_key(|&target| held[target]), "{order:?} of {held:?}");
                         }
@@ -680,7 +680,7 @@ mod tests {
             drop(places);
             for target in 0..number {
                 prop_assert_eq!(pool.sessions(target), 0, "a place was lost");
-                prop_assert!(pool.lock().targets[target].ejected_until(now + TRIAL).is_none());
+                prop_assert!(pool.targets[target].state().ejected_until(now + TRIAL).is_none());
             }
             prop_assert!(order.iter().all(|&target| healthy[target]));
         }

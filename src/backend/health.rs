@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn only_tries_in_a_row_count() {
-        let mut streak = Streak { down: !self.pool.is_healthy(self.target), contradictions: 0 };
+        let mut streak = Streak::default();
         let tries = [false, false, true, false, false, false, false, true, false, true, true, true];
         let news: Vec<_> = tries.iter().map(|&succeeded| streak.count(succeeded, &RULES)).collect();
         let mut expected = vec![None; tries.len()];
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn one_may_be_enough() {
         let rules = Health { rise: 1, fall: 1, ..RULES };
-        let mut streak = Streak { down: !self.pool.is_healthy(self.target), contradictions: 0 };
+        let mut streak = Streak::default();
         let news = [false, false, true, true].map(|succeeded| streak.count(succeeded, &rules));
         assert_eq!(news, [Some(false), None, Some(true), None]);
     }

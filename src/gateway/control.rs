@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -25,6 +25,7 @@ use crate::{
     backend::Tools,
     config::{Config, ConfigError},
     connection::{House, Terms},
+    service::logging::{LogError, Logging},
 };
 
 /// Why a reload changed nothing.
@@ -36,6 +37,14 @@ pub enum ReloadError {
     /// Something that it names, or an address.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Where the log is to go.
+    #[error("{file}: {cause}")]
+    Log {
+        /// The configuration file.
+        file: String,
+        /// What is wrong.
+        cause: LogError,
+    },
     /// There will be no new connections.
     #[error("the gateway is draining and takes no new connections; start it again instead")]
     Draining,
@@ -61,6 +70,8 @@ struct Helm {
     course: Mutex<Course>,
     /// Cancelled when a drain is over.
     drained: CancellationToken,
+    /// The log, if it is ours to change.
+    logging: OnceLock<Logging>,
 }
 
 /// What the newest configuration has made of the gateway.
@@ -85,8 +96,14 @@ impl Control {
         let (loaded, reloads) = (SystemTime::now(), (0, 0));
         let course = Course { stations, terms, tools, watches, loaded, reloads, draining: false };
         let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
-        let helm = Helm { file, house, tasks, reloading, course: Mutex::new(course), drained };
+        let (course, logging) = (Mutex::new(course), OnceLock::new());
+        let helm = Helm { file, house, tasks, reloading, course, drained, logging };
         Self { helm: Arc::new(helm) }
+    }
+
+    /// From now on, this log follows what is steered. Only the first one does.
+    pub fn log_by(&self, logging: Logging) {
+        let _ = self.helm.logging.set(logging);
     }
 
     /// What the connections of this gateway share.
@@ -128,6 +145,11 @@ impl Control {
         let prepared = loading.await.map_err(|_| ReloadError::Panicked)??;
         let kept = self.course().stations.iter().map(|station| station.configured).collect();
         let ready = prepared.bind_beside(kept)?;
+        if let Some(logging) = self.helm.logging.get() {
+            logging
+                .reconfigure(&ready.log)
+                .map_err(|cause| ReloadError::Log { file: ready.file.display().to_string(), cause })?;
+        }
         let warnings = ready.warnings.clone();
         let done = self.commit(ready)?;
         for warning in &warnings {
@@ -245,8 +267,12 @@ impl Steering for Control {
         });
     }
 
-    fn set_log_level(&self, _level: tracing::Level) -> Result<(), String> {
-        Err("the log belongs to the program that this gateway is a part of; set its level there".to_owned())
+    fn set_log_level(&self, level: tracing::Level) -> Result<(), String> {
+        let foreign = "the log belongs to the program that this gateway is a part of; set its level there";
+        let logging = self.helm.logging.get().ok_or(foreign)?;
+        logging.set_level(level);
+        tracing::info!(%level, "log level set");
+        Ok(())
     }
 
     fn standing(&self) -> Standing {

@@ -71,7 +71,7 @@ pub struct House {
     pub registry: Arc<Registry>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
-    /// Cancelled when the gateway stops: whoever has not asked for anything yet is let go.
+    /// Cancelled when the gateway stops: whoever does not ask for anything soon is let go.
     pub draining: CancellationToken,
 }
 

@@ -9,6 +9,7 @@ mod control;
 mod goodbye;
 mod prepared;
 mod station;
+mod watches;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -127,6 +127,9 @@ reasons! {
     Internal = "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Some(1011), "the gateway failed";
 }
 
+/// The target of the event that ends each connection: what a log of sessions is made of.
+pub const ENDS: &str = "portcullis::ends";
+
 impl Reason {
     /// The level of the closing line, of a session or of a connection that never became one: a stranger can cause as
     /// many of those as he likes.

@@ -172,6 +172,8 @@ fn the_shipped_file_loads_with_every_disabled_line_enabled() {
     let tokens = TokenFile { path: directory.path().join("tokens.cfg") };
     assert_eq!(config.routes[2].upstream.destinations, Destinations::Tokens(tokens));
     config.routes.truncate(1);
+    let sessions = config.log.sessions.take();
+    assert_eq!(sessions.as_deref(), Some(Path::new("/var/log/portcullis/sessions.log")));
     assert_eq!(
         config,
         Config::parse(MINIMAL, &file).unwrap(),

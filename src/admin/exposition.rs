@@ -113,6 +113,9 @@ fn of_gateway(moment: &Moment) -> Registry {
     registry.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiry);
     gauge(&mut registry, "ready", "Whether new connections are welcome", standing.ready.into());
     gauge(&mut registry, "draining", "Whether sessions are being sent away", standing.draining.into());
+    let dropped = Counter::<u64>::default();
+    dropped.inc_by(standing.dropped_log_lines);
+    registry.register("log_lines_dropped", "Log lines that nobody took fast enough", dropped);
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The program", version);
     registry

@@ -145,6 +145,8 @@ pub(super) struct Admin {
 pub(super) struct Log {
     pub(super) format: Maybe<String>,
     pub(super) level: Maybe<String>,
+    pub(super) sessions: Maybe<String>,
+    pub(super) refused_per_second: Maybe<Whole>,
 }
 
 /// A whole number of any size: that it fits is a rule, not a shape.

@@ -4,7 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tracing::Level;
 
-use crate::{config::Backend, metrics::Metrics, outcome::Reason, relay::Ended};
+use crate::{
+    config::Backend,
+    metrics::Metrics,
+    outcome::{ENDS, Reason},
+    relay::Ended,
+};
 
 /// The one line that closes a connection, and the count that goes with it. Written even if the connection is cut short.
 pub(super) struct ClosingLine {
@@ -44,6 +49,7 @@ impl ClosingLine {
         macro_rules! line {
             ($macro:ident, $message:literal) => {
                 tracing::$macro!(
+                    target: ENDS,
                     session = self.session,
                     peer = %self.peer,
                     route = self.route.as_deref(),

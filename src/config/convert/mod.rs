@@ -40,7 +40,7 @@ pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<R
     let web =
         mirror.web.map(|written| web(written, file, (&listeners, &routes), &mut remarks)).transpose()?;
     let admin = mirror.admin.map(|written| admin(written, base)).transpose()?;
-    let log = log(mirror.log)?;
+    let log = log(mirror.log, base)?;
     if routes.is_empty() && web.is_none() {
         let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
         return Err(conflict(0..0, wrong));
@@ -167,9 +167,9 @@ fn base_of(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new(""))
 }
 
-fn log(written: mirror::Log) -> Result<Log> {
+fn log(written: mirror::Log, base: &Path) -> Result<Log> {
     let default = Log::default();
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json), ("journald", LogFormat::Journald)];
     let levels = [
         ("error", Level::ERROR),
         ("warn", Level::WARN),
@@ -177,7 +177,11 @@ fn log(written: mirror::Log) -> Result<Log> {
         ("debug", Level::DEBUG),
         ("trace", Level::TRACE),
     ];
+    let sessions = written.sessions.map(|path| resolved("log.sessions", &path, base)).transpose()?;
     Ok(Log {
+        sessions,
+        refused_per_second: whole("log.refused_per_second", written.refused_per_second, u32::MAX)?
+            .unwrap_or(default.refused_per_second),
         format: word("log.format", written.format, &formats)?.unwrap_or(default.format),
         level: word("log.level", written.level, &levels)?.unwrap_or(default.level),
     })

@@ -25,7 +25,11 @@ use crate::{
     },
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
-    service::{limits, logging, signals::StopSignals, systemd},
+    service::{
+        logging,
+        signals::{Signals, Told},
+        systemd,
+    },
     transport::{listener::Inherited, self_signed::self_signed},
 };
 
@@ -59,7 +63,8 @@ Examples:
   portcullis run --config /etc/portcullis/gateway.toml
 
 Exit codes: 0 fine, 64 bad usage, 78 bad configuration, 1 anything else.
-SIGTERM or SIGINT ends every session within timeouts.drain; a second one ends at once.";
+SIGTERM or SIGINT ends every session within timeouts.drain; a second one ends at once.
+SIGHUP reads the configuration and all that it names again; SIGUSR1 opens log files again.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -169,31 +174,47 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 fn run(file: &Path) -> anyhow::Result<()> {
     let config = Config::load(file)?;
-    let warnings = config.warnings.clone();
     let log = config.log.clone();
     let prepared = Prepared::load(config)?;
-    let _log = logging::start(&log);
+    let (logging, _last_lines) = logging::start(&log)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
-    for warning in warnings.into_iter().chain(descriptor_warning(&prepared)) {
+    for warning in prepared.warnings() {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
-        let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+        let mut signals = Signals::listen().context("cannot listen for signals")?;
         let inherited =
             Inherited::from_env().context("cannot use the sockets that the service manager handed over")?;
         let gateway = prepared.bind(inherited).await?;
+        let control = gateway.control();
+        control.log_by(logging.clone());
         tracing::info!("ready");
         systemd::ready();
-        let control = gateway.control();
-        let informing = systemd::keep_informed(move || status(&control.standing()));
+        let informed = control.clone();
+        let informing = systemd::keep_informed(move || status(&informed.standing()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {
-            signals.next().await;
-            systemd::stopping();
-            let _ = stop.send(());
-            signals.next().await;
+            let mut stop = Some(stop);
+            loop {
+                match signals.next().await {
+                    Told::Stop => match stop.take() {
+                        Some(stop) => {
+                            systemd::stopping();
+                            let _ = stop.send(());
+                        }
+                        None => break,
+                    },
+                    // In a task of its own: whatever it waits for, a second signal must end the process. The log says how
+                    // it went.
+                    Told::Reload => {
+                        let control = control.clone();
+                        tokio::spawn(async move { control.reload().await.is_ok() });
+                    }
+                    Told::Reopen => logging.reopen(),
+                }
+            }
         };
         tokio::select! {
             () = running => tracing::info!("stopped"),
@@ -217,7 +238,7 @@ fn status(standing: &Standing) -> String {
 fn check(asked: &Check) -> anyhow::Result<()> {
     let file = &asked.config.config;
     let (config, prepared) = loaded(file)?;
-    for warning in config.warnings.iter().cloned().chain(descriptor_warning(&prepared)) {
+    for warning in prepared.warnings() {
         eprintln!("warning: {warning}");
     }
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
@@ -258,14 +279,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     // A file read that hangs must not keep the process.
     runtime.shutdown_background();
     Ok(done)
-}
-
-/// Raises the descriptor limit; says so if the configured limits still do not fit.
-fn descriptor_warning(prepared: &Prepared) -> Option<String> {
-    match limits::raise_descriptors() {
-        Ok(allowed) => limits::shortfall(prepared.descriptors(), allowed),
-        Err(error) => Some(format!("cannot raise the descriptor limit: {error}")),
-    }
 }
 
 fn make_certificate(cert: &Cert) -> anyhow::Result<()> {

@@ -109,6 +109,8 @@ reasons! {
     TextRefused = "text_refused", None, Some(1003), "only binary frames are accepted here";
     /// The client sent text that is not UTF-8 (RFC 6455 §8.1).
     InvalidText = "invalid_text", None, Some(1007), "text is not UTF-8";
+    /// An operator ended the session.
+    Killed = "killed", None, Some(1008), "ended by the operator";
     /// No payload either way for `timeouts.idle`.
     IdleTimeout = "idle_timeout", None, Some(1000), "idle for too long";
     /// The session is as old as `timeouts.lifetime` allows.
@@ -124,6 +126,9 @@ reasons! {
     /// A fault of the gateway itself.
     Internal = "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Some(1011), "the gateway failed";
 }
+
+/// The target of the event that ends each connection: what a log of sessions is made of.
+pub const ENDS: &str = "portcullis::ends";
 
 impl Reason {
     /// The level of the closing line, of a session or of a connection that never became one: a stranger can cause as

@@ -209,11 +209,17 @@ pub struct Log {
     pub format: LogFormat,
     /// The least important level that is still written.
     pub level: tracing::Level,
+    /// The file that gets a line at the end of each connection, besides.
+    pub sessions: Option<PathBuf>,
+    /// How many lines a second are written about refused connections of each reason.
+    pub refused_per_second: NonZeroU32,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::default(), level: tracing::Level::INFO }
+        const REFUSED: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+        let (format, level) = (LogFormat::default(), tracing::Level::INFO);
+        Self { format, level, sessions: None, refused_per_second: REFUSED }
     }
 }
 
@@ -225,6 +231,8 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+    /// The protocol of systemd's journal, with a field for each thing that is said.
+    Journald,
 }
 
 #[cfg(test)]

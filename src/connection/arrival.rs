@@ -11,6 +11,7 @@ use crate::{
     config::Timeouts,
     http::{self, Refusal},
     metered::Metered,
+    metrics::Metrics,
     outcome::Reason,
     transport::{
         peer,
@@ -85,6 +86,7 @@ pub(super) fn reason_of(refused: &Refused) -> Reason {
 pub(super) async fn secure(
     socket: Socket,
     door: &Door,
+    metrics: &Metrics,
     line: &mut ClosingLine,
 ) -> Result<(ClientStream, Instant), Reason> {
     socket.send_at_once();
@@ -96,13 +98,17 @@ pub(super) async fn secure(
         }
         return Ok((ClientStream::Plain(Metered::new(socket)), head_by));
     };
+    let start = StdInstant::now();
     match time::timeout(tls_limit, tls.accept(socket)).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
             line.detail = Some(error.to_string());
             Err(Reason::TlsFailed)
         }
-        Ok(Ok(Accepted::Stream(stream))) => Ok((stream, Instant::now() + request)),
+        Ok(Ok(Accepted::Stream(stream))) => {
+            metrics.count_tls(start.elapsed());
+            Ok((stream, Instant::now() + request))
+        }
         Ok(Ok(Accepted::NotTls(socket))) => {
             if brings_proxy_header(&socket).await {
                 return Err(Reason::ProxyHeaderInvalid);

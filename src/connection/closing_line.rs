@@ -4,7 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use tracing::Level;
 
-use crate::{config::Backend, metrics::Metrics, outcome::Reason, relay::Ended};
+use crate::{
+    config::Backend,
+    metrics::Metrics,
+    outcome::{ENDS, Reason},
+    relay::Ended,
+};
 
 /// The one line that closes a connection, and the count that goes with it. Written even if the connection is cut short.
 pub(super) struct ClosingLine {
@@ -40,13 +45,11 @@ impl ClosingLine {
     /// Writes it. `ended`: what is known of a session that was not cut short.
     pub(super) fn write(&mut self, reason: Reason, ended: Option<Ended>) {
         self.written = true;
-        self.metrics.count_end(reason);
-        if let Some(ended) = ended {
-            self.metrics.count_bytes(ended.bytes_in, ended.bytes_out);
-        }
+        self.metrics.count_end(self.route.as_deref(), reason);
         macro_rules! line {
             ($macro:ident, $message:literal) => {
                 tracing::$macro!(
+                    target: ENDS,
                     session = self.session,
                     peer = %self.peer,
                     route = self.route.as_deref(),

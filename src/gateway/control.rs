@@ -6,23 +6,28 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::SystemTime,
 };
 
 use tokio::{sync, task::spawn_blocking};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     goodbye::say_goodbye,
-    prepared::{Prepared, StartError, sources},
-    station::{Bound, Station, Tasks},
+    prepared::{Heritage, Prepared, Ready, StartError, house, sources},
+    station::{Station, Tasks},
+    watches::Watches,
 };
 use crate::{
     admin::steering::{BackendStanding, BoxFuture, ListenerStanding, Standing, Steering},
-    config::{Address, Config, ConfigError, Limits},
-    connection::{Door, House, Terms},
-    service::systemd,
+    backend::Tools,
+    config::{Address, Config, ConfigError},
+    connection::{House, Terms},
+    service::{
+        logging::{LogError, Logging},
+        systemd,
+    },
     transport::listener::Inherited,
 };
 
@@ -35,6 +40,14 @@ pub enum ReloadError {
     /// Something that it names, or an address.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Where the log is to go.
+    #[error("{file}: {cause}")]
+    Log {
+        /// The configuration file.
+        file: String,
+        /// What is wrong.
+        cause: LogError,
+    },
     /// There will be no new connections.
     #[error("the gateway is draining and takes no new connections; start it again instead")]
     Draining,
@@ -62,6 +75,8 @@ struct Helm {
     course: Mutex<Course>,
     /// Cancelled when a drain is over.
     drained: CancellationToken,
+    /// The log, if it is ours to change.
+    logging: OnceLock<Logging>,
 }
 
 /// What the newest configuration has made of the gateway.
@@ -69,44 +84,34 @@ struct Helm {
 struct Course {
     stations: Vec<Station>,
     terms: Arc<Terms>,
-    /// Ends what looks after the servers of these terms.
-    watching: Option<DropGuard>,
+    tools: Tools,
+    watches: Watches,
     loaded: SystemTime,
     reloads: (u64, u64),
     draining: bool,
 }
 
 impl Control {
-    pub(super) fn new(
-        file: PathBuf,
-        house: Arc<House>,
-        inherited: Inherited,
-        doors: Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>,
-        terms: Arc<Terms>,
-    ) -> Self {
-        let tasks = Tasks::default();
-        let bound = doors.into_iter().flat_map(|(_, bound, door)| {
+    pub(super) fn new(ready: Ready, inherited: Inherited) -> Self {
+        let Ready { file, stations, terms, limits, tools, .. } = ready;
+        let (house, tasks) = (Arc::new(house(&limits)), Tasks::default());
+        let bound = stations.into_iter().flat_map(|(_, bound, door)| {
             bound.unwrap_or_default().into_iter().map(move |bound| (bound, Arc::clone(&door)))
         });
-        let course = Course {
-            stations: bound.map(|(bound, door)| Station::open(bound, door, &house, &tasks)).collect(),
-            watching: Some(watch(&terms)),
-            terms,
-            loaded: SystemTime::now(),
-            reloads: (0, 0),
-            draining: false,
-        };
-        let drained = CancellationToken::new();
-        let helm = Helm {
-            file,
-            house,
-            inherited,
-            tasks,
-            reloading: sync::Mutex::default(),
-            course: Mutex::new(course),
-            drained,
-        };
+        let open = |(bound, door)| Station::open(bound, door, &house, &tasks);
+        let stations: Vec<Station> = bound.map(open).collect();
+        let watches = Watches::default().over(&terms, &stations);
+        let (loaded, reloads) = (SystemTime::now(), (0, 0));
+        let course = Course { stations, terms, tools, watches, loaded, reloads, draining: false };
+        let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
+        let (course, logging) = (Mutex::new(course), OnceLock::new());
+        let helm = Helm { file, house, inherited, tasks, reloading, course, drained, logging };
         Self { helm: Arc::new(helm) }
+    }
+
+    /// From now on, this log follows what is steered. Only the first one does.
+    pub fn log_by(&self, logging: Logging) {
+        let _ = self.helm.logging.set(logging);
     }
 
     /// What the connections of this gateway share.
@@ -142,25 +147,49 @@ impl Control {
         &self,
         read: impl FnOnce() -> Result<Config, ConfigError> + Send + 'static,
     ) -> Result<String, ReloadError> {
+        let heritage = self.heritage()?;
         // Files can be far away.
-        let loading = spawn_blocking(move || Ok::<_, ReloadError>(Prepared::load(read()?)?));
+        let loading = spawn_blocking(move || Ok::<_, ReloadError>(Prepared::load_after(read()?, heritage)?));
         let prepared = loading.await.map_err(|_| ReloadError::Panicked)??;
         // A socket that was handed over is opened anew: that takes nothing from those who wait at it.
         let stays = |station: &&Station| !matches!(station.configured, Address::Inherited(_));
         let kept =
             self.course().stations.iter().filter(stays).map(|station| station.configured.clone()).collect();
-        let (doors, terms, limits) = prepared.bind_beside(kept, &self.helm.inherited)?;
-        self.commit(doors, terms, limits)
+        let ready = prepared.bind_beside(kept, &self.helm.inherited)?;
+        if let Some(logging) = self.helm.logging.get() {
+            logging
+                .reconfigure(&ready.log)
+                .map_err(|cause| ReloadError::Log { file: ready.file.display().to_string(), cause })?;
+        }
+        let warnings = ready.warnings.clone();
+        let done = self.commit(ready)?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(match warnings.len() {
+            0 => done,
+            number => format!("{done}; {number} warning(s), which the log has"),
+        })
+    }
+
+    /// What the next configuration takes over from this one.
+    fn heritage(&self) -> Result<Heritage, ReloadError> {
+        let course = self.course();
+        if course.draining {
+            return Err(ReloadError::Draining);
+        }
+        let doors = course.stations.iter().map(|station| (station.configured.clone(), station.door()));
+        Ok(Heritage {
+            tools: course.tools.again(),
+            doors: doors.collect(),
+            terms: Some(Arc::clone(&course.terms)),
+        })
     }
 
     /// The one step. Nothing in here can fail but for a drain that has begun meanwhile.
-    fn commit(
-        &self,
-        doors: Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>,
-        terms: Arc<Terms>,
-        limits: Limits,
-    ) -> Result<String, ReloadError> {
+    fn commit(&self, ready: Ready) -> Result<String, ReloadError> {
         let Helm { house, tasks, .. } = &*self.helm;
+        let Ready { stations, terms, limits, tools, .. } = ready;
         let mut course = self.course();
         if course.draining {
             return Err(ReloadError::Draining);
@@ -170,38 +199,30 @@ impl Control {
         let sources = sources(&limits);
         house.limiter.set_rules(limits.per_ip, sources);
         let mut before = std::mem::take(&mut course.stations);
-        for (configured, bound, door) in doors {
-            let opened = match bound {
-                Some(bound) => bound
-                    .into_iter()
-                    .map(|bound| Station::open(bound, Arc::clone(&door), house, tasks))
-                    .collect(),
-                None => {
-                    let Some(at) = before.iter().position(|station| station.configured == configured) else {
-                        continue;
-                    };
-                    let station = before.remove(at);
-                    station.lead_through(door);
-                    vec![station]
-                }
-            };
-            course.stations.extend(opened);
+        for (configured, bound, door) in stations {
+            if let Some(bound) = bound {
+                let open = |bound| Station::open(bound, Arc::clone(&door), house, tasks);
+                course.stations.extend(bound.into_iter().map(open));
+            } else if let Some(at) = before.iter().position(|station| station.configured == configured) {
+                let station = before.remove(at);
+                station.lead_through(door);
+                course.stations.push(station);
+            }
         }
-        for station in &before {
+        for station in before {
             tracing::info!(address = %station.local, "no longer listening");
         }
-        course.watching = Some(watch(&terms));
-        let routes = terms.routes.iter().count();
-        course.terms = terms;
-        course.loaded = SystemTime::now();
-        Ok(format!("reloaded: {} listener(s), {routes} route(s)", course.stations.len()))
+        course.watches = std::mem::take(&mut course.watches).over(&terms, &course.stations);
+        let (listeners, routes) = (course.stations.len(), terms.routes.iter().count());
+        (course.terms, course.tools, course.loaded) = (terms, tools, SystemTime::now());
+        Ok(format!("reloaded: {listeners} listener(s), {routes} route(s)"))
     }
 
     /// Closes the listeners, and tells nobody.
     pub(super) fn close(&self) {
         let mut course = self.course();
         course.stations.clear();
-        course.watching = None;
+        course.watches = Watches::default();
     }
 
     fn course(&self) -> MutexGuard<'_, Course> {
@@ -239,7 +260,7 @@ impl Steering for Control {
             if std::mem::replace(&mut course.draining, true) {
                 return;
             }
-            course.watching = None;
+            course.watches = Watches::default();
             (std::mem::take(&mut course.stations), course.terms.timeouts.drain)
         };
         drop(stations);
@@ -261,8 +282,12 @@ impl Steering for Control {
         });
     }
 
-    fn set_log_level(&self, _level: tracing::Level) -> Result<(), String> {
-        Err("the log belongs to the program that this gateway is a part of; set its level there".to_owned())
+    fn set_log_level(&self, level: tracing::Level) -> Result<(), String> {
+        let foreign = "the log belongs to the program that this gateway is a part of; set its level there";
+        let logging = self.helm.logging.get().ok_or(foreign)?;
+        logging.set_level(level);
+        tracing::info!(%level, "log level set");
+        Ok(())
     }
 
     fn standing(&self) -> Standing {
@@ -273,7 +298,7 @@ impl Steering for Control {
             ListenerStanding {
                 address: station.configured.to_string(),
                 tls: door.tls.is_some(),
-                certificate_expiry: door.tls.as_ref().and_then(|tls| tls.expiry()),
+                certificate_expiry: door.tls.as_ref().and_then(|tls| tls.shown().expiry()),
             }
         });
         let backends = course.terms.routes.iter().flat_map(|routed| {
@@ -293,16 +318,7 @@ impl Steering for Control {
             handshakes: (house.handshakes.in_use(), house.handshakes.limit()),
             listeners: listeners.collect(),
             backends: backends.collect(),
+            dropped_log_lines: self.helm.logging.get().map_or(0, Logging::dropped_lines),
         }
     }
-}
-
-/// Looks after the servers of `terms` until the guard is dropped.
-fn watch(terms: &Terms) -> DropGuard {
-    let stop = CancellationToken::new();
-    for routed in terms.routes.iter() {
-        let upstream = Arc::clone(&routed.upstream);
-        tokio::spawn(upstream.watch(routed.route.name.clone(), stop.clone()));
-    }
-    stop.drop_guard()
 }

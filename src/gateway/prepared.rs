@@ -1,17 +1,20 @@
 //! What is loaded and found good before anything is bound.
 
-use std::{io, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::HashSet, io, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Control, Gateway, station::Bound};
 use crate::{
+    admin::{server::AdminSocket, socket::SocketError},
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
-    config::{Address, Config, Limits, Listener},
+    config::{Address, Admin, AdminAddress, Config, Limits, Listener, Log, Route},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
+    service::limits,
     transport::{
+        identity::open_key,
         listener::Inherited,
         tls::{IdentityError, Tls},
     },
@@ -55,6 +58,16 @@ pub enum StartError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The admin address cannot be listened on.
+    #[error("{file}: admin.address {address}: cannot listen on it: {cause}")]
+    Admin {
+        /// The configuration file.
+        file: String,
+        /// The address.
+        address: AdminAddress,
+        /// What is wrong.
+        cause: SocketError,
+    },
     /// An address cannot be listened on.
     #[error("{file}: listener {number}: address {address}: cannot listen on it: {cause}; {advice}")]
     Listen {
@@ -74,7 +87,35 @@ pub enum StartError {
 impl StartError {
     /// Whether the configuration is at fault, rather than the machine.
     pub fn is_config(&self) -> bool {
-        !matches!(self, Self::Listen { .. })
+        !matches!(self, Self::Listen { .. } | Self::Admin { .. })
+    }
+}
+
+/// What a reading of the configuration takes over from the one before it.
+#[derive(Debug)]
+pub(super) struct Heritage {
+    pub(super) tools: Tools,
+    pub(super) doors: Vec<(Address, Arc<Door>)>,
+    pub(super) terms: Option<Arc<Terms>>,
+}
+
+impl Heritage {
+    fn none() -> Self {
+        Self { tools: Tools::default(), doors: Vec::new(), terms: None }
+    }
+
+    /// What led to the same servers in the same way, if that is all there is to it.
+    fn upstream(&self, route: &Route) -> Option<Arc<Upstream>> {
+        let mut before = self.terms.iter().flat_map(|terms| terms.routes.iter());
+        let before = before.find(|before| before.route.name == route.name)?;
+        let is_same = before.route.upstream == route.upstream && Upstream::is_all_of(&route.upstream);
+        is_same.then(|| Arc::clone(&before.upstream))
+    }
+
+    /// The TLS side of the listener that had this address. Of several, each has one heir.
+    fn tls(&mut self, address: &Address) -> Option<Tls> {
+        let at = self.doors.iter().position(|(before, _)| before == address)?;
+        self.doors.remove(at).1.tls.clone()
     }
 }
 
@@ -85,6 +126,10 @@ pub struct Prepared {
     doors: Vec<(Address, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
+    admin: Option<Admin>,
+    log: Log,
+    tools: Tools,
+    warnings: Vec<String>,
 }
 
 impl Prepared {
@@ -93,39 +138,67 @@ impl Prepared {
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(config: Config) -> Result<Self, StartError> {
-        let Config { file: path, listeners, routes, limits, timeouts, web, .. } = config;
+        Self::load_after(config, Heritage::none())
+    }
+
+    /// The same for one that takes the place of another.
+    pub(super) fn load_after(config: Config, mut heritage: Heritage) -> Result<Self, StartError> {
+        let Config { file: path, listeners, routes, limits, timeouts, web, admin, log, mut warnings } =
+            config;
         let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
-            let tls =
-                listener.identity.as_ref().map(|identity| Tls::load(identity, listener.min_tls)).transpose();
-            let tls = tls.map_err(|cause| StartError::Identity {
-                file: file.clone(),
-                number: index + 1,
-                cause: Box::new(cause),
-            })?;
+            let before = heritage.tls(&listener.address);
+            let tls = listener.identity.as_ref().map(|identity| {
+                Tls::load(identity, listener.min_tls, before.as_ref()).map_err(|cause| {
+                    // It is said now; whoever looks after the files need not say it once more.
+                    if let Some(before) = &before {
+                        before.shown().refused();
+                    }
+                    StartError::Identity { file: file.clone(), number: index + 1, cause: Box::new(cause) }
+                })
+            });
+            let tls = tls.transpose()?;
+            warnings.extend(tls.iter().flat_map(|tls| tls.shown().warnings()));
             secured.push((listener, tls));
         }
         let files = web.map(|web| {
             let root = web.root.display().to_string();
             Files::new(&web.root).map_err(|cause| StartError::Web { file: file.clone(), root, cause })
         });
-        let tools = Tools::default();
-        let routes = routes.into_iter().map(|route| {
-            let upstream = Upstream::load(&route.upstream, &tools).map_err(|cause| StartError::Upstream {
-                file: file.clone(),
-                route: route.name.clone(),
-                cause: Box::new(cause),
-            })?;
-            Ok(Routed { route, upstream: Arc::new(upstream) })
-        });
-        let routes = Routes::new(routes.collect::<Result<Vec<_>, StartError>>()?);
-        let terms = Arc::new(Terms { routes, files: files.transpose()?, timeouts });
+        let mut routed = Vec::with_capacity(routes.len());
+        for route in routes {
+            let client = route.upstream.tls.client.as_ref();
+            warnings.extend(client.and_then(|(_, key)| open_key("tls.client_key", key)));
+            let upstream = match heritage.upstream(&route) {
+                Some(upstream) => upstream,
+                None => Arc::new(Upstream::load(&route.name, &route.upstream, &heritage.tools).map_err(
+                    |cause| StartError::Upstream {
+                        file: file.clone(),
+                        route: route.name.clone(),
+                        cause: Box::new(cause),
+                    },
+                )?),
+            };
+            routed.push(Routed { route, upstream });
+        }
+        let terms = Arc::new(Terms { routes: Routes::new(routed), files: files.transpose()?, timeouts });
         let doors = secured.into_iter().map(|(listener, tls)| {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
         });
-        Ok(Self { file: path, doors: doors.collect(), terms, limits })
+        // The same key for two listeners is one warning.
+        let mut said = HashSet::new();
+        warnings.retain(|warning| said.insert(warning.clone()));
+        let (doors, tools) = (doors.collect(), heritage.tools);
+        let mut prepared = Self { file: path, doors, terms, limits, admin, log, tools, warnings };
+        prepared.warnings.extend(prepared.descriptor_warning());
+        Ok(prepared)
+    }
+
+    /// What is permitted but probably not meant: one whole sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The routes, and what they lead to.
@@ -144,16 +217,36 @@ impl Prepared {
         2 * max_sessions as u64 + max_handshakes as u64 + self.doors.len() as u64 + SPARE_DESCRIPTORS
     }
 
+    /// Raises the descriptor limit; says so if the configured limits still do not fit.
+    fn descriptor_warning(&self) -> Option<String> {
+        match limits::raise_descriptors() {
+            Ok(allowed) => limits::shortfall(self.descriptors(), allowed),
+            Err(error) => Some(format!("cannot raise the descriptor limit: {error}")),
+        }
+    }
+
     /// Listens on every address, and on what was handed over.
     ///
     /// # Errors
     /// An address is in use, not ours, or not allowed, or its socket was not handed over. The ones before it are given up
     /// again.
     pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
-        let file = self.file.clone();
-        let (doors, terms, limits) = self.bind_beside(Vec::new(), &inherited)?;
-        let control = Control::new(file, Arc::new(house(limits)), inherited, doors, terms);
-        Ok(Gateway { control })
+        let (file, admin) = (self.file.clone(), self.admin.clone());
+        let ready = self.bind_beside(Vec::new(), &inherited)?;
+        let admin = admin.map(|Admin { address }| {
+            AdminSocket::bind(&address).map_err(|cause| StartError::Admin {
+                file: file.display().to_string(),
+                address,
+                cause,
+            })
+        });
+        let admin = admin.transpose()?;
+        let control = Control::new(ready, inherited);
+        let admin = admin.map(|socket| {
+            let House { registry, metrics, .. } = &**control.house();
+            socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))
+        });
+        Ok(Gateway { control, admin })
     }
 
     /// Listens on every address that is not among `kept`, each of which stands for one listener.
@@ -161,38 +254,57 @@ impl Prepared {
         self,
         mut kept: Vec<Address>,
         inherited: &Inherited,
-    ) -> Result<Bindings, StartError> {
-        let Self { file, doors, terms, limits } = self;
-        let mut bindings = Vec::with_capacity(doors.len());
+    ) -> Result<Ready, StartError> {
+        let Self { file, doors, terms, limits, log, tools, warnings, .. } = self;
+        let mut stations = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
             if let Some(at) = kept.iter().position(|other| *other == address) {
-                kept.swap_remove(at);
-                bindings.push((address, None, door));
+                kept.remove(at);
+                stations.push((address, None, door));
                 continue;
             }
-            let bound = Bound::to(&address, inherited).map_err(|cause| StartError::Listen {
-                file: file.display().to_string(),
-                number: index + 1,
-                advice: advice(&address, &cause),
-                address: address.clone(),
-                cause,
+            let bound = Bound::to(&address, inherited).map_err(|cause| {
+                let port = |address: &Address| address.ip().map(|address| address.port());
+                let ours = kept.iter().any(|other| port(other).is_some() && port(other) == port(&address));
+                StartError::Listen {
+                    file: file.display().to_string(),
+                    number: index + 1,
+                    advice: advice(&address, &cause, ours),
+                    address: address.clone(),
+                    cause,
+                }
             })?;
-            bindings.push((address, Some(bound), door));
+            stations.push((address, Some(bound), door));
         }
-        Ok((bindings, terms, limits))
+        Ok(Ready { file, stations, terms, limits, log, tools, warnings })
     }
 }
 
-/// Listeners, each with its configured address and its sockets unless there are some already; and what belongs to them.
-pub(super) type Bindings = (Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>, Arc<Terms>, Limits);
+/// Everything a gateway needs, listening included.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// The configuration file, as it was named.
+    pub(super) file: PathBuf,
+    /// Each listener's configured address, its sockets unless there are some already, and what it leads through.
+    pub(super) stations: Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>,
+    pub(super) terms: Arc<Terms>,
+    pub(super) limits: Limits,
+    pub(super) log: Log,
+    pub(super) tools: Tools,
+    pub(super) warnings: Vec<String>,
+}
 
-/// What to do about an address that cannot be listened on.
-fn advice(address: &Address, error: &io::Error) -> &'static str {
+/// What to do about an address that cannot be listened on. `ours`: the gateway itself listens on its port, at another
+/// address that the same reload would give up.
+fn advice(address: &Address, error: &io::Error, ours: bool) -> &'static str {
     match error.kind() {
         _ if matches!(address, Address::Inherited(_)) => {
             "start it by a socket unit with FileDescriptorName= of that name, or set ip:port"
         }
         io::ErrorKind::NotFound => "make the directory, or set another path",
+        io::ErrorKind::AddrInUse if ours => {
+            "the gateway itself holds that port until the reload is done; set another port, or start it anew"
+        }
         io::ErrorKind::AddrInUse => "stop the program that uses it, or set another port",
         io::ErrorKind::AddrNotAvailable => "set an address of this machine, or 0.0.0.0 for all of them",
         io::ErrorKind::PermissionDenied => "set a port from 1024 up, or start with CAP_NET_BIND_SERVICE",
@@ -200,11 +312,10 @@ fn advice(address: &Address, error: &io::Error) -> &'static str {
     }
 }
 
-/// What connections share from now on.
-fn house(limits: Limits) -> House {
-    let sources = sources(&limits);
+/// What connections share for as long as the process lives.
+pub(super) fn house(limits: &Limits) -> House {
     House {
-        limiter: Limiter::new(limits.per_ip, sources, Instant::now()),
+        limiter: Limiter::new(limits.per_ip.clone(), sources(limits), Instant::now()),
         handshakes: Capacity::new(limits.max_handshakes),
         sessions: Capacity::new(limits.max_sessions),
         registry: Arc::default(),

@@ -17,9 +17,14 @@ use tracing::Level;
 
 use super::error::{Remark, quoted};
 use super::mirror;
-use super::{Config, Destinations, Identity, Limits, Listener, Log, LogFormat, Route, Timeouts, Web};
+use super::{
+    Admin, AdminAddress, Config, Destinations, Identity, Limits, Listener, Log, LogFormat, Route, Timeouts,
+    Web,
+};
 use crate::admission::PerIp;
-use values::{Result, conflict, duration, duration_or_off, missing, networks, resolved, value, whole, word};
+use values::{
+    Result, conflict, duration, duration_or_off, missing, networks, parsed, resolved, value, whole, word,
+};
 
 /// More sessions or handshakes than this are a slip of the finger: no machine has the sockets.
 const MOST: u32 = 10_000_000;
@@ -34,13 +39,14 @@ pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<R
     let timeouts = timeouts(mirror.timeouts)?;
     let web =
         mirror.web.map(|written| web(written, file, (&listeners, &routes), &mut remarks)).transpose()?;
-    let log = log(mirror.log)?;
+    let admin = mirror.admin.map(|written| admin(written, base)).transpose()?;
+    let log = log(mirror.log, base)?;
     if routes.is_empty() && web.is_none() {
         let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
         return Err(conflict(0..0, wrong));
     }
     let (file, warnings) = (file.to_path_buf(), Vec::new());
-    Ok((Config { file, listeners, routes, limits, timeouts, web, log, warnings }, remarks))
+    Ok((Config { file, listeners, routes, limits, timeouts, web, admin, log, warnings }, remarks))
 }
 
 fn limits(written: mirror::Limits, remarks: &mut Vec<Remark>) -> Result<Limits> {
@@ -119,6 +125,17 @@ fn web(
     Ok(Web { root })
 }
 
+fn admin(written: Spanned<mirror::Admin>, base: &Path) -> Result<Admin> {
+    const KEY: &str = "admin.address";
+    let at = written.span();
+    let Some(text) = written.into_inner().address else {
+        let advice =
+            "add address = \"127.0.0.1:9101\" or \"unix:/run/portcullis/admin.sock\", or leave [admin] out";
+        return Err(missing(at, KEY, advice));
+    };
+    Ok(Admin { address: parsed::<AdminAddress>(KEY, &text)?.below(base) })
+}
+
 /// The files that nobody else may read, and what they are.
 fn secrets<'a>(
     listeners: &'a [Listener],
@@ -150,9 +167,9 @@ fn base_of(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new(""))
 }
 
-fn log(written: mirror::Log) -> Result<Log> {
+fn log(written: mirror::Log, base: &Path) -> Result<Log> {
     let default = Log::default();
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json), ("journald", LogFormat::Journald)];
     let levels = [
         ("error", Level::ERROR),
         ("warn", Level::WARN),
@@ -160,7 +177,11 @@ fn log(written: mirror::Log) -> Result<Log> {
         ("debug", Level::DEBUG),
         ("trace", Level::TRACE),
     ];
+    let sessions = written.sessions.map(|path| resolved("log.sessions", &path, base)).transpose()?;
     Ok(Log {
+        sessions,
+        refused_per_second: whole("log.refused_per_second", written.refused_per_second, u32::MAX)?
+            .unwrap_or(default.refused_per_second),
         format: word("log.format", written.format, &formats)?.unwrap_or(default.format),
         level: word("log.level", written.level, &levels)?.unwrap_or(default.level),
     })

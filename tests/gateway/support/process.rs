@@ -152,7 +152,7 @@ impl Setup {
         let rest = format!(
             "[[listener]]\n{tls}\n[[listener]]\n{plain}\n\
              [[route]]\nname = \"canary\"\npath = \"/canary\"\nbackend = \"tcp://{}\"\n\n{rest}\n\
-             [limits]\n{limits}\n[limits.per_ip]\n{per_ip}\n[log]\nformat = \"json\"\nlevel = \"{level}\"\n",
+             [limits]\n{limits}\n[limits.per_ip]\n{per_ip}\n[log]\nformat = \"json\"\nlevel = \"{level}\"\nrefused_per_second = 1000000\n",
             canary.address
         );
         write("gateway.toml", &rest);

@@ -1,0 +1,329 @@
+//! What the process writes down: log lines, and the log of sessions.
+//!
+//! Owns the way from an event to the places it is written to, and how that changes while the process runs. Refuses to
+//! know what events mean, but for one: the line that ends a connection. Invariants: nobody who logs ever waits for a
+//! reader, a disk or the journal; whatever is lost on the way is counted; nothing a stranger said can end a line, colour
+//! a terminal or turn its text around.
+
+mod format;
+mod line;
+mod outlet;
+mod sampling;
+mod sinks;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter, subscriber::Interest};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+    util::SubscriberInitExt,
+};
+
+use self::{
+    format::{journal, json, text},
+    line::Line,
+    outlet::Outlet,
+    sampling::{Held, Sampler},
+    sinks::{Journal, SessionFile, Stderr},
+};
+use crate::{
+    config::{Log, LogFormat},
+    outcome::ENDS,
+};
+
+/// Where systemd's journal listens.
+pub const JOURNAL: &str = "/run/systemd/journal/socket";
+/// How long the end of the process waits for the last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// The first line of an outage says so; how many lines it cost is said at its end.
+const HELD_BACK: &str = "refusals left out of the log";
+
+/// Why lines cannot be written where the configuration wants them.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file of sessions cannot be opened.
+    #[error("log.sessions: cannot append to {path}: {cause}; check the directory and its permissions")]
+    Sessions {
+        /// The file.
+        path: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// There is no journal to write to.
+    #[error(
+        "log.format \"journald\": the journal does not listen on {path}: {cause}; write format = \"text\" where \
+         systemd-journald does not run"
+    )]
+    Journal {
+        /// The socket.
+        path: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The system has no thread for it.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(io::Error),
+    /// Something else in the process has taken the events already.
+    #[error("log lines go elsewhere already")]
+    Taken,
+}
+
+/// The log of the process. Clones are the same log.
+#[derive(Debug, Clone)]
+pub struct Logging {
+    shared: Arc<Shared>,
+}
+
+/// Waits, when dropped, until the lines that were logged are written; for at most a second.
+#[derive(Debug)]
+#[must_use = "the last lines are lost if nobody waits for them"]
+pub struct LastLines {
+    shared: Arc<Shared>,
+}
+
+/// Sends log lines where `log` says, from now on and for the whole process. Where it says the journal and there is
+/// none, they go to standard error, and the first of them says so.
+///
+/// # Errors
+/// The file of sessions cannot be opened, or the system has no thread. Nothing is logged then.
+pub fn start(log: &Log) -> Result<(Logging, LastLines), LogError> {
+    let dropped = Arc::new(AtomicU64::new(0));
+    let (main, no_journal) = match main_outlet(log.format, &dropped) {
+        Err(error @ LogError::Journal { .. }) => {
+            (main_outlet(LogFormat::Text, &dropped)?, Some(error.to_string()))
+        }
+        main => (main?, None),
+    };
+    let settings = Settings {
+        format: if no_journal.is_some() { LogFormat::Text } else { log.format },
+        level: log.level,
+        colours: io::IsTerminal::is_terminal(&io::stderr()),
+        main,
+        sessions: sessions_outlet(log.sessions.as_deref(), &dropped)?,
+    };
+    let shared = Arc::new(Shared {
+        settings: RwLock::new(Arc::new(settings)),
+        sampler: Mutex::new(Sampler::new(log.refused_per_second.get())),
+        dropped,
+    });
+    let collector = Collector { shared: Arc::clone(&shared) };
+    tracing_subscriber::registry().with(collector).try_init().map_err(|_| LogError::Taken)?;
+    // A panic is a line like any other; the task it ends is told by its own closing line.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
+    if let Some(error) = no_journal {
+        tracing::warn!("{error}; until then, lines go to standard error");
+    }
+    Ok((Logging { shared: Arc::clone(&shared) }, LastLines { shared }))
+}
+
+impl Logging {
+    /// Follows another reading of the configuration. Lines logged meanwhile are written to the old place or to the new.
+    ///
+    /// # Errors
+    /// See [`LogError`]; here a missing journal is one too. Everything stays as it was.
+    pub fn reconfigure(&self, log: &Log) -> Result<(), LogError> {
+        let old = self.shared.settings();
+        let (dropped, same_file) = (&self.shared.dropped, old.sessions_path() == log.sessions.as_deref());
+        let main = match (old.format == LogFormat::Journald) == (log.format == LogFormat::Journald) {
+            true => Arc::clone(&old.main),
+            false => main_outlet(log.format, dropped)?,
+        };
+        let sessions = match (&old.sessions, same_file) {
+            (Some((path, outlet)), true) => Some((path.clone(), Arc::clone(outlet))),
+            _ => sessions_outlet(log.sessions.as_deref(), dropped)?,
+        };
+        let colours = old.colours;
+        self.shared.set(Settings { format: log.format, level: log.level, colours, main, sessions });
+        self.shared.sampler().set_most(log.refused_per_second.get());
+        if same_file {
+            self.reopen();
+        }
+        Ok(())
+    }
+
+    /// From now on writes lines of this level and of the graver ones, until the next [`reconfigure`](Self::reconfigure).
+    pub fn set_level(&self, level: Level) {
+        let old = self.shared.settings();
+        self.shared.set(Settings { level, ..(*old).clone() });
+    }
+
+    /// Opens the file of sessions again, which somebody may have moved away. If that fails the old one is kept, and a
+    /// warning says why.
+    pub fn reopen(&self) {
+        if let Some((_, outlet)) = &self.shared.settings().sessions {
+            outlet.reopen();
+        }
+    }
+
+    /// How many lines were lost so far, because a place they go to could not take them. Lines about refused connections
+    /// that were left out on purpose are not among them.
+    pub fn dropped_lines(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        self.shared.tell_of_held_back();
+        let settings = self.shared.settings();
+        let end = Instant::now() + LAST_LINES;
+        settings.main.wait_until_written(end);
+        if let Some((_, sessions)) = &settings.sessions {
+            sessions.wait_until_written(end);
+        }
+    }
+}
+
+fn main_outlet(format: LogFormat, dropped: &Arc<AtomicU64>) -> Result<Arc<Outlet>, LogError> {
+    let outlet = match format {
+        LogFormat::Text | LogFormat::Json => Outlet::start("log", Stderr, Arc::clone(dropped)),
+        LogFormat::Journald => {
+            let journal = Journal::find(Path::new(JOURNAL))
+                .map_err(|cause| LogError::Journal { path: JOURNAL.to_owned(), cause })?;
+            Outlet::start("log", journal, Arc::clone(dropped))
+        }
+    };
+    outlet.map(Arc::new).map_err(LogError::Thread)
+}
+
+fn sessions_outlet(
+    path: Option<&Path>,
+    dropped: &Arc<AtomicU64>,
+) -> Result<Option<(PathBuf, Arc<Outlet>)>, LogError> {
+    let Some(path) = path else { return Ok(None) };
+    let file = SessionFile::open(path)
+        .map_err(|cause| LogError::Sessions { path: path.display().to_string(), cause })?;
+    let outlet = Outlet::start("log-sessions", file, Arc::clone(dropped)).map_err(LogError::Thread)?;
+    Ok(Some((path.to_owned(), Arc::new(outlet))))
+}
+
+/// What is logged how, and where to.
+#[derive(Clone)]
+struct Settings {
+    format: LogFormat,
+    level: Level,
+    /// Whether a person reads standard error.
+    colours: bool,
+    main: Arc<Outlet>,
+    sessions: Option<(PathBuf, Arc<Outlet>)>,
+}
+
+impl Settings {
+    fn sessions_path(&self) -> Option<&Path> {
+        self.sessions.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    fn wants(&self, event: &Metadata<'_>) -> bool {
+        event.is_event()
+            && (*event.level() <= self.level || self.sessions.is_some() && event.target() == ENDS)
+    }
+
+    /// Gives a line to whom it concerns.
+    fn write(&self, line: &Line) {
+        let now = SystemTime::now();
+        // The journal has no use for the log of sessions, which is for people and their tools.
+        let for_file =
+            || if self.format == LogFormat::Json { json(line, now) } else { text(line, now, false) };
+        if line.level <= self.level {
+            self.main.push(match self.format {
+                LogFormat::Text => text(line, now, self.colours),
+                LogFormat::Json => json(line, now),
+                LogFormat::Journald => journal(line),
+            });
+        }
+        if let Some((_, sessions)) = self.sessions.as_ref().filter(|_| line.is_end) {
+            sessions.push(for_file());
+        }
+    }
+}
+
+struct Shared {
+    settings: RwLock<Arc<Settings>>,
+    sampler: Mutex<Sampler>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logging").field("dropped", &self.dropped).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        // Every place in the program that logs remembers whether anybody listens.
+        tracing::callsite::rebuild_interest_cache();
+    }
+
+    fn sampler(&self) -> std::sync::MutexGuard<'_, Sampler> {
+        self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes how many lines were held back since it was last told.
+    fn tell_of_held_back(&self) {
+        let held = self.sampler().take_held();
+        for Held { reason, count } in held {
+            self.settings().write(&Line::about_held_back(HELD_BACK, &reason, count));
+        }
+    }
+}
+
+/// Takes every event of the process.
+struct Collector {
+    shared: Arc<Shared>,
+}
+
+impl<S: Subscriber> Layer<S> for Collector {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match self.shared.settings().wants(metadata) {
+            true => Interest::always(),
+            false => Interest::never(),
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.shared.settings().wants(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let settings = self.shared.settings();
+        // Closing lines are at debug or above.
+        let ends = settings.sessions.as_ref().map_or(settings.level, |_| settings.level.max(Level::DEBUG));
+        Some(LevelFilter::from_level(ends))
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let line = Line::of(event);
+        // Strangers can cause as many of these as they like.
+        if line.is_end && line.level > Level::INFO {
+            let verdict = self.shared.sampler().judge(line.reason(), Instant::now());
+            if verdict.begins_to_hold {
+                let shared = Arc::clone(&self.shared);
+                // Without a thread, the next line of this reason tells.
+                let _ = thread::Builder::new().name("log-held".to_owned()).spawn(move || {
+                    thread::sleep(sampling::SPAN);
+                    shared.tell_of_held_back();
+                });
+            }
+            if !verdict.is_written {
+                return;
+            }
+        }
+        self.shared.settings().write(&line);
+    }
+}

@@ -1,0 +1,160 @@
+//! Between those who log and one place that lines are written to.
+//!
+//! Owns the lines on their way and the thread that writes them. Invariant: to hand over a line never takes longer than
+//! to copy it; what does not fit any more is counted and gone.
+
+use std::{
+    collections::VecDeque,
+    fmt, io,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+/// How much may wait for a place that does not keep up, in bytes: some ten thousand closing lines.
+const MOST_WAITING: usize = 4 * 1024 * 1024;
+/// How much is given to the place at once, in bytes.
+const BATCH: usize = 64 * 1024;
+
+/// Where lines end up. May take its time.
+pub(super) trait Sink: Send + 'static {
+    /// Writes lines, each of which is whole. Returns how many of them were lost.
+    fn write(&mut self, lines: &[Vec<u8>]) -> u64;
+
+    /// Looks for its place again.
+    fn reopen(&mut self) {}
+}
+
+/// The way to one place. When it is dropped, what was handed over is still written.
+pub(super) struct Outlet {
+    queue: Arc<Queue>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlet").field("waiting", &self.queue.state().bytes).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    /// Of the lines, and of those that are being written.
+    bytes: usize,
+    reopen: bool,
+    closed: bool,
+}
+
+impl Outlet {
+    /// Starts the thread that writes.
+    ///
+    /// # Errors
+    /// The system has no thread.
+    pub(super) fn start(name: &str, mut sink: impl Sink, dropped: Arc<AtomicU64>) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let (written, lost_lines) = (Arc::clone(&queue), Arc::clone(&dropped));
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            while let Some(Work { lines, reopen }) = written.next() {
+                if reopen {
+                    sink.reopen();
+                }
+                let lost = if lines.is_empty() { 0 } else { sink.write(&lines) };
+                lost_lines.fetch_add(lost, Ordering::Relaxed);
+                written.done(&lines);
+            }
+        })?;
+        Ok(Self { queue, dropped })
+    }
+
+    /// Hands a line over, or counts it as dropped if there is no room for it.
+    pub(super) fn push(&self, line: Vec<u8>) {
+        let mut state = self.queue.state();
+        let bytes = state.bytes + line.len();
+        if bytes > MOST_WAITING {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        state.bytes = bytes;
+        state.lines.push_back(line);
+        drop(state);
+        self.queue.changed.notify_all();
+    }
+
+    /// Has the place looked for again, before the next line is written.
+    pub(super) fn reopen(&self) {
+        self.queue.state().reopen = true;
+        self.queue.changed.notify_all();
+    }
+
+    /// Waits until everything that was handed over is written, but not longer than until `end`.
+    pub(super) fn wait_until_written(&self, end: Instant) {
+        let mut state = self.queue.state();
+        while state.bytes > 0 || state.reopen {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.queue.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.queue.state().closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+/// What the thread does next.
+struct Work {
+    lines: Vec<Vec<u8>>,
+    reopen: bool,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is whole between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for work. `None` when there will be none.
+    fn next(&self) -> Option<Work> {
+        let mut state = self.state();
+        while state.lines.is_empty() && !state.reopen {
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut bytes = 0;
+        let fitting = state.lines.iter().take_while(|line| {
+            bytes += line.len();
+            bytes <= BATCH
+        });
+        // A line that is longer than a batch goes alone.
+        let count = fitting.count().max(1).min(state.lines.len());
+        let lines = state.lines.drain(..count).collect();
+        if state.lines.is_empty() {
+            // The memory of a burst is not kept.
+            state.lines = VecDeque::new();
+        }
+        Some(Work { lines, reopen: std::mem::take(&mut state.reopen) })
+    }
+
+    fn done(&self, lines: &[Vec<u8>]) {
+        self.state().bytes -= lines.iter().map(Vec::len).sum::<usize>();
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,76 @@
+//! Which lines about refused connections are written, when there are too many of them. Pure: time is an argument.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// What lines are counted over.
+pub(super) const SPAN: Duration = Duration::from_secs(1);
+
+/// At most so many lines of each reason in each second. Reasons are few: they are the words of one table.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    most: u32,
+    seconds: BTreeMap<String, Second>,
+}
+
+/// A second that began with a line.
+#[derive(Debug)]
+struct Second {
+    began: Instant,
+    seen: u32,
+    held: u64,
+}
+
+/// What becomes of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) is_written: bool,
+    /// Whether it is the first that is held back since [`Sampler::take_held`] last told of this reason, so that somebody
+    /// should ask for that again after [`SPAN`].
+    pub(super) begins_to_hold: bool,
+}
+
+/// How many lines of a reason were held back.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) reason: String,
+    pub(super) count: u64,
+}
+
+impl Sampler {
+    pub(super) fn new(most: u32) -> Self {
+        Self { most, seconds: BTreeMap::new() }
+    }
+
+    pub(super) fn set_most(&mut self, most: u32) {
+        self.most = most;
+    }
+
+    pub(super) fn judge(&mut self, reason: &str, now: Instant) -> Verdict {
+        if !self.seconds.contains_key(reason) {
+            self.seconds.insert(reason.to_owned(), Second { began: now, seen: 0, held: 0 });
+        }
+        let Some(second) = self.seconds.get_mut(reason) else {
+            return Verdict { is_written: true, begins_to_hold: false };
+        };
+        if now.duration_since(second.began) >= SPAN {
+            (second.began, second.seen) = (now, 0);
+        }
+        if second.seen < self.most {
+            second.seen += 1;
+            return Verdict { is_written: true, begins_to_hold: false };
+        }
+        second.held += 1;
+        Verdict { is_written: false, begins_to_hold: second.held == 1 }
+    }
+
+    /// What was held back and not told yet.
+    pub(super) fn take_held(&mut self) -> Vec<Held> {
+        let seconds = self.seconds.iter_mut().filter(|(_, second)| second.held > 0);
+        seconds
+            .map(|(reason, second)| Held { reason: reason.clone(), count: std::mem::take(&mut second.held) })
+            .collect()
+    }
+}

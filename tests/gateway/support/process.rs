@@ -132,7 +132,7 @@ impl Setup {
         self
     }
 
-    /// Starts the gateway with that many descriptors and no way to more.
+    /// Starts the gateway with descriptors below that number and no way to more. What it inherited above does not count.
     pub(crate) fn descriptors(mut self, limit: usize) -> Self {
         self.descriptors = Some(limit);
         self

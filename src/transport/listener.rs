@@ -28,7 +28,7 @@ pub struct Listening {
     socket: Accepting,
     /// Whether others may accept on it as well, now or later.
     shared: bool,
-    _name: Option<Name>,
+    name: Option<Name>,
 }
 
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Listening {
 
     /// Stops listening; returns those who had already come. On a socket that others share, they wait for the others.
     pub fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
-        let Self { socket, shared, _name } = self;
+        let Self { socket, shared, name: _name } = self;
         if shared {
             return Vec::new();
         }
@@ -91,8 +91,10 @@ impl Listening {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
             Accepting::Unix(listener) => {
-                let address = listener.local_addr().ok();
-                let path = address.as_ref().and_then(|address| address.as_pathname());
+                // A socket keeps the path that it was first bound to, which is not the name that it was given then.
+                let bound = listener.local_addr().ok();
+                let bound = bound.as_ref().and_then(|address| address.as_pathname());
+                let path = self.name.as_ref().map(Name::path).or(bound);
                 Address::Unix(path.unwrap_or(Path::new("")).to_path_buf())
             }
         }
@@ -152,7 +154,7 @@ impl Inherited {
                     Accepting::Unix(UnixListener::from_std(listener.try_clone()?)?)
                 }
             };
-            Ok(Listening { socket, shared: true, _name: None })
+            Ok(Listening { socket, shared: true, name: None })
         });
         let opened = opened.collect::<io::Result<Vec<Listening>>>()?;
         if opened.is_empty() {
@@ -173,7 +175,7 @@ impl Inherited {
 pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listening>> {
     match address {
         Address::Ip(address) => {
-            Ok(vec![Listening { socket: Accepting::Tcp(on_ip(*address)?), shared: false, _name: None }])
+            Ok(vec![Listening { socket: Accepting::Tcp(on_ip(*address)?), shared: false, name: None }])
         }
         Address::Unix(path) => {
             let (listener, name) = unix::bind(path, MODE).map_err(|error| match error {
@@ -181,7 +183,7 @@ pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listen
                 UnixError::InUse => io::Error::new(io::ErrorKind::AddrInUse, error),
                 error => io::Error::new(io::ErrorKind::InvalidInput, error),
             })?;
-            Ok(vec![Listening { socket: Accepting::Unix(listener), shared: false, _name: Some(name) }])
+            Ok(vec![Listening { socket: Accepting::Unix(listener), shared: false, name: Some(name) }])
         }
         Address::Inherited(name) => inherited.open(name),
     }

@@ -81,6 +81,13 @@ pub struct Name {
     identity: (u64, u64),
 }
 
+impl Name {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Drop for Name {
     fn drop(&mut self) {
         let now = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));

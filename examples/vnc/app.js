@@ -114,6 +114,7 @@ keys.addEventListener('change', () => {
   desk.focus();
 });
 
+byId('full-screen').hidden = !document.fullscreenEnabled;
 byId('full-screen').addEventListener('click', async () => {
   await byId('stage').requestFullscreen();
   // Where browsers can, they leave even Alt+Tab and Escape to the desktop; holding Escape ends it.

@@ -628,3 +628,22 @@ scene('./start says what is missing, and the one command that brings it', async 
   assert.equal(wrong.code, 1);
   assert.match(wrong.stderr, /--port x: no port/);
 });
+
+// The last one, for the VNC server is closed to everybody for a while.
+scene('a server that lets nobody in after too many wrong passwords is waited for', async () => {
+  viewer = await Viewer.open(browser, `https://${GATEWAY}:${wan.port}/`);
+  for (let tries = 0; !/too many tries/.test((await viewer.banner()).words); tries++) {
+    assert.ok(tries < 10, 'ten wrong passwords, and the server takes more');
+    const ended = sessionsEnded().length;
+    await viewer.givePassword(`wrong ${tries}`);
+    await nextSessionEnds(ended);
+    await says(/^The password was not right/, 'closed');
+  }
+  await viewer.givePassword(desktop.password);
+  const { countdown } = await says(/^The desktop lets nobody in for now: Too many authentication failures\.$/, 'waiting');
+  assert.match(countdown, /^Next try in \d+ s\.$/);
+  assert.equal(await viewer.page.locator('#password').inputValue(), desktop.password, 'what was typed is still there');
+  await viewer.screenshot(artefact('locked.png'));
+  await says(/^Connected to /, 'open', { seconds: 45 });
+  await shown();
+});

@@ -468,6 +468,15 @@ scene('the network breaks: the page says so, tries again, and comes back by itse
   assert.equal(await viewer.page.locator('#login').isVisible(), false, 'nobody is asked for the password again');
 });
 
+scene('this computer goes offline: the page says so, and is back when it is online', async () => {
+  await browser.setOffline(true);
+  wan.cut();
+  await says(/^This computer is offline\.$/, 'waiting');
+  await wan.mend();
+  await browser.setOffline(false);
+  await shown();
+});
+
 scene('the VNC server dies: the page says that it cannot be reached, and is back when it is', async () => {
   const before = sessionsEnded().length;
   await desktop.kill();
@@ -560,17 +569,30 @@ scene('a page on a foreign origin gets nothing, and the VNC server hears nothing
   await viewer.close();
 });
 
-scene('a session that the rules end is over for good', async () => {
-  const close = { code: 1008, reason: 'the credential has expired' };
-  const ending = await servePages(page, authority.issue(FRIEND), { close });
-  viewer = await Viewer.open(browser, `https://${FRIEND}:${ending.port}/`);
-  await says(/^Ended by the gateway: the credential has expired\.$/, 'closed');
-  assert.equal(ending.upgrades, 1);
-  await viewer.page.locator('#banner button').click(); // somebody may have signed in again meanwhile
-  await until('another try, for somebody asked for it', 10, () => ending.upgrades === 2);
-  await says(/^Ended by the gateway/, 'closed');
+scene('a session that the rules end is over for good, until somebody asks for another', async () => {
+  for (const [code, reason, words] of [
+    [1008, 'the credential has expired', /^Ended by the gateway: the credential has expired\.$/],
+    [1000, 'idle for too long', /^Closed: idle for too long\.$/],
+  ]) {
+    const ending = await servePages(page, authority.issue(FRIEND), { close: { code, reason } });
+    viewer = await Viewer.open(browser, `https://${FRIEND}:${ending.port}/`);
+    await says(words, 'closed');
+    assert.equal(ending.upgrades, 1);
+    await viewer.page.locator('#banner button').click(); // somebody may have signed in again meanwhile
+    await until('another try, for somebody asked for it', 10, () => ending.upgrades === 2);
+    await says(words, 'closed');
+    await viewer.close();
+    ending.stop();
+  }
+});
+
+scene('a gateway that is full is tried again', async () => {
+  const full = await servePages(page, authority.issue(FRIEND), { close: { code: 1013, reason: 'the gateway is full, try again later' } });
+  viewer = await Viewer.open(browser, `https://${FRIEND}:${full.port}/`);
+  await says(/^Busy: the gateway is full, try again later\.$/, 'waiting');
+  await until('more tries', 20, () => full.upgrades >= 3);
   await viewer.close();
-  ending.stop();
+  full.stop();
 });
 
 scene('the address of a route, opened as a page, says what it is for', async () => {

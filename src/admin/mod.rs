@@ -6,6 +6,7 @@
 //! token is shown, neither one that is asked about nor one of a file.
 
 mod answers;
+pub mod client;
 pub mod dial;
 pub mod explain;
 mod exposition;

@@ -26,7 +26,7 @@ use crate::{
 /// How many connections at once; more wait.
 const MOST: usize = 64;
 /// How long a connection may be without a whole request head.
-const HEAD_TIME: Duration = Duration::from_secs(15);
+const HEAD_TIME: Duration = Duration::from_secs(5);
 /// How long nothing of an answer may be taken.
 const STALL: Duration = Duration::from_secs(10);
 /// The largest request head, in bytes.

@@ -5,6 +5,10 @@
 
 mod support;
 
+mod admin;
+mod admin_gate;
+mod admin_metrics;
+mod admin_socket;
 mod backend;
 mod backends;
 mod cli;

@@ -4,6 +4,7 @@
 //! fails with that name and with the log of the gateway.
 
 mod again;
+mod admin;
 mod backend;
 mod client;
 mod frames;
@@ -16,6 +17,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub(crate) use again::{again, alone, part};
+pub(crate) use admin::{ask_on, command};
 pub(crate) use backend::Backend;
 pub(crate) use client::{Dripping, Wire};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, Frames, MASK, PING, PONG, Session, TEXT};

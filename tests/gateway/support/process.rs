@@ -120,6 +120,11 @@ impl Setup {
         self
     }
 
+    /// Listens for the operator on a port of its own.
+    pub(crate) fn admin(self) -> Self {
+        self.tables("[admin]\naddress = \"127.0.0.1:0\"")
+    }
+
     /// Serves the files of a directory.
     pub(crate) fn web(mut self, root: &Path) -> Self {
         self.rest += &format!("[web]\nroot = {:?}\n", root.to_str().expect("a path of text"));
@@ -498,6 +503,11 @@ impl Gateway {
 
 // The process.
 impl Gateway {
+    /// The directory of its configuration, gateway.toml.
+    pub(crate) fn directory(&self) -> &Path {
+        self._directory.path()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.lock().expect("no panic").id()
     }

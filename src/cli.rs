@@ -19,7 +19,12 @@ use crate::{
     admin::{Desk, Explanation, Question, QuestionError},
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
-    service::{limits, logging, signals::StopSignals, systemd},
+    service::{
+        limits,
+        logging::{self, LogError},
+        signals::{ReopenSignals, StopSignals},
+        systemd,
+    },
     transport::self_signed::self_signed,
 };
 
@@ -53,7 +58,8 @@ Examples:
   portcullis run --config /etc/portcullis/gateway.toml
 
 Exit codes: 0 fine, 64 bad usage, 78 bad configuration, 1 anything else.
-SIGTERM or SIGINT ends every session within timeouts.drain; a second one ends at once.";
+SIGTERM or SIGINT ends every session within timeouts.drain; a second one ends at once.
+SIGUSR1 opens log.sessions again.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -148,8 +154,9 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let config =
-        error.is::<ConfigError>() || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
+    let config = error.is::<ConfigError>()
+        || error.downcast_ref::<StartError>().is_some_and(StartError::is_config)
+        || error.is::<LogError>();
     match config {
         true => CONFIG,
         false if error.is::<QuestionError>() => USAGE,
@@ -162,7 +169,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let warnings = config.warnings.clone();
     let log = config.log.clone();
     let prepared = Prepared::load(config)?;
-    let (_logging, _last_lines) = logging::start(&log)?;
+    let (logging, _last_lines) = logging::start(&log).with_context(|| format!("{}", file.display()))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
     for warning in warnings.into_iter().chain(descriptor_warning(&prepared)) {
         tracing::warn!("{warning}");
@@ -170,6 +177,13 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
         let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+        let mut moved = ReopenSignals::listen().context("cannot listen for signals")?;
+        tokio::spawn(async move {
+            loop {
+                moved.next().await;
+                logging.reopen();
+            }
+        });
         let gateway = prepared.bind().await?;
         tracing::info!("ready");
         systemd::ready();

@@ -76,7 +76,8 @@ pub struct House {
 /// Lives the life of one connection.
 pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
-    let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
+    let id = house.registry.connections.next();
+    let mut line = ClosingLine::new(id, peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
     let entered = match entered {
@@ -128,8 +129,7 @@ async fn enter(
     let (exchange, wanted) = converse(exchange, head_by, arrival, door, house, line).await?;
     let session = house.registry.open();
     line.session = Some(session.id());
-    let caller =
-        Caller { client: line.peer, called: arrival.called, tls: arrival.tls, session: session.id() };
+    let caller = Caller { client: line.peer, called: arrival.called, tls: arrival.tls, id: line.id };
     let timeouts = &door.terms.timeouts;
     let Routed { route, upstream } = &*wanted.routed;
     let (backend, backend_place) = match upstream.connect(&wanted.wish, &caller, timeouts.connect).await {

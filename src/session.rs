@@ -3,6 +3,8 @@
 //! Owns the [`Registry`] of sessions and the guard a session holds while it lives. Refuses to know how a session
 //! works: it can only be told to end. Invariant: an entry lives exactly as long as its [`Session`].
 
+mod connection_id;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -14,11 +16,14 @@ use std::{
 
 use atomic_waker::AtomicWaker;
 
+pub use self::connection_id::{ConnectionId, ConnectionIds};
 use crate::outcome::Reason;
 
 /// Every session of the process, by number.
 #[derive(Debug, Default)]
 pub struct Registry {
+    /// The names of connections, be they sessions or not.
+    pub connections: ConnectionIds,
     last: AtomicU64,
     live: Mutex<HashMap<u64, Arc<Entry>>>,
 }

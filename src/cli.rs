@@ -16,13 +16,12 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    admin::{Desk, Explanation, Question, QuestionError},
+    admin::{Desk, Explanation, Question, QuestionError, steering::Steering},
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{
-        limits,
         logging::{self, LogError},
-        signals::{ReopenSignals, StopSignals},
+        signals::{Signals, Told},
         systemd,
     },
     transport::self_signed::self_signed,
@@ -59,7 +58,7 @@ Examples:
 
 Exit codes: 0 fine, 64 bad usage, 78 bad configuration, 1 anything else.
 SIGTERM or SIGINT ends every session within timeouts.drain; a second one ends at once.
-SIGUSR1 opens log.sessions again.";
+SIGHUP reads the configuration and all that it names again; SIGUSR1 opens log files again.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -155,8 +154,8 @@ pub fn main() -> ExitCode {
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     let config = error.is::<ConfigError>()
-        || error.downcast_ref::<StartError>().is_some_and(StartError::is_config)
-        || error.is::<LogError>();
+        || error.is::<LogError>()
+        || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
     match config {
         true => CONFIG,
         false if error.is::<QuestionError>() => USAGE,
@@ -166,34 +165,43 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 
 fn run(file: &Path) -> anyhow::Result<()> {
     let config = Config::load(file)?;
-    let warnings = config.warnings.clone();
     let log = config.log.clone();
     let prepared = Prepared::load(config)?;
     let (logging, _last_lines) = logging::start(&log).with_context(|| format!("{}", file.display()))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
-    for warning in warnings.into_iter().chain(descriptor_warning(&prepared)) {
+    for warning in prepared.warnings() {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
-        let mut signals = StopSignals::listen().context("cannot listen for signals")?;
-        let mut moved = ReopenSignals::listen().context("cannot listen for signals")?;
-        tokio::spawn(async move {
-            loop {
-                moved.next().await;
-                logging.reopen();
-            }
-        });
+        let mut signals = Signals::listen().context("cannot listen for signals")?;
         let gateway = prepared.bind().await?;
+        let control = gateway.control();
+        control.log_by(logging.clone());
         tracing::info!("ready");
         systemd::ready();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {
-            signals.next().await;
-            systemd::stopping();
-            let _ = stop.send(());
-            signals.next().await;
+            let mut stop = Some(stop);
+            loop {
+                match signals.next().await {
+                    Told::Stop => match stop.take() {
+                        Some(stop) => {
+                            systemd::stopping();
+                            let _ = stop.send(());
+                        }
+                        None => break,
+                    },
+                    // In a task of its own: whatever it waits for, a second signal must end the process. The log says how
+                    // it went.
+                    Told::Reload => {
+                        let control = control.clone();
+                        tokio::spawn(async move { control.reload().await.is_ok() });
+                    }
+                    Told::Reopen => logging.reopen(),
+                }
+            }
         };
         tokio::select! {
             () = running => tracing::info!("stopped"),
@@ -209,7 +217,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
 fn check(asked: &Check) -> anyhow::Result<()> {
     let file = &asked.config.config;
     let (config, prepared) = loaded(file)?;
-    for warning in config.warnings.iter().cloned().chain(descriptor_warning(&prepared)) {
+    for warning in prepared.warnings() {
         eprintln!("warning: {warning}");
     }
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
@@ -250,14 +258,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     // A file read that hangs must not keep the process.
     runtime.shutdown_background();
     Ok(done)
-}
-
-/// Raises the descriptor limit; says so if the configured limits still do not fit.
-fn descriptor_warning(prepared: &Prepared) -> Option<String> {
-    match limits::raise_descriptors() {
-        Ok(allowed) => limits::shortfall(prepared.descriptors(), allowed),
-        Err(error) => Some(format!("cannot raise the descriptor limit: {error}")),
-    }
 }
 
 fn make_certificate(cert: &Cert) -> anyhow::Result<()> {

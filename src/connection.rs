@@ -6,9 +6,10 @@
 
 mod arrival;
 mod closing_line;
+mod dial;
 mod request;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use ipnet::IpNet;
@@ -18,17 +19,18 @@ use tokio_util::sync::CancellationToken;
 use self::{
     arrival::{Arrival, secure},
     closing_line::ClosingLine,
+    dial::{Dialled, dial, label},
     request::converse,
 };
 use crate::{
     admission::{Capacity, Limiter, Place, Slot, canonical},
-    backend::{BackendStream, Caller, Connected, Upstream, balance},
+    backend::{BackendStream, Caller, Upstream, balance},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
-    http::{Exchange, Fault, Files, Refusal, Routed, Routes},
-    metrics::Metrics,
+    http::{Exchange, Fault, Files, Refusal, Routes},
+    metrics::{Living, Metrics},
     outcome::Reason,
     relay::{self, Link, Rules},
-    session::{Registry, Session},
+    session::{Facts, Registry, Session},
     transport::{stream::ClientStream, tls::Tls},
 };
 
@@ -69,7 +71,7 @@ pub struct House {
     pub registry: Arc<Registry>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
-    /// Cancelled when the gateway stops: whoever has not asked for anything yet is let go.
+    /// Cancelled when the gateway stops: whoever does not ask for anything soon is let go.
     pub draining: CancellationToken,
 }
 
@@ -103,7 +105,7 @@ struct Entered {
     backend: Result<BackendStream, Reason>,
     rules: Rules,
     session: Session,
-    guards: (Option<Place>, Slot, Option<balance::Place>),
+    guards: (Option<Place>, Slot, Option<balance::Place>, Option<Living>),
 }
 
 /// From the socket to the 101: every station that may say no.
@@ -123,26 +125,18 @@ async fn enter(
         arrival = arrival.announced(&mut socket, door, line).await?;
         place = arrival.admit(house)?;
     }
-    let (mut stream, head_by) = secure(socket, door, line).await?;
+    let (mut stream, head_by) = secure(socket, door, &house.metrics, line).await?;
     arrival.tls = stream.tls_version();
     let exchange = Exchange::new(&mut stream, door.terms.timeouts.stall);
     let (exchange, wanted) = converse(exchange, head_by, arrival, door, house, line).await?;
-    let session = house.registry.open();
+    let route = &wanted.routed.route;
+    let facts = Facts { peer: line.peer, route: &route.name, user: None, since: SystemTime::now() };
+    let session = house.registry.open(facts);
     line.session = Some(session.id());
     let caller = Caller { client: line.peer, called: arrival.called, tls: arrival.tls, id: line.id };
     let timeouts = &door.terms.timeouts;
-    let Routed { route, upstream } = &*wanted.routed;
-    let (backend, backend_place) = match upstream.connect(&wanted.wish, &caller, timeouts.connect).await {
-        Ok(Connected { stream, backend, place }) => {
-            line.backend = Some(backend);
-            (Ok(stream), place)
-        }
-        Err(error) => {
-            line.backend = error.backend().cloned();
-            line.detail = Some(error.to_string());
-            (Err(error.reason()), None)
-        }
-    };
+    let Dialled { backend, place: backend_place } =
+        dial(&wanted, &caller, timeouts.connect, &house.metrics, line).await;
     if let Err(reason) = backend
         && route.backend_failure == BackendFailure::Status
     {
@@ -152,8 +146,12 @@ async fn enter(
     let switching = wanted.handshake.switching(wanted.subprotocol.as_deref());
     let pipelined = exchange.upgrade(switching).await.map_err(Fault::reason)?;
     drop(handshake);
+    let living = line.backend.as_ref().filter(|_| backend.is_ok()).map(|backend| {
+        session.reached(&backend.to_string());
+        house.metrics.open_session(&route.name, &label(route, backend))
+    });
     let rules = rules(route, timeouts);
-    let guards = (place.or(wanted.place), wanted.slot, backend_place);
+    let guards = (place.or(wanted.place), wanted.slot, backend_place, living);
     Ok(Box::new(Entered { stream, pipelined, backend, rules, session, guards }))
 }
 

@@ -109,6 +109,8 @@ reasons! {
     TextRefused = "text_refused", None, Some(1003), "only binary frames are accepted here";
     /// The client sent text that is not UTF-8 (RFC 6455 §8.1).
     InvalidText = "invalid_text", None, Some(1007), "text is not UTF-8";
+    /// An operator ended the session.
+    Killed = "killed", None, Some(1008), "ended by the operator";
     /// No payload either way for `timeouts.idle`.
     IdleTimeout = "idle_timeout", None, Some(1000), "idle for too long";
     /// The session is as old as `timeouts.lifetime` allows.

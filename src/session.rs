@@ -1,17 +1,20 @@
 //! What is alive.
 //!
-//! Owns the [`Registry`] of sessions and the guard a session holds while it lives. Refuses to know how a session
-//! works: it can only be told to end. Invariant: an entry lives exactly as long as its [`Session`].
+//! Owns the [`Registry`] of sessions, what is known of each, and the guard a session holds while it lives. Refuses to
+//! know how a session works: it can only be told to end, and tells how far it has got. Invariants: an entry lives
+//! exactly as long as its [`Session`]; the payload of a session is counted for its route at every moment, and once.
 
 mod connection_id;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::{Duration, SystemTime},
 };
 
 use atomic_waker::AtomicWaker;
@@ -25,28 +28,130 @@ pub struct Registry {
     /// The names of connections, be they sessions or not.
     pub connections: ConnectionIds,
     last: AtomicU64,
-    live: Mutex<HashMap<u64, Arc<Entry>>>,
+    live: Mutex<Live>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    sessions: HashMap<u64, Arc<Entry>>,
+    /// Every route that ever had a session, and what those that have ended carried.
+    routes: HashMap<Arc<str>, Payload>,
+}
+
+/// What is known of a session when it begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The client.
+    pub peer: SocketAddr,
+    /// The name of its route.
+    pub route: &'a str,
+    /// Who it says it is, where the route asks for credentials.
+    pub user: Option<&'a str>,
+    /// When it began.
+    pub since: SystemTime,
+}
+
+/// Payload in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// Accepted from clients.
+    pub bytes_in: u64,
+    /// Accepted from backends.
+    pub bytes_out: u64,
+}
+
+impl Payload {
+    /// This and more of it.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { bytes_in: self.bytes_in + other.bytes_in, bytes_out: self.bytes_out + other.bytes_out }
+    }
+}
+
+/// A living session, as it was when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its number.
+    pub id: u64,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The name of its route.
+    pub route: Arc<str>,
+    /// The server it reached; none while it is being dialled, or if none was reached.
+    pub backend: Option<Arc<str>>,
+    /// Who the client says it is, where the route asks for credentials.
+    pub user: Option<Arc<str>>,
+    /// When it began.
+    pub since: SystemTime,
+    /// What it has carried so far.
+    pub payload: Payload,
+    /// How long the client took to answer the last Ping, to the microsecond; none before the first answer.
+    pub round_trip: Option<Duration>,
+    /// Bytes accepted from one side that the other has not taken yet.
+    pub buffered: u32,
 }
 
 impl Registry {
     /// Enters a new session under the next number.
-    pub fn open(self: &Arc<Self>) -> Session {
+    pub fn open(self: &Arc<Self>, facts: Facts<'_>) -> Session {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let entry = Arc::new(Entry::default());
-        self.live().insert(id, Arc::clone(&entry));
+        let mut live = self.live();
+        let route = live.route(facts.route);
+        let entry = Arc::new(Entry {
+            peer: facts.peer,
+            route,
+            user: facts.user.map(Arc::from),
+            since: facts.since,
+            backend: OnceLock::new(),
+            order: OnceLock::new(),
+            waker: AtomicWaker::new(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            round_trip: AtomicU32::new(0),
+            buffered: AtomicU32::new(0),
+        });
+        live.sessions.insert(id, Arc::clone(&entry));
+        drop(live);
         Session { id, entry, registry: Arc::clone(self) }
     }
 
     /// The numbers of the living sessions, oldest first.
     pub fn ids(&self) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.live().keys().copied().collect();
+        let mut ids: Vec<u64> = self.live().sessions.keys().copied().collect();
         ids.sort_unstable();
         ids
     }
 
+    /// The living sessions, oldest first.
+    pub fn look(&self) -> Vec<Seen> {
+        let entries = self.live().sessions.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
+        // What they say is read outside of the lock: nobody waits for a long list.
+        let mut entries: Vec<(u64, Arc<Entry>)> = entries;
+        entries.sort_unstable_by_key(|(id, _)| *id);
+        entries.into_iter().map(|(id, entry)| entry.seen(id)).collect()
+    }
+
+    /// One living session.
+    pub fn find(&self, id: u64) -> Option<Seen> {
+        let entry = self.live().sessions.get(&id).cloned();
+        entry.map(|entry| entry.seen(id))
+    }
+
+    /// What the sessions of each route have carried, living ones included. Never less than before.
+    pub fn payload(&self) -> BTreeMap<Arc<str>, Payload> {
+        let live = self.live();
+        let mut routes: BTreeMap<_, _> =
+            live.routes.iter().map(|(route, payload)| (Arc::clone(route), *payload)).collect();
+        for entry in live.sessions.values() {
+            let route = routes.entry(Arc::clone(&entry.route)).or_default();
+            *route = route.plus(entry.payload());
+        }
+        routes
+    }
+
     /// How many sessions live.
     pub fn len(&self) -> usize {
-        self.live().len()
+        self.live().sessions.len()
     }
 
     /// Whether no session lives.
@@ -56,14 +161,55 @@ impl Registry {
 
     /// Tells one session to end for `reason`. Returns whether it lives.
     pub fn end(&self, id: u64, reason: Reason) -> bool {
-        let entry = self.live().get(&id).cloned();
-        entry.map(|entry| entry.order(reason)).is_some()
+        self.end_because(id, reason, None)
     }
 
-    fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
-        // The map is whole between any two statements, so a panic elsewhere leaves it usable.
+    /// Tells one session to end for `reason`, and its client why in these words. Returns whether it lives.
+    pub fn end_because(&self, id: u64, reason: Reason, words: Option<&str>) -> bool {
+        let entry = self.live().sessions.get(&id).cloned();
+        entry.map(|entry| entry.order(Order { reason, words: words.map(Box::from) })).is_some()
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // It is whole between any two statements, so a panic elsewhere leaves it usable.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Live {
+    /// The name of a route, one text for all its sessions.
+    fn route(&mut self, name: &str) -> Arc<str> {
+        if let Some((known, _)) = self.routes.get_key_value(name) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = Arc::from(name);
+        self.routes.insert(Arc::clone(&new), Payload::default());
+        new
+    }
+}
+
+/// That a session has to end, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The end it comes to.
+    pub reason: Reason,
+    words: Option<Box<str>>,
+}
+
+impl Order {
+    /// What the client is told.
+    pub fn words(&self) -> &str {
+        self.words.as_deref().unwrap_or(self.reason.explanation())
+    }
+}
+
+/// How far a session has got.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// What it has carried so far.
+    pub payload: Payload,
+    /// Bytes accepted from one side that the other has not taken yet.
+    pub buffered: usize,
 }
 
 /// A session's place in the registry; leaves it when dropped.
@@ -80,12 +226,32 @@ impl Session {
         self.id
     }
 
-    /// Ready with the reason once somebody has told this session to end. Wakes the last task that asked.
-    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Reason> {
+    /// Notes which server was reached. The first one stands.
+    pub fn reached(&self, backend: &str) {
+        let _ = self.entry.backend.set(Arc::from(backend));
+    }
+
+    /// Notes how far the session has got. Costs three stores: called at the end of every poll.
+    pub fn note(&self, progress: Progress) {
+        let Payload { bytes_in, bytes_out } = progress.payload;
+        self.entry.bytes_in.store(bytes_in, Ordering::Relaxed);
+        self.entry.bytes_out.store(bytes_out, Ordering::Relaxed);
+        let buffered = u32::try_from(progress.buffered).unwrap_or(u32::MAX);
+        self.entry.buffered.store(buffered, Ordering::Relaxed);
+    }
+
+    /// Notes how long the client took to answer a Ping.
+    pub fn note_round_trip(&self, took: Duration) {
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+        self.entry.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    /// Ready once somebody has told this session to end. Wakes the last task that asked.
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<&Order> {
         // Registered before looking, so that an order given in between wakes us.
         self.entry.waker.register(cx.waker());
-        match self.entry.ordered() {
-            Some(reason) => Poll::Ready(reason),
+        match self.entry.order.get() {
+            Some(order) => Poll::Ready(order),
             None => Poll::Pending,
         }
     }
@@ -93,28 +259,57 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.registry.live().remove(&self.id);
+        let mut live = self.registry.live();
+        // Under one lock, so that its payload is counted among the living or among the dead.
+        if let Some(entry) = live.sessions.remove(&self.id) {
+            let route = live.routes.entry(Arc::clone(&entry.route)).or_default();
+            *route = route.plus(entry.payload());
+        }
     }
 }
 
 /// What the registry and the session share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
-    /// 0, or one more than the reason's place in the table.
-    order: AtomicU8,
+    peer: SocketAddr,
+    route: Arc<str>,
+    user: Option<Arc<str>>,
+    since: SystemTime,
+    backend: OnceLock<Arc<str>>,
+    /// The first order stands; a later one changes nothing.
+    order: OnceLock<Box<Order>>,
     waker: AtomicWaker,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    /// In microseconds; 0 before the first answer.
+    round_trip: AtomicU32,
+    buffered: AtomicU32,
 }
 
 impl Entry {
-    /// The first order stands; a later one changes nothing.
-    fn order(&self, reason: Reason) {
-        let _ = self.order.compare_exchange(0, reason as u8 + 1, Ordering::Release, Ordering::Relaxed);
+    fn order(&self, order: Order) {
+        let _ = self.order.set(Box::new(order));
         self.waker.wake();
     }
 
-    fn ordered(&self) -> Option<Reason> {
-        let place = self.order.load(Ordering::Acquire).checked_sub(1)?;
-        Reason::ALL.get(usize::from(place)).copied()
+    fn payload(&self) -> Payload {
+        let (bytes_in, bytes_out) = (&self.bytes_in, &self.bytes_out);
+        Payload { bytes_in: bytes_in.load(Ordering::Relaxed), bytes_out: bytes_out.load(Ordering::Relaxed) }
+    }
+
+    fn seen(&self, id: u64) -> Seen {
+        let micros = self.round_trip.load(Ordering::Relaxed);
+        Seen {
+            id,
+            peer: self.peer,
+            route: Arc::clone(&self.route),
+            backend: self.backend.get().cloned(),
+            user: self.user.clone(),
+            since: self.since,
+            payload: self.payload(),
+            round_trip: (micros > 0).then(|| Duration::from_micros(micros.into())),
+            buffered: self.buffered.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -124,26 +319,95 @@ mod tests {
 
     use super::*;
 
+    fn facts(route: &str) -> Facts<'_> {
+        Facts { peer: ([192, 0, 2, 7], 4711).into(), route, user: None, since: SystemTime::UNIX_EPOCH }
+    }
+
+    fn payload(bytes_in: u64, bytes_out: u64) -> Payload {
+        Payload { bytes_in, bytes_out }
+    }
+
     #[test]
     fn a_session_leaves_the_registry_when_dropped() {
         let registry = Arc::new(Registry::default());
-        let (first, second) = (registry.open(), registry.open());
+        let (first, second) = (registry.open(facts("a")), registry.open(facts("a")));
         assert_eq!(registry.ids(), [first.id(), second.id()]);
         drop(first);
         assert_eq!(registry.ids(), [second.id()]);
         assert!(!registry.end(1, Reason::Draining), "the first session is gone");
+        assert_eq!(registry.find(1), None);
     }
 
     #[tokio::test]
     async fn an_order_wakes_the_session_and_the_first_one_stands() {
         let registry = Arc::new(Registry::default());
-        let session = registry.open();
+        let session = registry.open(facts("a"));
         let id = session.id();
         assert!(session.poll_end(&mut Context::from_waker(Waker::noop())).is_pending());
-        let waiting = tokio::spawn(async move { poll_fn(|cx| session.poll_end(cx)).await });
+        let waiting = tokio::spawn(async move { poll_fn(|cx| session.poll_end(cx).map(Order::clone)).await });
         tokio::task::yield_now().await;
-        assert!(registry.end(id, Reason::Draining));
+        assert!(registry.end_because(id, Reason::Killed, Some("lunch")));
         registry.end(id, Reason::Internal);
-        assert_eq!(waiting.await.unwrap(), Reason::Draining);
+        let order = waiting.await.unwrap();
+        assert_eq!((order.reason, order.words()), (Reason::Killed, "lunch"));
+    }
+
+    #[test]
+    fn an_order_without_words_uses_those_of_the_table() {
+        let registry = Arc::new(Registry::default());
+        let session = registry.open(facts("a"));
+        registry.end(session.id(), Reason::Draining);
+        let Poll::Ready(order) = session.poll_end(&mut Context::from_waker(Waker::noop())) else {
+            panic!("no order")
+        };
+        assert_eq!(order.words(), Reason::Draining.explanation());
+    }
+
+    #[test]
+    fn a_look_shows_what_is_known() {
+        let registry = Arc::new(Registry::default());
+        let user = Facts { user: Some("ada"), ..facts("desk") };
+        let (session, other) = (registry.open(user), registry.open(facts("chat")));
+        session.reached("tcp://127.0.0.1:5900");
+        session.reached("tcp://127.0.0.1:1");
+        session.note(Progress { payload: payload(3, 5), buffered: 7 });
+        session.note_round_trip(Duration::from_nanos(1));
+        let seen = registry.look();
+        assert_eq!(seen, [registry.find(session.id()).unwrap(), registry.find(other.id()).unwrap()]);
+        let expected = Seen {
+            id: session.id(),
+            peer: ([192, 0, 2, 7], 4711).into(),
+            route: "desk".into(),
+            backend: Some("tcp://127.0.0.1:5900".into()),
+            user: Some("ada".into()),
+            since: SystemTime::UNIX_EPOCH,
+            payload: payload(3, 5),
+            round_trip: Some(Duration::from_micros(1)),
+            buffered: 7,
+        };
+        assert_eq!(seen[0], expected);
+        assert_eq!((&seen[1].backend, seen[1].round_trip, seen[1].buffered), (&None, None, 0));
+    }
+
+    #[test]
+    fn payload_is_counted_once_for_the_living_and_the_dead() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.open(facts("a"));
+        let second = registry.open(facts("a"));
+        let other = registry.open(facts("b"));
+        first.note(Progress { payload: payload(1, 10), buffered: 0 });
+        second.note(Progress { payload: payload(2, 20), buffered: 0 });
+        other.note(Progress { payload: payload(4, 40), buffered: 0 });
+        let expected = BTreeMap::from([("a".into(), payload(3, 30)), ("b".into(), payload(4, 40))]);
+        assert_eq!(registry.payload(), expected);
+        drop(first);
+        assert_eq!(registry.payload(), expected);
+        drop((second, other));
+        assert_eq!(registry.payload(), expected);
+    }
+
+    #[test]
+    fn what_the_registry_adds_to_a_session_is_small() {
+        assert!(size_of::<Entry>() <= 176, "{} bytes", size_of::<Entry>());
     }
 }

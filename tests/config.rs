@@ -109,6 +109,7 @@ fn known() -> Keys {
         "[limits.per_ip]",
         "[timeouts]",
         "[web]",
+        "[admin]",
         "[log]",
     ];
     let mut keys: Keys = headers.iter().map(|header| ((*header).to_owned(), known_below(header))).collect();
@@ -143,7 +144,7 @@ fn the_shipped_file_loads() {
     assert_eq!(route.path, RoutePath::Exact("/vnc".into()));
     assert_eq!(route.upstream, UpstreamConfig::single("tcp://127.0.0.1:5900".parse().unwrap()));
     assert!(route.origins.same_origin && !route.origins.any && route.origins.listed.is_empty());
-    assert_eq!(config.web, None);
+    assert_eq!((&config.web, &config.admin), (&None, &None));
 }
 
 #[test]
@@ -159,6 +160,8 @@ fn the_shipped_file_loads_with_every_disabled_line_enabled() {
     assert_eq!(config.warnings, Vec::<String>::new());
     assert_eq!(config.routes[0].host.take().as_deref(), Some("desk.example.com"));
     assert_eq!(config.web.take().map(|web| web.root), Some(directory.path().join("web")));
+    let address = config.admin.take().map(|admin| admin.address.to_string());
+    assert_eq!(address.as_deref(), Some("127.0.0.1:9101"));
     let names: Vec<&str> = config.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["vnc", "xmpp", "desks"]);
     let xmpp = &config.routes[1].upstream;
@@ -204,7 +207,7 @@ fn the_manual_and_the_shipped_file_show_the_same_defaults() {
 fn keys_without_a_default_are_required_or_not_as_the_manual_says() {
     let tokens =
         "[[route]]\nname = \"desks\"\npath = \"/\"\n[route.targets]\nfrom = \"file\"\npath = \"tokens\"";
-    let whole = format!("{MINIMAL}\n{tokens}\n[web]\nroot = \"web\"\n");
+    let whole = format!("{MINIMAL}\n{tokens}\n[web]\nroot = \"web\"\n[admin]\naddress = \"[::1]:0\"\n");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     for inside in ["tokens", "web"] {
@@ -269,13 +272,9 @@ fn the_errors_of_the_manual_are_those_of_the_parser() {
 
 #[test]
 fn keys_that_nothing_implements_yet_are_unknown() {
-    for (header, key) in [
-        ("[[listener]]", "certificates"),
-        ("[[listener]]", "client_ca"),
-        ("[[route]]", "auth"),
-        ("", "admin"),
-        ("", "auth"),
-    ] {
+    for (header, key) in
+        [("[[listener]]", "certificates"), ("[[listener]]", "client_ca"), ("[[route]]", "auth"), ("", "auth")]
+    {
         let text = format!("{header}\n{key} = true\n");
         let error = Config::parse(&text, Path::new("gateway.toml")).unwrap_err().to_string();
         let place = if header.is_empty() { "at the top level".to_owned() } else { format!("in {header}") };

@@ -11,8 +11,12 @@
 
 use std::{
     cmp::Reverse,
+    collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,25 +33,63 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// its client left, holds the next one up for no longer.
 const TRIAL: Duration = Duration::from_secs(1);
 
+/// The targets of all routes, as far as anybody still needs them: what is known of one outlives the list that named it, so
+/// that the next list goes on where the last one was, and `max_sessions` stays true whatever is reloaded.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    targets: Mutex<HashMap<(String, Backend), Weak<Target>>>,
+}
+
+impl Ledger {
+    /// A pool of the `backends` of the route named `route`, in which those that the route had before are what they were.
+    pub fn pool(&self, route: &str, backends: &[Backend], rules: Rules) -> Arc<Pool> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.retain(|_, target| target.strong_count() > 0);
+        let target = |backend: &Backend| {
+            let entry = targets.entry((route.to_owned(), backend.clone())).or_default();
+            entry.upgrade().unwrap_or_else(|| {
+                let target = Arc::new(Target::new(backend));
+                *entry = Arc::downgrade(&target);
+                target
+            })
+        };
+        Arc::new(Pool::of(backends.iter().map(target).collect(), rules))
+    }
+}
+
+/// How a pool deals with its targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Which is next.
+    pub balance: Balance,
+    /// Sessions at the same time, for each target.
+    pub max_sessions: Option<usize>,
+    /// Whether there are health checks. Without them, it does not matter what they said when there were some.
+    pub is_checked: bool,
+}
+
 /// The targets of one route. A target is its index in the list that the pool was made of.
 #[derive(Debug)]
 pub struct Pool {
     balance: Balance,
     max_sessions: usize,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
+    is_checked: bool,
     /// How many orders were given.
-    turn: usize,
-    targets: Vec<Target>,
+    turn: AtomicUsize,
+    targets: Vec<Arc<Target>>,
 }
 
+/// One target of one route, over all lists that name it.
 #[derive(Debug)]
 struct Target {
     /// What the target is to [`Balance::SourceIp`]: a hash of how it is written.
     seed: u64,
+    state: Mutex<State>,
+}
+
+/// What is known of a target at one moment.
+#[derive(Debug, Clone, Copy)]
+struct State {
     sessions: usize,
     /// What the health checks say. Without checks nobody says otherwise.
     healthy: bool,
@@ -73,16 +115,14 @@ enum Standing {
 impl Pool {
     /// A pool of `backends`, all of them healthy and free. `max_sessions` is for each.
     pub fn new(backends: &[Backend], balance: Balance, max_sessions: Option<usize>) -> Arc<Self> {
-        let target = |backend: &Backend| Target {
-            seed: hash(backend.to_string().as_bytes()),
-            sessions: 0,
-            healthy: true,
-            failures: 0,
-            standing: Standing::Good,
-        };
-        let targets = backends.iter().map(target).collect();
+        let targets = backends.iter().map(|backend| Arc::new(Target::new(backend))).collect();
+        Arc::new(Self::of(targets, Rules { balance, max_sessions, is_checked: true }))
+    }
+
+    fn of(targets: Vec<Arc<Target>>, rules: Rules) -> Self {
+        let Rules { balance, max_sessions, is_checked } = rules;
         let max_sessions = max_sessions.unwrap_or(usize::MAX);
-        Arc::new(Self { balance, max_sessions, state: Mutex::new(State { turn: 0, targets }) })
+        Self { balance, max_sessions, is_checked, turn: AtomicUsize::new(0), targets }
     }
 
     /// The targets to try for one dial, the best first, each once. None, when all of them are down by their health
@@ -93,50 +133,64 @@ impl Pool {
     /// most a second, others still pass the target by. Otherwise every client would wait for a target that swallows
     /// packets, each time its ejection ends.
     pub fn order(&self, now: Instant, caller: IpAddr) -> Vec<usize> {
-        let mut guard = self.lock();
-        let State { turn, targets } = &mut *guard;
-        let (mut ready, mut ejected): (Vec<_>, Vec<_>) = (0..targets.len())
-            .filter(|&index| targets[index].healthy && targets[index].sessions < self.max_sessions)
-            .partition(|&index| targets[index].ejected_until(now).is_none());
+        let states: Vec<State> = self.targets.iter().map(|target| *target.state()).collect();
+        let (mut ready, mut ejected): (Vec<_>, Vec<_>) = (0..states.len())
+            .filter(|&index| self.is_healthy_in(&states[index]) && states[index].sessions < self.max_sessions)
+            .partition(|&index| states[index].ejected_until(now).is_none());
+        if !ready.is_empty() {
+            self.sort(&mut ready, &states, caller);
+        }
+        // Somebody else may have begun a trial, or ended one badly, since we looked.
+        while let Some(&first) = ready.first()
+            && !self.targets[first].state().begin(now)
+        {
+            ejected.push(ready.remove(0));
+        }
         if ready.is_empty() {
-            ejected.sort_by_key(|&index| targets[index].ejected_until(now));
+            ejected.sort_by_cached_key(|&index| self.targets[index].state().ejected_until(now));
             return ejected;
-        }
-        match self.balance {
-            Balance::First => {}
-            Balance::RoundRobin => rotate(&mut ready, turn),
-            // Of those that have equally few, each in turn.
-            Balance::LeastSessions => {
-                rotate(&mut ready, turn);
-                ready.sort_by_key(|&index| targets[index].sessions);
-            }
-            Balance::SourceIp => {
-                let caller = hash_of(caller);
-                ready.sort_by_key(|&index| Reverse(mix(targets[index].seed ^ caller)));
-            }
-        }
-        let first = &mut targets[ready[0]];
-        if first.standing != Standing::Good {
-            first.standing = Standing::OnTrial { until: now + TRIAL };
         }
         ready
     }
 
+    /// Sorts those that are ready, at least one, the best first.
+    fn sort(&self, ready: &mut [usize], states: &[State], caller: IpAddr) {
+        match self.balance {
+            Balance::First => {}
+            Balance::RoundRobin => self.rotate(ready),
+            // Of those that have equally few, each in turn.
+            Balance::LeastSessions => {
+                self.rotate(ready);
+                ready.sort_by_key(|&index| states[index].sessions);
+            }
+            Balance::SourceIp => {
+                let caller = hash_of(caller);
+                ready.sort_by_key(|&index| Reverse(mix(self.targets[index].seed ^ caller)));
+            }
+        }
+    }
+
+    /// Moves the next in turn to the front. The turn goes round those that are ready: were it to go round all, the
+    /// neighbour of one that is down would do the work of two.
+    fn rotate(&self, ready: &mut [usize]) {
+        ready.rotate_left(self.turn.fetch_add(1, Ordering::Relaxed) % ready.len());
+    }
+
     /// A session's place at `target`, or `None` when it holds as many as it may. Take it before the dial: those who
     /// are on their way count for [`Balance::LeastSessions`] too, and a hundred at once do not all choose the same.
-    pub fn enter(self: &Arc<Self>, target: usize) -> Option<Place> {
-        let sessions = &mut self.lock().targets[target].sessions;
-        if *sessions >= self.max_sessions {
+    pub fn enter(&self, target: usize) -> Option<Place> {
+        let mut state = self.targets[target].state();
+        if state.sessions >= self.max_sessions {
             return None;
         }
-        *sessions += 1;
-        Some(Place { pool: Arc::clone(self), target })
+        state.sessions += 1;
+        Some(Place { at: Arc::clone(&self.targets[target]), target })
     }
 
     /// A dial failed: the target is ejected, for one second, then two, then four each time. How long, or `None` when
     /// it was ejected already: dials that were under way together fail together, and count once.
     pub fn failed(&self, target: usize, now: Instant) -> Option<Duration> {
-        let target = &mut self.lock().targets[target];
+        let mut target = self.targets[target].state();
         if matches!(target.standing, Standing::Ejected { until } if now < until) {
             return None;
         }
@@ -148,7 +202,7 @@ impl Pool {
 
     /// A dial went well: the target is as good as new. Whether it was not before.
     pub fn succeeded(&self, target: usize) -> bool {
-        let target = &mut self.lock().targets[target];
+        let mut target = self.targets[target].state();
         let was_good = target.standing == Standing::Good;
         target.forgive();
         !was_good
@@ -157,7 +211,7 @@ impl Pool {
     /// What the health checks found out. A target that is found healthy again is forgiven its failed dials too.
     /// Whether this is news.
     pub fn mark(&self, target: usize, healthy: bool) -> bool {
-        let target = &mut self.lock().targets[target];
+        let mut target = self.targets[target].state();
         let is_news = target.healthy != healthy;
         target.healthy = healthy;
         if is_news && healthy {
@@ -168,21 +222,54 @@ impl Pool {
 
     /// How many places at `target` are held now.
     pub fn sessions(&self, target: usize) -> usize {
-        self.lock().targets[target].sessions
+        self.targets[target].state().sessions
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// What the health checks say of `target`; without checks, that it is healthy.
+    pub fn is_healthy(&self, target: usize) -> bool {
+        self.is_healthy_in(&self.targets[target].state())
+    }
+
+    /// Whether sessions are led to `target`: neither its health checks nor a dial have just found it down.
+    pub fn is_up(&self, target: usize, now: Instant) -> bool {
+        let state = self.targets[target].state();
+        self.is_healthy_in(&state) && state.ejected_until(now).is_none()
+    }
+
+    fn is_healthy_in(&self, state: &State) -> bool {
+        state.healthy || !self.is_checked
+    }
+}
+
+impl Target {
+    fn new(backend: &Backend) -> Self {
+        let state = State { sessions: 0, healthy: true, failures: 0, standing: Standing::Good };
+        Self { seed: hash(backend.to_string().as_bytes()), state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Target {
+impl State {
     fn ejected_until(&self, now: Instant) -> Option<Instant> {
         match self.standing {
             Standing::Ejected { until } | Standing::OnTrial { until } if now < until => Some(until),
             _ => None,
         }
+    }
+
+    /// A dial begins with this target, unless another is trying it out.
+    fn begin(&mut self, now: Instant) -> bool {
+        if self.ejected_until(now).is_some() {
+            return false;
+        }
+        if self.standing != Standing::Good {
+            self.standing = Standing::OnTrial { until: now + TRIAL };
+        }
+        true
     }
 
     fn forgive(&mut self) {
@@ -195,7 +282,7 @@ impl Target {
 #[derive(Debug)]
 #[must_use = "the place is given back when it is dropped"]
 pub struct Place {
-    pool: Arc<Pool>,
+    at: Arc<Target>,
     target: usize,
 }
 
@@ -208,15 +295,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pool.lock().targets[self.target].sessions -= 1;
+        self.at.state().sessions -= 1;
     }
-}
-
-/// Moves the next in turn to the front. The turn goes round those that are ready: were it to go round all, the
-/// neighbour of one that is down would do the work of two.
-fn rotate(ready: &mut [usize], turn: &mut usize) {
-    ready.rotate_left(*turn % ready.len());
-    *turn = turn.wrapping_add(1);
 }
 
 /// Rendezvous hashing (Thaler and Ravishankar, 1998): each client ranks the targets by a hash of both. When a target
@@ -571,7 +651,7 @@ mod tests {
                         prop_assert_eq!(once.len(), order.len(), "one target twice");
                         // Those that have failed are tried by themselves, whatever they hold.
                         if balance == Balance::LeastSessions && order.iter().all(|&target| {
-                            pool.lock().targets[target].standing == Standing::Good
+                            pool.targets[target].state().standing == Standing::Good
                         }) {
                             prop_assert!(order.is_sorted_by_key(|&target| held[target]), "{order:?} of {held:?}");
                         }
@@ -600,7 +680,7 @@ mod tests {
             drop(places);
             for target in 0..number {
                 prop_assert_eq!(pool.sessions(target), 0, "a place was lost");
-                prop_assert!(pool.lock().targets[target].ejected_until(now + TRIAL).is_none());
+                prop_assert!(pool.targets[target].state().ejected_until(now + TRIAL).is_none());
             }
             prop_assert!(order.iter().all(|&target| healthy[target]));
         }

@@ -61,7 +61,7 @@ impl Checks {
         F: Future<Output = Result<(), E>>,
         E: Display,
     {
-        let mut streak = Streak::default();
+        let mut streak = Streak { down: !self.pool.is_healthy(self.target), contradictions: 0 };
         let mut clock = interval_at(first, self.rules.interval.max(Duration::from_millis(1)));
         // A machine that was asleep need not make up for it.
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -93,8 +93,9 @@ impl Checks {
     }
 }
 
-/// Tries in a row that contradict what is believed. At first a target is believed to be healthy: a gateway that has
-/// just been started serves at once.
+/// Tries in a row that contradict what is believed. At first that is what was believed before the configuration was read
+/// again; and a target that nobody has tried yet is believed to be healthy: a gateway that has just been started serves at
+/// once.
 #[derive(Debug, Default)]
 struct Streak {
     down: bool,

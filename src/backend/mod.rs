@@ -32,7 +32,7 @@ pub use self::{
     stream::BackendStream,
 };
 use self::{
-    balance::{Place, Pool},
+    balance::{Place, Pool, Rules},
     targets::{Table, TargetsError, token_of},
     tls::TlsConfigError,
 };
@@ -121,19 +121,29 @@ enum Servers {
 }
 
 impl Upstream {
-    /// Loads what a route says of its servers: certificates, token file.
+    /// Loads what the route named `route` says of its servers: certificates, token file. Servers that the route had
+    /// before, as far as the ledger among the tools knows, keep their sessions and what was found out about them.
     ///
     /// # Errors
     /// Something is missing, unreadable or wrong.
-    pub fn load(config: &UpstreamConfig, tools: &Tools) -> Result<Self, UpstreamError> {
+    pub fn load(route: &str, config: &UpstreamConfig, tools: &Tools) -> Result<Self, UpstreamError> {
         let servers = match &config.destinations {
-            Destinations::Fixed(backends) => Servers::Pool {
-                pool: Pool::new(backends, config.balance, config.max_sessions),
-                backends: backends.clone(),
-            },
+            Destinations::Fixed(backends) => {
+                let is_checked = config.health.is_some();
+                let rules = Rules { balance: config.balance, max_sessions: config.max_sessions, is_checked };
+                Servers::Pool { pool: tools.ledger.pool(route, backends, rules), backends: backends.clone() }
+            }
             Destinations::Tokens(file) => Servers::Tokens(Table::open(file)?),
         };
         Ok(Self { servers, reach: Reach::load(config, tools)?, health: config.health.clone() })
+    }
+
+    /// Whether what is loaded for `config` depends on nothing but `config`, no file included.
+    pub fn is_all_of(config: &UpstreamConfig) -> bool {
+        match &config.destinations {
+            Destinations::Fixed(backends) => !backends.iter().any(Backend::is_encrypted),
+            Destinations::Tokens(_) => false,
+        }
     }
 
     /// What a request for this route asks for; `None` if its token names nothing.
@@ -150,6 +160,17 @@ impl Upstream {
             Servers::Pool { backends, .. } => backends.clone(),
             Servers::Tokens(table) => table.backends(),
         }
+    }
+
+    /// The servers that are named in the configuration: whether sessions are led there, and how many are there or on
+    /// their way. None where tokens lead.
+    pub fn standing(&self) -> Vec<(Backend, bool, usize)> {
+        let Servers::Pool { pool, backends } = &self.servers else { return Vec::new() };
+        let now = StdInstant::now();
+        let stands = |(target, backend): (usize, &Backend)| {
+            (backend.clone(), pool.is_up(target, now), pool.sessions(target))
+        };
+        backends.iter().enumerate().map(stands).collect()
     }
 
     /// How its servers are reached.
@@ -216,7 +237,10 @@ impl Upstream {
     pub async fn watch(self: Arc<Self>, route: String, stop: CancellationToken) {
         match (&self.servers, self.health.clone()) {
             (Servers::Tokens(table), _) => Arc::clone(table).watch(stop).await,
-            (Servers::Pool { .. }, None) => {}
+            // What checks of an earlier configuration have found is of no use to those of a later one.
+            (Servers::Pool { pool, backends }, None) => (0..backends.len()).for_each(|target| {
+                pool.mark(target, true);
+            }),
             (Servers::Pool { pool, backends }, Some(health)) => {
                 let (upstream, limit) = (Arc::clone(&self), health.timeout);
                 let probe = move |backend: Backend| {

@@ -11,6 +11,7 @@ use tokio::{
 use super::{
     allowed::Allowed,
     announce::{self, Caller},
+    balance::Ledger,
     race::{self, RaceError, is_exhaustion},
     resolve::{ResolveError, Resolver},
     starttls::{self, StartTlsError},
@@ -28,8 +29,21 @@ use crate::{
 pub struct Tools {
     /// Turns names into addresses.
     pub resolver: Arc<Resolver>,
+    /// What is known of the servers.
+    pub ledger: Arc<Ledger>,
     /// The authorities that the system trusts.
     pub roots: SystemRoots,
+}
+
+impl Tools {
+    /// The tools for another reading of the configuration: what was learned stays, and files are read again.
+    pub fn again(&self) -> Self {
+        Self {
+            resolver: Arc::clone(&self.resolver),
+            ledger: Arc::clone(&self.ledger),
+            roots: SystemRoots::default(),
+        }
+    }
 }
 
 /// Why one server was not reached. The texts continue "cannot reach tcp://…: ".

@@ -26,6 +26,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) timeouts: Timeouts,
     pub(super) web: Maybe<Web>,
+    pub(super) admin: Maybe<Admin>,
     #[serde(default)]
     pub(super) log: Log,
 }
@@ -133,6 +134,12 @@ pub(super) struct Web {
     pub(super) root: Maybe<String>,
 }
 
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) address: Maybe<String>,
+}
+
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Log {
@@ -236,7 +243,7 @@ pub(super) struct Table {
 }
 
 /// Every table there is, the top level first.
-pub(super) fn tables() -> [Table; 11] {
+pub(super) fn tables() -> [Table; 12] {
     [
         Table { path: &[], header: "", keys: keys::<File>() },
         Table { path: &["listener"], header: "[[listener]]", keys: keys::<Listener>() },
@@ -248,6 +255,7 @@ pub(super) fn tables() -> [Table; 11] {
         Table { path: &["limits", "per_ip"], header: "[limits.per_ip]", keys: keys::<PerIp>() },
         Table { path: &["timeouts"], header: "[timeouts]", keys: keys::<Timeouts>() },
         Table { path: &["web"], header: "[web]", keys: keys::<Web>() },
+        Table { path: &["admin"], header: "[admin]", keys: keys::<Admin>() },
         Table { path: &["log"], header: "[log]", keys: keys::<Log>() },
     ]
 }
@@ -293,7 +301,7 @@ mod tests {
         for table in tables() {
             assert!(!table.keys.is_empty(), "{table:?}");
         }
-        assert_eq!(tables()[0].keys, ["listener", "route", "limits", "timeouts", "web", "log"]);
+        assert_eq!(tables()[0].keys, ["listener", "route", "limits", "timeouts", "web", "admin", "log"]);
         assert_eq!(tables()[7].keys, ["rate", "burst", "sessions", "exempt"]);
     }
 

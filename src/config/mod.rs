@@ -5,6 +5,7 @@
 //! and `targets.path` are looked at, so that a wrong one is found before anything binds). Invariant: a
 //! [`Config`] that exists is whole and consistent. No text is left in it that still has to be understood.
 
+mod admin;
 mod backend;
 mod convert;
 mod error;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use admin::{Admin, AdminAddress, AdminAddressError};
 pub use backend::{Backend, BackendError};
 pub use error::{ConfigError, Problem};
 pub use host::{Host, HostError};
@@ -50,6 +52,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Static files, if any are served.
     pub web: Option<Web>,
+    /// How it can be watched and steered, if it can be.
+    pub admin: Option<Admin>,
     /// How to log.
     pub log: Log,
     /// What is permitted but probably not meant: one whole sentence each, with its place in the file.
@@ -139,7 +143,7 @@ mod tests {
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.timeouts, Timeouts::default());
         assert_eq!(config.log, Log::default());
-        assert_eq!(config.web, None);
+        assert_eq!((&config.web, &config.admin), (&None, &None));
         assert_eq!(config.listeners[0].min_tls, TlsVersion::V1_2);
         assert!(!config.listeners[0].proxy_protocol);
         let route = &config.routes[0];
@@ -182,6 +186,8 @@ mod tests {
             drain = "1m 30s"
             ping = "0s"
             lifetime = "12h"
+            [admin]
+            address = "unix:admin.sock"
             [log]
             format = "json"
             level = "debug"
@@ -212,6 +218,7 @@ mod tests {
         assert_eq!(config.timeouts.drain, Duration::from_secs(90));
         assert_eq!(config.timeouts.ping, None);
         assert_eq!(config.timeouts.lifetime, Some(Duration::from_secs(43_200)));
+        assert_eq!(config.admin, Some(Admin { address: AdminAddress::Unix("admin.sock".into()) }));
         assert_eq!((config.log.format, config.log.level), (LogFormat::Json, tracing::Level::DEBUG));
         assert_eq!(config.warnings, Vec::<String>::new());
     }
@@ -238,8 +245,8 @@ mod tests {
                 r#"7:2: unknown key "per_ip" at the top level; it is a table of its own: write [limits.per_ip] on a line alone"#,
             ),
             (
-                "[admin]",
-                r#"7:2: unknown key "admin" at the top level; known here: listener, route, limits, timeouts, web, log"#,
+                "[steering]",
+                r#"7:2: unknown key "steering" at the top level; known here: listener, route, limits, timeouts, web, admin, log"#,
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -321,6 +328,14 @@ mod tests {
                 r#"8:8: timeouts.pong "1us": shorter than a millisecond; write a duration such as "5s", "1m 30s" or "250ms""#,
             ),
             ("[web]", r#"7:1: web.root is missing; add root = "web", or leave [web] out"#),
+            (
+                "[admin]",
+                r#"7:1: admin.address is missing; add address = "127.0.0.1:9101" or "unix:/run/portcullis/admin.sock", or leave [admin] out"#,
+            ),
+            (
+                "[admin]\naddress = \"0.0.0.0:9101\"",
+                r#"8:11: admin.address "0.0.0.0:9101": not a loopback address: whoever reaches it can end every session; use "127.0.0.1", "[::1]" or "unix:/path", and ssh to come from elsewhere"#,
+            ),
             (
                 "[web]\nroot = \"\"",
                 r#"8:8: web.root "": the path is empty; write one, relative to the directory of this file"#,

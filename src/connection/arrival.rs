@@ -17,6 +17,7 @@ use crate::{
     config::Timeouts,
     http::{self, Refusal},
     metered::Metered,
+    metrics::Metrics,
     outcome::Reason,
     transport::{
         peer,
@@ -90,6 +91,7 @@ pub(super) fn reason_of(refused: &Refused) -> Reason {
 pub(super) async fn secure(
     socket: TcpStream,
     door: &Door,
+    metrics: &Metrics,
     line: &mut ClosingLine,
 ) -> Result<(ClientStream, Instant), Reason> {
     // Frames are small and interactive: nothing is gained by waiting for more to send.
@@ -102,13 +104,17 @@ pub(super) async fn secure(
         }
         return Ok((ClientStream::Plain(Metered::new(socket)), head_by));
     };
+    let start = StdInstant::now();
     match time::timeout(tls_limit, tls.accept(socket)).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
             line.detail = Some(error.to_string());
             Err(Reason::TlsFailed)
         }
-        Ok(Ok(Accepted::Stream(stream))) => Ok((stream, Instant::now() + request)),
+        Ok(Ok(Accepted::Stream(stream))) => {
+            metrics.count_tls(start.elapsed());
+            Ok((stream, Instant::now() + request))
+        }
         Ok(Ok(Accepted::NotTls(socket))) => {
             if brings_proxy_header(&socket).await {
                 return Err(Reason::ProxyHeaderInvalid);

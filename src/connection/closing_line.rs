@@ -49,10 +49,7 @@ impl ClosingLine {
     /// Writes it. `ended`: what is known of a session that was not cut short.
     pub(super) fn write(&mut self, reason: Reason, ended: Option<Ended>) {
         self.written = true;
-        self.metrics.count_end(reason);
-        if let Some(ended) = ended {
-            self.metrics.count_bytes(ended.bytes_in, ended.bytes_out);
-        }
+        self.metrics.count_end(self.route.as_deref(), reason);
         macro_rules! line {
             ($macro:ident, $message:literal) => {
                 tracing::$macro!(

@@ -1,6 +1,6 @@
 //! The middle stations: what the client asks for, and whether it may have it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, Request, Response, header::ORIGIN};
 use tokio::time::Instant;
@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// How long a client that has just come may take to ask once the gateway stops.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// From the first request head to the one that wants a session: files are answered on the way, all else is refused.
 pub(super) async fn converse<'a>(
     mut exchange: Exchange<'a, ClientStream>,
@@ -31,15 +34,24 @@ pub(super) async fn converse<'a>(
     line: &mut ClosingLine,
 ) -> Result<(Exchange<'a, ClientStream>, Wanted), Reason> {
     let timeouts = &door.terms.timeouts;
-    let mut served = false;
+    let (mut served, mut last_call) = (false, false);
     loop {
         let request = tokio::select! {
             biased;
             request = exchange.next(head_by) => request,
-            () = house.draining.cancelled() => return Err(if served { Reason::Served } else { Reason::Draining }),
+            // Whoever came while the door was open and has yet to ask is not turned away in the middle of asking.
+            () = house.draining.cancelled(), if !last_call => {
+                if served {
+                    return Err(Reason::Served);
+                }
+                last_call = true;
+                head_by = head_by.min(Instant::now() + LAST_CALL);
+                continue;
+            }
         };
         let request = match request {
             Ok(request) => request,
+            Err(Fault::Timeout) if last_call => return Err(Reason::Draining),
             Err(fault) => {
                 exchange.close(fault, timeouts.close).await;
                 let idle = matches!(fault, Fault::Gone | Fault::Timeout);

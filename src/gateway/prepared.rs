@@ -1,18 +1,19 @@
 //! What is loaded and found good before anything is bound.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::HashSet, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Gateway;
+use super::{Control, Gateway, station::Bound};
 use crate::{
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
-    config::{Config, Limits, Listener},
+    config::{Config, Limits, Listener, Log, Route},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
+    service::limits,
     transport::{
-        listener::listen,
+        identity::open_key,
         tls::{IdentityError, Tls},
     },
 };
@@ -78,13 +79,44 @@ impl StartError {
     }
 }
 
+/// What a reading of the configuration takes over from the one before it.
+#[derive(Debug)]
+pub(super) struct Heritage {
+    pub(super) tools: Tools,
+    pub(super) doors: Vec<(SocketAddr, Arc<Door>)>,
+    pub(super) terms: Option<Arc<Terms>>,
+}
+
+impl Heritage {
+    fn none() -> Self {
+        Self { tools: Tools::default(), doors: Vec::new(), terms: None }
+    }
+
+    /// What led to the same servers in the same way, if that is all there is to it.
+    fn upstream(&self, route: &Route) -> Option<Arc<Upstream>> {
+        let mut before = self.terms.iter().flat_map(|terms| terms.routes.iter());
+        let before = before.find(|before| before.route.name == route.name)?;
+        let is_same = before.route.upstream == route.upstream && Upstream::is_all_of(&route.upstream);
+        is_same.then(|| Arc::clone(&before.upstream))
+    }
+
+    /// The TLS side of the listener that had this address. Of several, each has one heir.
+    fn tls(&mut self, address: SocketAddr) -> Option<Tls> {
+        let at = self.doors.iter().position(|(before, _)| *before == address)?;
+        self.doors.remove(at).1.tls.clone()
+    }
+}
+
 /// Everything a gateway needs, loaded and found good; nothing is bound yet.
 #[derive(Debug)]
 pub struct Prepared {
-    file: String,
+    file: PathBuf,
     doors: Vec<(SocketAddr, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
+    log: Log,
+    tools: Tools,
+    warnings: Vec<String>,
 }
 
 impl Prepared {
@@ -93,39 +125,66 @@ impl Prepared {
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(config: Config) -> Result<Self, StartError> {
-        let Config { file, listeners, routes, limits, timeouts, web, .. } = config;
-        let file = file.display().to_string();
+        Self::load_after(config, Heritage::none())
+    }
+
+    /// The same for one that takes the place of another.
+    pub(super) fn load_after(config: Config, mut heritage: Heritage) -> Result<Self, StartError> {
+        let Config { file: path, listeners, routes, limits, timeouts, web, log, mut warnings, .. } = config;
+        let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
-            let tls =
-                listener.identity.as_ref().map(|identity| Tls::load(identity, listener.min_tls)).transpose();
-            let tls = tls.map_err(|cause| StartError::Identity {
-                file: file.clone(),
-                number: index + 1,
-                cause: Box::new(cause),
-            })?;
+            let before = heritage.tls(listener.address);
+            let tls = listener.identity.as_ref().map(|identity| {
+                Tls::load(identity, listener.min_tls, before.as_ref()).map_err(|cause| {
+                    // It is said now; whoever looks after the files need not say it once more.
+                    if let Some(before) = &before {
+                        before.shown().refused();
+                    }
+                    StartError::Identity { file: file.clone(), number: index + 1, cause: Box::new(cause) }
+                })
+            });
+            let tls = tls.transpose()?;
+            warnings.extend(tls.iter().flat_map(|tls| tls.shown().warnings()));
             secured.push((listener, tls));
         }
         let files = web.map(|web| {
             let root = web.root.display().to_string();
             Files::new(&web.root).map_err(|cause| StartError::Web { file: file.clone(), root, cause })
         });
-        let tools = Tools::default();
-        let routes = routes.into_iter().map(|route| {
-            let upstream = Upstream::load(&route.upstream, &tools).map_err(|cause| StartError::Upstream {
-                file: file.clone(),
-                route: route.name.clone(),
-                cause: Box::new(cause),
-            })?;
-            Ok(Routed { route, upstream: Arc::new(upstream) })
-        });
-        let routes = Routes::new(routes.collect::<Result<Vec<_>, StartError>>()?);
-        let terms = Arc::new(Terms { routes, files: files.transpose()?, timeouts });
+        let mut routed = Vec::with_capacity(routes.len());
+        for route in routes {
+            let client = route.upstream.tls.client.as_ref();
+            warnings.extend(client.and_then(|(_, key)| open_key("tls.client_key", key)));
+            let upstream = match heritage.upstream(&route) {
+                Some(upstream) => upstream,
+                None => Arc::new(Upstream::load(&route.name, &route.upstream, &heritage.tools).map_err(
+                    |cause| StartError::Upstream {
+                        file: file.clone(),
+                        route: route.name.clone(),
+                        cause: Box::new(cause),
+                    },
+                )?),
+            };
+            routed.push(Routed { route, upstream });
+        }
+        let terms = Arc::new(Terms { routes: Routes::new(routed), files: files.transpose()?, timeouts });
         let doors = secured.into_iter().map(|(listener, tls)| {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
         });
-        Ok(Self { file, doors: doors.collect(), terms, limits })
+        // The same key for two listeners is one warning.
+        let mut said = HashSet::new();
+        warnings.retain(|warning| said.insert(warning.clone()));
+        let (doors, tools) = (doors.collect(), heritage.tools);
+        let mut prepared = Self { file: path, doors, terms, limits, log, tools, warnings };
+        prepared.warnings.extend(prepared.descriptor_warning());
+        Ok(prepared)
+    }
+
+    /// What is permitted but probably not meant: one whole sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The routes, and what they lead to.
@@ -144,32 +203,69 @@ impl Prepared {
         2 * max_sessions as u64 + max_handshakes as u64 + self.doors.len() as u64 + SPARE_DESCRIPTORS
     }
 
+    /// Raises the descriptor limit; says so if the configured limits still do not fit.
+    fn descriptor_warning(&self) -> Option<String> {
+        match limits::raise_descriptors() {
+            Ok(allowed) => limits::shortfall(self.descriptors(), allowed),
+            Err(error) => Some(format!("cannot raise the descriptor limit: {error}")),
+        }
+    }
+
     /// Listens on every address.
     ///
     /// # Errors
     /// An address is in use, not ours, or not allowed. The ones before it are given up again.
     pub async fn bind(self) -> Result<Gateway, StartError> {
-        let Self { file, doors, terms, limits } = self;
-        let mut listeners = Vec::with_capacity(doors.len());
+        Ok(Gateway { control: Control::new(self.bind_beside(Vec::new())?) })
+    }
+
+    /// Listens on every address that is not among `kept`, each of which stands for one listener.
+    pub(super) fn bind_beside(self, mut kept: Vec<SocketAddr>) -> Result<Ready, StartError> {
+        let Self { file, doors, terms, limits, log, tools, warnings } = self;
+        let mut stations = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
-            let bound = listen(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
-            let (address, socket) = bound.map_err(|cause| StartError::Listen {
-                file: file.clone(),
-                number: index + 1,
-                address,
-                advice: advice(&cause),
-                cause,
+            if let Some(at) = kept.iter().position(|other| *other == address) {
+                kept.remove(at);
+                stations.push((address, None, door));
+                continue;
+            }
+            let bound = Bound::to(address).map_err(|cause| {
+                let ours = kept.iter().any(|other| other.port() == address.port());
+                StartError::Listen {
+                    file: file.display().to_string(),
+                    number: index + 1,
+                    address,
+                    advice: advice(&cause, ours),
+                    cause,
+                }
             })?;
-            tracing::info!(%address, tls = door.tls.is_some(), "listening");
-            listeners.push((address, socket, door));
+            stations.push((address, Some(bound), door));
         }
-        Ok(Gateway { listeners, terms, house: Arc::new(house(limits)) })
+        Ok(Ready { file, stations, terms, limits, log, tools, warnings })
     }
 }
 
-/// What to do about an address that cannot be listened on.
-fn advice(error: &io::Error) -> &'static str {
+/// Everything a gateway needs, listening included.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// The configuration file, as it was named.
+    pub(super) file: PathBuf,
+    /// Each listener's configured address, its socket unless there is one already, and what it leads through.
+    pub(super) stations: Vec<(SocketAddr, Option<Bound>, Arc<Door>)>,
+    pub(super) terms: Arc<Terms>,
+    pub(super) limits: Limits,
+    pub(super) log: Log,
+    pub(super) tools: Tools,
+    pub(super) warnings: Vec<String>,
+}
+
+/// What to do about an address that cannot be listened on. `ours`: the gateway itself listens on its port, at another
+/// address that the same reload would give up.
+fn advice(error: &io::Error, ours: bool) -> &'static str {
     match error.kind() {
+        io::ErrorKind::AddrInUse if ours => {
+            "the gateway itself holds that port until the reload is done; set another port, or start it anew"
+        }
         io::ErrorKind::AddrInUse => "stop the program that uses it, or set another port",
         io::ErrorKind::AddrNotAvailable => "set an address of this machine, or 0.0.0.0 for all of them",
         io::ErrorKind::PermissionDenied => "set a port from 1024 up, or start with CAP_NET_BIND_SERVICE",
@@ -177,11 +273,10 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// What connections share from now on.
-fn house(limits: Limits) -> House {
-    let sources = sources(&limits);
+/// What connections share for as long as the process lives.
+pub(super) fn house(limits: &Limits) -> House {
     House {
-        limiter: Limiter::new(limits.per_ip, sources, Instant::now()),
+        limiter: Limiter::new(limits.per_ip.clone(), sources(limits), Instant::now()),
         handshakes: Capacity::new(limits.max_handshakes),
         sessions: Capacity::new(limits.max_sessions),
         registry: Arc::default(),
@@ -192,6 +287,6 @@ fn house(limits: Limits) -> House {
 
 /// How many sources are remembered: live connections are never forgotten, so there must be more room than there can be
 /// of them.
-fn sources(limits: &Limits) -> usize {
+pub(super) fn sources(limits: &Limits) -> usize {
     SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes))
 }

@@ -42,7 +42,10 @@ pub(super) enum Verdict {
 pub(super) struct Clocks {
     started: Instant,
     heard: Instant,
-    pinged: Option<Instant>,
+    /// When the client was last asked, until its Pong has come.
+    asked: Option<Instant>,
+    /// Whether it has said nothing since.
+    silent: bool,
     payload: (u64, Instant),
     header: Option<Instant>,
     client: Stall,
@@ -54,7 +57,8 @@ impl Clocks {
         Self {
             started: now,
             heard: now,
-            pinged: None,
+            asked: None,
+            silent: false,
             payload: (0, now),
             header: None,
             client: Stall::default(),
@@ -70,7 +74,7 @@ impl Clocks {
             (after(self.client.since, rules.stall), Reason::ClientStalled),
             (after(self.backend.since, rules.stall), Reason::BackendStalled),
             (after(self.header, rules.stall), Reason::ClientStalled),
-            (after(self.pinged, rules.pong), Reason::PongTimeout),
+            (after(self.asked.filter(|_| self.silent), rules.pong), Reason::PongTimeout),
             (after(Some(self.payload.1), rules.idle), Reason::IdleTimeout),
             (after(Some(self.started), rules.lifetime), Reason::LifetimeReached),
         ];
@@ -78,13 +82,19 @@ impl Clocks {
             return Verdict::End(*reason);
         }
         // A Ping would stand behind what the client does not take; the stall clock runs then.
-        let may_ping = self.pinged.is_none() && !seen.client_blocked && !seen.backend_blocked;
+        let may_ping = !self.silent && !seen.client_blocked && !seen.backend_blocked;
         let ping = if may_ping { after(Some(self.heard), rules.ping) } else { None };
         if ping.is_some_and(|at| at <= now) {
-            self.pinged = Some(now);
+            self.asked = Some(now);
+            self.silent = true;
             return Verdict::Ping;
         }
         Verdict::Wait(deadlines.iter().map(|(at, _)| *at).chain([ping]).flatten().min())
+    }
+
+    /// How long the client took to answer: a Pong has come. None if it was not asked; a Pong may come unasked.
+    pub(super) fn round_trip(&mut self, now: Instant) -> Option<Duration> {
+        self.asked.take().map(|asked| now.saturating_duration_since(asked))
     }
 
     fn note(&mut self, now: Instant, seen: Observed) {
@@ -94,7 +104,7 @@ impl Clocks {
         // alive: its Pong stands behind all of that.
         if seen.heard || seen.backend_blocked || client_takes {
             self.heard = now;
-            self.pinged = None;
+            self.silent = false;
         }
         if seen.payload != self.payload.0 {
             self.payload = (seen.payload, now);

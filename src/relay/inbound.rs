@@ -30,6 +30,7 @@ pub(super) struct Inbound {
     refused: bool,
     blocked: bool,
     heard: bool,
+    pong: bool,
     bytes: u64,
 }
 
@@ -44,6 +45,7 @@ impl Inbound {
             refused: false,
             blocked: false,
             heard: false,
+            pong: false,
             bytes: 0,
         }
     }
@@ -114,6 +116,16 @@ impl Inbound {
         std::mem::take(&mut self.heard)
     }
 
+    /// Whether the client sent a Pong since the last call.
+    pub(super) fn take_pong(&mut self) -> bool {
+        std::mem::take(&mut self.pong)
+    }
+
+    /// How many bytes wait here for the backend, or to be looked at.
+    pub(super) fn buffered(&self) -> usize {
+        self.pipelined.len() + self.pending.len()
+    }
+
     /// How many bytes of payload were accepted from the client.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -173,7 +185,7 @@ impl Inbound {
                     }
                 }
                 Ok(Some(Event::Ping(payload))) => outbound.answer_ping(cx, client, payload),
-                Ok(Some(Event::Pong)) => {}
+                Ok(Some(Event::Pong)) => self.pong = true,
                 Ok(Some(Event::Close(close))) => break Some(Stop::client_closed(close)),
                 Err(violation) => break Some(Stop::violation(violation)),
             }

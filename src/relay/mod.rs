@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     outcome::Reason,
-    session::Session,
+    session::{Payload, Progress, Session},
     websocket::{CloseFrame, Violation},
 };
 
@@ -174,7 +174,21 @@ impl<'a, C: Link, B: Link> Relay<'a, C, B> {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, session: &Session) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, session: &Session) -> Poll<Ended> {
+        let ended = self.advance(cx, timer, session);
+        session.note(Progress {
+            payload: Payload { bytes_in: self.inbound.bytes(), bytes_out: self.outbound.bytes() },
+            buffered: self.inbound.buffered() + self.outbound.buffered(),
+        });
+        ended
+    }
+
+    fn advance(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        session: &Session,
+    ) -> Poll<Ended> {
         loop {
             let next = if self.farewell.is_none() {
                 match self.poll_open(cx, session) {
@@ -201,8 +215,8 @@ impl<'a, C: Link, B: Link> Relay<'a, C, B> {
         let (Some(client), Some(backend)) = (&mut self.client, &mut self.backend) else {
             return Err(Stop::new(Reason::Internal));
         };
-        if let Poll::Ready(reason) = session.poll_end(cx) {
-            return Err(Stop::new(reason));
+        if let Poll::Ready(order) = session.poll_end(cx) {
+            return Err(Stop::because(order.reason, order.words()));
         }
         if let Poll::Ready(stop) = self.inbound.poll(cx, client, Some(backend), &mut self.outbound) {
             return Err(stop);
@@ -220,7 +234,13 @@ impl<'a, C: Link, B: Link> Relay<'a, C, B> {
                 backend_blocked: self.inbound.is_blocked(),
                 backend_taken: backend.taken(),
             };
-            match self.clocks.look(Instant::now(), seen, self.rules) {
+            let now = Instant::now();
+            if self.inbound.take_pong()
+                && let Some(took) = self.clocks.round_trip(now)
+            {
+                session.note_round_trip(took);
+            }
+            match self.clocks.look(now, seen, self.rules) {
                 Verdict::Wait(next) => return Ok(next),
                 Verdict::Ping => self.outbound.ping(),
                 Verdict::End(reason) => return Err(Stop::new(reason)),

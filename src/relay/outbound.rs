@@ -127,6 +127,11 @@ impl Outbound {
         self.blocked
     }
 
+    /// How many bytes wait here for the client.
+    pub(super) fn buffered(&self) -> usize {
+        self.pending.len()
+    }
+
     /// How many bytes of payload were accepted from the backend.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes

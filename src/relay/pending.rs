@@ -21,6 +21,11 @@ impl Pending {
         self.bytes.is_empty()
     }
 
+    /// How many are left.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
     /// Gives the bytes up, and their memory back.
     pub(super) fn clear(&mut self) {
         *self = Self::default();

@@ -1,6 +1,6 @@
 //! The relay over in-memory pipes, on a paused clock.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::SystemTime};
 
 use proptest::prelude::*;
 use tokio::{
@@ -10,7 +10,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{session::Registry, websocket::client::frame};
+use crate::{
+    session::{Facts, Registry},
+    websocket::client::frame,
+};
 
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
@@ -76,6 +79,11 @@ fn rules() -> Rules {
     }
 }
 
+fn facts() -> Facts<'static> {
+    let peer = ([192, 0, 2, 7], 4711).into();
+    Facts { peer, route: "test", user: None, since: SystemTime::UNIX_EPOCH }
+}
+
 /// A session between two pipes, seen from their far ends.
 struct World {
     client: DuplexStream,
@@ -92,7 +100,7 @@ impl World {
     fn with_pipes(rules: Rules, size: usize, pipelined: &'static [u8]) -> Self {
         let ((client, near_client), (backend, near_backend)) = (duplex(size), duplex(size));
         let registry = Arc::new(Registry::default());
-        let entry = registry.open();
+        let entry = registry.open(facts());
         let session = tokio::spawn(async move {
             let client = Pipe { inner: near_client, taken: 0 };
             let backend = Pipe { inner: near_backend, taken: 0 };
@@ -448,9 +456,56 @@ async fn a_session_ends_when_told_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operator_ends_it_with_words_of_his_own() {
+    let mut world = World::new(rules());
+    assert!(world.registry.end_because(1, Reason::Killed, Some("back to work")));
+    let (first, payload) = world.receive().await;
+    assert_eq!((first, close_code(&payload), &payload[2..]), (CLOSE, Some(1008), &b"back to work"[..]));
+    world.send(CLOSE, &payload).await;
+    assert_eq!(world.ended().await.reason, Reason::Killed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_registry_knows_how_far_a_session_has_got() {
+    let mut world = World::with_pipes(rules(), 1024, b"");
+    world.send(BINARY, b"hello").await;
+    world.backend_hears(5).await;
+    world.backend.write_all(b"hi").await.unwrap();
+    world.receive().await;
+    let registry = Arc::clone(&world.registry);
+    let seen = || registry.find(1).unwrap();
+    assert_eq!(seen().payload, Payload { bytes_in: 5, bytes_out: 2 });
+    assert_eq!((seen().buffered, seen().round_trip), (0, None));
+    // A backend that takes nothing leaves a part of the frame here: a pipe holds 1024 of its bytes.
+    world.send(BINARY, &[7; 1500]).await;
+    sleep(secs(1)).await;
+    assert_eq!((seen().payload.bytes_in, seen().buffered), (1505, 476));
+    world.backend_hears(1500).await;
+    sleep(secs(1)).await;
+    assert_eq!(seen().buffered, 0);
+    // Silent for half a minute, it is asked, and answers after 70 ms.
+    assert_eq!(world.receive().await.0, PING);
+    world.send(PONG, b"").await;
+    sleep(secs(1)).await;
+    assert_eq!(seen().round_trip, Some(Duration::from_micros(1)), "it answered at once");
+    assert_eq!(world.receive().await.0, PING);
+    sleep(Duration::from_millis(70)).await;
+    world.send(PONG, b"").await;
+    sleep(secs(1)).await;
+    assert_eq!(seen().round_trip, Some(Duration::from_millis(70)));
+    // A Pong that nobody asked for says nothing.
+    world.send(PONG, b"").await;
+    sleep(secs(1)).await;
+    assert_eq!(seen().round_trip, Some(Duration::from_millis(70)));
+    world.session.abort();
+    let _ = world.session.await;
+    assert_eq!(registry.payload()["test"], Payload { bytes_in: 1505, bytes_out: 2 });
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_never_had_a_backend_says_why() {
     let (mut client, near) = duplex(1024);
-    let session = Arc::new(Registry::default()).open();
+    let session = Arc::new(Registry::default()).open(facts());
     let refused = tokio::spawn(async move {
         let why = (Reason::BackendRefused, "the desktop is off");
         refuse(Pipe { inner: near, taken: 0 }, Bytes::new(), why, &rules(), &session).await
@@ -478,7 +533,7 @@ async fn a_backend_that_takes_nothing_more_may_finish_what_it_says() {
 
 #[test]
 fn a_session_is_small() {
-    let (rules, session) = (rules(), Arc::new(Registry::default()).open());
+    let (rules, session) = (rules(), Arc::new(Registry::default()).open(facts()));
     let pipe = || Pipe { inner: duplex(1).0, taken: 0 };
     let links = 2 * size_of::<Pipe>();
     let size = size_of_val(&relay(pipe(), Bytes::new(), pipe(), &rules, &session));

@@ -1,24 +1,18 @@
-//! Certificates, and the TLS handshake.
+//! The TLS handshake of a listener.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, io, sync::Arc, time::Duration};
 
-use rustls::{
-    ServerConfig, SupportedProtocolVersion,
-    crypto::aws_lc_rs,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
-    version,
+use rustls::{ServerConfig, SupportedProtocolVersion, crypto::aws_lc_rs, server::ProducesTickets, version};
+use tokio::{
+    net::TcpStream,
+    task::spawn_blocking,
+    time::{self, MissedTickBehavior},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
-use super::stream::ClientStream;
+pub use super::identity::IdentityError;
+use super::{identity::Shown, stream::ClientStream};
 use crate::{
     config::{Identity, TlsVersion},
     metered::Metered,
@@ -26,55 +20,8 @@ use crate::{
 
 /// The first byte of every TLS connection: a record that holds handshake messages (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-
-/// Why a certificate cannot be used. Each says which file, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// A file cannot be read.
-    #[error("cannot read {what} {path}: {cause}; check the path and its permissions", path = .path.display())]
-    Unreadable {
-        /// "certificate" or "private_key".
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// A file holds nothing of the kind.
-    #[error(
-        "{what} {origin} holds no {wanted} in PEM form ({cause}); it should contain \"-----BEGIN {label}-----\""
-    )]
-    NoPem {
-        /// "certificate" or "private_key".
-        what: &'static str,
-        /// The file, or where else the text came from.
-        origin: String,
-        /// What was looked for, in words.
-        wanted: &'static str,
-        /// What was looked for, as PEM labels it.
-        label: &'static str,
-        /// What the parser said.
-        cause: pem::Error,
-    },
-    /// The two do not belong together.
-    #[error(
-        "certificate {certificate} and private_key {private_key} do not belong together; check that both are of the same renewal"
-    )]
-    Mismatch {
-        /// The certificate's file.
-        certificate: String,
-        /// The key's file.
-        private_key: String,
-    },
-    /// The pair is of a kind that cannot be used.
-    #[error("certificate {certificate} cannot be used: {cause}")]
-    Unusable {
-        /// The certificate's file.
-        certificate: String,
-        /// What the TLS library said.
-        cause: rustls::Error,
-    },
-}
+/// How often the files of a certificate are looked at.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// What came of a connection on a TLS listener.
 #[derive(Debug)]
@@ -85,50 +32,76 @@ pub enum Accepted {
     NotTls(TcpStream),
 }
 
-/// A listener's TLS side.
+/// A listener's TLS side. Clones show the same certificate.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
+    shown: Arc<Shown>,
+    tickets: Arc<dyn ProducesTickets>,
 }
 
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 
 impl Tls {
-    /// Loads a certificate chain and its key and checks that they belong together.
+    /// Loads a certificate chain and its key and checks that they belong together. In place of `before`, it takes the tickets
+    /// that were given out there: a client that comes again need not notice that anything has changed.
     ///
     /// # Errors
-    /// A file is missing, unreadable or not PEM, or the pair does not match.
-    pub fn load(identity: &Identity, min_tls: TlsVersion) -> Result<Self, IdentityError> {
-        let pair = Pair::read(identity)?;
+    /// A file is missing, unreadable or not PEM, the pair does not match, or it would replace `before` by a certificate
+    /// that is not valid now.
+    pub fn load(
+        identity: &Identity,
+        min_tls: TlsVersion,
+        before: Option<&Self>,
+    ) -> Result<Self, IdentityError> {
+        let shown = Arc::new(match before {
+            Some(before) => Shown::load_after(identity, &before.shown)?,
+            None => Shown::load(identity)?,
+        });
         let versions: &[&SupportedProtocolVersion] = match min_tls {
             TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
             TlsVersion::V1_3 => &[&version::TLS13],
         };
-        let unusable =
-            |cause, certificate: &str| IdentityError::Unusable { certificate: certificate.to_owned(), cause };
+        let unusable = |cause| IdentityError::Unusable { certificate: shown.certificate(), cause };
+        let tickets = match before {
+            Some(before) => Arc::clone(&before.tickets),
+            None => aws_lc_rs::Ticketer::new().map_err(unusable)?,
+        };
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
-            .map_err(|error| unusable(error, &pair.certificate_origin))?
+            .map_err(unusable)?
             .with_no_client_auth()
-            .with_single_cert(pair.chain, pair.key)
-            .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => IdentityError::Mismatch {
-                    certificate: pair.certificate_origin.clone(),
-                    private_key: pair.key_origin.clone(),
-                },
-                error => unusable(error, &pair.certificate_origin),
-            })?;
+            .with_cert_resolver(Arc::clone(&shown) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Tickets instead of a session cache: resumption without memory or a lock. One is enough for a client that keeps
         // its connection for hours.
         config.send_tls13_tickets = 1;
-        config.ticketer =
-            aws_lc_rs::Ticketer::new().map_err(|error| unusable(error, &pair.certificate_origin))?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
+        config.ticketer = Arc::clone(&tickets);
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), shown, tickets })
+    }
+
+    /// The certificate and its key.
+    pub fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// Takes over certificates that are renewed, until `stop`.
+    pub async fn watch(self, stop: CancellationToken) {
+        let mut clock = time::interval_at(time::Instant::now() + EVERY, EVERY);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let look = async {
+            loop {
+                clock.tick().await;
+                let shown = Arc::clone(&self.shown);
+                // Files can be far away; a panic has been reported by its hook, and the next look is as good as any.
+                let _ = spawn_blocking(move || shown.look()).await;
+            }
+        };
+        stop.run_until_cancelled(look).await;
     }
 
     /// Shakes hands. Takes as long as the client does: put a deadline around it.
@@ -146,59 +119,4 @@ impl Tls {
         let stream = self.acceptor.accept(Metered::new(socket)).await?;
         Ok(Accepted::Stream(ClientStream::Tls(Box::new(stream))))
     }
-}
-
-/// A chain, its key, and where each came from.
-struct Pair {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    certificate_origin: String,
-    key_origin: String,
-}
-
-impl Pair {
-    fn read(identity: &Identity) -> Result<Self, IdentityError> {
-        let (certificate, key, certificate_origin, key_origin) = match identity {
-            Identity::Files { certificate, private_key } => (
-                read("certificate", certificate)?,
-                read("private_key", private_key)?,
-                certificate.display().to_string(),
-                private_key.display().to_string(),
-            ),
-            Identity::Pem { certificate, private_key } => {
-                let here = "given as text".to_owned();
-                (
-                    certificate.clone().into_bytes(),
-                    private_key.expose().as_bytes().to_vec(),
-                    here.clone(),
-                    here,
-                )
-            }
-        };
-        let no_certificate = |cause| IdentityError::NoPem {
-            what: "certificate",
-            origin: certificate_origin.clone(),
-            wanted: "certificate",
-            label: "CERTIFICATE",
-            cause,
-        };
-        let chain = CertificateDer::pem_slice_iter(&certificate)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(no_certificate)?;
-        if chain.is_empty() {
-            return Err(no_certificate(pem::Error::NoItemsFound));
-        }
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|cause| IdentityError::NoPem {
-            what: "private_key",
-            origin: key_origin.clone(),
-            wanted: "private key",
-            label: "PRIVATE KEY",
-            cause,
-        })?;
-        Ok(Self { chain, key, certificate_origin, key_origin })
-    }
-}
-
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {
-    fs::read(path).map_err(|cause| IdentityError::Unreadable { what, path: path.to_owned(), cause })
 }

@@ -148,7 +148,10 @@ fn a_mistake_in_the_configuration_is_named_with_its_place() {
         (format!("{GOOD}\n[timeouts]\nconnect = 5\n"), &["gateway.toml:13", "connect"]),
         (format!("{GOOD}\n[limits.per_ip]\nburst = 0\n"), &["gateway.toml:13", "burst"]),
         (format!("{GOOD}\n[log]\nformat = \"xml\"\n"), &["gateway.toml:13", "format", "json"]),
-        (format!("{GOOD}\n[admin]\naddress = \"127.0.0.1:1\"\n"), &["gateway.toml:12", "admin"]),
+        (
+            format!("{GOOD}\n[admin]\naddress = \"0.0.0.0:1\"\n"),
+            &["gateway.toml:13", "not a loopback address"],
+        ),
         (format!("{GOOD}origins = [\"https://good.example/path\"]\n"), &["gateway.toml:11", "origins"]),
         (GOOD.replace("\"/vnc\"", "\"/vnc"), &["gateway.toml:9"]),
     ] {

@@ -17,9 +17,14 @@ use tracing::Level;
 
 use super::error::{Remark, quoted};
 use super::mirror;
-use super::{Config, Destinations, Identity, Limits, Listener, Log, LogFormat, Route, Timeouts, Web};
+use super::{
+    Admin, AdminAddress, Config, Destinations, Identity, Limits, Listener, Log, LogFormat, Route, Timeouts,
+    Web,
+};
 use crate::admission::PerIp;
-use values::{Result, conflict, duration, duration_or_off, missing, networks, resolved, value, whole, word};
+use values::{
+    Result, conflict, duration, duration_or_off, missing, networks, parsed, resolved, value, whole, word,
+};
 
 /// More sessions or handshakes than this are a slip of the finger: no machine has the sockets.
 const MOST: u32 = 10_000_000;
@@ -32,6 +37,7 @@ pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<R
     let routes = route::routes(mirror.route, base, &mut remarks)?;
     let limits = limits(mirror.limits, &mut remarks)?;
     let timeouts = timeouts(mirror.timeouts)?;
+    let admin = mirror.admin.map(|written| admin(written, base)).transpose()?;
     let log = log(mirror.log, base)?;
     let web = mirror
         .web
@@ -42,7 +48,7 @@ pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<R
         return Err(conflict(0..0, wrong));
     }
     let (file, warnings) = (file.to_path_buf(), Vec::new());
-    Ok((Config { file, listeners, routes, limits, timeouts, web, log, warnings }, remarks))
+    Ok((Config { file, listeners, routes, limits, timeouts, web, admin, log, warnings }, remarks))
 }
 
 fn limits(written: mirror::Limits, remarks: &mut Vec<Remark>) -> Result<Limits> {
@@ -124,6 +130,17 @@ fn web(
         remarks.push(Remark { at: text.span(), sentence });
     }
     Ok(Web { root })
+}
+
+fn admin(written: Spanned<mirror::Admin>, base: &Path) -> Result<Admin> {
+    const KEY: &str = "admin.address";
+    let at = written.span();
+    let Some(text) = written.into_inner().address else {
+        let advice =
+            "add address = \"127.0.0.1:9101\" or \"unix:/run/portcullis/admin.sock\", or leave [admin] out";
+        return Err(missing(at, KEY, advice));
+    };
+    Ok(Admin { address: parsed::<AdminAddress>(KEY, &text)?.below(base) })
 }
 
 /// The files that nobody else may read, and what they are.

@@ -15,7 +15,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -45,7 +45,7 @@ use crate::{
 pub const JOURNAL: &str = "/run/systemd/journal/socket";
 /// How long the end of the process waits for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// The first line of an outage says so; how many lines it cost is said at its end.
+/// The message of the line that tells how many others are not there.
 const HELD_BACK: &str = "refusals left out of the log";
 
 /// Why lines cannot be written where the configuration wants them.
@@ -103,21 +103,28 @@ pub fn start(log: &Log) -> Result<(Logging, LastLines), LogError> {
     tracing_subscriber::registry().with(collector).try_init().map_err(|_| LogError::Taken)?;
     // A panic is a line like any other; the task it ends is told by its own closing line.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
+    warn_of(no_journal);
+    Ok((Logging { shared: Arc::clone(&shared) }, LastLines { shared }))
+}
+
+fn warn_of(no_journal: Option<LogError>) {
     if let Some(error) = no_journal {
         tracing::warn!("{error}; until then, lines go to standard error");
     }
-    Ok((Logging { shared: Arc::clone(&shared) }, LastLines { shared }))
 }
+
 impl Logging {
     /// Follows another reading of the configuration. Lines logged meanwhile are written to the old place or to the new.
     ///
     /// # Errors
-    /// See [`LogError`]; here a missing journal is one too. Everything stays as it was.
+    /// As for [`start`]. Everything stays as it was.
     pub fn reconfigure(&self, log: &Log) -> Result<(), LogError> {
+        let changing = self.shared.change();
         let old = self.shared.settings();
         let (dropped, same_file) = (&self.shared.dropped, old.sessions_path() == log.sessions.as_deref());
-        let main = match (old.format == LogFormat::Journald) == (log.format == LogFormat::Journald) {
-            true => Arc::clone(&old.main),
+        let is_journald = |format| format == LogFormat::Journald;
+        let (format, main, no_journal) = match is_journald(old.format) == is_journald(log.format) {
+            true => (log.format, Arc::clone(&old.main), None),
             false => main_outlet(log.format, &self.shared.journal, dropped)?,
         };
         let sessions = match (&old.sessions, same_file) {
@@ -125,16 +132,19 @@ impl Logging {
             _ => sessions_outlet(log.sessions.as_deref(), dropped)?,
         };
         let colours = old.colours;
-        self.shared.set(Settings { format: log.format, level: log.level, colours, main, sessions });
+        self.shared.set(Settings { format, level: log.level, colours, main, sessions });
         self.shared.sampler().set_most(log.refused_per_second.get());
+        drop(changing);
         if same_file {
             self.reopen();
         }
+        warn_of(no_journal);
         Ok(())
     }
 
     /// From now on writes lines of this level and of the graver ones, until the next [`reconfigure`](Self::reconfigure).
     pub fn set_level(&self, level: Level) {
+        let _changing = self.shared.change();
         let old = self.shared.settings();
         self.shared.set(Settings { level, ..(*old).clone() });
     }
@@ -166,16 +176,24 @@ impl Drop for LastLines {
     }
 }
 
-fn main_outlet(format: LogFormat, journal: &Path, dropped: &Arc<AtomicU64>) -> Result<Arc<Outlet>, LogError> {
-    let outlet = match format {
-        LogFormat::Text | LogFormat::Json => Outlet::start("log", Stderr, Arc::clone(dropped)),
-        LogFormat::Journald => {
-            let journal = Journal::find(journal)
-                .map_err(|cause| LogError::Journal { path: journal.display().to_string(), cause })?;
-            Outlet::start("log", journal, Arc::clone(dropped))
-        }
+/// The way to standard error, or to the journal. Where that does not listen, text and standard error, and why.
+fn main_outlet(
+    format: LogFormat,
+    journal: &Path,
+    dropped: &Arc<AtomicU64>,
+) -> Result<(LogFormat, Arc<Outlet>, Option<LogError>), LogError> {
+    let stderr = || Outlet::start("log", Stderr, Arc::clone(dropped));
+    let (format, outlet, no_journal) = match format {
+        LogFormat::Text | LogFormat::Json => (format, stderr(), None),
+        LogFormat::Journald => match Journal::find(journal) {
+            Ok(journal) => (format, Outlet::start("log", journal, Arc::clone(dropped)), None),
+            Err(cause) => {
+                let error = LogError::Journal { path: journal.display().to_string(), cause };
+                (LogFormat::Text, stderr(), Some(error))
+            }
+        },
     };
-    outlet.map(Arc::new).map_err(LogError::Thread)
+    Ok((format, outlet.map(Arc::new).map_err(LogError::Thread)?, no_journal))
 }
 
 fn sessions_outlet(
@@ -232,6 +250,8 @@ impl Settings {
 
 struct Shared {
     settings: RwLock<Arc<Settings>>,
+    /// Held by whoever replaces the settings.
+    changing: Mutex<()>,
     sampler: Mutex<Sampler>,
     /// Where the journal listens.
     journal: PathBuf,
@@ -248,17 +268,13 @@ impl Shared {
     /// Also returns why lines do not go to the journal, if they should.
     fn new(log: &Log, journal: &Path) -> Result<(Self, Option<LogError>), LogError> {
         let dropped = Arc::new(AtomicU64::new(0));
-        let (format, main, no_journal) = match main_outlet(log.format, journal, &dropped) {
-            Err(error @ LogError::Journal { .. }) => {
-                (LogFormat::Text, main_outlet(LogFormat::Text, journal, &dropped)?, Some(error))
-            }
-            main => (log.format, main?, None),
-        };
+        let (format, main, no_journal) = main_outlet(log.format, journal, &dropped)?;
         let colours = io::IsTerminal::is_terminal(&io::stderr());
         let sessions = sessions_outlet(log.sessions.as_deref(), &dropped)?;
         let settings = Settings { format, level: log.level, colours, main, sessions };
         let shared = Self {
             settings: RwLock::new(Arc::new(settings)),
+            changing: Mutex::default(),
             sampler: Mutex::new(Sampler::new(log.refused_per_second.get())),
             journal: journal.to_owned(),
             dropped,
@@ -270,13 +286,17 @@ impl Shared {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         // Every place in the program that logs remembers whether anybody listens.
         tracing::callsite::rebuild_interest_cache();
     }
 
-    fn sampler(&self) -> std::sync::MutexGuard<'_, Sampler> {
+    fn sampler(&self) -> MutexGuard<'_, Sampler> {
         self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -413,9 +433,6 @@ mod tests {
             let bad = Log { sessions: Some(directory.path().join("missing/three.log")), ..Log::default() };
             let error = logging.reconfigure(&bad).unwrap_err().to_string();
             assert!(error.starts_with("log.sessions: cannot append to /"), "{error}");
-            let bad = Log { format: LogFormat::Journald, ..json.clone() };
-            let error = logging.reconfigure(&bad).unwrap_err().to_string();
-            assert!(error.contains("the journal does not listen on /nowhere"), "{error}");
             end(3);
             // The same file again, which has been moved away.
             fs::rename(&two, directory.path().join("two.log.1")).unwrap();
@@ -447,5 +464,9 @@ mod tests {
         assert!(error.contains("the journal does not listen on /nowhere/socket: "), "{error}");
         assert!(error.contains("write format = \"text\" where"), "{error}");
         assert_eq!(shared.settings().format, LogFormat::Text);
+        // Nor is a reload for other reasons hindered by that.
+        let logging = Logging { shared: Arc::new(shared) };
+        logging.reconfigure(&log).unwrap();
+        assert_eq!(logging.shared.settings().format, LogFormat::Text);
     }
 }

@@ -1,12 +1,16 @@
-//! The journal: here a socket of the test's own, which takes what systemd-journald would take.
+//! The journal: a socket of the test's own, which takes what systemd-journald would take; and systemd-journald itself.
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use std::sync::atomic::Ordering;
-
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{Bare, Lines};
@@ -119,4 +123,94 @@ async fn where_there_is_no_journal_standard_error_says_so() {
     gateway.log.with("session ended", 1).await;
     let (status, _) = gateway.finish().await;
     assert!(status.success(), "{status}");
+}
+
+/// Starts a journal of its own in the place of the system's, and waits until it listens.
+const REAL: &str = "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/journal /run/systemd/journald.conf.d /run/log/journal; \
+     printf '[Journal]\\nAudit=no\\nReadKMsg=no\\n' > /run/systemd/journald.conf.d/test.conf; \
+     /lib/systemd/systemd-journald >/dev/null 2>&1 & echo $! > PLACE/journald.pid; echo $$ > DIRECTORY/gateway.pid; \
+     until [ -S /run/systemd/journal/socket ]; do sleep 0.02; done";
+
+/// Asks the journal of the gateway again and again, as long as the test looks.
+fn follow(directory: PathBuf) -> Arc<Lines> {
+    let lines = Arc::new(Lines::default());
+    let reader = Arc::downgrade(&lines);
+    std::thread::spawn(move || {
+        while let Some(lines) = reader.upgrade() {
+            std::thread::sleep(Duration::from_millis(50));
+            let Ok(pid) = std::fs::read_to_string(directory.join("gateway.pid")) else { continue };
+            let journal = format!("--directory=/proc/{}/root/run/log/journal", pid.trim());
+            let journalctl =
+                Command::new("journalctl").args([&journal, "-o", "json", "-t", "portcullis"]).output();
+            let Ok(output) = journalctl else { continue };
+            let entries: Vec<String> =
+                String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+            // When the gateway has ended, its journal cannot be seen any more.
+            if entries.len() > lines.lines().len() {
+                *lines.lines() = entries;
+            }
+        }
+    });
+    lines
+}
+
+/// Ends a process that the test's own gateway left behind.
+struct Ended(TempDir);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let pid = std::fs::read_to_string(self.0.path().join("journald.pid"))
+            .ok()
+            .and_then(|pid| pid.trim().parse().ok());
+        if let Some(pid) = pid {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
+}
+
+#[tokio::test]
+async fn systemd_s_own_journal_understands() {
+    let journald = Path::new("/lib/systemd/systemd-journald");
+    if !nix::unistd::geteuid().is_root() || !journald.exists() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "systemd-journald and root are needed");
+        return eprintln!("skipped: needs systemd-journald, and root for a mount namespace");
+    }
+    let place = TempDir::new().expect("a directory");
+    let script = REAL.replace("PLACE", place.path().to_str().expect("a path of text"));
+    let _journald = Ended(place);
+    let directory = TempDir::new().expect("a directory");
+    let lines = follow(directory.path().to_owned());
+    let log = "format = \"journald\"\nlevel = \"debug\"";
+    let gateway = Bare::start_in(&script, log, Some((directory, lines))).await;
+    let peer = gateway.whole_session().await;
+    let origin = "https://evil.example/\u{202e}txt.exe";
+    gateway.refused(&gateway.request().without("Origin").add("Origin", origin).bytes()).await;
+    let entries = gateway.log.with("\"DURATION_MS\"", 2).await;
+    let entries: Vec<Value> =
+        entries.iter().map(|entry| serde_json::from_str(entry).expect("JSON")).collect();
+    let of = |reason: &str| {
+        let found = entries.iter().find(|entry| entry["REASON"] == reason);
+        found.unwrap_or_else(|| panic!("no {reason} in {entries:#?}"))
+    };
+    let (session, refused) = (of("client_closed"), of("origin_refused"));
+    let pid = gateway.child.id().to_string();
+    for (field, value) in [
+        ("PEER", peer.to_string().as_str()),
+        ("ROUTE", "echo"),
+        ("CLOSE_CODE", "1000"),
+        ("BYTES_IN", "5"),
+        ("PRIORITY", "6"),
+        ("SYSLOG_IDENTIFIER", "portcullis"),
+        ("_TRANSPORT", "journal"),
+        ("_PID", &pid),
+    ] {
+        assert_eq!(session[field], value, "{field} in {session:#}");
+    }
+    assert_eq!(refused["PRIORITY"], "7");
+    let detail = refused["DETAIL"].as_str().expect("text");
+    assert!(detail.ends_with(r#"https://evil.example/\u{202e}txt.exe""#), "{detail}");
+    let ids: Vec<&str> = [session, refused].map(|entry| entry["REQUEST_ID"].as_str().expect("text")).to_vec();
+    assert_ne!(ids[0], ids[1]);
+    drop(gateway);
 }

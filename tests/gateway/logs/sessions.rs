@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -84,6 +87,92 @@ async fn rotation_loses_and_tears_no_line() {
     assert!(!log.iter().any(|line| line.contains("WARN")), "{log:#?}");
 }
 
+/// The file for logrotate that comes with the gateway.
+const LOGROTATE: &str = include_str!("../../../packaging/logrotate/portcullis");
+
+#[tokio::test]
+async fn logrotate_rotates_as_shipped() {
+    if let Err(error) = Command::new("logrotate").arg("--version").output() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "logrotate is not installed: tests/install");
+        return eprintln!("skipped: logrotate: {error}; tests/install");
+    }
+    let gateway = Bare::start(FILE).await;
+    let mut config = LOGROTATE.to_owned();
+    for (shipped, here) in [
+        ("/var/log/portcullis/*.log", format!("{}/*.log", gateway.directory.path().display())),
+        (
+            "systemctl kill --kill-whom=main --signal=SIGUSR1 portcullis.service",
+            format!("kill -USR1 {}", gateway.child.id()),
+        ),
+    ] {
+        assert!(config.contains(shipped), "{shipped} is not there any more");
+        config = config.replace(shipped, &here);
+    }
+    let file = gateway.path("logrotate.conf");
+    fs::write(&file, config).expect("a file of the test");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("a file of the test");
+    let current = gateway.path("sessions.log");
+    gateway.whole_session().await;
+    lines_in(&gateway, "sessions.log", 1).await;
+    let output = Command::new("logrotate")
+        .args(["--force", "--verbose", "--state"])
+        .args([gateway.path("state"), file])
+        .output()
+        .expect("logrotate runs");
+    assert!(output.status.success(), "{output:?}");
+    eventually("a new file", PATIENCE, || {
+        current.exists().then_some(()).ok_or_else(|| format!("there is none; {output:?}"))
+    })
+    .await;
+    gateway.whole_session().await;
+    let new = lines_in(&gateway, "sessions.log", 1).await;
+    let listed = fs::read_dir(gateway.directory.path()).expect("a directory");
+    let names = listed.map(|entry| entry.expect("a file").file_name().into_string().expect("text"));
+    let rotated: Vec<String> = names.filter(|name| name.starts_with("sessions.log-")).collect();
+    let [rotated] = &rotated[..] else { panic!("one rotated file: {rotated:?}") };
+    let old = parsed(&text_of(&gateway.path(rotated)));
+    assert_eq!((old.len(), new.len()), (1, 1));
+    assert_ne!(old[0]["request_id"], new[0]["request_id"]);
+    let (status, _) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_reload_opens_the_file_again() {
+    let gateway = Bare::start(FILE).await;
+    let (current, old) = (gateway.path("sessions.log"), gateway.path("sessions.log.1"));
+    gateway.whole_session().await;
+    lines_in(&gateway, "sessions.log", 1).await;
+    fs::rename(&current, &old).expect("the file is there");
+    gateway.signal(Signal::SIGHUP);
+    eventually("a new file", PATIENCE, || {
+        current.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
+    })
+    .await;
+    // From now on as text, and elsewhere.
+    let file = gateway.path("gateway.toml");
+    let config = text_of(&file).replace("\"json\"", "\"text\"").replace("sessions.log", "others.log");
+    fs::write(&file, config).expect("a file of the test");
+    gateway.signal(Signal::SIGHUP);
+    let other = gateway.path("others.log");
+    eventually("another file", PATIENCE, || {
+        other.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
+    })
+    .await;
+    gateway.log.with("INFO reloaded", 1).await;
+    gateway.whole_session().await;
+    eventually("a line in it", PATIENCE, || {
+        let text = text_of(&other);
+        (text.lines().count() == 1 && text.contains(" INFO session ended request_id="))
+            .then_some(())
+            .ok_or(text)
+    })
+    .await;
+    let (status, _) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_again_goes_on() {
     let elsewhere = tempfile::tempdir().expect("a directory");
@@ -121,6 +210,35 @@ fn a_file_that_cannot_be_made_keeps_the_gateway_from_starting() {
     assert!(said.contains("missing/sessions.log: No such file or directory"), "{said}");
     assert!(said.contains("check the directory and its permissions"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[tokio::test]
+async fn a_disk_that_has_room_again_gets_whole_lines() {
+    let script = "mkdir DIRECTORY/small; mount -t tmpfs -o size=16k tmpfs DIRECTORY/small; \
+         head -c 12288 /dev/zero > DIRECTORY/small/filler";
+    let gateway = Bare::start_in(script, "format = \"json\"\nsessions = \"small/sessions.log\"", None).await;
+    // The one page that is left holds a dozen lines.
+    let mut count = 0;
+    while !gateway.log.lines().iter().any(|line| line.contains("cannot write the log of sessions")) {
+        assert!(count < 200, "the disk is never full");
+        gateway.whole_session().await;
+        count += 1;
+        gateway.log.with("\"session ended\"", count).await;
+    }
+    let inside =
+        PathBuf::from(format!("/proc/{}/root{}", gateway.child.id(), gateway.path("small").display()));
+    fs::remove_file(inside.join("filler")).expect("the filler is there");
+    gateway.whole_session().await;
+    let again = gateway.log.with("the log of sessions is written again", 1).await.remove(0);
+    let lost = parsed(&again)[0]["lost"].as_u64().expect("a number") as usize;
+    let text = text_of(&inside.join("sessions.log"));
+    let (whole, torn): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| serde_json::from_str::<Value>(line).is_ok());
+    assert!(torn.len() <= 1 && lost >= 1, "{torn:?}, {lost} lost");
+    assert_eq!(whole.len() + lost, count + 1, "each line is there or counted: {text}");
+    let (status, log) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+    assert_eq!(log.iter().filter(|line| line.contains("WARN")).count(), 1, "told once: {log:#?}");
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use crate::{
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{
-        logging,
+        logging::{self, LogError},
         signals::{Signals, Told},
         systemd,
     },
@@ -182,8 +182,9 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let config =
-        error.is::<ConfigError>() || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
+    let config = error.is::<ConfigError>()
+        || error.is::<LogError>()
+        || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
     match config {
         true => CONFIG,
         false if error.is::<QuestionError>() => USAGE,
@@ -195,7 +196,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let config = Config::load(file)?;
     let log = config.log.clone();
     let prepared = Prepared::load(config)?;
-    let (logging, _last_lines) = logging::start(&log)?;
+    let (logging, _last_lines) = logging::start(&log).with_context(|| format!("{}", file.display()))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
     for warning in prepared.warnings() {
         tracing::warn!("{warning}");

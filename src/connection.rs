@@ -77,7 +77,8 @@ pub struct House {
 /// Lives the life of one connection.
 pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
-    let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
+    let id = house.registry.connections.next();
+    let mut line = ClosingLine::new(id, peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
     let entered = match entered {
@@ -131,8 +132,7 @@ async fn enter(
     let facts = Facts { peer: line.peer, route: &route.name, user: None, since: SystemTime::now() };
     let session = house.registry.open(facts);
     line.session = Some(session.id());
-    let caller =
-        Caller { client: line.peer, called: arrival.called, tls: arrival.tls, session: session.id() };
+    let caller = Caller { client: line.peer, called: arrival.called, tls: arrival.tls, id: line.id };
     let timeouts = &door.terms.timeouts;
     let Dialled { backend, place: backend_place } =
         dial(&wanted, &caller, timeouts.connect, &house.metrics, line).await;

@@ -17,6 +17,7 @@ mod files;
 mod frames;
 mod handshake;
 mod log;
+mod logs;
 mod origin;
 mod rate;
 mod relay;

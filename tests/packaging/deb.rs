@@ -32,9 +32,9 @@ fn build() -> Option<(TempDir, PathBuf)> {
     for program in ["cargo-deb", "dpkg-deb", "dpkg-shlibdeps", "strip", "gzip"] {
         installed(program, "packaging deb")?;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let (profile, target) = built();
-    let profile = match profile.file_name().unwrap().to_str().unwrap() {
+    let profile = match profile.file_name().expect("a name").to_str().expect("UTF-8") {
         "debug" => "dev",
         name => name,
     };
@@ -46,7 +46,9 @@ fn build() -> Option<(TempDir, PathBuf)> {
             .arg(directory.path())
             .env("CARGO_TARGET_DIR", target),
     );
-    let mut files = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    let mut files = fs::read_dir(directory.path())
+        .expect("it can be listed")
+        .map(|entry| entry.expect("it can be listed").path());
     let package = files.next().expect("a package was built");
     assert_eq!(files.next(), None, "one package, and nothing else");
     Some((directory, package))
@@ -58,10 +60,11 @@ fn dpkg_deb(arguments: &[&str], package: &Path) -> String {
 
 /// The files in the package: from where each is installed to.
 fn contents(package: &Path) -> BTreeSet<String> {
-    let archive = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).output().unwrap();
-    let directory = tempfile::tempdir().unwrap();
+    let archive =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).output().expect("it can be started");
+    let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("files.tar");
-    fs::write(&file, archive.stdout).unwrap();
+    fs::write(&file, archive.stdout).expect("a file");
     let listed = well(Command::new("tar").arg("--list").arg("--file").arg(&file));
     listed
         .lines()
@@ -130,14 +133,15 @@ impl Running {
     /// The installed program with the installed configuration, once it has said that it is ready.
     fn start(system: &Scratch) -> Self {
         // The path is the same inside: what this machine writes after the start is seen there.
-        let directory = tempfile::Builder::new().prefix("notify").tempdir_in("/dev/shm").unwrap();
+        let directory =
+            tempfile::Builder::new().prefix("notify").tempdir_in("/dev/shm").expect("a directory");
         let path = directory.path().join("socket");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a deadline");
         let mut command = system.command("env");
         command.arg(format!("NOTIFY_SOCKET={}", path.display()));
         command.args(["/usr/bin/portcullis", "run", "--config", CONFIG]).stderr(Stdio::piped());
-        let mut running = Self(command.spawn().unwrap());
+        let mut running = Self(command.spawn().expect("it can be started"));
         let mut buffer = [0; 4096];
         match socket.recv(&mut buffer) {
             Ok(_) if buffer.starts_with(b"READY=1") => {}
@@ -151,7 +155,7 @@ impl Running {
 
     fn log(&mut self) -> String {
         let mut log = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        self.0.stderr.take().expect("it is piped").read_to_string(&mut log).expect("text");
         log
     }
 
@@ -159,11 +163,11 @@ impl Running {
     fn stop(mut self) {
         well(Command::new("kill").arg(self.0.id().to_string()));
         let deadline = Instant::now() + PATIENCE;
-        while self.0.try_wait().unwrap().is_none() {
+        while self.0.try_wait().expect("a child").is_none() {
             assert!(Instant::now() < deadline, "still running {PATIENCE:?} after SIGTERM without a session");
             std::thread::yield_now();
         }
-        let status = self.0.wait().unwrap();
+        let status = self.0.wait().expect("a child");
         let log = self.log();
         assert!(status.success() && log.contains("stopped"), "{status}: {log}");
     }

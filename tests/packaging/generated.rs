@@ -19,7 +19,7 @@ pub(crate) fn commands() -> BTreeSet<String> {
 }
 
 fn generate() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let said = well(
         Command::new(PROGRAM)
             .arg("generate")

@@ -324,7 +324,7 @@ fn everything() -> Vec<Value> {
     for (name, kind, _) in METRICS {
         let name = if *kind == Histogram { format!("{name}_bucket") } else { (*name).to_owned() };
         let mut all = vec![String::new()];
-        for label in labels(&name).unwrap() {
+        for label in labels(&name).expect("a series that a gateway tells") {
             let one = |values: &str, value| format!("{values}{label}=\"{value}\",");
             all = all
                 .iter()
@@ -340,7 +340,7 @@ fn everything() -> Vec<Value> {
 
 /// What promtool says when each of these must have a value at a gateway that tells everything.
 fn evaluate(promtool: &Path, expressions: &[(String, String)]) -> std::process::Output {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let mut rules = Vec::new();
     let mut tests = Vec::new();
     for (number, (_, expression)) in expressions.iter().enumerate() {
@@ -354,7 +354,8 @@ fn evaluate(promtool: &Path, expressions: &[(String, String)]) -> std::process::
         tests.push(json!({ "eval_time": "30m", "alertname": name, "exp_alerts": [{ "exp_labels": {} }] }));
     }
     // YAML takes JSON.
-    let write = |name: &str, value: Value| fs::write(directory.path().join(name), value.to_string()).unwrap();
+    let write =
+        |name: &str, value: Value| fs::write(directory.path().join(name), value.to_string()).expect("a file");
     write("rules.yml", json!({ "groups": [{ "name": "dashboard", "rules": rules }] }));
     write(
         "test.yml",
@@ -364,7 +365,11 @@ fn evaluate(promtool: &Path, expressions: &[(String, String)]) -> std::process::
             "tests": [{ "interval": "1m", "input_series": everything(), "alert_rule_test": tests }],
         }),
     );
-    Command::new(promtool).args(["test", "rules"]).arg(directory.path().join("test.yml")).output().unwrap()
+    Command::new(promtool)
+        .args(["test", "rules"])
+        .arg(directory.path().join("test.yml"))
+        .output()
+        .expect("it can be started")
 }
 
 #[test]

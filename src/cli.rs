@@ -19,11 +19,14 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::generate::{Generate, generate};
 use crate::{
-    admin::{Desk, Explanation, Question, QuestionError},
+    admin::{
+        Desk, Explanation, Question, QuestionError,
+        steering::{Standing, Steering},
+    },
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{limits, logging, signals::StopSignals, systemd},
-    transport::self_signed::self_signed,
+    transport::{listener::Inherited, self_signed::self_signed},
 };
 
 /// Bad usage (sysexits.h EX_USAGE).
@@ -177,9 +180,13 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
         let mut signals = StopSignals::listen().context("cannot listen for signals")?;
-        let gateway = prepared.bind().await?;
+        let inherited =
+            Inherited::from_env().context("cannot use the sockets that the service manager handed over")?;
+        let gateway = prepared.bind(inherited).await?;
         tracing::info!("ready");
         systemd::ready();
+        let control = gateway.control();
+        let informing = systemd::keep_informed(move || status(&control.standing()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {
@@ -191,12 +198,20 @@ fn run(file: &Path) -> anyhow::Result<()> {
         tokio::select! {
             () = running => tracing::info!("stopped"),
             () = stopping => bail!("stopped at once by a second signal; sessions were cut"),
+            never = informing => match never {},
         }
         Ok(())
     });
     // Drops what is left, which writes its closing lines. A lookup or a file read that hangs must not keep the process.
     runtime.shutdown_timeout(LAST_MOMENT);
     done
+}
+
+/// The line of `systemctl status`.
+fn status(standing: &Standing) -> String {
+    let Standing { sessions: (sessions, most), handshakes: (handshakes, _), .. } = standing;
+    let draining = if standing.draining { "draining; " } else { "" };
+    format!("{draining}{sessions} of at most {most} sessions, {handshakes} being set up")
 }
 
 fn check(asked: &Check) -> anyhow::Result<()> {

@@ -12,7 +12,6 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -29,10 +28,10 @@ use crate::{
     outcome::Reason,
     relay::{self, Link, Rules},
     session::{Registry, Session},
-    transport::{stream::ClientStream, tls::Tls},
+    transport::{socket::Socket, stream::ClientStream, tls::Tls},
 };
 
-/// What the connections of one listener share.
+/// What the connections of one listener share, as of one reading of the configuration.
 #[derive(Debug)]
 pub struct Door {
     /// Its certificate; without one the listener is plain.
@@ -41,17 +40,24 @@ pub struct Door {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether every connection must begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// What its connections are opened under.
+    pub terms: Arc<Terms>,
 }
 
-/// What all connections share.
+/// What connections are opened under: one reading of the configuration. A session keeps to it when another is read.
 #[derive(Debug)]
-pub struct House {
+pub struct Terms {
     /// Where requests may lead.
     pub routes: Routes<Arc<Upstream>>,
     /// What else may be asked for.
     pub files: Option<Files>,
     /// How long each station may take.
     pub timeouts: Timeouts,
+}
+
+/// What all connections share for as long as the process lives.
+#[derive(Debug)]
+pub struct House {
     /// How often and how many from one address.
     pub limiter: Arc<Limiter>,
     /// Connections that are not sessions yet.
@@ -67,7 +73,7 @@ pub struct House {
 }
 
 /// Lives the life of one connection.
-pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
+pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
     let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
@@ -76,6 +82,8 @@ pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: A
         Ok(entered) => entered,
         Err(reason) => return line.write(reason, None),
     };
+    // A session can outlive many readings of the configuration, and keeps none of them in memory.
+    drop((door, house));
     let Entered { stream, pipelined, backend, rules, session, guards: _guards } = *entered;
     let ended = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &rules, &session).await,
@@ -98,7 +106,7 @@ struct Entered {
 
 /// From the socket to the 101: every station that may say no.
 async fn enter(
-    mut socket: TcpStream,
+    mut socket: Socket,
     door: &Door,
     house: &House,
     line: &mut ClosingLine,
@@ -113,17 +121,17 @@ async fn enter(
         arrival = arrival.announced(&mut socket, door, line).await?;
         place = arrival.admit(house)?;
     }
-    let (mut stream, head_by) = secure(socket, door, house, line).await?;
+    let (mut stream, head_by) = secure(socket, door, line).await?;
     arrival.tls = stream.tls_version();
-    let exchange = Exchange::new(&mut stream, house.timeouts.stall);
+    let exchange = Exchange::new(&mut stream, door.terms.timeouts.stall);
     let (exchange, wanted) = converse(exchange, head_by, arrival, door, house, line).await?;
     let session = house.registry.open();
     line.session = Some(session.id());
     let caller =
         Caller { client: line.peer, called: arrival.called, tls: arrival.tls, session: session.id() };
+    let timeouts = &door.terms.timeouts;
     let Routed { route, upstream } = &*wanted.routed;
-    let (backend, backend_place) = match upstream.connect(&wanted.wish, &caller, house.timeouts.connect).await
-    {
+    let (backend, backend_place) = match upstream.connect(&wanted.wish, &caller, timeouts.connect).await {
         Ok(Connected { stream, backend, place }) => {
             line.backend = Some(backend);
             (Ok(stream), place)
@@ -137,13 +145,13 @@ async fn enter(
     if let Err(reason) = backend
         && route.backend_failure == BackendFailure::Status
     {
-        exchange.refuse(Refusal::new(reason), house.timeouts.close).await;
+        exchange.refuse(Refusal::new(reason), timeouts.close).await;
         return Err(reason);
     }
     let switching = wanted.handshake.switching(wanted.subprotocol.as_deref());
     let pipelined = exchange.upgrade(switching).await.map_err(Fault::reason)?;
     drop(handshake);
-    let rules = rules(route, &house.timeouts);
+    let rules = rules(route, timeouts);
     let guards = (place.or(wanted.place), wanted.slot, backend_place);
     Ok(Box::new(Entered { stream, pipelined, backend, rules, session, guards }))
 }

@@ -9,6 +9,7 @@ pub mod dial;
 pub mod explain;
 pub mod findings;
 pub mod question;
+pub mod steering;
 
 use std::sync::Arc;
 

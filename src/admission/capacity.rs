@@ -10,21 +10,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A limit on how many of something exist at once.
 #[derive(Debug)]
 pub struct Capacity {
-    limit: usize,
+    limit: AtomicUsize,
     in_use: AtomicUsize,
 }
 
 impl Capacity {
     /// Room for `limit` slots. A limit of 0 admits nobody.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, in_use: AtomicUsize::new(0) })
+        Arc::new(Self { limit: AtomicUsize::new(limit), in_use: AtomicUsize::new(0) })
     }
 
     /// A slot, or `None` when all of them are taken.
     #[must_use = "the slot is given back when it is dropped"]
     pub fn take(self: &Arc<Self>) -> Option<Slot> {
         // Add only below the limit: add-then-check would overshoot for a moment and refuse others meanwhile.
-        let room = |in_use| (in_use < self.limit).then_some(in_use + 1);
+        let limit = self.limit();
+        let room = |in_use| (in_use < limit).then_some(in_use + 1);
         self.in_use.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
         Some(Slot { of: Arc::clone(self) })
     }
@@ -36,7 +37,13 @@ impl Capacity {
 
     /// How many slots there are.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Acquire)
+    }
+
+    /// Changes how many there are. Slots that are taken stay taken: below them, nobody is admitted until enough of
+    /// them have come back.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Release);
     }
 }
 
@@ -68,6 +75,21 @@ mod tests {
         drop(first);
         assert_eq!(capacity.in_use(), 1);
         assert!(capacity.take().is_some());
+    }
+
+    #[test]
+    fn a_limit_that_shrinks_takes_no_slot_away() {
+        let capacity = Capacity::new(2);
+        let (first, second) = (capacity.take().unwrap(), capacity.take().unwrap());
+        capacity.set_limit(1);
+        assert_eq!((capacity.in_use(), capacity.limit()), (2, 1));
+        drop(first);
+        assert!(capacity.take().is_none());
+        drop(second);
+        assert!(capacity.take().is_some());
+        capacity.set_limit(3);
+        let _held = [capacity.take().unwrap(), capacity.take().unwrap(), capacity.take().unwrap()];
+        assert!(capacity.take().is_none());
     }
 
     #[test]

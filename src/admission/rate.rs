@@ -12,7 +12,7 @@
 use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
@@ -52,8 +52,7 @@ pub enum Refused {
 /// number, the theoretical arrival time of the next connection.
 #[derive(Debug)]
 pub struct Limiter {
-    pace: Pace,
-    exempt: Vec<IpNet>,
+    manners: RwLock<Manners>,
     epoch: Instant,
     v4: Mutex<Table<u32>>,
     v6: Mutex<Table<u64>>,
@@ -64,8 +63,7 @@ impl Limiter {
     /// exceed the number of connections the gateway can hold. A `now` before `epoch` counts as `epoch`.
     pub fn new(rules: PerIp, sources: usize, epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
-            pace: Pace::new(&rules),
-            exempt: rules.exempt,
+            manners: RwLock::new(Manners::new(rules)),
             epoch,
             v4: Mutex::new(Table::new(sources)),
             v6: Mutex::new(Table::new(sources)),
@@ -79,16 +77,25 @@ impl Limiter {
     /// [`Refused`], when the source may not connect now. [`Refused::Sessions`] is said before
     /// [`Refused::Rate`], because waiting would not help; neither counts against the rate.
     pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, Refused> {
-        if covers(&self.exempt, address) {
+        let manners = self.manners.read().unwrap_or_else(PoisonError::into_inner);
+        if covers(&manners.exempt, address) {
             return Ok(Place { held: None });
         }
         let now = nanos(now.saturating_duration_since(self.epoch));
         let source = Source::of(address);
         match source {
-            Source::V4(key) => lock(&self.v4).admit(key, now, &self.pace),
-            Source::V6(key) => lock(&self.v6).admit(key, now, &self.pace),
+            Source::V4(key) => lock(&self.v4).admit(key, now, &manners.pace),
+            Source::V6(key) => lock(&self.v6).admit(key, now, &manners.pace),
         }?;
         Ok(Place { held: Some((Arc::clone(self), source)) })
+    }
+
+    /// Changes what a source may do and how many are remembered. What is remembered stays, and so does every place
+    /// that is held.
+    pub fn set_rules(&self, rules: PerIp, sources: usize) {
+        *self.manners.write().unwrap_or_else(PoisonError::into_inner) = Manners::new(rules);
+        lock(&self.v4).set_bound(sources);
+        lock(&self.v6).set_bound(sources);
     }
 
     /// How many sources are remembered now, both families together.
@@ -153,6 +160,19 @@ impl Source {
     }
 }
 
+/// What a source may do now.
+#[derive(Debug)]
+struct Manners {
+    pace: Pace,
+    exempt: Vec<IpNet>,
+}
+
+impl Manners {
+    fn new(rules: PerIp) -> Self {
+        Self { pace: Pace::new(&rules), exempt: rules.exempt }
+    }
+}
+
 /// [`PerIp`] in the units of the tables.
 #[derive(Debug)]
 struct Pace {
@@ -213,11 +233,17 @@ impl<K: Hash + Eq + Copy> Table<K> {
         Self { rows: IndexMap::new(), bound: bound.max(1), draws: 0 }
     }
 
+    /// A table that is larger than its new bound forgets those who hold no place, as new ones come.
+    fn set_bound(&mut self, bound: usize) {
+        self.bound = bound.max(1);
+    }
+
     fn admit(&mut self, source: K, now: u64, pace: &Pace) -> Result<(), Refused> {
         if let Some(row) = self.rows.get_mut(&source) {
             return row.admit(now, pace);
         }
-        if self.rows.len() >= self.bound {
+        // Two at a time where the bound has shrunk, so that no single connection pays for all that is too much.
+        for _ in 0..self.rows.len().saturating_sub(self.bound - 1).min(2) {
             let victim = self.victim(now).ok_or(Refused::Sessions)?;
             self.rows.swap_remove_index(victim);
         }
@@ -359,6 +385,24 @@ mod tests {
         assert!(admit(ip("::ffff:192.0.2.1")).is_err());
         assert!(admit(ip("::ffff:192.0.2.2")).is_ok(), "mapped addresses do not share a /64");
         assert_eq!(limiter.remembered(), 4);
+    }
+
+    #[test]
+    fn new_rules_hold_at_once_and_places_stay_held() {
+        let epoch = Instant::now();
+        let limiter = Limiter::new(rules(1, 1, 9), 16, epoch);
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap());
+        let held = limiter.admit(one, epoch).unwrap();
+        assert!(matches!(limiter.admit(one, epoch), Err(Refused::Rate { .. })));
+        limiter.set_rules(rules(1000, 1000, 2), 16);
+        let second = limiter.admit(one, epoch + SECOND).unwrap();
+        assert_eq!(limiter.admit(one, epoch + SECOND).unwrap_err(), Refused::Sessions);
+        // Less is remembered from now on, but nobody who holds a place is forgotten.
+        limiter.set_rules(rules(1000, 1000, 2), 1);
+        assert_eq!(limiter.admit(other, epoch + SECOND).unwrap_err(), Refused::Sessions);
+        drop((held, second));
+        assert!(limiter.admit(other, epoch + SECOND).is_ok());
+        assert_eq!(limiter.remembered(), 1);
     }
 
     #[test]

@@ -171,6 +171,12 @@ impl Pool {
         self.lock().targets[target].sessions
     }
 
+    /// Whether sessions are led to `target`: neither its health checks nor a dial have just found it down.
+    pub fn is_up(&self, target: usize, now: Instant) -> bool {
+        let target = &self.lock().targets[target];
+        target.healthy && target.ejected_until(now).is_none()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -152,6 +152,17 @@ impl Upstream {
         }
     }
 
+    /// The servers that are named in the configuration: whether sessions are led there, and how many are there or on
+    /// their way. None where tokens lead.
+    pub fn standing(&self) -> Vec<(Backend, bool, usize)> {
+        let Servers::Pool { pool, backends } = &self.servers else { return Vec::new() };
+        let now = StdInstant::now();
+        let stands = |(target, backend): (usize, &Backend)| {
+            (backend.clone(), pool.is_up(target, now), pool.sessions(target))
+        };
+        backends.iter().enumerate().map(stands).collect()
+    }
+
     /// How its servers are reached.
     pub fn reach(&self) -> &Reach {
         &self.reach

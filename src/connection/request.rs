@@ -30,6 +30,7 @@ pub(super) async fn converse<'a>(
     house: &House,
     line: &mut ClosingLine,
 ) -> Result<(Exchange<'a, ClientStream>, Wanted), Reason> {
+    let timeouts = &door.terms.timeouts;
     let mut served = false;
     loop {
         let request = tokio::select! {
@@ -40,7 +41,7 @@ pub(super) async fn converse<'a>(
         let request = match request {
             Ok(request) => request,
             Err(fault) => {
-                exchange.close(fault, house.timeouts.close).await;
+                exchange.close(fault, timeouts.close).await;
                 let idle = matches!(fault, Fault::Gone | Fault::Timeout);
                 return Err(if served && idle { Reason::Served } else { fault.reason() });
             }
@@ -51,12 +52,12 @@ pub(super) async fn converse<'a>(
             Err(refusal) => {
                 let reason = refusal.reason();
                 line.detail = refusal.detail().map(str::to_owned);
-                exchange.refuse(refusal, house.timeouts.close).await;
+                exchange.refuse(refusal, timeouts.close).await;
                 return Err(reason);
             }
         }
         served = true;
-        head_by = Instant::now() + house.timeouts.request;
+        head_by = Instant::now() + timeouts.request;
     }
 }
 
@@ -91,8 +92,8 @@ async fn judge(
     };
     line.peer = client.address;
     let host = client.host.map_or(host, |host| host.to_ascii_lowercase());
-    let Some(routed) = house.routes.find(http::host_name(&host), request.uri().path()) else {
-        return match &house.files {
+    let Some(routed) = door.terms.routes.find(http::host_name(&host), request.uri().path()) else {
+        return match &door.terms.files {
             Some(files) => files.find(request).await.map(Asked::File),
             None => Err(Refusal::new(Reason::UnknownRoute)),
         };

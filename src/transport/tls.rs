@@ -4,6 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
@@ -15,10 +16,10 @@ use rustls::{
     },
     version,
 };
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::stream::ClientStream;
+use super::{socket::Socket, stream::ClientStream};
 use crate::{
     config::{Identity, TlsVersion},
     metered::Metered,
@@ -93,13 +94,14 @@ pub enum Accepted {
     /// TLS.
     Stream(ClientStream),
     /// Something else was spoken; nothing of it has been read.
-    NotTls(TcpStream),
+    NotTls(Socket),
 }
 
 /// A listener's TLS side.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
+    expiry: Option<SystemTime>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -121,6 +123,7 @@ impl Tls {
         };
         let unusable =
             |cause, certificate: &str| IdentityError::Unusable { certificate: certificate.to_owned(), cause };
+        let expiry = pair.chain.first().and_then(|certificate| expiry(certificate));
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(versions)
             .map_err(|error| unusable(error, &pair.certificate_origin))?
@@ -139,14 +142,19 @@ impl Tls {
         config.send_tls13_tickets = 1;
         config.ticketer =
             aws_lc_rs::Ticketer::new().map_err(|error| unusable(error, &pair.certificate_origin))?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), expiry })
+    }
+
+    /// When the certificate, the first of the chain, ends; `None` if it does not tell.
+    pub fn expiry(&self) -> Option<SystemTime> {
+        self.expiry
     }
 
     /// Shakes hands. Takes as long as the client does: put a deadline around it.
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.
-    pub async fn accept(&self, socket: TcpStream) -> io::Result<Accepted> {
+    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -157,6 +165,12 @@ impl Tls {
         let stream = self.acceptor.accept(Metered::new(socket)).await?;
         Ok(Accepted::Stream(ClientStream::Tls(Box::new(stream))))
     }
+}
+
+fn expiry(certificate: &[u8]) -> Option<SystemTime> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// A chain, its key, and where each came from.

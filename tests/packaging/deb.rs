@@ -12,27 +12,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-
 use crate::{PROGRAM, built, generated::commands, installed, read, root, said, scratch::Scratch, well};
 
 /// How long the program may take for what it does at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIG: &str = "/etc/portcullis/gateway.toml";
+/// What the unit hands over, without the unit.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY=/etc/portcullis";
 /// The package in a scratch system. Triggers would only make the index of manual pages anew.
 const INSTALL: &str = "dpkg --no-triggers --install /run/portcullis_*.deb";
 
 /// The package, built once for all tests. `None`, and a word why, where it cannot be built.
 fn package() -> Option<&'static Path> {
-    static BUILT: OnceLock<Option<(TempDir, PathBuf)>> = OnceLock::new();
-    BUILT.get_or_init(build).as_ref().map(|(_, path)| path.as_path())
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(build).as_deref()
 }
 
-fn build() -> Option<(TempDir, PathBuf)> {
+fn build() -> Option<PathBuf> {
     for program in ["cargo-deb", "dpkg-deb", "dpkg-shlibdeps", "strip", "gzip"] {
         installed(program, "packaging deb")?;
     }
-    let directory = tempfile::tempdir().expect("a directory");
+    // What a former run has left.
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deb");
+    if directory.exists() {
+        fs::remove_dir_all(&directory).expect("it can be removed");
+    }
+    fs::create_dir_all(&directory).expect("a directory");
     let (profile, target) = built();
     let profile = match profile.file_name().expect("a name").to_str().expect("UTF-8") {
         "debug" => "dev",
@@ -43,15 +48,15 @@ fn build() -> Option<(TempDir, PathBuf)> {
             .args(["--profile", profile, "--no-build"])
             // Nobody downloads this one.
             .args(["--fast", "--compress-type", "gz", "--compress-system", "--output"])
-            .arg(directory.path())
+            .arg(&directory)
             .env("CARGO_TARGET_DIR", target),
     );
-    let mut files = fs::read_dir(directory.path())
+    let mut files = fs::read_dir(&directory)
         .expect("it can be listed")
         .map(|entry| entry.expect("it can be listed").path());
     let package = files.next().expect("a package was built");
     assert_eq!(files.next(), None, "one package, and nothing else");
-    Some((directory, package))
+    Some(package)
 }
 
 fn dpkg_deb(arguments: &[&str], package: &Path) -> String {
@@ -94,7 +99,6 @@ fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
     .into();
     wanted.extend(commands().iter().map(|name| format!("/usr/share/man/man1/portcullis-{name}.1.gz")));
     for (from, to) in [
-        ("packaging/systemd", "/usr/lib/systemd/system"),
         ("packaging/observability", "/usr/share/doc/portcullis/observability"),
         ("docs", "/usr/share/doc/portcullis/docs"),
         ("docs/images", "/usr/share/doc/portcullis/docs/images"),
@@ -102,6 +106,13 @@ fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
         let files = fs::read_dir(root().join(from)).unwrap().map(|entry| entry.unwrap());
         let files = files.filter(|file| file.file_type().unwrap().is_file());
         wanted.extend(files.map(|file| format!("{to}/{}", file.file_name().to_str().unwrap())));
+    }
+    for file in fs::read_dir(root().join("packaging/systemd")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        // A drop-in is for some to copy.
+        let place =
+            if name.ends_with(".conf") { "share/doc/portcullis/systemd" } else { "lib/systemd/system" };
+        wanted.insert(format!("/usr/{place}/{name}"));
     }
     assert_eq!(contents(package), wanted);
 
@@ -117,6 +128,16 @@ fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
         let text = well(Command::new("dpkg-deb").arg("--info").arg(package).arg(script));
         assert!(!text.contains("#DEBHELPER#") && text.contains("deb-systemd-"), "{script}: {text}");
     }
+}
+
+/// The configuration in the package: the one of the tree, with the certificate that the unit hands over.
+fn shipped() -> String {
+    let text = read("gateway.toml");
+    let shipped = text
+        .replace("\ncertificate = \"certs/localhost.crt\"\n", "\ncertificate = \"credential:tls.crt\"\n")
+        .replace("\nprivate_key = \"certs/localhost.key\"\n", "\nprivate_key = \"credential:tls.key\"\n");
+    assert_eq!(shipped.matches("= \"credential:").count(), 2, "{shipped}");
+    shipped
 }
 
 /// A program in a scratch system, ended with the test.
@@ -139,7 +160,7 @@ impl Running {
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a deadline");
         let mut command = system.command("env");
-        command.arg(format!("NOTIFY_SOCKET={}", path.display()));
+        command.arg(format!("NOTIFY_SOCKET={}", path.display())).arg(CREDENTIALS);
         command.args(["/usr/bin/portcullis", "run", "--config", CONFIG]).stderr(Stdio::piped());
         let mut running = Self(command.spawn().expect("it can be started"));
         let mut buffer = [0; 4096];
@@ -181,27 +202,29 @@ fn the_package_is_installed_started_stopped_removed_and_purged() {
 
     // Words for somebody who has just installed it; nothing runs, and nothing will at the next boot.
     let words = system.sh(INSTALL);
-    assert!(words.contains("portcullis cert --out /etc/portcullis/certs"), "{words}");
     let enabled = system.sh("systemctl is-enabled portcullis.service || true");
     assert_eq!(enabled.trim(), "disabled", "the administrator has not said yet what it may open a way to");
-    assert_eq!(system.sh(&format!("cat {CONFIG}")), read("gateway.toml"));
+    assert_eq!(system.sh(&format!("cat {CONFIG}")), shipped());
     assert_eq!(system.sh("portcullis --version"), well(Command::new(PROGRAM).arg("--version")));
     let unit = system.sh("cat /usr/lib/systemd/system/portcullis.service");
-    let needs_a_user =
-        unit.contains("\nUser=portcullis\n") && !unit.lines().any(|line| line == "DynamicUser=yes");
-    let user = system.sh("getent passwd portcullis || true");
-    assert_eq!(!user.is_empty(), needs_a_user, "{user:?}");
+    assert_eq!(system.sh("getent passwd portcullis || true"), "", "the unit needs no user");
     let page = system.sh("gzip -dc /usr/share/man/man1/portcullis.1.gz");
     assert!(page.starts_with(".") && page.contains("portcullis\\-check(1)"), "{page}");
 
-    // The certificate is missing. What it says to do helps.
-    let output = system.command("portcullis").args(["run", "--config", CONFIG]).output().unwrap();
-    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
-    let advice = "\"portcullis cert --out /etc/portcullis/certs\" makes a pair to try things out";
-    assert!(said(&output).contains(advice), "{}", said(&output));
-    system.sh("portcullis cert --out /etc/portcullis/certs");
-    let good = system.sh(&format!("portcullis check --config {CONFIG}"));
+    // As the words say.
+    assert!(words.contains(&format!("{CREDENTIALS} portcullis check --config {CONFIG}")), "{words}");
+    let good = system.sh(&format!("{CREDENTIALS} portcullis check --config {CONFIG}"));
     assert!(good.contains("good, 1 listener(s), 1 route(s)"), "{good}");
+    let handed_over: Vec<&str> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("LoadCredential=")?.split_once(':'))
+        .map(|(_, file)| file)
+        .collect();
+    assert!(!handed_over.is_empty(), "nothing is handed over: {unit}");
+    for file in handed_over {
+        assert!(system.sh(&format!("cat {file}")).starts_with("-----BEGIN "), "{file}");
+    }
+    assert_eq!(system.sh("stat --dereference --format %a /etc/portcullis/tls.key").trim(), "600");
 
     let running = Running::start(&system);
     let answer = system.command("bash").args(["-c", PLAIN_HTTP]).output().unwrap();
@@ -211,7 +234,7 @@ fn the_package_is_installed_started_stopped_removed_and_purged() {
     system.sh("systemctl enable portcullis.service");
     system.sh("dpkg --no-triggers --remove portcullis");
     assert_eq!(system.sh("command -v portcullis || true"), "", "removed");
-    assert_eq!(system.sh(&format!("cat {CONFIG}")), read("gateway.toml"), "only a purge takes this");
+    assert_eq!(system.sh(&format!("cat {CONFIG}")), shipped(), "only a purge takes this");
     system.sh("dpkg --no-triggers --purge portcullis");
     assert_eq!(system.changed(), BTreeSet::new(), "this is left behind");
 }
@@ -228,19 +251,18 @@ cat <&3
 fn what_the_administrator_wrote_outlives_an_upgrade_and_what_is_not_the_packages_outlives_all() {
     let Some(system) = package().and_then(Scratch::with) else { return };
     system.sh(INSTALL);
-    system.sh("mkdir /etc/portcullis/certs && echo mine > /etc/portcullis/certs/tls.key");
+    system.sh("cd /etc/portcullis && rm tls.key && echo mine > tls.key");
     system.sh(&format!("echo '# mine' >> {CONFIG}"));
     system.sh("systemctl enable portcullis.service");
 
     // The same version again goes the way of an upgrade: it asks nothing, and advises nothing.
     let words = system.sh(INSTALL);
-    assert!(!words.contains("portcullis cert"), "the first words, said again: {words}");
+    assert!(!words.contains("not started"), "the first words, said again: {words}");
+    assert_eq!(system.sh("cat /etc/portcullis/tls.key"), "mine\n", "a key is lost");
     assert!(system.sh(&format!("cat {CONFIG}")).ends_with("\n# mine\n"), "an edit is lost");
     assert_eq!(system.sh("systemctl is-enabled portcullis.service").trim(), "enabled");
 
     system.sh("dpkg --no-triggers --purge portcullis");
-    let key = Path::new("/etc/portcullis/certs/tls.key");
-    let directories = key.ancestors().skip(1).take(2).map(Path::to_owned);
-    let left: BTreeSet<PathBuf> = directories.chain([key.to_owned()]).collect();
+    let left = BTreeSet::from(["/etc/portcullis", "/etc/portcullis/tls.key"].map(PathBuf::from));
     assert_eq!(system.changed(), left, "a key that the package did not make, and nothing else");
 }

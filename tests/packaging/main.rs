@@ -5,6 +5,7 @@
 
 mod container;
 mod deb;
+mod first_steps;
 mod generated;
 mod observability;
 mod profile;

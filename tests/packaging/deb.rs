@@ -15,15 +15,15 @@ use std::{
 use crate::{PROGRAM, built, generated::commands, installed, read, root, said, scratch::Scratch, well};
 
 /// How long the program may take for what it does at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIG: &str = "/etc/portcullis/gateway.toml";
 /// What the unit hands over, without the unit.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY=/etc/portcullis";
 /// The package in a scratch system. Triggers would only make the index of manual pages anew.
-const INSTALL: &str = "dpkg --no-triggers --install /run/portcullis_*.deb";
+pub(crate) const INSTALL: &str = "dpkg --no-triggers --install /run/portcullis_*.deb";
 
 /// The package, built once for all tests. `None`, and a word why, where it cannot be built.
-fn package() -> Option<&'static Path> {
+pub(crate) fn package() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     BUILT.get_or_init(build).as_deref()
 }
@@ -232,6 +232,8 @@ fn the_package_is_installed_started_stopped_removed_and_purged() {
     running.stop();
 
     system.sh("systemctl enable portcullis.service");
+    // As systemd does for the unit.
+    system.sh("cd /var/log && mkdir -p private/portcullis && ln -s private/portcullis && touch portcullis/sessions.log");
     system.sh("dpkg --no-triggers --remove portcullis");
     assert_eq!(system.sh("command -v portcullis || true"), "", "removed");
     assert_eq!(system.sh(&format!("cat {CONFIG}")), shipped(), "only a purge takes this");
@@ -240,7 +242,7 @@ fn the_package_is_installed_started_stopped_removed_and_purged() {
 }
 
 /// Somebody who forgets TLS is told so; that is enough to see who answers at the shipped address.
-const PLAIN_HTTP: &str = r#"
+pub(crate) const PLAIN_HTTP: &str = r#"
 exec 3<>/dev/tcp/127.0.0.1/8443
 printf 'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n' >&3
 cat <&3

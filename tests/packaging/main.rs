@@ -3,6 +3,7 @@
 //! Tests that need more than Rust are left out unless they are asked for: `tests/run --only packaging` installs what
 //! they need and runs them. Where something is missing they say so and do nothing, and fail with `CI=true`.
 
+mod booted;
 mod container;
 mod deb;
 mod first_steps;

@@ -76,7 +76,13 @@ impl Scratch {
         None
     }
 
-    fn enter(&self) -> Command {
+    /// The directory that all of it lies in, as its own processes see it.
+    pub(crate) fn system(&self) -> PathBuf {
+        self.directory.path().join("system")
+    }
+
+    /// A program of this machine that sees the system's mounts and network.
+    pub(crate) fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--net", "--target", &self.holder.id().to_string()]);
         command
@@ -85,7 +91,7 @@ impl Scratch {
     /// A program in this system, with what its environment has after a login of root.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = self.enter();
-        command.arg("chroot").arg(self.directory.path().join("system"));
+        command.arg("chroot").arg(self.system());
         command.args(["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"]);
         command.args(["DEBIAN_FRONTEND=noninteractive", program]);
         command

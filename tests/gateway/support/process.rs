@@ -505,7 +505,7 @@ impl Gateway {
 impl Gateway {
     /// The directory of its configuration, gateway.toml.
     pub(crate) fn directory(&self) -> &Path {
-        self._directory.path()
+        self.directory.path()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -570,7 +570,8 @@ impl Gateway {
 
     /// Waits for another listener than those that are known, which is the next [`Door`].
     pub(crate) async fn another_door(&mut self) -> Door {
-        let address = |line: &Value| is(line, "listening").then(|| text(line, "address").parse().ok()).flatten();
+        let address =
+            |line: &Value| is(line, "listening").then(|| text(line, "address").parse().ok()).flatten();
         let known = self.doors.len();
         let new = self.until("another listener", |lines| lines.iter().filter_map(address).nth(known)).await;
         self.doors.push(new);

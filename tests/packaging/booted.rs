@@ -20,7 +20,7 @@ use crate::{
 const BOOT: Duration = Duration::from_secs(120);
 
 /// A scratch system with systemd as its first process, in a container of its own.
-struct Booted {
+pub(crate) struct Booted {
     nspawn: Child,
     /// The first process, as this machine counts.
     first: String,
@@ -28,7 +28,7 @@ struct Booted {
 }
 
 impl Booted {
-    fn new(system: Scratch) -> Option<Self> {
+    pub(crate) fn new(system: Scratch) -> Option<Self> {
         installed("systemd-nspawn", "packaging")?;
         // Services of this machine stay off, and nobody forbids those of packages.
         system.sh(
@@ -88,13 +88,46 @@ impl Booted {
     }
 
     #[track_caller]
-    fn sh(&self, line: &str) -> String {
+    pub(crate) fn sh(&self, line: &str) -> String {
         well(self.command("sh").args(["-euc", line]))
+    }
+
+    /// Installs the package, of which nothing is started.
+    #[track_caller]
+    pub(crate) fn install(&self) {
+        self.sh(&INSTALL.replace("/run/", "/opt/"));
+    }
+
+    /// The first process, as this machine counts.
+    pub(crate) fn first(&self) -> &str {
+        &self.first
+    }
+
+    /// Puts a file there, and its directory.
+    #[track_caller]
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let mut command = self.command("sh");
+        command.args(["-euc", "mkdir -p \"$(dirname \"$1\")\" && cat > \"$1\"", "sh", path]);
+        let mut writing = command.stdin(Stdio::piped()).spawn().expect("a shell");
+        let mut input = writing.stdin.take().expect("it is piped");
+        std::io::Write::write_all(&mut input, text.as_bytes()).expect("a shell that reads");
+        drop(input);
+        assert!(writing.wait().expect("a shell").success(), "{path} cannot be written");
+    }
+
+    /// Looks again and again until something holds.
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            let seen = || self.sh("systemctl status --no-pager --full portcullis.service || true");
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}: {}", seen());
+        }
     }
 
     /// The number of the service's process, which runs.
     #[track_caller]
-    fn running(&self) -> String {
+    pub(crate) fn running(&self) -> String {
         let status = self.sh("systemctl status --no-pager --full portcullis.service || true");
         let process =
             self.sh("systemctl show --property MainPID --value portcullis.service").trim().to_owned();

@@ -8,6 +8,7 @@ mod container;
 mod deb;
 mod first_steps;
 mod generated;
+mod living;
 mod observability;
 mod profile;
 mod promql;

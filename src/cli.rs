@@ -211,8 +211,8 @@ fn run(file: &Path) -> anyhow::Result<()> {
         control.log_by(logging.clone());
         tracing::info!("ready");
         systemd::ready();
-        let informed = control.clone();
-        let informing = systemd::keep_informed(move || status(&informed.standing()));
+        let shown = control.clone();
+        let informing = systemd::keep_informed(move || status(&shown.standing()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {

@@ -95,11 +95,13 @@ impl Control {
     pub(super) fn new(ready: Ready, inherited: Inherited) -> Self {
         let Ready { file, stations, terms, limits, tools, .. } = ready;
         let (house, tasks) = (Arc::new(house(&limits)), Tasks::default());
-        let bound = stations.into_iter().flat_map(|(_, bound, door)| {
-            bound.unwrap_or_default().into_iter().map(move |bound| (bound, Arc::clone(&door)))
-        });
-        let open = |(bound, door)| Station::open(bound, door, &house, &tasks);
-        let stations: Vec<Station> = bound.map(open).collect();
+        let mut opened = Vec::with_capacity(stations.len());
+        for (_, bound, door) in stations {
+            for bound in bound.into_iter().flatten() {
+                opened.push(Station::open(bound, Arc::clone(&door), &house, &tasks));
+            }
+        }
+        let stations = opened;
         let watches = Watches::default().over(&terms, &stations);
         let (loaded, reloads) = (SystemTime::now(), (0, 0));
         let course = Course { stations, terms, tools, watches, loaded, reloads, draining: false };
@@ -151,10 +153,7 @@ impl Control {
         // Files can be far away.
         let loading = spawn_blocking(move || Ok::<_, ReloadError>(Prepared::load_after(read()?, heritage)?));
         let prepared = loading.await.map_err(|_| ReloadError::Panicked)??;
-        // A socket that was handed over is opened anew: that takes nothing from those who wait at it.
-        let stays = |station: &&Station| !matches!(station.configured, Address::Inherited(_));
-        let kept =
-            self.course().stations.iter().filter(stays).map(|station| station.configured.clone()).collect();
+        let kept = self.course().stations.iter().map(|station| station.configured.clone()).collect();
         let ready = prepared.bind_beside(kept, &self.helm.inherited)?;
         if let Some(logging) = self.helm.logging.get() {
             logging
@@ -199,21 +198,27 @@ impl Control {
         let sources = sources(&limits);
         house.limiter.set_rules(limits.per_ip, sources);
         let mut before = std::mem::take(&mut course.stations);
+        let (listeners, routes) = (stations.len(), terms.routes.iter().count());
         for (configured, bound, door) in stations {
             if let Some(bound) = bound {
                 let open = |bound| Station::open(bound, Arc::clone(&door), house, tasks);
                 course.stations.extend(bound.into_iter().map(open));
-            } else if let Some(at) = before.iter().position(|station| station.configured == configured) {
+                continue;
+            }
+            while let Some(at) = before.iter().position(|station| station.configured == configured) {
                 let station = before.remove(at);
-                station.lead_through(door);
+                station.lead_through(Arc::clone(&door));
                 course.stations.push(station);
+                // The name of what was handed over can be that of several sockets; an address is that of one.
+                if !matches!(configured, Address::Inherited(_)) {
+                    break;
+                }
             }
         }
         for station in before {
             tracing::info!(address = %station.local, "no longer listening");
         }
         course.watches = std::mem::take(&mut course.watches).over(&terms, &course.stations);
-        let (listeners, routes) = (course.stations.len(), terms.routes.iter().count());
         (course.terms, course.tools, course.loaded) = (terms, tools, SystemTime::now());
         Ok(format!("reloaded: {listeners} listener(s), {routes} route(s)"))
     }

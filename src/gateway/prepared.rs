@@ -249,7 +249,7 @@ impl Prepared {
         Ok(Gateway { control, admin })
     }
 
-    /// Listens on every address that is not among `kept`, each of which stands for one listener.
+    /// Listens on every address that is not among `kept`, each of which stands for one socket.
     pub(super) fn bind_beside(
         self,
         mut kept: Vec<Address>,
@@ -263,16 +263,12 @@ impl Prepared {
                 stations.push((address, None, door));
                 continue;
             }
-            let bound = Bound::to(&address, inherited).map_err(|cause| {
-                let port = |address: &Address| address.ip().map(|address| address.port());
-                let ours = kept.iter().any(|other| port(other).is_some() && port(other) == port(&address));
-                StartError::Listen {
-                    file: file.display().to_string(),
-                    number: index + 1,
-                    advice: advice(&address, &cause, ours),
-                    address: address.clone(),
-                    cause,
-                }
+            let bound = Bound::to(&address, inherited).map_err(|cause| StartError::Listen {
+                file: file.display().to_string(),
+                number: index + 1,
+                advice: advice(&address, &cause, &kept),
+                address: address.clone(),
+                cause,
             })?;
             stations.push((address, Some(bound), door));
         }
@@ -294,15 +290,20 @@ pub(super) struct Ready {
     pub(super) warnings: Vec<String>,
 }
 
-/// What to do about an address that cannot be listened on. `ours`: the gateway itself listens on its port, at another
-/// address that the same reload would give up.
-fn advice(address: &Address, error: &io::Error, ours: bool) -> &'static str {
+/// What to do about an address that cannot be listened on while the gateway listens on `ours`, which a reload gives up
+/// last.
+fn advice(address: &Address, error: &io::Error, ours: &[Address]) -> &'static str {
+    let port = |address: &Address| match address {
+        Address::Ip(address) => Some(address.port()),
+        _ => None,
+    };
+    let is_our_port = port(address).is_some() && ours.iter().any(|other| port(other) == port(address));
     match error.kind() {
         _ if matches!(address, Address::Inherited(_)) => {
             "start it by a socket unit with FileDescriptorName= of that name, or set ip:port"
         }
         io::ErrorKind::NotFound => "make the directory, or set another path",
-        io::ErrorKind::AddrInUse if ours => {
+        io::ErrorKind::AddrInUse if is_our_port => {
             "the gateway itself holds that port until the reload is done; set another port, or start it anew"
         }
         io::ErrorKind::AddrInUse => "stop the program that uses it, or set another port",

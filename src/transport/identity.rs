@@ -119,8 +119,10 @@ struct Seen {
     is_confirmed: bool,
     /// Whether what they hold is not shown because something is wrong with it.
     is_bad: bool,
-    /// Whether that was said.
+    /// Whether that was said of these very files.
     is_told: bool,
+    /// Whether somebody who was told of something bad waits to hear that all is well.
+    is_awaited: bool,
 }
 
 impl Shown {
@@ -132,7 +134,7 @@ impl Shown {
         // Stamps first: what changes while it is read is read again.
         let stamps = stamps(identity);
         let pair = RwLock::new(Arc::new(Pair::read(identity)?));
-        let seen = Seen { stamps, is_confirmed: false, is_bad: false, is_told: false };
+        let seen = Seen { stamps, is_confirmed: false, is_bad: false, is_told: false, is_awaited: false };
         Ok(Self { identity: identity.clone(), pair, seen: Mutex::new(seen) })
     }
 
@@ -180,8 +182,8 @@ impl Shown {
         if !is_new && seen.is_confirmed && !seen.is_bad {
             return;
         }
-        let is_told = seen.is_told && !is_new;
-        *seen = Seen { stamps, is_confirmed: !is_new, is_bad: false, is_told };
+        let (is_told, is_awaited) = (seen.is_told && !is_new, seen.is_awaited);
+        *seen = Seen { stamps, is_confirmed: !is_new, is_bad: false, is_told, is_awaited };
         let (path, key) = (certificate.display(), private_key.display());
         let current = self.pair();
         let read = Pair::read(&self.identity).and_then(|pair| {
@@ -200,15 +202,15 @@ impl Shown {
                 }
                 if is_news {
                     tracing::info!(certificate = %path, expires = expiry, "certificate reloaded");
-                } else if is_told {
+                } else if is_awaited {
                     tracing::info!(certificate = %path, expires = expiry, "certificate is good again");
                 }
-                seen.is_told = false;
+                seen.is_awaited = false;
             }
             Err(error) => {
                 seen.is_bad = true;
                 if !is_new && !is_told {
-                    seen.is_told = true;
+                    (seen.is_told, seen.is_awaited) = (true, true);
                     tracing::warn!(
                         certificate = %path,
                         private_key = %key,
@@ -223,7 +225,8 @@ impl Shown {
     /// What the files hold now was refused elsewhere, and somebody was told.
     pub fn refused(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = Seen { stamps: stamps(&self.identity), is_confirmed: true, is_bad: true, is_told: true };
+        let stamps = stamps(&self.identity);
+        *seen = Seen { stamps, is_confirmed: true, is_bad: true, is_told: true, is_awaited: true };
     }
 
     fn pair(&self) -> Arc<Pair> {

@@ -177,7 +177,7 @@ async fn a_reload_says_how_it_went() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).admin().start().await;
     let mut session = gateway.session("/echo").await;
-    let file = gateway.directory().join("gateway.toml");
+    let file = gateway.path("gateway.toml");
     let good = std::fs::read_to_string(&file).unwrap();
 
     std::fs::write(&file, good.replace("path = \"/echo\"", "path = \"/other\"")).unwrap();

@@ -33,7 +33,7 @@ async fn a_unix_socket_is_its_users_alone_and_is_removed_at_the_end() {
     let answer = ask_on(stream, "GET", "/healthz", &[("Host", "evil.example")], "").await;
     assert_eq!(answer.status, 403);
     // The command finds it by the configuration.
-    let file = gateway.directory().join("gateway.toml").display().to_string();
+    let file = gateway.path("gateway.toml").display().to_string();
     let asked =
         command(directory.path().to_owned(), vec!["health".to_owned(), "--config".to_owned(), file]).await;
     assert_eq!(String::from_utf8_lossy(&asked.stdout), "ready\n", "{asked:?}");

@@ -1,5 +1,7 @@
 // The status page: asks /api/status and /api/sessions each second, and shows what they say. Everything that comes from
-// the gateway is set as text, never as markup.
+// the gateway is set as text, never as markup. It is a classic script, because browsers ask for a module with an Origin,
+// and whoever asks with one is refused.
+"use strict";
 
 const SECONDS = 120;
 const ROWS = 200;
@@ -81,9 +83,9 @@ function plot(figure, lines, most) {
 
 // What was seen, second by second.
 
-const history = [];
-const series = (of) => history.map(of);
-const newest = (of) => (history.length ? of(history.at(-1)) : 0);
+const past = [];
+const series = (of) => past.map(of);
+const newest = (of) => (past.length ? of(past.at(-1)) : 0);
 let before = null;
 
 /** Notes what has changed since the last look. */
@@ -99,7 +101,7 @@ function note(status, at) {
       if (end.at !== "refused" && end.at !== "dial") continue;
       refused.set(reason, rate(end.count, before.ends.get(reason)?.count ?? 0));
     }
-    history.push({
+    past.push({
       in: rate(status.bytes_in, before.status.bytes_in),
       out: rate(status.bytes_out, before.status.bytes_out),
       sessions: status.sessions.in_use,
@@ -107,9 +109,9 @@ function note(status, at) {
       opened: rate(status.sessions_opened, before.status.sessions_opened),
       refused,
     });
-    if (history.length > SECONDS) history.shift();
+    if (past.length > SECONDS) past.shift();
   } else {
-    history.length = 0;
+    past.length = 0;
   }
   before = { status, at, ends };
 }
@@ -127,7 +129,7 @@ function showPlots(status) {
     { name: "new sessions", values: series((seen) => seen.opened), shown: perSecond(newest((seen) => seen.opened)) },
   ]);
   const sums = new Map();
-  for (const seen of history) {
+  for (const seen of past) {
     for (const [reason, rate] of seen.refused) sums.set(reason, (sums.get(reason) ?? 0) + rate);
   }
   const reasons = [...sums].filter(([, sum]) => sum > 0).sort((a, b) => b[1] - a[1]).slice(0, 4);

@@ -503,11 +503,6 @@ impl Gateway {
 
 // The process.
 impl Gateway {
-    /// The directory of its configuration, gateway.toml.
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
     pub(crate) fn pid(&self) -> u32 {
         self.child.lock().expect("no panic").id()
     }

@@ -11,6 +11,7 @@ pub(crate) struct Identity {
     pub(crate) certificate: String,
     pub(crate) private_key: String,
     authority: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(Identity::make);
@@ -29,16 +30,22 @@ impl Identity {
         let authority_certificate = authority.self_signed(&authority_key).expect("an authority");
         let issuer = Issuer::new(authority, authority_key);
 
-        let key = KeyPair::generate().expect("a key");
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-        let certificate =
-            CertificateParams::new(names).expect("names").signed_by(&key, &issuer).expect("a certificate");
-        Self {
-            certificate: certificate.pem(),
-            private_key: key.serialize_pem(),
-            authority: authority_certificate.der().clone(),
-        }
+        let (certificate, private_key) = issue(&issuer, |_| {});
+        Self { certificate, private_key, authority: authority_certificate.der().clone(), issuer }
     }
+
+    /// Another certificate of the same authority for another key, changed by `change`; and its key.
+    pub(crate) fn renewed(&self, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+        issue(&self.issuer, change)
+    }
+}
+
+fn issue(issuer: &Issuer<'_, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+    let key = KeyPair::generate().expect("a key");
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let mut params = CertificateParams::new(names).expect("names");
+    change(&mut params);
+    (params.signed_by(&key, issuer).expect("a certificate").pem(), key.serialize_pem())
 }
 
 /// A client that trusts the shared authority and nothing else.

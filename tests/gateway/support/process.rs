@@ -148,6 +148,8 @@ impl Setup {
         };
         write("localhost.crt", &identity.certificate);
         write("localhost.key", &identity.private_key);
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(directory.path().join("localhost.key"), private).expect("a key of the test");
         let Self { listeners: [tls, plain], rest, limits, per_ip, level, descriptors } = self;
         let rest = format!(
             "[[listener]]\n{tls}\n[[listener]]\n{plain}\n\
@@ -180,7 +182,7 @@ impl Setup {
             child: Mutex::new(child),
             doors: Vec::new(),
             log,
-            _directory: directory,
+            directory,
             _canary: canary,
             descriptors: 0,
             peers: Mutex::default(),
@@ -278,7 +280,7 @@ pub(crate) struct Gateway {
     child: Mutex<Child>,
     doors: Vec<SocketAddr>,
     log: Arc<Log>,
-    _directory: TempDir,
+    directory: TempDir,
     _canary: Backend,
     descriptors: usize,
     /// How many connections the log owes a line, by the name it will give the peer.
@@ -523,6 +525,46 @@ impl Gateway {
             fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
         // A tick is a hundredth of a second on every Linux there is.
         Duration::from_millis(ticks * 10)
+    }
+
+    /// A file beside its configuration.
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The text of its configuration.
+    pub(crate) fn configuration(&self) -> String {
+        std::fs::read_to_string(self.path("gateway.toml")).expect("the configuration")
+    }
+
+    /// Replaces its configuration, asks for a reload and waits for the answer in the log.
+    pub(crate) async fn reload(&self, configuration: &str) -> Result<String, String> {
+        std::fs::write(self.path("gateway.toml"), configuration).expect("the configuration");
+        self.reload_again().await
+    }
+
+    /// Asks for a reload and waits for the answer in the log.
+    pub(crate) async fn reload_again(&self) -> Result<String, String> {
+        let answer = |line: &Value| match text(line, "message") {
+            done if done.starts_with("reloaded: ") => Some(Ok(done.to_owned())),
+            failed if failed.starts_with("not reloaded: ") => {
+                assert_eq!(text(line, "level"), "WARN");
+                Some(Err(text(line, "detail").to_owned()))
+            }
+            _ => None,
+        };
+        let before = self.lines(answer).len();
+        self.signal(Signal::SIGHUP);
+        self.until("the answer to SIGHUP", |lines| lines.iter().filter_map(answer).nth(before)).await
+    }
+
+    /// Waits for another listener than those that are known, which is the next [`Door`].
+    pub(crate) async fn another_door(&mut self) -> Door {
+        let address = |line: &Value| is(line, "listening").then(|| text(line, "address").parse().ok()).flatten();
+        let known = self.doors.len();
+        let new = self.until("another listener", |lines| lines.iter().filter_map(address).nth(known)).await;
+        self.doors.push(new);
+        known
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

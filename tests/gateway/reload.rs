@@ -1,0 +1,344 @@
+//! Another configuration while sessions go on.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGSTOP, SIGTERM};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::{
+    Backend, Identity, PLAIN, Request, Setup, TLS, Wire, ask, assert_took, eventually, read_response, read_to_end,
+    within,
+};
+
+/// A listener at a port that the system chooses.
+const ANOTHER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n\n";
+
+#[tokio::test]
+async fn new_connections_see_the_new_file_and_sessions_go_on() {
+    let (old, new) = (Backend::echo().await, Backend::echo().await);
+    let gateway = Setup::echo(&old).route("gone", &old).start().await;
+    let mut session = gateway.session("/echo").await;
+    session.echo(b"before").await;
+    // It has come, and has yet to ask: what it was let in under is what it gets.
+    let waiting = gateway.wire(TLS).await;
+
+    let text = gateway.configuration();
+    let moved = text.replace(&old.address.to_string(), &new.address.to_string());
+    let done = gateway.reload(&moved.replace("\"/gone\"", "\"/come\"")).await.expect("a good file");
+    assert_eq!(done, "reloaded: 2 listener(s), 3 route(s)");
+
+    session.echo(b"after").await;
+    for door in [TLS, PLAIN] {
+        for target in ["/echo", "/come"] {
+            let mut newer = gateway.session_by(door, target).await;
+            newer.echo(b"hello").await;
+            newer.close(1000).await;
+        }
+        let mut late = gateway.wire(door).await;
+        assert_eq!(ask(&mut late, &gateway.upgrade(door, "/gone")).await.status, 404);
+    }
+    assert_eq!((old.calls().await, new.calls().await), (1, 4));
+    let mut waiting = gateway.open(waiting, &gateway.upgrade(TLS, "/gone")).await;
+    waiting.echo(b"hello").await;
+    assert_eq!((old.calls().await, new.calls().await), (2, 4));
+    waiting.close(1000).await;
+    session.close(1000).await;
+    drop((waiting, session));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn origins_limits_and_timeouts_are_those_of_the_new_file() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    let text = gateway.configuration();
+    let mut session = gateway.session("/echo").await;
+
+    let strict = text.replace("path = \"/echo\"", "path = \"/echo\"\norigins = [\"https://desk.example\"]");
+    gateway.reload(&strict).await.expect("a good file");
+    let mut wire = gateway.wire(TLS).await;
+    assert_eq!(ask(&mut wire, &gateway.upgrade(TLS, "/echo")).await.status, 403);
+    drop(wire);
+
+    // As many sessions as there are already, and one more for the end of this test.
+    gateway.reload(&text.replace("[limits]", "[limits]\nmax_sessions = 1")).await.expect("a good file");
+    let mut wire = gateway.tcp(PLAIN).await;
+    let peer = wire.local_addr().unwrap();
+    let _ = read_to_end(&mut wire).await;
+    gateway.refused(peer, "overloaded").await;
+
+    let counted = text.replace("exempt = [\"127.0.0.0/8\", \"::1/128\"]", "sessions = 1");
+    assert_ne!(counted, text);
+    gateway.reload(&counted).await.expect("a good file");
+    let held = gateway.session_by(PLAIN, "/echo").await;
+    let mut wire = gateway.tcp(PLAIN).await;
+    let peer = wire.local_addr().unwrap();
+    let _ = read_to_end(&mut wire).await;
+    gateway.refused(peer, "too_many_sessions").await;
+    drop(held);
+
+    gateway.reload(&format!("{text}\n[timeouts]\nrequest = \"400ms\"\n")).await.expect("a good file");
+    let start = Instant::now();
+    let mut wire = gateway.tcp(PLAIN).await;
+    let peer = wire.local_addr().unwrap();
+    let _ = read_to_end(&mut wire).await;
+    assert_took(start, Duration::from_millis(400));
+    gateway.refused(peer, "request_timeout").await;
+
+    gateway.reload(&text).await.expect("a good file");
+    session.echo(b"all the time").await;
+    session.close(1000).await;
+    drop(session);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_file_changes_nothing() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    let text = gateway.configuration();
+    let mut session = gateway.session("/echo").await;
+    let descriptors = gateway.open_descriptors();
+
+    let occupied = TcpStream::connect(gateway.address(PLAIN)).await.unwrap();
+    gateway.expect_end(occupied.local_addr().unwrap());
+    let foreign = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = format!("address = \"{}\"", foreign.local_addr().unwrap());
+    let (certificate, key) = Identity::shared().renewed(|_| {});
+    let (expired, its_key) = Identity::shared().renewed(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    for (name, content) in [
+        ("other.crt", certificate.as_str()),
+        ("other.key", key.as_str()),
+        ("half.key", &key[..key.len() / 2]),
+        ("expired.crt", &expired),
+        ("expired.key", &its_key),
+        ("bad.tokens", "alice: nowhere\n"),
+    ] {
+        fs::write(gateway.path(name), content).unwrap();
+        fs::set_permissions(gateway.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let another = |lines: &str| format!("{text}\n[[listener]]\n{lines}\n");
+    let route = |lines: &str| format!("{text}\n[[route]]\nname = \"new\"\npath = \"/new\"\n{lines}\n");
+    let bad = [
+        // Each with what must stand in the answer.
+        ("[[listener]\n".to_owned(), "gateway.toml:1:"),
+        (String::new(), "listener"),
+        (text.replace("[limits]", "[limits]\nmax_session = 5"), "did you mean \"max_sessions\"?"),
+        (text.replace("max_sessions", "x") + "[timeouts]\ntls = \"5\"\n", "the unit is missing"),
+        (text.replace("\"localhost.crt\"", "\"nowhere.crt\""), "cannot read certificate"),
+        (text.replace("\"localhost.crt\"", "\"other.crt\""), "do not belong together"),
+        (text.replace("\"localhost.key\"", "\"other.key\""), "do not belong together"),
+        (text.replace("\"localhost.key\"", "\"half.key\""), "holds no private key in PEM form"),
+        (
+            text.replace("\"localhost.crt\"", "\"expired.crt\"").replace("\"localhost.key\"", "\"expired.key\""),
+            "expired on 2020-01-01T00:00:00Z; renew it",
+        ),
+        (text.replace("[limits]", "[web]\nroot = \"nowhere\"\n[limits]"), "nowhere"),
+        (another(&taken), "stop the program that uses it, or set another port"),
+        // One that could be had, and one that could not: the first is given up again.
+        (another("address = \"127.0.0.1:0\"\n[[listener]]\naddress = \"192.0.2.1:4433\""), "192.0.2.1:4433"),
+        (route("targets = { from = \"file\", path = \"bad.tokens\" }"), "bad.tokens:1"),
+        (route("targets = { from = \"file\", path = \"nowhere\" }"), "create the file"),
+        (
+            route("backend = \"tls://localhost:1\"\ntls = { ca = \"nowhere.pem\" }"),
+            "cannot read tls.ca",
+        ),
+        (
+            text.replace("[log]", "[log]\nsessions = \"nowhere/sessions.log\""),
+            "log.sessions: cannot append to",
+        ),
+    ];
+    for (file, words) in &bad {
+        let failed = gateway.reload(file).await.expect_err(words);
+        assert!(failed.contains(words), "{words:?} does not stand in {failed:?}");
+        assert!(failed.contains("gateway.toml"), "which file? {failed:?}");
+        session.echo(b"still here").await;
+    }
+    fs::remove_file(gateway.path("gateway.toml")).unwrap();
+    let failed = gateway.reload_again().await.expect_err("there is no file");
+    assert!(failed.contains("gateway.toml"), "{failed}");
+
+    eventually("nothing is left of the attempts", Duration::from_secs(1), || {
+        // `occupied` is one more.
+        let open = gateway.open_descriptors();
+        (open <= descriptors + 1).then_some(()).ok_or_else(|| format!("{open}, not {descriptors} and one"))
+    })
+    .await;
+    for door in [TLS, PLAIN] {
+        let mut newer = gateway.session_by(door, "/echo").await;
+        newer.echo(b"hello").await;
+        newer.close(1000).await;
+    }
+    assert_eq!(gateway.lines(|line| (line["message"] == "listening").then_some(())).len(), 2);
+    gateway.reload(&text).await.expect("the file that it was started with");
+    session.close(1000).await;
+    drop((session, occupied));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn listeners_come_and_go_and_those_that_stay_never_close() {
+    let backend = Backend::echo().await;
+    let mut gateway = Setup::echo(&backend).start().await;
+    let text = gateway.configuration();
+    gateway.reload(&format!("{text}\n{ANOTHER}")).await.expect("a good file");
+    let new = gateway.another_door().await;
+    let mut there = gateway.session_by(new, "/echo").await;
+    there.echo(b"hello").await;
+
+    // The other way round: the plain listener gets a certificate, the one with a certificate loses it.
+    let pair = "certificate = \"localhost.crt\"\nprivate_key = \"localhost.key\"\n";
+    let plain = "address = \"127.0.0.1:0\"\n";
+    let swapped = text.replace(pair, "").replacen(
+        &format!("{plain}\n[[listener]]\n{plain}"),
+        &format!("{plain}\n[[listener]]\n{plain}{pair}"),
+        1,
+    );
+    assert_ne!(swapped, text);
+    gateway.reload(&swapped).await.expect("a good file");
+    let socket = gateway.tcp(TLS).await;
+    let mut session = gateway.open(Wire::Plain(socket), &Request::upgrade("/echo", "http", &gateway.host(TLS))).await;
+    session.echo(b"plain").await;
+    session.close(1000).await;
+    drop(session);
+    let wire = gateway.secure(gateway.tcp(PLAIN).await).await;
+    let mut session = gateway.open(wire, &Request::upgrade("/echo", "https", &gateway.host(PLAIN))).await;
+    session.echo(b"TLS").await;
+    session.close(1000).await;
+    drop(session);
+    gateway.reload(&text).await.expect("a good file");
+
+    let refused = within("an answer", TcpStream::connect(gateway.address(new))).await;
+    assert!(refused.is_err(), "it still listens there");
+    there.echo(b"still here").await;
+    there.close(1000).await;
+    drop(there);
+    // The two that stayed are where they were.
+    assert_eq!(gateway.lines(|line| (line["message"] == "listening").then_some(())).len(), 3);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn who_waits_at_a_listener_that_goes_is_let_in() {
+    const MANY: usize = 50;
+    let backend = Backend::echo().await;
+    let mut gateway = Setup::echo(&backend).start().await;
+    let text = gateway.configuration();
+    gateway.reload(&format!("{text}\n{ANOTHER}")).await.expect("a good file");
+    let door = gateway.another_door().await;
+    gateway.signal(SIGSTOP);
+    let mut wires = Vec::new();
+    for _ in 0..MANY {
+        let mut wire = gateway.tcp(door).await;
+        wire.write_all(&gateway.upgrade(door, "/echo").bytes()).await.unwrap();
+        wires.push(wire);
+    }
+    fs::write(gateway.path("gateway.toml"), &text).unwrap();
+    gateway.signal(SIGHUP);
+    gateway.signal(SIGCONT);
+    for wire in &mut wires {
+        assert_eq!(read_response(wire, true).await.status, 101);
+    }
+    gateway
+        .until("the listener to go", |lines| {
+            lines.iter().any(|line| line["message"] == "no longer listening").then_some(())
+        })
+        .await;
+    drop(wires);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_never_has_more_than_its_max_sessions_whatever_is_reloaded() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let gateway = Setup::new().route_with("echo", "/echo", &one, "max_sessions = 1").start().await;
+    let text = gateway.configuration();
+    let mut session = gateway.session("/echo").await;
+    let full = async || {
+        let mut refused = gateway.session("/echo").await;
+        let (_, code, reason) = refused.closed().await;
+        assert_eq!(code, Some(1011), "{reason}");
+        drop(refused);
+    };
+    full().await;
+    gateway.reload_again().await.expect("the same file");
+    full().await;
+    // Another rule, another server, and then the first one again.
+    gateway.reload(&text.replace("max_sessions = 1", "max_sessions = 1\nbalance = \"first\"")).await.expect("good");
+    full().await;
+    let moved = text.replace(&one.address.to_string(), &two.address.to_string());
+    gateway.reload(&moved).await.expect("a good file");
+    let mut other = gateway.session("/echo").await;
+    full().await;
+    gateway.reload(&text).await.expect("the file of the beginning");
+    full().await;
+    gateway.reload(&text.replace("max_sessions = 1", "max_sessions = 2")).await.expect("a good file");
+    let mut second = gateway.session("/echo").await;
+    full().await;
+    for session in [&mut session, &mut other, &mut second] {
+        session.echo(b"hello").await;
+        session.close(1000).await;
+    }
+    drop((session, other, second));
+    assert_eq!((one.calls().await, two.calls().await), (2, 1));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn the_log_follows_the_new_file() {
+    let gateway = Setup::new().level("info").start().await;
+    let text = gateway.configuration();
+    gateway.reload(&text.replace("level = \"info\"", "level = \"debug\"")).await.expect("a good file");
+    let mut wire = gateway.wire(PLAIN).await;
+    assert_eq!(ask(&mut wire, &gateway.upgrade(PLAIN, "/nothing")).await.status, 404);
+    let peer = wire.peer();
+    drop(wire);
+    // Nobody hears of it at level info.
+    gateway.refused(peer, "unknown_route").await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_that_everybody_may_read_is_warned_about_at_start_and_at_reload() {
+    let gateway = Setup::new().start().await;
+    let warnings = || {
+        let found = gateway.lines(|line| {
+            let message = line["message"].as_str().unwrap_or_default().to_owned();
+            message.contains("chmod").then_some((line["level"].clone(), message))
+        });
+        found.into_iter().map(|(level, message)| {
+            assert_eq!(level, "WARN");
+            message
+        }).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(), [""; 0]);
+    let key = gateway.path("localhost.key");
+    for (mode, warned) in [(0o640, 0), (0o644, 1), (0o604, 2), (0o600, 2)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let done = gateway.reload_again().await.expect("the same file");
+        // The warning stands before the answer.
+        assert_eq!(warnings().len(), warned, "{mode:o}: {done}");
+    }
+    let words = format!("private_key {0} is open to every user of this machine; run: chmod o-rwx {0}", key.display());
+    assert_eq!(warnings(), [words.clone(), words]);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn there_is_no_reload_once_it_drains() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).timeouts("drain = \"6s\"").start().await;
+    let mut session = gateway.session("/echo").await;
+    gateway.signal(SIGTERM);
+    gateway
+        .until("the drain", |lines| lines.iter().any(|line| line["message"] == "draining").then_some(()))
+        .await;
+    let failed = gateway.reload_again().await.expect_err("it goes away");
+    assert!(failed.contains("draining"), "{failed}");
+    assert_eq!(session.closed().await.1, Some(1001));
+    drop(session);
+    assert_eq!(gateway.exit().await.code(), Some(0));
+}

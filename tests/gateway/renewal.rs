@@ -1,0 +1,240 @@
+//! Certificates that are renewed while the gateway runs, and nobody tells it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, HandshakeKind};
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+
+use crate::support::{Backend, Gateway, Identity, PATIENCE, Setup, TLS, client_config};
+
+/// A certificate as it is shown, and what to write for it.
+struct Pair {
+    shown: CertificateDer<'static>,
+    certificate: String,
+    key: String,
+}
+
+fn pair() -> Pair {
+    pair_with(|_| {})
+}
+
+fn pair_with(change: impl FnOnce(&mut rcgen::CertificateParams)) -> Pair {
+    let (certificate, key) = Identity::shared().renewed(change);
+    let shown = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+    Pair { shown, certificate, key }
+}
+
+/// What one more handshake is shown.
+async fn shown(gateway: &Gateway) -> CertificateDer<'static> {
+    let socket = gateway.tcp(TLS).await;
+    let stream = gateway.try_secure(socket, client_config(rustls::ALL_VERSIONS, &[])).await;
+    let stream = stream.expect("a whole pair");
+    stream.get_ref().1.peer_certificates().expect("a chain")[0].clone().into_owned()
+}
+
+/// Waits until handshakes are shown `pair`.
+async fn until_shown(gateway: &Gateway, pair: &Pair) {
+    let start = std::time::Instant::now();
+    while shown(gateway).await != pair.shown {
+        assert!(start.elapsed() < PATIENCE, "it still shows another");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn lines(gateway: &Gateway, message: &str) -> Vec<Value> {
+    gateway.lines(|line| {
+        let found = line["message"].as_str().is_some_and(|found| found.starts_with(message));
+        found.then(|| line.clone())
+    })
+}
+
+fn write(directory: &Path, pair: &Pair) {
+    fs::write(directory.join("localhost.crt"), &pair.certificate).unwrap();
+    fs::write(directory.join("localhost.key"), &pair.key).unwrap();
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_however_its_files_are_written() {
+    let gateway = Setup::new().start().await;
+    let directory = gateway.path(".");
+
+    // As certbot's deploy hooks do: over the old ones, one after the other.
+    let first = pair();
+    write(&directory, &first);
+    until_shown(&gateway, &first).await;
+
+    // As careful programs do: beside them, and then in their place.
+    let second = pair();
+    fs::create_dir(directory.join("new")).unwrap();
+    write(&directory.join("new"), &second);
+    for name in ["localhost.key", "localhost.crt"] {
+        fs::rename(directory.join("new").join(name), directory.join(name)).unwrap();
+    }
+    until_shown(&gateway, &second).await;
+
+    // As Let's Encrypt does: a link for each file, into an archive.
+    let third = pair();
+    fs::create_dir(directory.join("archive")).unwrap();
+    write(&directory.join("archive"), &third);
+    for name in ["localhost.crt", "localhost.key"] {
+        fs::remove_file(directory.join(name)).unwrap();
+        symlink(format!("archive/{name}"), directory.join(name)).unwrap();
+    }
+    until_shown(&gateway, &third).await;
+
+    // As Kubernetes does: a link to a directory with both, swapped in one step.
+    let fourth = pair();
+    let link = directory.join("..data");
+    symlink("archive", &link).unwrap();
+    for name in ["localhost.crt", "localhost.key"] {
+        fs::remove_file(directory.join(name)).unwrap();
+        symlink(format!("..data/{name}"), directory.join(name)).unwrap();
+    }
+    fs::create_dir(directory.join("archive-2")).unwrap();
+    write(&directory.join("archive-2"), &fourth);
+    symlink("archive-2", directory.join("..next")).unwrap();
+    fs::rename(directory.join("..next"), &link).unwrap();
+    until_shown(&gateway, &fourth).await;
+
+    let said = lines(&gateway, "certificate ");
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert!(said.iter().all(|line| line["message"] == "certificate reloaded" && line["level"] == "INFO"));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_no_good_pair_is_not_shown_and_named_once() {
+    let gateway = Setup::new().start().await;
+    let directory = gateway.path(".");
+    let good = pair();
+    write(&directory, &good);
+    until_shown(&gateway, &good).await;
+
+    let other = pair();
+    let expired = pair_with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let early = pair_with(|params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
+    let half = Pair { key: other.key[..other.key.len() / 2].to_owned(), ..pair() };
+    let cut = Pair { certificate: other.certificate[..other.certificate.len() / 2].to_owned(), ..pair() };
+    let mixed = Pair { key: other.key.clone(), ..pair() };
+    let empty = Pair { key: String::new(), ..pair() };
+    for (number, (bad, words)) in [
+        (&mixed, "do not belong together"),
+        (&expired, "expired on 2020-01-01T00:00:00Z; renew it"),
+        (&half, "holds no private key in PEM form"),
+        (&early, "is not valid before 2999-01-01T00:00:00Z"),
+        (&cut, "holds no certificate in PEM form"),
+        (&empty, "holds no private key in PEM form"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write(&directory, bad);
+        let warning = "certificate not reloaded: the one before stays until this is mended";
+        let line = gateway
+            .until(words, |_| lines(&gateway, warning).get(number).cloned())
+            .await;
+        assert_eq!(line["level"], "WARN");
+        let detail = line["detail"].as_str().unwrap();
+        assert!(detail.contains(words), "{detail}");
+        assert!(shown(&gateway).await == good.shown, "{words}: it is shown all the same");
+        // A reload that somebody asks for is answered, and changes nothing either.
+        let failed = gateway.reload_again().await.expect_err(words);
+        assert!(failed.contains(words), "{failed}");
+        assert!(shown(&gateway).await == good.shown, "{words}: it is shown after the reload");
+    }
+    // Two looks later nothing new has been said.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(lines(&gateway, "certificate not reloaded").len(), 6);
+
+    write(&directory, &good);
+    gateway
+        .until("a word that all is well", |_| {
+            (!lines(&gateway, "certificate is good again").is_empty()).then_some(())
+        })
+        .await;
+    write(&directory, &other);
+    until_shown(&gateway, &other).await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_reload_that_was_refused_over_a_certificate_is_the_only_word_about_it() {
+    let gateway = Setup::new().start().await;
+    let before = shown(&gateway).await;
+    let (one, other) = (pair(), pair());
+    write(&gateway.path("."), &Pair { key: other.key, ..one });
+    let failed = gateway.reload_again().await.expect_err("the two do not match");
+    assert!(failed.contains("do not belong together"), "{failed}");
+    // Time for the gateway to look twice by itself.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(lines(&gateway, "certificate not reloaded").len(), 0);
+    assert_eq!(lines(&gateway, "not reloaded").len(), 1);
+    assert!(shown(&gateway).await == before);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_in_use_does_not_stand_in_the_way_of_a_reload() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    let soon = std::time::SystemTime::now() + Duration::from_secs(4);
+    let brief = pair_with(|params| params.not_after = soon.into());
+    write(&gateway.path("."), &brief);
+    until_shown(&gateway, &brief).await;
+    while std::time::SystemTime::now() < soon + Duration::from_secs(1) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let text = gateway.configuration();
+    let done = gateway.reload(&text.replace("\"/echo\"", "\"/other\"")).await.expect("a good file");
+    assert!(done.ends_with("; 1 warning(s), which the log has"), "{done}");
+    let warned = gateway.lines(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        (message.contains(" expired on ") && line["level"] == "WARN").then_some(())
+    });
+    assert_eq!(warned.len(), 1);
+    let good = pair();
+    write(&gateway.path("."), &good);
+    until_shown(&gateway, &good).await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn tickets_are_good_beyond_a_renewal_and_a_reload() {
+    let gateway = Setup::new().start().await;
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config: Arc<ClientConfig> = client_config(&[version], &["http/1.1"]);
+        let handshake = async || {
+            let socket = gateway.tcp(TLS).await;
+            let mut stream = gateway.try_secure(socket, Arc::clone(&config)).await.expect("a handshake");
+            let kind = stream.get_ref().1.handshake_kind();
+            // The ticket of TLS 1.3 stands behind the handshake.
+            let request = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.expect("a request");
+            let _ = stream.read(&mut [0; 100]).await;
+            kind
+        };
+        assert_eq!(handshake().await, Some(HandshakeKind::Full));
+        assert_eq!(handshake().await, Some(HandshakeKind::Resumed));
+        let renewed = pair();
+        write(&gateway.path("."), &renewed);
+        until_shown(&gateway, &renewed).await;
+        assert_eq!(handshake().await, Some(HandshakeKind::Resumed), "after a renewal");
+        gateway.reload_again().await.expect("the same file");
+        assert_eq!(handshake().await, Some(HandshakeKind::Resumed), "after a reload");
+    }
+    gateway.finish().await;
+}
+
+/// The key in a file must be one that rustls takes, or the tests above would show nothing.
+#[test]
+fn the_pairs_of_this_file_are_good() {
+    let pair = pair();
+    assert!(PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).is_ok());
+}

@@ -9,8 +9,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Backend, Identity, PLAIN, Request, Setup, TLS, Wire, ask, assert_took, eventually, read_response, read_to_end,
-    within,
+    Backend, Identity, PLAIN, Request, Setup, TLS, Wire, ask, assert_took, eventually, read_response,
+    read_to_end, within,
 };
 
 /// A listener at a port that the system chooses.
@@ -108,7 +108,8 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
     let foreign = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = format!("address = \"{}\"", foreign.local_addr().unwrap());
     let (certificate, key) = Identity::shared().renewed(|_| {});
-    let (expired, its_key) = Identity::shared().renewed(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let (expired, its_key) =
+        Identity::shared().renewed(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     for (name, content) in [
         ("other.crt", certificate.as_str()),
         ("other.key", key.as_str()),
@@ -133,7 +134,8 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
         (text.replace("\"localhost.key\"", "\"other.key\""), "do not belong together"),
         (text.replace("\"localhost.key\"", "\"half.key\""), "holds no private key in PEM form"),
         (
-            text.replace("\"localhost.crt\"", "\"expired.crt\"").replace("\"localhost.key\"", "\"expired.key\""),
+            text.replace("\"localhost.crt\"", "\"expired.crt\"")
+                .replace("\"localhost.key\"", "\"expired.key\""),
             "expired on 2020-01-01T00:00:00Z; renew it",
         ),
         (text.replace("[limits]", "[web]\nroot = \"nowhere\"\n[limits]"), "nowhere"),
@@ -142,10 +144,7 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
         (another("address = \"127.0.0.1:0\"\n[[listener]]\naddress = \"192.0.2.1:4433\""), "192.0.2.1:4433"),
         (route("targets = { from = \"file\", path = \"bad.tokens\" }"), "bad.tokens:1"),
         (route("targets = { from = \"file\", path = \"nowhere\" }"), "create the file"),
-        (
-            route("backend = \"tls://localhost:1\"\ntls = { ca = \"nowhere.pem\" }"),
-            "cannot read tls.ca",
-        ),
+        (route("backend = \"tls://localhost:1\"\ntls = { ca = \"nowhere.pem\" }"), "cannot read tls.ca"),
         (
             text.replace("[log]", "[log]\nsessions = \"nowhere/sessions.log\""),
             "log.sessions: cannot append to",
@@ -200,7 +199,8 @@ async fn listeners_come_and_go_and_those_that_stay_never_close() {
     assert_ne!(swapped, text);
     gateway.reload(&swapped).await.expect("a good file");
     let socket = gateway.tcp(TLS).await;
-    let mut session = gateway.open(Wire::Plain(socket), &Request::upgrade("/echo", "http", &gateway.host(TLS))).await;
+    let mut session =
+        gateway.open(Wire::Plain(socket), &Request::upgrade("/echo", "http", &gateway.host(TLS))).await;
     session.echo(b"plain").await;
     session.close(1000).await;
     drop(session);
@@ -267,7 +267,10 @@ async fn a_server_never_has_more_than_its_max_sessions_whatever_is_reloaded() {
     gateway.reload_again().await.expect("the same file");
     full().await;
     // Another rule, another server, and then the first one again.
-    gateway.reload(&text.replace("max_sessions = 1", "max_sessions = 1\nbalance = \"first\"")).await.expect("good");
+    gateway
+        .reload(&text.replace("max_sessions = 1", "max_sessions = 1\nbalance = \"first\""))
+        .await
+        .expect("good");
     full().await;
     let moved = text.replace(&one.address.to_string(), &two.address.to_string());
     gateway.reload(&moved).await.expect("a good file");
@@ -309,10 +312,13 @@ async fn a_key_that_everybody_may_read_is_warned_about_at_start_and_at_reload() 
             let message = line["message"].as_str().unwrap_or_default().to_owned();
             message.contains("chmod").then_some((line["level"].clone(), message))
         });
-        found.into_iter().map(|(level, message)| {
-            assert_eq!(level, "WARN");
-            message
-        }).collect::<Vec<_>>()
+        found
+            .into_iter()
+            .map(|(level, message)| {
+                assert_eq!(level, "WARN");
+                message
+            })
+            .collect::<Vec<_>>()
     };
     assert_eq!(warnings(), [""; 0]);
     let key = gateway.path("localhost.key");
@@ -322,7 +328,8 @@ async fn a_key_that_everybody_may_read_is_warned_about_at_start_and_at_reload() 
         // The warning stands before the answer.
         assert_eq!(warnings().len(), warned, "{mode:o}: {done}");
     }
-    let words = format!("private_key {0} is open to every user of this machine; run: chmod o-rwx {0}", key.display());
+    let words =
+        format!("private_key {0} is open to every user of this machine; run: chmod o-rwx {0}", key.display());
     assert_eq!(warnings(), [words.clone(), words]);
     gateway.finish().await;
 }

@@ -132,7 +132,10 @@ async fn a_hundred_reloads_under_load_and_nobody_notices() {
         format!("{text}{extra}"),
         text.replace("[limits]", "[limits]\nmax_sessions = 5000"),
         format!("{text}\n[timeouts]\nping = \"5s\"\nidle = \"10m\"\n"),
-        text.replace("path = \"/echo\"", "path = \"/echo\"\nmax_sessions = 4000\nbalance = \"least-sessions\""),
+        text.replace(
+            "path = \"/echo\"",
+            "path = \"/echo\"\nmax_sessions = 4000\nbalance = \"least-sessions\"",
+        ),
     ];
     let bad = [
         format!("{text}\nnonsense"),

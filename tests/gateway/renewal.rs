@@ -137,9 +137,7 @@ async fn what_is_no_good_pair_is_not_shown_and_named_once() {
     {
         write(&directory, bad);
         let warning = "certificate not reloaded: the one before stays until this is mended";
-        let line = gateway
-            .until(words, |_| lines(&gateway, warning).get(number).cloned())
-            .await;
+        let line = gateway.until(words, |_| lines(&gateway, warning).get(number).cloned()).await;
         assert_eq!(line["level"], "WARN");
         let detail = line["detail"].as_str().unwrap();
         assert!(detail.contains(words), "{detail}");

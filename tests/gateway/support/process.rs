@@ -560,7 +560,8 @@ impl Gateway {
 
     /// Waits for another listener than those that are known, which is the next [`Door`].
     pub(crate) async fn another_door(&mut self) -> Door {
-        let address = |line: &Value| is(line, "listening").then(|| text(line, "address").parse().ok()).flatten();
+        let address =
+            |line: &Value| is(line, "listening").then(|| text(line, "address").parse().ok()).flatten();
         let known = self.doors.len();
         let new = self.until("another listener", |lines| lines.iter().filter_map(address).nth(known)).await;
         self.doors.push(new);

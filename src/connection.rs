@@ -87,13 +87,15 @@ pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<
     };
     // A session can outlive many readings of the configuration, and keeps none of them in memory.
     drop((door, house));
-    let Entered { stream, pipelined, backend, rules, session, guards: _guards } = *entered;
+    let Entered { stream, pipelined, backend, rules, session, guards } = *entered;
     let ended = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &rules, &session).await,
         Err(reason) => {
             relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
         }
     };
+    // Whoever reads the line finds room for the next.
+    drop((session, guards));
     line.write(ended.reason, Some(ended));
 }
 

@@ -13,7 +13,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 
-use super::{backend::Way, client::connector};
+use super::{
+    backend::Way,
+    client::{Handshake, connector},
+};
 
 /// The buffer of each direction, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -22,7 +25,7 @@ const BUFFER: usize = 64 * 1024;
 pub(super) async fn serve(certificate: &Path, key: &Path, way: Way, backend: &str) -> anyhow::Result<()> {
     let front = Front {
         acceptor: acceptor(certificate, key)?,
-        connector: connector(certificate)?,
+        connector: connector(certificate, Handshake::Whole)?,
         way,
         backend: backend.to_owned(),
     };

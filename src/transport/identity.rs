@@ -371,13 +371,3 @@ fn stamps(identity: &Identity) -> Option<[Stamp; 2]> {
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {
     fs::read(path).map_err(|cause| IdentityError::Unreadable { what, path: path.to_owned(), cause })
 }
-/// What to do about a file that cannot be read. The shipped configuration names a pair that nobody has made yet.
-fn advice(path: &Path, cause: &io::Error) -> String {
-    let is_the_shipped_one = path.file_stem().is_some_and(|stem| stem == "localhost");
-    match path.parent() {
-        Some(directory) if is_the_shipped_one && cause.kind() == io::ErrorKind::NotFound => {
-            format!("\"portcullis cert --out {}\" makes a pair to try things out", directory.display())
-        }
-        _ => "check the path and its permissions".to_owned(),
-    }
-}

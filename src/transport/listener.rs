@@ -16,7 +16,7 @@ use super::{
 use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
-const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
 /// A proxy in front mostly runs as a user of its own: who may reach the directory may connect.
 const MODE: u32 = 0o666;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

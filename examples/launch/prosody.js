@@ -69,6 +69,15 @@ class Prosody {
     this.passwords = {};
   }
 
+  /** What stands for this server in gateway.toml of the chat, and what to put there instead. */
+  get values() {
+    return {
+      'starttls+xmpp://127.0.0.1:5222': `starttls+xmpp://127.0.0.1:${this.plain}`,
+      'tls://127.0.0.1:5223': `tls://127.0.0.1:${this.tls}`,
+      'certs/chat-ca.pem': this.certificate,
+    };
+  }
+
   /** Picks two free ports: `plain`, which asks for STARTTLS, and `tls`. */
   async choosePorts() {
     [this.plain, this.tls] = [await freePort(), await freePort()];

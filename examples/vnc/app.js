@@ -10,8 +10,8 @@ const [login, password, fault] = ['login', 'password', 'login-fault'].map(byId);
 const [panel, text, note, share] = ['clipboard', 'clipboard-text', 'clipboard-note', 'clipboard-share'].map(byId);
 const [screen, ghost, keys] = ['screen', 'ghost', 'keys'].map(byId);
 
-const route = new URL('desk', location.href);
-route.protocol = location.protocol === 'http:' ? 'ws:' : 'wss:';
+const route = new URL(document.querySelector('meta[name="gateway"]').content, location.href);
+route.protocol = route.protocol.replace('http', 'ws');
 
 const desk = new Desk(screen, route);
 const banner = new Banner(byId('banner'), () => desk.connect());

@@ -19,7 +19,7 @@ import { Conversation } from './conversation.js';
 import { Feed } from './feed.js';
 import { Room } from './room.js';
 import { Session } from './session.js';
-import { NS, bounceWords, readMessage } from './stanzas.js';
+import { NS, readMessage } from './stanzas.js';
 
 export class Chat extends EventTarget {
   /** @type {Map<string, Conversation>} by bare address */
@@ -293,9 +293,9 @@ export class Chat extends EventTarget {
     if (this.#archive?.take(stanza) || this.room.archive?.take(stanza)) return;
     const from = stanza.attrs.from ? jid(stanza.attrs.from) : undefined;
     const sender = from?.bare().toString() ?? this.me;
-    if (stanza.attrs.type === 'error') this.#bounced(sender, stanza);
-    else if (sender === this.room.address) this.room.heard(stanza);
-    else this.#heard(sender, stanza);
+    if (sender !== this.room.address) this.#heard(sender, stanza);
+    else if (stanza.attrs.type === 'error') this.room.bounced(stanza);
+    else this.room.heard(stanza);
   }
 
   #heard(sender, stanza) {
@@ -310,7 +310,8 @@ export class Chat extends EventTarget {
   #direct(told, { live, fresh }) {
     const read = readMessage(told, this.me);
     if (!read || read.partner === this.room.address) return;
-    const { partner, mine, message, receipt, wantsReceipt, sender } = read;
+    const { partner, mine, message, receipt, wantsReceipt, sender, bounce } = read;
+    if (bounce) this.conversations.get(partner)?.failed(bounce.id, bounce.words);
     if (receipt && mine) this.#receipted.add(receipt);
     else if (receipt) this.conversations.get(partner)?.delivered(receipt);
     if (message) {
@@ -320,11 +321,6 @@ export class Chat extends EventTarget {
       if (wantsReceipt && live) this.#receipt(message.id, sender);
       else if (wantsReceipt) this.#owed.push({ id: message.id, to: sender });
     }
-    this.#changed();
-  }
-
-  #bounced(sender, stanza) {
-    this.conversations.get(sender)?.failed(stanza.attrs.id, bounceWords(stanza));
     this.#changed();
   }
 

@@ -27,8 +27,8 @@
  * @property {boolean} [gap] not a message: something may be missing here, and `text` says so
  */
 
-/** Not known to be in the archive: these stand behind everything that is. */
-const AHEAD = new Set(['waiting', 'unsure', 'doubtful']);
+/** Not known to be in the archive: these stand behind everything that is, for there they will come. */
+const AHEAD = new Set(['waiting', 'sending', 'unsure', 'doubtful']);
 /** From here a message goes no way back. */
 const RANK = { waiting: 0, sending: 0, unsure: 0, doubtful: 0, failed: 0, sent: 1, delivered: 2 };
 
@@ -118,24 +118,26 @@ export class Conversation {
     message.words = undefined;
   }
 
-  /** The server has handled it. */
+  /** The server has handled it, after everything that has been taken so far. */
   sent(message) {
-    this.#advance(message, 'sent');
+    if (message.progress !== 'sending') return;
+    message.progress = 'sent';
+    this.#place(message);
   }
 
   /** The other side's program has told that it has the message with this id. */
   delivered(id) {
     const message = this.#mine.get(id);
-    if (message) this.#advance(message, 'delivered');
-    return message;
+    if (!message || message.progress === 'delivered') return;
+    const placed = message.progress === 'sent';
+    message.progress = 'delivered';
+    if (!placed) this.#place(message);
   }
 
   /** The message with this id came back. */
   failed(id, words) {
     const message = this.#mine.get(id);
-    if (!message || message.progress === 'delivered') return undefined;
-    Object.assign(message, { progress: 'failed', words });
-    return message;
+    if (message && message.progress !== 'delivered') Object.assign(message, { progress: 'failed', words });
   }
 
   /** The connection is lost: nobody knows what of the last messages has arrived. */
@@ -149,10 +151,7 @@ export class Conversation {
   }
 
   #turn(from, to) {
-    const turned = this.messages.filter(({ progress }) => progress === from);
-    for (const message of turned) message.progress = to;
-    const behind = new Set(this.messages.filter(({ progress }) => AHEAD.has(progress)));
-    this.messages = [...this.messages.filter((message) => !behind.has(message)), ...behind];
+    for (const message of this.messages) if (message.progress === from) message.progress = to;
   }
 
   /** The message if it is one of ours; true if it is another's and was here before. */
@@ -185,6 +184,6 @@ export class Conversation {
   }
 
   #advance(message, progress) {
-    if (RANK[progress] > RANK[message.progress]) message.progress = progress;
+    if (message.progress !== 'failed' && RANK[progress] > RANK[message.progress]) message.progress = progress;
   }
 }

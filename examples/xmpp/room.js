@@ -8,7 +8,7 @@ import xml from '@xmpp/xml';
 
 import { Archive } from './archive.js';
 import { Feed } from './feed.js';
-import { NS } from './stanzas.js';
+import { NS, bounceWords } from './stanzas.js';
 
 const NAME = 'lobby';
 const SELF = '110';
@@ -94,6 +94,12 @@ export class Room {
   heard(stanza) {
     const archiveId = stanza.getChildren('stanza-id', NS.ids).find(({ attrs }) => attrs.by === this.address)?.attrs.id;
     this.#feed?.heard({ archiveId, stanza, when: Date.now() });
+  }
+
+  /** Something we said came back. */
+  bounced(stanza) {
+    this.#calls.conversation(this.address).failed(stanza.attrs.id, bounceWords(stanza));
+    this.#calls.changed();
   }
 
   /** Reads what was said in the room: {message}, or undefined if nothing was. */

@@ -26,6 +26,8 @@ const MECHANISM = 'SCRAM-SHA-1';
 /** From the first byte to the end of the login, in milliseconds. */
 const LOGIN_MS = 20_000;
 
+const NOT_IN_CHARGE = 'This chat server is not in charge of that address.';
+
 /** What a server says when it ends a stream (RFC 6120 §4.9.3), for people; and whether another try may help. */
 const STREAM_ERRORS = {
   conflict: ['This chat goes on in another tab, which has taken its place.', false],
@@ -36,7 +38,8 @@ const STREAM_ERRORS = {
   'internal-server-error': ['The chat server has a fault of its own.', true],
   'remote-connection-failed': ['The chat server cannot reach what it needs.', true],
   'undefined-condition': ['The chat server ended the connection.', true],
-  'host-unknown': ['This chat server is not in charge of that address.', false],
+  'host-unknown': [NOT_IN_CHARGE, false],
+  'not-authorized': [NOT_IN_CHARGE, false], // for another domain than the gateway has asked for
   'policy-violation': ['The chat server ended the connection: against its rules.', false],
 };
 
@@ -202,7 +205,7 @@ export class Session {
       this.#over({ words, retry: false, login: true });
     } else if (error.name === 'StreamError') {
       const [words, retry] = STREAM_ERRORS[error.condition] ?? [`The chat server ended the connection: ${error.condition}.`, false];
-      this.#over({ words, retry });
+      this.#over({ words, retry, login: words === NOT_IN_CHARGE });
     } else if (error.name === 'StanzaError') {
       // An answer that nobody waits for any more, or a resource that is refused.
       if (!this.jid) this.#over({ words: `The chat server refuses this login: ${error.condition}.`, retry: false });

@@ -34,9 +34,10 @@ const BOUNCES = {
  */
 export function readMessage({ archiveId, stanza, when }, me) {
   const { id, type } = stanza.attrs;
-  if (type === 'error' || type === 'groupchat' || type === 'headline') return undefined;
+  if (type === 'groupchat' || type === 'headline') return undefined;
   const sender = stanza.attrs.from ?? me;
   const from = bare(sender);
+  if (type === 'error') return { partner: from, bounce: { id, words: bounceWords(stanza) } };
   const mine = from === me;
   const partner = mine ? bare(stanza.attrs.to ?? me) : from;
   const receipt = stanza.getChild('received', NS.receipts)?.attrs.id;

@@ -65,7 +65,9 @@ export class View {
     const button = part('button', 'entry');
     button.type = 'button';
     button.dataset.address = conversation.address;
-    button.append(part('span', 'dot'), part('span', 'name'), part('span', 'unread'), part('span', 'last'));
+    const [dot, unread] = [part('span', 'dot'), part('span', 'unread')];
+    for (const picture of [dot, unread]) picture.setAttribute('aria-hidden', 'true'); // `about` says it in words
+    button.append(dot, part('span', 'name'), unread, part('span', 'about unseen'), part('span', 'last'));
     button.addEventListener('click', () => this.#calls.open(conversation));
     entry.append(button);
     this.#entries.set(conversation.address, entry);
@@ -73,18 +75,18 @@ export class View {
   }
 
   #fillEntry(button, conversation, isOpen) {
-    const [dot, name, unread, last] = button.children;
+    const [dot, name, unread, about, last] = button.children;
     const presence = this.#presence(conversation);
     dot.dataset.presence = presence;
     say(name, this.#name(conversation));
     unread.hidden = conversation.unread === 0;
     say(unread, String(conversation.unread));
     const message = conversation.messages.findLast((one) => !one.gap);
-    const about = conversation.kind === 'room' ? `${this.#chat.room.occupants.size} in the room` : PRESENCE_WORDS[presence];
-    say(last, conversation.draft && !isOpen ? `Draft: ${conversation.draft}` : message ? `${message.mine ? 'You' : message.from}: ${message.text}` : about);
+    const there = conversation.kind === 'room' ? `${this.#chat.room.occupants.size} in the room` : PRESENCE_WORDS[presence];
+    say(about, `, ${there}, ${conversation.unread} unread. `);
+    if (conversation.draft && !isOpen) say(last, `Draft: ${conversation.draft}`);
+    else say(last, message ? `${message.mine ? 'You' : message.from}: ${message.text}` : there);
     button.setAttribute('aria-current', String(isOpen));
-    const news = conversation.unread ? `, ${conversation.unread} unread` : '';
-    button.setAttribute('aria-label', `${this.#name(conversation)}, ${about}${news}`);
   }
 
   #renderConversation(conversation) {

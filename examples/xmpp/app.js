@@ -12,6 +12,9 @@ const [door, login, fault, address, password, stay] = ['door', 'login', 'fault',
 const [tools, away, composer, text, older] = ['tools', 'away', 'composer', 'text', 'older'].map(byId);
 const parts = Object.fromEntries(['conversations', 'partner', 'presence', 'log', 'messages', 'older', 'composer'].map((id) => [id, byId(id)]));
 
+/** With fewer messages than these, older ones are fetched unasked. */
+const A_SCREENFUL = 20;
+
 const memory = new Memory();
 const banner = new Banner(byId('banner'), () => chat?.retryNow());
 
@@ -104,6 +107,7 @@ function show(conversation) {
   chat.seen(conversation);
   view.render(conversation);
   text.focus();
+  if (conversation.messages.length < A_SCREENFUL) fetchOlder();
 }
 
 document.addEventListener('visibilitychange', () => chat && changed());
@@ -125,11 +129,14 @@ composer.addEventListener('submit', (event) => {
   text.focus();
 });
 
-older.addEventListener('click', async () => {
+async function fetchOlder() {
+  if (!open.hasOlder) return;
   older.disabled = true;
   await chat.older(open).catch(() => {}); // without a connection there is no answer, which the banner says
   older.disabled = false;
-});
+}
+
+older.addEventListener('click', fetchOlder);
 
 away.addEventListener('click', () => {
   chat.setAway(!chat.away);

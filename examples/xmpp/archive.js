@@ -10,7 +10,7 @@ const NS_DELAY = 'urn:xmpp:delay';
 const NS_FORM = 'jabber:x:data';
 const NS_PAGES = 'http://jabber.org/protocol/rsm';
 
-const PAGE = 50;
+const PAGE = 100;
 /** Nobody reads further back than this after having been away. */
 const MOST_PAGES = 40;
 

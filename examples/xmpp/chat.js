@@ -3,7 +3,8 @@
  *
  * Connections come and go; this stays. After each login the server's archive fills the gap (feed.js), and tells of each
  * message of ours whether it arrived before the connection broke. Only one that did not is sent again, with the same
- * id. It cannot arrive twice, because the old connection is over for the server by then (session.js).
+ * id. It cannot arrive twice, because the old connection is over for the server by then (session.js); where that or the
+ * archive is not certain, a person decides.
  *
  * It knows nothing of the page. Event `change`: something of it is different; `state`: the connection (see
  * ../lib/retry.js); `login`: the login was refused, `detail.words` says why.
@@ -132,16 +133,19 @@ export class Chat extends EventTarget {
     this.#changed();
   }
 
-  /** Fetches a page of what was said before. */
+  /** Fetches some of what was said before. */
   async older(conversation) {
     const room = conversation.kind === 'room';
     const archive = room ? this.room.archive : this.#archive;
-    if (!archive) return;
-    const { kept, complete } = await archive.older(conversation.oldest, room ? undefined : conversation.address);
-    const read = kept.map((told) => (room ? this.room.read(told) : readMessage(told, this.me)));
-    conversation.takeOlder(read.filter((one) => one?.message).map(({ message }) => message));
-    for (const one of read) if (one?.receipt && !one.mine) conversation.delivered(one.receipt);
-    conversation.hasOlder = !complete;
+    const before = conversation.messages.length;
+    // A page of the archive may hold nothing but receipts.
+    while (archive && conversation.hasOlder && conversation.messages.length === before) {
+      const { kept, first, complete } = await archive.older(conversation.olderThan, room ? undefined : conversation.address);
+      const read = kept.map((told) => (room ? this.room.read(told) : readMessage(told, this.me))).filter(Boolean);
+      conversation.takeOlder(read.filter(({ message }) => message).map(({ message }) => message), first);
+      for (const { receipt, mine } of read) if (receipt && !mine) conversation.delivered(receipt);
+      conversation.hasOlder = !complete;
+    }
     this.#changed();
   }
 
@@ -156,7 +160,14 @@ export class Chat extends EventTarget {
   #begin() {
     const { username, domain, resource, password, key } = this.#account;
     let session;
-    const channel = this.#open({ probe: () => session.probe(), quiet: 10_000, timeout: 8_000 });
+    let channel;
+    try {
+      channel = this.#open({ probe: () => session.probe(), quiet: 10_000, timeout: 8_000 });
+    } catch (error) {
+      // An address that is none, or one that the page's own policy forbids: another try would not change that.
+      this.#retry.ended({ words: `No connection: ${error.message}`, retry: false });
+      return;
+    }
     session = new Session(channel, { domain, resource, credentials: { username, password, key } });
     this.#session = session;
     this.#feed.hold();
@@ -210,7 +221,7 @@ export class Chat extends EventTarget {
   }
 
   async #catchUp(session) {
-    const whole = await this.#feed.catchUp(this.#archive);
+    const whole = (await this.#feed.catchUp(this.#archive)) && session.alone;
     for (const { id, to } of this.#owed.splice(0)) this.#receipt(id, to);
     if (this.#session !== session) return;
     this.#settled = true;

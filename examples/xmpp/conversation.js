@@ -40,6 +40,7 @@ export class Conversation {
   /** Whether the archive may have more before the first of `messages`. */
   hasOlder = true;
 
+  #oldest;
   #archived = new Map();
   #mine = new Map();
   #others = new Set();
@@ -53,9 +54,9 @@ export class Conversation {
     this.kind = kind;
   }
 
-  /** The oldest id of the server's archive that is known here. */
-  get oldest() {
-    return this.messages.find(({ archiveId }) => archiveId)?.archiveId;
+  /** The archive's id of the oldest that is known here. */
+  get olderThan() {
+    return this.#oldest ?? this.messages.find(({ archiveId }) => archiveId)?.archiveId;
   }
 
   /** Ours that the server is not known to have, in the order of their writing. */
@@ -87,8 +88,14 @@ export class Conversation {
     return false;
   }
 
-  /** Takes older messages, in their order. */
-  takeOlder(messages) {
+  /**
+   * Takes older messages, in their order.
+   *
+   * @param {Message[]} messages
+   * @param {string} [oldest] the archive's id of the first thing on that page, if it is not a message
+   */
+  takeOlder(messages, oldest) {
+    this.#oldest = oldest ?? this.#oldest;
     const news = messages.filter((message) => {
       const known = this.#known(message);
       if (known && known !== true) this.#advance(known, 'sent');

@@ -68,7 +68,7 @@ export class Room {
     }
     this.#feed.hold();
     if (!(await this.#join())) return;
-    const whole = await this.#feed.catchUp(this.archive);
+    const whole = (await this.#feed.catchUp(this.archive)) && session.alone;
     if (this.#session !== session) return;
     this.settled = true;
     if (!whole) conversation.doubted();

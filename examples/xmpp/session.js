@@ -1,10 +1,10 @@
 /**
  * One login: a connection from its first byte to its end. It knows the grammar of XMPP and nothing of a chat.
  *
- * Two things that hold here are what the chat relies on (see chat.js). The resource is chosen by us and stays the same:
- * a server that lets a new connection of the same resource in has ended the old one (RFC 6120 §7.7.2.2), so nothing of the
- * old one can arrive later. And a server handles what we send in its order (RFC 6120 §10.1), so an answer to something
- * proves that it has handled everything before.
+ * Two things that hold here are what the chat relies on (see chat.js). We always ask for the same resource: a server that
+ * gives it to a new connection has ended the old one (RFC 6120 §7.7.2.2), so nothing of the old one can arrive later. And
+ * a server handles what we send in its order (RFC 6120 §10.1), so an answer to something proves that it has handled
+ * everything before.
  */
 
 import iqCallee from '@xmpp/iq/callee.js';
@@ -64,6 +64,8 @@ export class Session {
   domain;
   /** The full address that the server has given us. */
   jid;
+  /** Whether that is the one we asked for: then nothing of an older connection can still arrive. */
+  alone = false;
   /** What may be kept to log in again without the password. */
   key;
 
@@ -75,6 +77,7 @@ export class Session {
   #caller;
   #callee;
   #channel;
+  #resource;
   #pings = 0;
 
   /**
@@ -111,6 +114,7 @@ export class Session {
       this.key = scram.key;
     });
     resourceBinding({ iqCaller: this.#caller, streamFeatures: features }, resource);
+    this.#resource = resource;
 
     entity.on('error', (error) => this.#failed(error));
     entity.on('close', () => this.#closing || channel.close(1000));
@@ -138,7 +142,9 @@ export class Session {
     });
     await stream.connect(service);
     await stream.open({ domain });
-    this.jid = (await online).toString();
+    const jid = await online;
+    this.alone = jid.resource === this.#resource;
+    this.jid = jid.toString();
   }
 
   /** Calls `handler` for each stanza with this name, in the order of their arrival. */
@@ -208,7 +214,10 @@ export class Session {
       this.#over({ words, retry, login: words === NOT_IN_CHARGE });
     } else if (error.name === 'StanzaError') {
       // An answer that nobody waits for any more, or a resource that is refused.
-      if (!this.jid) this.#over({ words: `The chat server refuses this login: ${error.condition}.`, retry: false });
+      // A server may rather keep an old connection than believe in its end before it has noticed it itself.
+      const held = error.condition === 'conflict';
+      const words = held ? 'The chat server still holds the old connection.' : `The chat server refuses this login: ${error.condition}.`;
+      if (!this.jid) this.#over({ words, retry: held });
     } else {
       this.#over({ words: sentence(error.message || 'The chat server took too long.'), retry: true });
     }

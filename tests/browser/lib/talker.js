@@ -32,6 +32,25 @@ export class Talker {
     });
   }
 
+  /** Presses "Try now" if the page waits. */
+  async tryNow() {
+    await this.page.evaluate(() => {
+      const banner = document.getElementById('banner');
+      if (banner.dataset.state === 'waiting') banner.querySelector('button').click();
+    });
+  }
+
+  /** Waits until the page is connected, and does not let it wait for its next try. */
+  async back(seconds = 20) {
+    await until(`${this.name}'s page is connected again`, seconds, async (saw) => {
+      const banner = await this.banner();
+      saw(JSON.stringify(banner));
+      if (banner.words === 'Connected.') return true;
+      await this.tryNow();
+      return false;
+    });
+  }
+
   async signIn(address, password, way = 'xmpp') {
     await this.page.locator('#address').fill(address);
     await this.page.locator('#password').fill(password);

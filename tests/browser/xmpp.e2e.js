@@ -98,8 +98,9 @@ async function bothSee(texts, progress = /^(sent|delivered)$/) {
   await Promise.all([alice.shows(texts, { progress }), bob.shows(texts, { progress })]);
 }
 
-function bothChoose(...names) {
-  return Promise.all([alice.choose(names[0]), bob.choose(names[1] ?? names[0])]);
+async function bothChoose(ofAlice, ofBob = ofAlice) {
+  await alice.choose(ofAlice);
+  await bob.choose(ofBob);
 }
 
 scene('a chat server, the gateway and a browser start', async () => {
@@ -384,25 +385,13 @@ scene('whenever connections break, each message arrives once and in order', asyn
   // The archive has the last word on the order, and both archives have all of it.
   await Promise.all([alice.page.reload(), bob.page.reload()]);
   await bothChoose('Bob', 'Alice');
-  const [one, other] = await Promise.all([alice, bob].map(readBack));
+  const [one, other] = [await alice.readBack(direct[0]), await bob.readBack(direct[0])];
   assert.deepEqual(one, other);
   assert.deepEqual(one.slice(0, before), direct);
   assert.equal(new Set(one).size, one.length, 'none stands there twice');
   assert.equal(one.length, before + 48);
   direct.push(...one.slice(before));
 });
-
-/** All that was ever said in the open conversation, by asking for older messages until there are none. */
-function readBack(talker) {
-  const older = talker.page.locator('#older');
-  return until(`${talker.name} can read back to the beginning`, 30, async (saw) => {
-    const texts = (await talker.messages()).map(({ text }) => text);
-    saw(`${texts.length} messages, the first is ${texts[0]}`);
-    if (texts[0] === direct[0]) return texts;
-    if ((await older.isVisible()) && (await older.isEnabled())) await older.click({ timeout: 1000 });
-    return false;
-  });
-}
 
 scene('where the archive has forgotten, the page shows a gap and sends nothing again unasked', async () => {
   late.hold('up');

@@ -60,6 +60,7 @@ export class Talker {
 
   /** Opens the conversation with this name: "Bob", "# lobby". */
   async choose(name) {
+    await this.page.bringToFront(); // behind another tab nothing moves, and a click waits for it
     await this.page.locator('#conversations .name', { hasText: new RegExp(`^${name}$`) }).click();
     await this.page.locator('#partner', { hasText: new RegExp(`^${name}$`) }).waitFor();
   }
@@ -88,6 +89,19 @@ export class Talker {
       saw(JSON.stringify(messages.map((one) => one.gap ?? `${one.text}${one.progress && ` (${one.progress})`}`)));
       if (messages.map(({ text }) => text).join('\n') !== texts.join('\n')) return false;
       return !progress || messages.every((one) => one.progress === '' || progress.test(one.progress));
+    });
+  }
+
+  /** All that was ever said in the open conversation, back to `first`, by asking for older messages. */
+  async readBack(first) {
+    await this.page.bringToFront();
+    const older = this.page.locator('#older');
+    return until(`${this.name} can read back to the beginning`, 30, async (saw) => {
+      const texts = (await this.messages()).map(({ text }) => text);
+      saw(`${texts.length} messages, the first is ${texts[0]}`);
+      if (texts[0] === first) return texts;
+      if ((await older.isVisible()) && (await older.isEnabled())) await older.click({ timeout: 1000 });
+      return false;
     });
   }
 

@@ -70,7 +70,7 @@ async function report() {
   for (const talker of [alice, bob].filter(Boolean)) {
     const file = artefact(`failure-${talker.name}.png`);
     await talker.screenshot(file).catch(() => {});
-    say(`${talker.name}'s page (picture: ${file})`, JSON.stringify([await talker.banner().catch(String), await talker.messages().catch(String)]));
+    say(`${talker.name}'s page (picture: ${file})`, JSON.stringify([await talker.banner().catch(String), await talker.messages().catch(String)]).slice(-3000));
     say(`${talker.name}'s console`, talker.console.slice(-30).join('\n'));
   }
   if (gateway) say(`gateway log, running: ${!gateway.end}`, gateway.log().slice(-5000));

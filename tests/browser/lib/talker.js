@@ -75,7 +75,7 @@ export class Talker {
   messages() {
     return this.page.evaluate(() =>
       [...document.querySelectorAll('#messages > li')].map((item) => {
-        if (item.className === 'gap') return { gap: item.textContent };
+        if (item.className === 'gap') return { gap: item.textContent, progress: '' };
         const said = (name) => item.querySelector(`.${name}`).textContent;
         return { from: said('from'), text: said('text'), progress: item.dataset.progress, words: said('progress') };
       }),
@@ -84,9 +84,10 @@ export class Talker {
 
   /** Waits until the open conversation shows exactly these texts, in this order. */
   shows(texts, { seconds = 20, progress } = {}) {
-    return until(`${this.name} sees ${JSON.stringify(texts).slice(0, 2000)}${progress ? `, ${progress}` : ''}`, seconds, async (saw) => {
+    const all = texts.map((text) => short(text ?? '(a gap)')).join(' | ');
+    return until(`${this.name} sees ${all}${progress ? `, ${progress}` : ''}`, seconds, async (saw) => {
       const messages = await this.messages();
-      saw(JSON.stringify(messages.map((one) => one.gap ?? `${one.text}${one.progress && ` (${one.progress})`}`)));
+      saw(messages.map((one) => one.gap ?? `${short(one.text)}${one.progress && ` (${one.progress})`}`).join(' | '));
       if (messages.map(({ text }) => text).join('\n') !== texts.join('\n')) return false;
       return !progress || messages.every((one) => one.progress === '' || progress.test(one.progress));
     });
@@ -134,4 +135,8 @@ export class Talker {
   close() {
     return this.page.close();
   }
+}
+
+function short(text) {
+  return text.length > 60 ? `${text.slice(0, 60)}…` : text;
 }

@@ -1,5 +1,5 @@
 /**
- * What has been said with one person or in one room: each message once, in the order of the server's archive.
+ * What has been said with one person or in one room: each message once, in the server's order as far as it has told it.
  *
  * It knows neither network nor page. What it keeps true: a message that is known is not added again, whichever way it
  * comes (live, from the archive, as a copy of what another device sent); and of each message of ours it is known how far

@@ -47,7 +47,7 @@ export class Archive {
     const forwarded = result.getChild('forwarded', NS_FORWARD);
     const message = forwarded?.getChild('message');
     const stamp = forwarded?.getChild('delay', NS_DELAY)?.attrs.stamp;
-    if (message) pages.push({ archiveId: result.attrs.id, stanza: message, when: Date.parse(stamp) });
+    if (message) pages.push({ archiveId: result.attrs.id, stanza: message, when: Date.parse(stamp) || Date.now() });
     return true;
   }
 

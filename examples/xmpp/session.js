@@ -245,9 +245,8 @@ function nextSuccess(entity) {
 /** The end of a connection that neither side of the stream has given a reason for. */
 function endOf(event, ours) {
   if (!event?.words) return { words: 'The connection was lost.', retry: true };
-  // A server that goes away closes its connection in good order, and the gateway says so; nobody has ended the chat.
-  if (event.code === 1000 && !ours) return { words: 'The chat server closed the connection.', retry: true };
-  return { words: event.words, retry: event.retry };
+  // A server that goes away closes its connection in good order, and so does the gateway then; nobody has ended the chat.
+  return { words: event.words, retry: event.retry || (event.code === 1000 && !ours) };
 }
 
 function sentence(text) {

@@ -428,6 +428,28 @@ scene('a tab that is copied takes over, and the first one says so and does not f
   await alice.says(/^Connected\.$/, 'open');
 });
 
+scene('one who is signed in twice sees the same in both places', async () => {
+  const second = await Talker.open(browser, `https://${HOST}:${gateway.port}/`, 'the second Alice');
+  await second.signIn(ALICE, server.passwords.alice, 'xmpps');
+  await second.sees('Bob', 'here');
+  await second.choose('Bob');
+  await second.shows(['did that arrive?']);
+  await alice.choose('Bob');
+  await alice.say('from the first tab');
+  await second.say('from the second tab');
+  await until('Bob has both', 10, async () => (await bob.messages()).slice(-2).every(({ text }) => text.startsWith('from the ')));
+  await bob.say('I see you twice');
+  for (const talker of [alice, second]) {
+    const texts = await until(`${talker.name} has all three`, 10, async (saw) => {
+      const last = (await talker.messages()).slice(-4).map(({ from, text }) => `${from}: ${text}`);
+      saw(last.join(' | '));
+      return last.at(-1) === 'bob: I see you twice' && last;
+    });
+    assert.deepEqual(texts.slice(1, 3).sort(), ['You: from the first tab', 'You: from the second tab']);
+  }
+  await second.close();
+});
+
 scene('the server is down from the start: it says so, and lets people in when it is back', async () => {
   await bob.page.locator('#sign-out').click();
   await bob.page.locator('#login').waitFor();

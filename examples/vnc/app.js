@@ -23,9 +23,14 @@ const banner = new Banner(byId('banner'), () => desk.connect());
 desk.addEventListener('state', ({ detail }) => {
   // With the password asked for, its form is what connects.
   banner.show(detail, login.hidden ? {} : { button: detail.state === 'waiting' ? 'Try now' : null });
-  byId('disconnect').disabled = detail.state === 'closed';
-  for (const id of ['keys', 'clipboard-send']) byId(id).disabled = detail.state !== 'open' || desk.viewOnly;
+  enable(detail.state);
 });
+
+/** Whether there is something to end, and somebody to send to. */
+function enable(state) {
+  byId('disconnect').disabled = state === 'closed';
+  for (const control of [keys, byId('clipboard-send')]) control.disabled = state !== 'open' || desk.viewOnly;
+}
 
 desk.addEventListener('connected', ({ detail }) => {
   const hadFocus = document.activeElement === document.body || login.contains(document.activeElement);
@@ -93,8 +98,7 @@ toggle('fit', (pressed) => {
 });
 toggle('view-only', (pressed) => {
   desk.viewOnly = pressed;
-  keys.disabled = pressed;
-  byId('clipboard-send').disabled = pressed;
+  enable(desk.state.state);
 });
 
 /** X keysyms (RFC 6143 §7.5.4) and the physical keys. */
@@ -114,6 +118,7 @@ keys.addEventListener('change', () => {
   desk.focus();
 });
 
+byId('full-screen').hidden = !document.fullscreenEnabled;
 byId('full-screen').addEventListener('click', async () => {
   await byId('stage').requestFullscreen();
   // Where browsers can, they leave even Alt+Tab and Escape to the desktop; holding Escape ends it.

@@ -21,7 +21,8 @@ import { Authority } from '../../examples/launch/certificates.js';
 import { replaceValues, startGateway } from '../../examples/launch/gateway.js';
 import { isAlive, start } from '../../examples/launch/processes.js';
 import { until } from '../../examples/launch/until.js';
-import { BACKGROUND, BLUE, CLOCK, GREEN, INK, LOGO, REACTOR_WINDOW, SCREEN, SHELL_WINDOW, startDesktop } from '../../examples/launch/vnc.js';
+import { BACKGROUND, BLUE, CLOCK, GREEN, INK, LOGO } from '../../examples/launch/vnc.js';
+import { EDGE, FONT, REACTOR_WINDOW, SCREEN, SHELL_CURSOR, SHELL_PROMPT, SHELL_WINDOW, startDesktop } from '../../examples/launch/vnc.js';
 import { accessibilityFaults, startBrowser, trust } from './lib/browser.js';
 import { Picture } from './lib/picture.js';
 import { servePages, startNetwork } from './lib/servers.js';
@@ -157,6 +158,23 @@ function fileSays(name, text) {
 
 async function overTheShell() {
   await viewer.move(SHELL_WINDOW.x + 300, SHELL_WINDOW.y + 200);
+}
+
+/**
+ * Waits until the shell is ready for the next command, with its cursor behind a prompt in a line that `fits`, and returns
+ * that line's number. What is typed earlier may meet a terminal that is just changing its ways.
+ */
+function prompt(fits) {
+  const rows = Math.floor((SHELL_WINDOW.height - 2 * EDGE) / FONT.height);
+  const x = SHELL_WINDOW.x + EDGE + SHELL_PROMPT.length * FONT.width;
+  const cell = (line) => ({ x, y: SHELL_WINDOW.y + EDGE + line * FONT.height, width: FONT.width, height: FONT.height });
+  return until('the shell prompts', 15, async (saw) => {
+    const seen = await viewer.picture();
+    const lines = Array.from({ length: rows }, (_, line) => line);
+    const found = lines.find((line) => seen.part(cell(line)).share(SHELL_CURSOR) > 0.9);
+    saw(`the cursor behind a prompt in line ${found}`);
+    return found !== undefined && fits(found) && { line: found };
+  }).then(({ line }) => line);
 }
 
 /** What programs on the desktop paste. */
@@ -299,24 +317,38 @@ scene('a typed key reaches the window', async () => {
 
 scene('every kind of key reaches the desktop', async () => {
   await overTheShell();
+  let line = await prompt(() => true);
+  const next = () => prompt((other) => other > line);
   const all = 'The quick brown fox; jumps: 0123456789 ~!@#%^&*()_+-=[]{}|,.<>/?';
-  await viewer.type(`cat > typed\n${all}\n`);
-  await viewer.press('Control+d');
+  await viewer.type('cat > typed\n');
+  await fileSays('typed', '');
+  await viewer.type(`${all}\n`);
   await fileSays('typed', `${all}\n`);
+  await viewer.press('Control+d');
+  line = await next();
   // Control-C ends a program, the arrow brings the last line back, the backspace rubs out.
-  await viewer.type('sleep 1000\n');
+  await viewer.type("sh -c 'echo -n yes > asleep; exec sleep 1000'\n");
+  await fileSays('asleep', 'yes');
   await viewer.press('Control+c');
+  line = await next();
   await viewer.type('echo -n one > shell\n');
   await fileSays('shell', 'one');
+  line = await next();
   await viewer.press('ArrowUp');
   for (let i = 0; i < 'one > shell'.length; i++) await viewer.press('Backspace');
   await viewer.type('two > shell\n');
   await fileSays('shell', 'two');
+  line = await next();
   // And keys that the browser keeps for itself.
-  await viewer.type("IFS= read -rsn 1 key; printf %q \"$key\" > key\n");
+  await viewer.type('cat > key\n');
+  await fileSays('key', '');
   await viewer.page.locator('#keys').selectOption({ label: 'Escape' });
-  await fileSays('key', "$'\\E'");
+  await viewer.type('\n');
+  await fileSays('key', '\x1b\n');
+  await viewer.press('Control+d');
+  await next();
   await viewer.type('clear\n');
+  await prompt((other) => other === 0);
 });
 
 scene('Ctrl+Alt+Shift takes the keys back from the desktop', async () => {
@@ -334,6 +366,7 @@ scene('what is copied on the desktop is on the page', async () => {
   await clipboardShows('copied by a program: grüße, 5 €, 👍\nand a second line');
   // Marked with the mouse, as people do.
   await overTheShell();
+  await prompt((line) => line === 0);
   await viewer.type('clear; echo marked_with_the_mouse\n');
   const word = { x: SHELL_WINDOW.x + 60, y: SHELL_WINDOW.y + 5 + 7 };
   await until('a word is marked', 15, async (saw) => {
@@ -468,6 +501,15 @@ scene('the network breaks: the page says so, tries again, and comes back by itse
   assert.equal(await viewer.page.locator('#login').isVisible(), false, 'nobody is asked for the password again');
 });
 
+scene('this computer goes offline: the page says so, and is back when it is online', async () => {
+  await browser.setOffline(true);
+  wan.cut();
+  await says(/^This computer is offline\.$/, 'waiting');
+  await wan.mend();
+  await browser.setOffline(false);
+  await shown();
+});
+
 scene('the VNC server dies: the page says that it cannot be reached, and is back when it is', async () => {
   const before = sessionsEnded().length;
   await desktop.kill();
@@ -560,17 +602,30 @@ scene('a page on a foreign origin gets nothing, and the VNC server hears nothing
   await viewer.close();
 });
 
-scene('a session that the rules end is over for good', async () => {
-  const close = { code: 1008, reason: 'the credential has expired' };
-  const ending = await servePages(page, authority.issue(FRIEND), { close });
-  viewer = await Viewer.open(browser, `https://${FRIEND}:${ending.port}/`);
-  await says(/^Ended by the gateway: the credential has expired\.$/, 'closed');
-  assert.equal(ending.upgrades, 1);
-  await viewer.page.locator('#banner button').click(); // somebody may have signed in again meanwhile
-  await until('another try, for somebody asked for it', 10, () => ending.upgrades === 2);
-  await says(/^Ended by the gateway/, 'closed');
+scene('a session that the rules end is over for good, until somebody asks for another', async () => {
+  for (const [code, reason, words] of [
+    [1008, 'the credential has expired', /^Ended by the gateway: the credential has expired\.$/],
+    [1000, 'idle for too long', /^Closed: idle for too long\.$/],
+  ]) {
+    const ending = await servePages(page, authority.issue(FRIEND), { close: { code, reason } });
+    viewer = await Viewer.open(browser, `https://${FRIEND}:${ending.port}/`);
+    await says(words, 'closed');
+    assert.equal(ending.upgrades, 1);
+    await viewer.page.locator('#banner button').click(); // somebody may have signed in again meanwhile
+    await until('another try, for somebody asked for it', 10, () => ending.upgrades === 2);
+    await says(words, 'closed');
+    await viewer.close();
+    ending.stop();
+  }
+});
+
+scene('a gateway that is full is tried again', async () => {
+  const full = await servePages(page, authority.issue(FRIEND), { close: { code: 1013, reason: 'the gateway is full, try again later' } });
+  viewer = await Viewer.open(browser, `https://${FRIEND}:${full.port}/`);
+  await says(/^Busy: the gateway is full, try again later\.$/, 'waiting');
+  await until('more tries', 20, () => full.upgrades >= 3);
   await viewer.close();
-  ending.stop();
+  full.stop();
 });
 
 scene('the address of a route, opened as a page, says what it is for', async () => {
@@ -627,4 +682,23 @@ scene('./start says what is missing, and the one command that brings it', async 
   const wrong = await run(path.join(example, 'start'), ['--port', 'x'], { env }).catch((error) => error);
   assert.equal(wrong.code, 1);
   assert.match(wrong.stderr, /--port x: no port/);
+});
+
+// The last one, for the VNC server is closed to everybody for a while.
+scene('a server that lets nobody in after too many wrong passwords is waited for', async () => {
+  viewer = await Viewer.open(browser, `https://${GATEWAY}:${wan.port}/`);
+  for (let tries = 0; !/too many tries/.test((await viewer.banner()).words); tries++) {
+    assert.ok(tries < 10, 'ten wrong passwords, and the server takes more');
+    const ended = sessionsEnded().length;
+    await viewer.givePassword(`wrong ${tries}`);
+    await nextSessionEnds(ended);
+    await says(/^The password was not right/, 'closed');
+  }
+  await viewer.givePassword(desktop.password);
+  const { countdown } = await says(/^The desktop lets nobody in for now: Too many authentication failures\.$/, 'waiting');
+  assert.match(countdown, /^Next try in \d+ s\.$/);
+  assert.equal(await viewer.page.locator('#password').inputValue(), desktop.password, 'what was typed is still there');
+  await viewer.screenshot(artefact('locked.png'));
+  await says(/^Connected to /, 'open', { seconds: 45 });
+  await shown();
 });

@@ -14,8 +14,8 @@ export const MOVES = ['rock', 'paper', 'scissors'];
 /** So many won rounds win the game. */
 export const NEEDED = 2;
 
-/** A game that was drawn this often is given up counting; nobody gets here. */
-const MOST_ROUNDS = 500;
+/** No game has more rounds, and nobody says more in one. */
+const MOST = 500;
 
 /** What `mine` is against `theirs`. @returns {'won' | 'lost' | 'drawn'} */
 export function compare(mine, theirs) {
@@ -235,35 +235,50 @@ export class Game {
 }
 
 /**
- * What a stranger's message says, with nothing in it that was not looked at; undefined if it is none of ours.
+ * A stranger's message, with nothing in it that was not looked at; undefined if it is none of ours.
+ *
  * @param {string} text
+ * @returns {{from: string, message: object} | undefined}
  */
 export function parse(text) {
-  let message;
+  const letter = parseObject(text);
+  const message = letter && isId(letter.from) && known(letter);
+  return message ? { from: letter.from, message } : undefined;
+}
+
+/** The object that a text is in JSON, if it is one. */
+export function parseObject(text) {
   try {
-    message = JSON.parse(text);
+    const value = JSON.parse(text);
+    return typeof value === 'object' && value !== null ? value : undefined;
   } catch {
     return undefined;
   }
-  if (typeof message !== 'object' || message === null) return undefined;
-  const { type, round, n } = message;
-  const number = (value) => Number.isInteger(value) && value >= 1 && value <= MOST_ROUNDS;
-  const word = (value, pattern) => typeof value === 'string' && pattern.test(value);
+}
+
+/** Whether this can be the id of a player, a game or a picture. */
+export function isId(id) {
+  return typeof id === 'string' && /^[0-9a-z]{1,32}$/.test(id);
+}
+
+function known({ type, name, round, seal: sealed, move, secret: word, n, text }) {
+  const number = (value) => Number.isInteger(value) && value >= 1 && value <= MOST;
+  const hexWord = (value, pattern) => typeof value === 'string' && pattern.test(value);
   switch (type) {
     case 'join':
-      return { type, name: cleanName(message.name) };
+      return { type, name: cleanName(name) };
     case 'welcome':
     case 'full':
     case 'leave':
       return { type };
     case 'say':
-      if (!number(n) || typeof message.text !== 'string') return undefined;
-      return { type, n, text: message.text.slice(0, 1000) };
+      return number(n) && typeof text === 'string' && { type, n, text: text.slice(0, 1000) };
     case 'sealed':
-      return number(round) && word(message.seal, /^[0-9a-f]{64}$/) ? { type, round, seal: message.seal } : undefined;
+      return number(round) && hexWord(sealed, /^[0-9a-f]{64}$/) && { type, round, seal: sealed };
     case 'shown':
-      if (!number(round) || !MOVES.includes(message.move) || !word(message.secret, /^[0-9a-f]{2,64}$/)) return undefined;
-      return { type, round, move: message.move, secret: message.secret };
+      return (
+        number(round) && MOVES.includes(move) && hexWord(word, /^[0-9a-f]{2,64}$/) && { type, round, move, secret: word }
+      );
     default:
       return undefined;
   }

@@ -11,12 +11,15 @@ function table() {
   const players = { a: Game.open('g', ANN), b: Game.join('g', BOB, ANN) };
   const way = [];
   const post = (from, messages) => {
-    for (const message of messages) way.push([from === 'a' ? 'b' : 'a', from, JSON.stringify(message)]);
+    for (const message of messages) {
+      way.push([from === 'a' ? 'b' : 'a', JSON.stringify({ from, ...message })]);
+    }
   };
   const deliver = async (i = 0, keep = false) => {
-    const [to, from, text] = way[i];
+    const [to, text] = way[i];
     if (!keep) way.splice(i, 1);
-    post(to, await players[to].receive(from, parse(text)));
+    const { from, message } = parse(text);
+    post(to, await players[to].receive(from, message));
     // Each page may be loaded again at any time.
     players[to] = new Game(JSON.parse(JSON.stringify(players[to].state)));
   };
@@ -65,10 +68,10 @@ test('nobody learns a move before both are sealed', async () => {
   await settle();
   await choose('a', 'rock');
   assert.equal(way.length, 1);
-  assert.doesNotMatch(way[0][2], /rock|secret/);
+  assert.doesNotMatch(way[0][1], /rock|secret/);
   await settle();
   await choose('b', 'paper');
-  assert.deepEqual(way.map(([, , text]) => JSON.parse(text).type), ['sealed', 'shown']);
+  assert.deepEqual(way.map(([, text]) => JSON.parse(text).type), ['sealed', 'shown']);
 });
 
 test('messages that come late, twice and in any order change nothing', async () => {
@@ -123,7 +126,7 @@ test('a move that was not the sealed one is found out, and so is a copied seal',
   const { players, way, settle, choose } = table();
   await settle();
   await choose('b', 'rock');
-  const copied = JSON.parse(way[0][2]);
+  const copied = parse(way[0][1]).message;
   const { secret } = players.b.state.rounds[0].mine;
   await players.b.receive('a', copied);
   await players.b.receive('a', { type: 'shown', round: 1, move: 'rock', secret });
@@ -174,16 +177,21 @@ test('what is said is heard once', async () => {
 });
 
 test('only what is ours is understood', () => {
-  const seal_ = 'a'.repeat(64);
-  for (const text of [
-    '', 'null', '[]', '7', '{"type":"dance"}', '{"type":"sealed","round":1}', `{"type":"sealed","round":0,"seal":"${seal_}"}`,
-    `{"type":"sealed","round":1e9,"seal":"${seal_}"}`, '{"type":"shown","round":1,"move":"well","secret":"ab"}',
-    '{"type":"shown","round":1,"move":"rock"}', '{"type":"say","n":1}', '{"type":"say","n":"1","text":"x"}',
-  ]) {
-    assert.equal(parse(text), undefined, text);
+  const sealed = { from: 'a', type: 'sealed', round: 1, seal: 'a'.repeat(64) };
+  const shown = { from: 'a', type: 'shown', round: 1, move: 'rock', secret: 'ab' };
+  const said = { from: 'a', type: 'say', n: 1, text: 'x' };
+  for (const good of [sealed, shown, said, { from: 'a', type: 'welcome' }]) {
+    const { from, ...message } = good;
+    assert.deepEqual(parse(JSON.stringify({ ...good, more: 1 })), { from, message });
   }
-  assert.deepEqual(parse('{"type":"welcome","more":1}'), { type: 'welcome' });
-  assert.deepEqual(parse('{"type":"join"}'), { type: 'join', name: 'somebody' });
+  const bad = [
+    [], 7, null, 'x', {}, { from: 'a', type: 'dance' }, { ...sealed, from: undefined }, { ...sealed, from: '../x' },
+    { ...sealed, round: 0 }, { ...sealed, round: 1e9 }, { ...sealed, round: '1' }, { ...sealed, seal: 'A'.repeat(64) },
+    { ...shown, move: 'well' }, { ...shown, secret: undefined }, { ...said, n: '1' }, { ...said, text: 1 },
+  ];
+  for (const value of bad) assert.equal(parse(JSON.stringify(value)), undefined, JSON.stringify(value));
+  for (const text of ['', '{', '\0']) assert.equal(parse(text), undefined);
+  assert.deepEqual(parse('{"from":"a","type":"join"}').message, { type: 'join', name: 'somebody' });
   assert.equal(cleanName(' a\n\u202eb\u0000  c '), 'a b c');
   assert.equal(cleanName('x'.repeat(99)).length, 30);
 });

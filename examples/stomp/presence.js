@@ -54,11 +54,6 @@ export class Watch {
     if (this.#bye) return 'closed';
     return now - this.#since > SILENT_MS ? 'silent' : 'here';
   }
-
-  /** Whole seconds since he was heard, as far as that counts. */
-  silentFor(now) {
-    return Math.floor((now - this.#since) / 1000);
-  }
 }
 
 /** The players of the lobby. */

@@ -1,4 +1,4 @@
-// A certificate authority that lives as long as the test, and what it signs.
+// Certificates: one that signs itself, and an authority for tests with what it signs.
 
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -33,13 +33,14 @@ export class Authority {
   }
 }
 
-/** Makes `home` a home directory in which Chromium trusts the authority, and no other new one. */
-export function trust(authority, home) {
-  const database = path.join(home, '.pki', 'nssdb');
-  fs.mkdirSync(database, { recursive: true });
-  execFileSync('certutil', ['-d', `sql:${database}`, '-N', '--empty-password']);
-  const entry = ['-A', '-t', 'C,,', '-n', 'test authority', '-i', authority.certificate];
-  execFileSync('certutil', ['-d', `sql:${database}`, ...entry]);
+/** A certificate for localhost that signs itself, made by `portcullis cert` unless it is there: {certificate, privateKey}. */
+export function selfSigned(program, directory) {
+  const [certificate, privateKey] = ['localhost.crt', 'localhost.key'].map((name) => path.join(directory, name));
+  if (!fs.existsSync(certificate) || !fs.existsSync(privateKey)) {
+    for (const file of [certificate, privateKey]) fs.rmSync(file, { force: true });
+    execFileSync(program, ['cert', '--out', directory], { stdio: ['ignore', 'ignore', 'pipe'] });
+  }
+  return { certificate, privateKey };
 }
 
 function openssl(...args) {

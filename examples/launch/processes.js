@@ -1,13 +1,17 @@
-// The processes of a test: started with a log of their own, ended by their id whatever happens.
+// Processes: started with a log of their own, ended by their id whatever happens.
 
 import { spawn } from 'node:child_process';
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
+
+import { until } from './until.js';
 
 const running = new Set();
 
 process.on('exit', () => {
-  for (const child of running) child.kill('SIGTERM');
+  // Those that were started last may need the others, so they are asked first.
+  for (const child of [...running].reverse()) child.kill('SIGTERM');
   // An X server that is asked to end removes its lock and its socket. No event loop runs any more, so look.
   const deadline = Date.now() + 2000;
   while (Date.now() < deadline && [...running].some(isAlive)) {
@@ -15,8 +19,13 @@ process.on('exit', () => {
   }
   for (const child of running) child.kill('SIGKILL');
 });
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-  process.on(signal, () => process.exit(128 + os.constants.signals[signal]));
+
+let ending = (signal) => process.exit(128 + os.constants.signals[signal]);
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => ending(signal));
+
+/** Lets `end` decide what a signal does to this process, instead of ending it at once. */
+export function onSignal(end) {
+  ending = end;
 }
 
 function isAlive({ pid }) {
@@ -30,12 +39,16 @@ function isAlive({ pid }) {
 
 /**
  * Starts `command`; what it prints on either stream goes to the file `log`. Should this process be killed, the
- * kernel ends the other.
+ * kernel ends the other. A Ctrl-C in the terminal reaches this process alone, which ends the others in good order.
+ *
+ * @param {string} command
+ * @param {string[]} args
+ * @param {{log: string, env?: object, cwd?: string}} options
  */
 export function start(command, args, { env, log, cwd }) {
   const output = fs.openSync(log, 'a');
   const stdio = ['ignore', output, output];
-  const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', command, ...args], { env, cwd, stdio });
+  const child = spawn('setpriv', ['--pdeathsig', 'TERM', '--', command, ...args], { env, cwd, stdio, detached: true });
   fs.closeSync(output);
   return new Process(child, `${command} ${args.join(' ')}`, log);
 }
@@ -67,6 +80,10 @@ class Process {
     return undefined;
   }
 
+  get pid() {
+    return this.#child.pid;
+  }
+
   /** Everything it has printed so far. */
   log() {
     return fs.readFileSync(this.logFile, 'utf8');
@@ -81,6 +98,23 @@ class Process {
     this.#child.kill(name);
   }
 
+  /** Waits until `host:port` takes connections. */
+  async answers(port, { host = '127.0.0.1', seconds = 30 } = {}) {
+    await until(`${this.commandLine} answers on ${host}:${port}`, seconds, async (saw) => {
+      if (this.end) return true;
+      saw(this.log().slice(-500) || 'an empty log');
+      return reachable(port, host);
+    });
+    this.mustRun();
+  }
+
+  /** Ends it as a power cut would, and returns how it ended. */
+  async kill() {
+    this.#child.kill('SIGKILL');
+    await this.#ended;
+    return this.end;
+  }
+
   /** Ends it politely, after five seconds by force, and returns how it ended. */
   async stop() {
     const force = setTimeout(() => this.#child.kill('SIGKILL'), 5000);
@@ -89,4 +123,33 @@ class Process {
     clearTimeout(force);
     return this.end;
   }
+}
+
+/** Whether something takes connections there. */
+export function reachable(port, host = '127.0.0.1') {
+  return new Promise((resolve) => {
+    const socket = net.connect({ port, host });
+    socket.once('error', () => resolve(false));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+  });
+}
+
+/**
+ * A port of loopback that is free at this moment. For servers that cannot pick one themselves; should somebody else be
+ * faster, starting the server fails and can be tried again.
+ */
+export async function freePort() {
+  const server = net.createServer();
+  await new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', resolve);
+  });
+  const { port } = server.address();
+  await new Promise((resolve) => {
+    server.close(resolve);
+  });
+  return port;
 }

@@ -35,13 +35,14 @@ const OPENED = [
  * @param {string} options.login
  * @param {string} options.password
  * @param {string} options.prefix letters and digits
+ * @param {number} [options.port] of loopback; by default a free one
  * @param {string} [options.log] the file it logs to
  */
-export async function startActivemq({ directory, login, password, prefix, log = path.join(directory, 'activemq.log') }) {
+export async function startActivemq({ directory, port, log = path.join(directory, 'activemq.log'), ...account }) {
   fs.mkdirSync(directory, { recursive: true });
   fs.writeFileSync(log, '');
   const broker = new Activemq(path.resolve(directory), log);
-  await broker.prepare({ login, password, prefix });
+  await broker.prepare(account, port);
   await broker.start();
   return broker;
 }
@@ -57,8 +58,8 @@ class Activemq {
     this.#log = log;
   }
 
-  async prepare(account) {
-    this.port = await freePort();
+  async prepare(account, port) {
+    this.port = port ?? (await freePort());
     for (const name of ['data', 'tmp']) fs.mkdirSync(this.#file(name), { recursive: true });
     const data = this.#file('data');
     fs.writeFileSync(this.#file('activemq.xml'), configuration({ ...account, data, port: this.port }), { mode: 0o600 });

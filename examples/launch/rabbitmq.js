@@ -26,13 +26,14 @@ export const TOOLS = [
  * @param {string} options.login
  * @param {string} options.password
  * @param {string} options.prefix letters and digits
+ * @param {number} [options.port] of loopback; by default a free one
  * @param {string} [options.log] the file it logs to
  */
-export async function startRabbitmq({ directory, login, password, prefix, log = path.join(directory, 'rabbitmq.log') }) {
+export async function startRabbitmq({ directory, port, log = path.join(directory, 'rabbitmq.log'), ...account }) {
   fs.mkdirSync(directory, { recursive: true });
   fs.writeFileSync(log, '');
   const broker = new Rabbitmq(path.resolve(directory), log);
-  await broker.prepare({ login, password, prefix });
+  await broker.prepare(account, port);
   await broker.start();
   return broker;
 }
@@ -51,13 +52,13 @@ class Rabbitmq {
     this.#log = log;
   }
 
-  async prepare({ login, password, prefix }) {
-    this.port = await freePort();
+  async prepare(account, port) {
+    this.port = port ?? (await freePort());
     this.#epmdPort = await freePort();
     const home = this.#file('home');
     fs.mkdirSync(home, { recursive: true, mode: 0o700 });
     const definitions = this.#file('definitions.json');
-    fs.writeFileSync(definitions, JSON.stringify(whatThereIs({ login, password, prefix }), undefined, 2), { mode: 0o600 });
+    fs.writeFileSync(definitions, JSON.stringify(whatThereIs(account), undefined, 2), { mode: 0o600 });
     fs.writeFileSync(this.#file('enabled_plugins'), '[rabbitmq_stomp].\n');
     fs.writeFileSync(
       this.#file('rabbitmq.conf'),

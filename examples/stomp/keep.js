@@ -3,6 +3,9 @@
 
 const KEY = 'rock-paper-scissors';
 
+/** The players this page is known to be. */
+const held = new Set();
+
 /** What was kept last in this tab; undefined if there is nothing, or nothing that can be read. */
 export function load() {
   try {
@@ -22,7 +25,9 @@ export function store(value) {
  */
 export function alone(id) {
   return new Promise((resolve) => {
+    if (held.has(id)) return resolve(true);
     const granted = () => {
+      held.add(id);
       resolve(true);
       return new Promise(() => {}); // held for as long as this page is there
     };

@@ -178,10 +178,10 @@ export class Link extends EventTarget {
     const lost = [...this.#receipts.values()];
     this.#receipts.clear();
     for (const reject of lost) reject(new Error('the connection ended before the broker had the message'));
-    let why = this.#why ?? { words, retry };
-    // The broker closed, or this side did because it was never let in.
-    if (!this.#why && code === 1000) why = { words: 'The broker ended the connection.', retry: true };
-    if (!this.#why && opened && code === 1005) why = { words: 'The broker did not answer.', retry: true };
+    let why = this.#why;
+    // 1000: the broker has closed, as one that is stopped does. 1005: this side did, for it was not let in in time.
+    if (!why && opened && code === 1005) why = { words: 'The broker did not answer.', retry: true };
+    why ??= { words, retry: retry || code === 1000 };
     this.#retry.ended(why);
     if (why.refused && !why.retry) this.#tell('refused', { words: why.words });
   }

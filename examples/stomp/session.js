@@ -48,6 +48,8 @@ export class Session extends EventTarget {
   #lastBeat = -Infinity;
   #asked = -Infinity;
   #pictureSent = -Infinity;
+  #wanted;
+  #seen;
   #receiving = Promise.resolve();
   #timer;
 
@@ -245,8 +247,6 @@ export class Session extends EventTarget {
     this.#changed();
   }
 
-  #wanted;
-
   #pictureArrived({ picture: id, 'content-type': type }, bytes) {
     if (!isId(id) || !PICTURE_TYPES.includes(type) || bytes.length > PICTURE_BYTES) return;
     this.otherPicture = { id, blob: new Blob([bytes], { type }) };
@@ -266,11 +266,13 @@ export class Session extends EventTarget {
 
   #tick() {
     const now = this.#now();
-    const before = `${this.otherIs} ${this.others.length}`;
     this.watch?.tick(now, this.#link.connected);
     this.roster.tick(now, this.#link.connected);
     if (now - this.#lastBeat >= BEAT_MS) this.#beat();
-    if (before !== `${this.otherIs} ${this.others.length}`) this.#changed();
+    // Silence is a matter of time alone: it comes without an event.
+    const seen = `${this.otherIs} ${this.others.map(({ id }) => id)}`;
+    if (seen !== this.#seen) this.#changed();
+    this.#seen = seen;
   }
 
   /** Tells everybody that I am here, and where. */

@@ -15,10 +15,10 @@ const STATIC = ['index.html', 'icon.svg'];
  * Bundles app.js and app.css of the example in `directory`, copies index.html and icon.svg, and returns where it all is.
  *
  * @param {string} directory
- * @param {import('esbuild').BuildOptions} [options] more settings of esbuild
+ * @param {import('esbuild').BuildOptions} [options] more settings of esbuild; `outdir` is dist/ without one
  */
 export async function buildPage(directory, options = {}) {
-  const page = path.join(directory, 'dist');
+  const page = options.outdir ?? path.join(directory, 'dist');
   fs.rmSync(page, { recursive: true, force: true });
   fs.mkdirSync(page, { recursive: true });
   await build({

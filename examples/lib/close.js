@@ -32,17 +32,23 @@ const NEVER_OPENED =
   'Could not connect: the gateway is down, the network is, or the gateway refuses this page. ' +
   "Browsers do not tell pages which; this browser's console does.";
 
+/** 1000 says three things: the server has closed, and that the session was idle or old. Only the words tell which. */
+const SERVER_CLOSED = /^the server closed/;
+
 /**
  * @param {object} end the `CloseEvent`, or what one would say
  * @param {number} end.code
  * @param {string} [end.reason] what the other side said
  * @param {boolean} [end.opened] whether the connection was ever open; 1006 means something else if it was not
- * @returns {{words: string, retry: boolean}} one or two sentences, and whether another try may help
+ * @returns {{words: string, retry: boolean, byServer: boolean}} one or two sentences; whether another try may help; and
+ *   whether it was the server behind the gateway that ended it in good order. There `retry` is false, for the server may
+ *   have meant it; an application whose server has no other way to say that it restarts tries again.
  */
 export function describeClose({ code, reason = '', opened = true }) {
-  if (code === 1006 && !opened && !reason) return { words: NEVER_OPENED, retry: true };
+  if (code === 1006 && !opened && !reason) return { words: NEVER_OPENED, retry: true, byServer: false };
   // 4000 to 4999 belong to the application: it meant what it said.
   const [lead, sentence, retry] = MEANINGS.get(code) ?? ['Closed', `The other side closed the connection (code ${code}).`, false];
   const said = reason.trim();
-  return { words: said ? `${lead}: ${said.replace(/[.!]$/, '')}.` : sentence, retry };
+  const words = said ? `${lead}: ${said.replace(/[.!]$/, '')}.` : sentence;
+  return { words, retry, byServer: code === 1000 && SERVER_CLOSED.test(said) };
 }

@@ -34,3 +34,12 @@ test('a connection that never opened is another thing than one that was lost', (
   assert.equal(describeClose({ code: 1006, opened: true }).words, 'The connection was lost.');
   assert.equal(describeClose({ code: 1006, reason: 'no answer for 10 s' }).words, 'Connection lost: no answer for 10 s.');
 });
+
+test('an end by the server is told from one by the rules', () => {
+  const byServer = (code, reason) => describeClose({ code, reason }).byServer;
+  assert.equal(byServer(1000, 'the server closed the connection'), true);
+  assert.equal(byServer(1000, 'idle for too long'), false);
+  assert.equal(byServer(1000, 'the session reached its age limit'), false);
+  assert.equal(byServer(1011, 'the server closed the connection'), false);
+  assert.equal(describeClose({ code: 1006, opened: false }).byServer, false);
+});

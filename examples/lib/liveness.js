@@ -10,10 +10,11 @@
  *   nothing to ask at the moment
  * @property {number} [quiet] how long no message may come before the other side is asked, in milliseconds
  * @property {number} [timeout] how long it may take to say something then, in milliseconds
+ * @property {number} [slow] when the page is told, before that, in milliseconds; by default half of the timeout
  *
  * @typedef {object} LivenessCalls
  * @property {(data: any) => void} send
- * @property {(ms: number) => void} silent half of the timeout is over: for so long there was no message
+ * @property {(ms: number) => void} silent the answer is slow: for so long there was no message
  * @property {() => void} back a message, after all
  * @property {(ms: number) => void} dead the timeout is over
  */
@@ -37,8 +38,8 @@ export class Liveness {
    * @param {LivenessCalls} calls
    * @param {import('./clock.js').Clock} [clock]
    */
-  constructor({ probe, quiet = 10_000, timeout = 10_000 }, calls, clock = realClock) {
-    this.#options = { probe, quiet, timeout };
+  constructor({ probe, quiet = 10_000, timeout = 10_000, slow = timeout / 2 }, calls, clock = realClock) {
+    this.#options = { probe, quiet, timeout, slow };
     this.#calls = calls;
     this.#clock = clock;
   }
@@ -79,11 +80,11 @@ export class Liveness {
       const asked = this.#clock.now();
       const before = this.#messages; // counted, for a browser's clock may be too coarse to tell before from after
       this.#calls.send(question);
-      this.#wait(this.#options.timeout / 2, () => this.#judge(asked, before));
+      this.#wait(this.#options.slow, () => this.#judge(asked, before));
     });
   }
 
-  /** Half of the time, and later the whole, has gone since the question. */
+  /** The time after which an answer is slow, and later the whole, has gone since the question. */
   #judge(asked, before) {
     if (this.#messages > before) return this.#listen();
     const left = asked + this.#options.timeout - this.#clock.now();

@@ -35,7 +35,7 @@ test('a quiet one is asked, and any message will do', async () => {
   assert.deepEqual(calls[1], [20_000, 'send', 'are you there?']);
 });
 
-test('silence is told after half of the time, and the end after the whole', async () => {
+test('silence is told after half of the time, and given up after the whole', async () => {
   const { clock, calls } = watched();
   await clock.advance(60_000);
   assert.deepEqual(calls, [
@@ -44,6 +44,15 @@ test('silence is told after half of the time, and the end after the whole', asyn
     [16_000, 'dead', 16_000],
   ]);
   assert.equal(clock.waiting, 0);
+});
+
+test('when silence is told can be chosen', async () => {
+  const clock = new HandClock();
+  const told = [];
+  const on = { send() {}, back() {}, silent: (ms) => told.push(ms), dead: (ms) => told.push(ms) };
+  new Liveness({ probe: () => '?', quiet: 4_000, slow: 2_000, timeout: 10_000 }, on, clock).start();
+  await clock.advance(60_000);
+  assert.deepEqual(told, [6_000, 14_000]);
 });
 
 test('a late answer is told, too', async () => {

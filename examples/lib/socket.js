@@ -40,9 +40,10 @@ export class Socket extends EventTarget {
    *   backoff?: import('./backoff.js').Backoff,
    *   stable?: number,
    *   network?: EventTarget,
-   *   retryOn?: (end: {code: number, reason: string, retry: boolean}) => boolean,
+   *   retryOn?: (end: {code: number, reason: string, retry: boolean, byServer: boolean}) => boolean,
    * }} [options] those of a channel; `backoff`, `stable` and `network` are Retry's; `retryOn` has the last word on
-   *   whether to try again, where the application knows more than the code says
+   *   whether to try again, where the application knows more than the code says; `({ retry, byServer }) => retry || byServer`, for
+   *   one, comes back when the server has closed (see close.js)
    */
   constructor(url, { backoff, stable, network, retryOn = ({ retry }) => retry, ...options } = {}) {
     super();
@@ -109,10 +110,10 @@ export class Socket extends EventTarget {
     channel.addEventListener('voice', () => {
       if (ours()) this.#retry.say('Connected.');
     });
-    channel.onclose = ({ code, reason, wasClean, words, retry }) => {
+    channel.onclose = ({ code, reason, wasClean, words, retry, byServer }) => {
       if (!ours()) return;
       this.#channel = undefined;
-      const again = this.#retry.state.state !== 'closed' && retryOn({ code, reason, retry });
+      const again = this.#retry.state.state !== 'closed' && retryOn({ code, reason, retry, byServer });
       const delay = this.#retry.ended({ words, retry: again });
       this.#tell('close', { code, reason, wasClean, words, retry: again, delay });
     };

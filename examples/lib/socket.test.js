@@ -64,10 +64,14 @@ test('it does not come back where the gateway does not want it', async () => {
 });
 
 test('the application has the last word on coming back', async () => {
-  const { clock } = await begun({ retryOn: ({ code, retry }) => retry || code === 1000 });
+  const { clock } = await begun({ retryOn: ({ retry, byServer }) => retry || byServer });
   FakeSocket.last.open();
   FakeSocket.last.end(1000, 'the server closed the connection');
   await clock.advance(250);
+  assert.equal(FakeSocket.made.length, 2);
+  FakeSocket.last.open();
+  FakeSocket.last.end(1000, 'idle for too long');
+  await clock.advance(60_000);
   assert.equal(FakeSocket.made.length, 2);
 });
 

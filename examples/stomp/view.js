@@ -3,7 +3,6 @@
 
 const $ = (id) => document.getElementById(id);
 
-const NOUNS = { rock: 'rock', paper: 'paper', scissors: 'scissors' };
 const VERBS = { rock: 'blunts', paper: 'wraps', scissors: 'cut' };
 const SCREENS = ['door', 'lobby', 'room'];
 
@@ -71,6 +70,8 @@ export function showRoom(session, connected) {
   ], ({ result }) => ({ result }));
   list('talk', game.talk, ({ mine, text }) => [element('strong', mine ? 'You: ' : `${name}: `), document.createTextNode(text)]);
   for (const button of $('say').elements) button.disabled = !other;
+  $('my-picture').parentElement.dataset.initial = initial(session.me.name);
+  $('other-picture').parentElement.dataset.initial = initial(name);
   picture('my-picture', session.picture);
   picture('other-picture', session.otherPicture);
   $('other-picture').alt = `The picture of ${name}`;
@@ -112,7 +113,7 @@ function turn(game, name) {
     case 'over':
       return game.winner === 'me' ? `You win the game, ${mine} to ${theirs}!` : `${name} wins the game, ${theirs} to ${mine}.`;
     case 'chosen':
-      return `Round ${game.round}: you took ${NOUNS[game.chosen]}. Waiting for ${name}.`;
+      return `Round ${game.round}: you took ${game.chosen}. Waiting for ${name}.`;
     default:
       return `Round ${game.round}: ${game.otherChose ? `${name} has chosen. And you?` : 'choose.'}`;
   }
@@ -122,6 +123,10 @@ function against({ mine, theirs, result }) {
   if (result === 'drawn') return `${mine} and ${theirs}`;
   const [winner, loser] = result === 'won' ? [mine, theirs] : [theirs, mine];
   return `${winner} ${VERBS[winner]} ${loser}`;
+}
+
+function initial(name) {
+  return Array.from(name)[0].toUpperCase();
 }
 
 function capital(text) {

@@ -24,8 +24,8 @@ import { freePort, start } from '../../examples/launch/processes.js';
 import { startRabbitmq } from '../../examples/launch/rabbitmq.js';
 import { until } from '../../examples/launch/until.js';
 import { trust } from './lib/browser.js';
-import { noise } from './lib/noise.js';
 import { Chromium, Player } from './lib/players.js';
+import { portrait } from './lib/portrait.js';
 import { servePages, startNetwork } from './lib/servers.js';
 import { story } from './lib/story.js';
 
@@ -47,7 +47,7 @@ const work = fs.mkdtempSync(path.join(root, 'target', 'stomp-test-'));
 const authority = new Authority(path.join(work, 'authority'));
 const { certificate, privateKey } = authority.issue(HOST);
 const built = await buildPage(example);
-const picture = noise(1300, 1340);
+const picture = portrait(1300, 1340);
 
 const open = [];
 after(async () => {
@@ -209,6 +209,7 @@ function scenes(kind, startBroker) {
       'Scissors cut paper: Ann wins.',
     ]);
     await cast.ann.screenshot(artefact('finished.png'));
+    await cast.ben.screenshot(artefact('finished-ben.png'));
     for (const player of [cast.ann, cast.ben]) {
       await player.press('Back to the lobby');
       await player.sees('screen', /^lobby$/);
@@ -304,6 +305,22 @@ function scenes(kind, startBroker) {
     await cast.cid.close();
     cast.cid = undefined;
     await gateway.stop();
+  });
+
+  scene('a session that the rules end is not begun again by itself', async () => {
+    const close = { code: 1008, reason: 'the credential has expired' };
+    const pages = await servePages(cast.page, { certificate, privateKey }, { close });
+    cast.cid = await Player.open(cast.ann.browser, 'cid', `https://${HOST}:${pages.port}/`);
+    await cast.cid.goIn(PASSWORD);
+    await cast.cid.sees('banner', /^Ended by the gateway: the credential has expired\.$/);
+    assert.equal(await cast.cid.connection(), 'closed');
+    assert.equal(pages.upgrades, 1);
+    await cast.cid.press('Connect again');
+    await until('it is tried once more', 15, () => pages.upgrades === 2);
+    assert.deepEqual(await cast.cid.typed(), { name: 'Cid', password: PASSWORD });
+    await cast.cid.close();
+    cast.cid = undefined;
+    pages.stop();
   });
 
   scene('who goes out says goodbye to the broker', async () => {

@@ -101,6 +101,11 @@ export class Player {
     await this.page.getByRole('button', { name: 'Go in' }).click();
   }
 
+  /** What the page's connection is: connecting, open, waiting or closed. */
+  connection() {
+    return this.page.evaluate(() => document.getElementById('connection').dataset.state);
+  }
+
   /** What stands in the fields of the door. */
   async typed() {
     const [name, password] = ['Your name', 'Password of the game'].map((label) => this.page.getByLabel(label).inputValue());
@@ -125,7 +130,7 @@ export class Player {
   }
 
   async choosePicture(bytes) {
-    await this.page.getByLabel('A picture of you').setInputFiles({ name: 'noise.png', mimeType: 'image/png', buffer: bytes });
+    await this.page.getByLabel('A picture of you').setInputFiles({ name: 'portrait.png', mimeType: 'image/png', buffer: bytes });
   }
 
   /** The other player's picture as it is shown: {width, height, sha256} of its pixels; undefined while there is none. */

@@ -36,7 +36,10 @@ export async function servePages(root, { certificate, privateKey }, { change, cl
     if (!close) return socket.destroy();
     // RFC 6455 §4.2.2 and §5.5.1: the answer, and one Close frame.
     const accept = createHash('sha1').update(`${request.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
-    socket.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+    const [protocol] = request.headers['sec-websocket-protocol']?.split(',') ?? [];
+    const head = ['101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade', `Sec-WebSocket-Accept: ${accept}`];
+    if (protocol) head.push(`Sec-WebSocket-Protocol: ${protocol}`); // Chromium insists on one of those it offered
+    socket.write(`HTTP/1.1 ${head.join('\r\n')}\r\n\r\n`);
     const reason = Buffer.from(close.reason);
     socket.write(Buffer.concat([Buffer.from([0x88, reason.length + 2, close.code >> 8, close.code & 0xff]), reason]));
     socket.once('data', () => socket.end());

@@ -1,17 +1,19 @@
-// A picture that cannot be made smaller: a PNG of chance, stored without compression.
+// A picture that is as large as it can be: a painted face, as a PNG that is stored without compression.
 
-import { randomBytes } from 'node:crypto';
 import { deflateSync } from 'node:zlib';
 
 /** @returns {{width: number, height: number, file: Buffer, rgba: Buffer}} the PNG, and its pixels as a canvas has them */
-export function noise(width, height) {
-  const random = randomBytes(width * height * 3);
+export function portrait(width, height) {
   const rows = Buffer.alloc(height * (1 + width * 3));
   const rgba = Buffer.alloc(width * height * 4, 0xff);
   for (let y = 0; y < height; y++) {
-    random.copy(rows, y * (1 + width * 3) + 1, y * width * 3, (y + 1) * width * 3);
+    for (let x = 0; x < width; x++) {
+      // Measured from the middle, where the edge of the picture is at 1.
+      const colour = paint((2 * x) / width - 1, (2 * y) / height - 1);
+      rows.set(colour, y * (1 + width * 3) + 1 + x * 3);
+      rgba.set(colour, (y * width + x) * 4);
+    }
   }
-  for (let i = 0; i < width * height; i++) random.copy(rgba, i * 4, i * 3, i * 3 + 3);
   const header = Buffer.alloc(13);
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
@@ -40,3 +42,10 @@ const TABLE = Int32Array.from({ length: 256 }, (_, n) => {
   for (let bit = 0; bit < 8; bit++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
   return n;
 });
+
+function paint(x, y) {
+  const [eye, mouth] = [Math.hypot(Math.abs(x) - 0.3, y + 0.15), Math.hypot(x, y - 0.1)];
+  if (eye < 0.09 || (y > 0.15 && Math.abs(mouth - 0.42) < 0.05)) return [23, 33, 29];
+  if (Math.hypot(x, y) < 0.8) return [246, 196 + Math.round(y * 30), 83];
+  return [29, 110 + Math.round(y * 40), 120 + Math.round(x * 40)];
+}

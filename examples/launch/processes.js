@@ -14,7 +14,7 @@ process.on('exit', () => {
   for (const child of [...running].reverse()) child.kill('SIGTERM');
   // An X server that is asked to end removes its lock and its socket. No event loop runs any more, so look.
   const deadline = Date.now() + 2000;
-  while (Date.now() < deadline && [...running].some(isAlive)) {
+  while (Date.now() < deadline && [...running].some(({ pid }) => isAlive(pid))) {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
   }
   for (const child of running) child.kill('SIGKILL');
@@ -28,7 +28,8 @@ export function onSignal(end) {
   ending = end;
 }
 
-function isAlive({ pid }) {
+/** Whether the process is there and more than a record of how it ended. */
+export function isAlive(pid) {
   try {
     const [, state] = /^\d+ \(.*\) (\w)/s.exec(fs.readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? [];
     return state !== 'Z';

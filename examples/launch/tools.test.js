@@ -44,7 +44,7 @@ test('the gateway is the one that is named, or the one that was built here', (t)
   };
   delete process.env.PORTCULLIS;
   process.env.PATH = path.join(root, 'bin');
-  assert.throws(() => portcullis(root), /missing: the program portcullis.*\n {4}cargo build --release$/);
+  assert.throws(() => portcullis(root), /missing: the program portcullis.*\n {4}\(cd \/.* && cargo build --release\)$/s);
   const installed = program('bin/portcullis');
   assert.equal(portcullis(root), installed);
   const debug = program('target/debug/portcullis');

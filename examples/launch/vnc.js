@@ -1,7 +1,8 @@
 // A real desktop: TightVNC's X server on loopback, with a few programs on it and a clipboard that works.
 //
-// A VNC server of this age knows cut buffers only, and programs of today use selections: autocutsel keeps the two alike,
-// once for CLIPBOARD (what Ctrl-C fills) and once for PRIMARY (what the mouse marks).
+// A VNC server of this age knows cut buffers only, and programs of today use selections: autocutsel keeps the cut buffer
+// and the CLIPBOARD alike. The terminals put what the mouse marks into the CLIPBOARD, too. A second autocutsel for PRIMARY,
+// where it would go otherwise, does not do: Xtightvnc disowns that selection whenever a viewer sends text.
 
 import { execFile, execFileSync } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';
@@ -125,7 +126,8 @@ class Desktop {
     const terminal = ({ x, y, width, height }, ...more) => {
       const [columns, rows] = [(width - 2 * EDGE) / FONT.width, (height - 2 * EDGE) / FONT.height];
       const look = ['-fn', FONT.name, '-geometry', `${columns}x${rows}+${x}+${y}`, '-b', '4', '-bw', '1', '+sb'];
-      return ['xterm', [...look, ...more]];
+      const marking = ['-xrm', '*selectToClipboard: true'];
+      return ['xterm', [...look, ...marking, ...more]];
     };
     // X counts the inside of a window; its border of one pixel comes on top.
     const inside = ({ x, y, width, height }) => ['-geometry', `${width - 2}x${height - 2}+${x}+${y}`];
@@ -137,7 +139,6 @@ class Desktop {
       ['xeyes', inside(EYES)],
       ['xlogo', [...inside(LOGO), '-bg', '#16303f', '-fg', '#8fd0a5']],
       ['autocutsel', ['-selection', 'CLIPBOARD', '-pause', '100']],
-      ['autocutsel', ['-selection', 'PRIMARY', '-pause', '100']],
     ];
     const env = { ...this.#env, PS1: 'desktop$ ' };
     const { directory } = this.#place;

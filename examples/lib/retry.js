@@ -34,7 +34,8 @@ export class Retry extends EventTarget {
    * @param {number} [options.stable] a connection that has lived for so long, in milliseconds, was a good one. One that
    *   opens and ends at once, as when the server behind the gateway is down, must not begin the back-off anew.
    * @param {import('./clock.js').Clock} [options.clock]
-   * @param {EventTarget} [options.network] tells `online`: the page's window
+   * @param {EventTarget & {navigator?: {onLine: boolean}}} [options.network] knows whether this computer has a network,
+   *   and tells `online` when it is back: the page's window
    */
   constructor(begin, { backoff = new Backoff(), stable = 5_000, clock = realClock, network = globalThis.window } = {}) {
     super();
@@ -84,7 +85,9 @@ export class Retry extends EventTarget {
     if (lived >= this.#stable) this.#backoff.reset();
     const delay = this.#backoff.next();
     this.#timer = this.#clock.setTimeout(() => this.#try(), delay);
-    this.#become({ state: 'waiting', words, retryAt: this.#clock.now() + delay });
+    const offline = this.#network?.navigator?.onLine === false;
+    const told = offline ? 'This computer is offline.' : words;
+    this.#become({ state: 'waiting', words: told, retryAt: this.#clock.now() + delay });
     return delay;
   }
 

@@ -80,6 +80,18 @@ test('it goes on at once when asked, or when the network is back', async () => {
   assert.equal(made.tries, 3, 'the old waits are over');
 });
 
+test('without a network, that is what is said', () => {
+  const { retry, network, states } = retrying();
+  network.navigator = { onLine: false };
+  retry.start();
+  retry.ended(LOST);
+  assert.equal(states.at(-1).words, 'This computer is offline.');
+  network.navigator.onLine = true;
+  network.dispatchEvent(new Event('online'));
+  retry.ended(LOST);
+  assert.equal(states.at(-1).words, LOST.words);
+});
+
 test('once stopped it stays so', async () => {
   const { retry, clock, network, states, made } = retrying();
   retry.start();

@@ -2,15 +2,17 @@
 
 import { Banner } from '../lib/ui.js';
 
+import { atRisk, fromCutText, toCutText } from './cuttext.js';
 import { Desk } from './desk.js';
-import { beyondLatin1 } from './latin1.js';
 
 const byId = (id) => document.getElementById(id);
 const [login, password, fault] = ['login', 'password', 'login-fault'].map(byId);
 const [panel, text, note, share] = ['clipboard', 'clipboard-text', 'clipboard-note', 'clipboard-share'].map(byId);
 const [screen, ghost, keys] = ['screen', 'ghost', 'keys'].map(byId);
 
-const route = new URL(document.querySelector('meta[name="gateway"]').content, location.href);
+const setting = (name) => document.querySelector(`meta[name="${name}"]`).content;
+const encoding = setting('clipboard');
+const route = new URL(setting('gateway'), location.href);
 route.protocol = route.protocol.replace('http', 'ws');
 
 const desk = new Desk(screen, route);
@@ -21,9 +23,14 @@ const banner = new Banner(byId('banner'), () => desk.connect());
 desk.addEventListener('state', ({ detail }) => {
   // With the password asked for, its form is what connects.
   banner.show(detail, login.hidden ? {} : { button: detail.state === 'waiting' ? 'Try now' : null });
-  byId('disconnect').disabled = detail.state === 'closed';
-  for (const id of ['keys', 'clipboard-send']) byId(id).disabled = detail.state !== 'open' || desk.viewOnly;
+  enable(detail.state);
 });
+
+/** Whether there is something to end, and somebody to send to. */
+function enable(state) {
+  byId('disconnect').disabled = state === 'closed';
+  for (const control of [keys, byId('clipboard-send')]) control.disabled = state !== 'open' || desk.viewOnly;
+}
 
 desk.addEventListener('connected', ({ detail }) => {
   const hadFocus = document.activeElement === document.body || login.contains(document.activeElement);
@@ -91,8 +98,7 @@ toggle('fit', (pressed) => {
 });
 toggle('view-only', (pressed) => {
   desk.viewOnly = pressed;
-  keys.disabled = pressed;
-  byId('clipboard-send').disabled = pressed;
+  enable(desk.state.state);
 });
 
 /** X keysyms (RFC 6143 §7.5.4) and the physical keys. */
@@ -112,6 +118,7 @@ keys.addEventListener('change', () => {
   desk.focus();
 });
 
+byId('full-screen').hidden = !document.fullscreenEnabled;
 byId('full-screen').addEventListener('click', async () => {
   await byId('stage').requestFullscreen();
   // Where browsers can, they leave even Alt+Tab and Escape to the desktop; holding Escape ends it.
@@ -142,12 +149,13 @@ byId('clipboard-button').addEventListener('click', ({ currentTarget }) => {
 let lastShared; // what both clipboards had last
 
 desk.addEventListener('clipboard', async ({ detail }) => {
-  text.value = detail.text;
-  lastShared = detail.text;
+  const copied = fromCutText(detail.text, encoding);
+  text.value = copied;
+  lastShared = copied;
   note.textContent = 'Copied on the desktop.';
   if (!share.checked) return;
   try {
-    await navigator.clipboard.writeText(detail.text);
+    await navigator.clipboard.writeText(copied);
     note.textContent = 'Copied on the desktop, and to this computer.';
   } catch {
     note.textContent = 'Copied on the desktop. The browser did not allow to copy it to this computer: take it from here.';
@@ -156,14 +164,12 @@ desk.addEventListener('clipboard', async ({ detail }) => {
 
 function sendText(words) {
   lastShared = text.value;
-  if (!desk.copyTo(text.value)) {
+  if (!desk.copyTo(toCutText(text.value, encoding))) {
     note.textContent = 'Not sent: there is no desktop that takes it.';
     return;
   }
-  const lost = beyondLatin1(text.value);
-  note.textContent = lost.length > 0
-    ? `${words} An older VNC server has no ${lost.slice(0, 5).join(' ')}: it gets question marks instead.`
-    : words;
+  const risky = atRisk(text.value, encoding).slice(0, 5).join(' ');
+  note.textContent = risky ? `${words} An older VNC server has no ${risky}: it gets question marks instead.` : words;
 }
 
 byId('clipboard-send').addEventListener('click', () => sendText('Sent: paste it on the desktop.'));

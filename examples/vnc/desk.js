@@ -44,6 +44,11 @@ export class Desk extends EventTarget {
     this.#retry.addEventListener('state', ({ detail }) => this.#tell('state', detail));
   }
 
+  /** What it is like now (see ../lib/retry.js). */
+  get state() {
+    return this.#retry.state;
+  }
+
   connect() {
     this.#retry.retryNow();
   }

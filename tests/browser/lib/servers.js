@@ -57,7 +57,6 @@ export async function startNetwork(port) {
   const open = new Set();
   let passable = Promise.resolve();
   let resume;
-  let down = false;
   const network = { connections: 0, bytesIn: 0, bytesOut: 0 };
   const way = (count) =>
     new Transform({
@@ -70,7 +69,6 @@ export async function startNetwork(port) {
       },
     });
   const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
-    if (down) return client.resetAndDestroy();
     network.connections++;
     const backend = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
     client.pipe(way('bytesIn')).pipe(backend);
@@ -95,12 +93,10 @@ export async function startNetwork(port) {
   };
   /** Every connection breaks, and new ones are refused. */
   network.cut = () => {
-    down = true;
+    server.close();
     for (const socket of open) socket.resetAndDestroy();
   };
-  network.mend = () => {
-    down = false;
-  };
+  network.mend = () => listen(server, network.port);
   network.stop = () => {
     server.close();
     for (const socket of open) socket.destroy();
@@ -108,9 +104,9 @@ export async function startNetwork(port) {
   return network;
 }
 
-function listen(server) {
+function listen(server, port = 0) {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => resolve(server.address().port));
+    server.listen(port, '127.0.0.1', () => resolve(server.address().port));
   });
 }

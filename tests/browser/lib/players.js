@@ -158,8 +158,9 @@ export class Player {
     await this.page.reload();
   }
 
-  screenshot(file) {
-    return this.page.screenshot({ path: file });
+  /** A picture of the page, or of its upper `height` pixels. */
+  screenshot(file, height = 860) {
+    return this.page.screenshot({ path: file, clip: { x: 0, y: 0, width: 1060, height } });
   }
 
   close() {

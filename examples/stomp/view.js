@@ -54,9 +54,12 @@ export function showRoom(session, connected) {
   $('presence').dataset.other = presence.other;
   write('presence', presence.words);
   write('turn', turn(game, name));
-  $('moves').hidden = !other || game.phase === 'joining';
+  const playing = game.phase === 'choosing' || game.phase === 'chosen';
+  if (!playing && $('moves').contains(document.activeElement)) $('leave').focus();
+  $('moves').hidden = !playing;
   for (const button of $('moves').children) {
-    button.disabled = game.phase !== 'choosing';
+    // Not `disabled`: that would take the focus away from who has just pressed it.
+    button.setAttribute('aria-disabled', String(game.phase !== 'choosing'));
     button.setAttribute('aria-pressed', String(game.phase === 'chosen' && game.chosen === button.dataset.move));
   }
   $('unsent').hidden = !session.unsent || connected;

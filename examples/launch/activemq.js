@@ -138,15 +138,20 @@ function configuration({ login, password, prefix, data, port }) {
   const may = 'read="players" write="players" admin="players"';
   // Heart-beats may come half a period late: clients send them exactly on time, and the network takes its own.
   const uri = `stomp+nio://127.0.0.1:${port}?transport.hbGracePeriodMultiplier=1.5`;
-  // Queues that nobody asked for during an hour are those of games long over.
+  // What nobody asked for during an hour belongs to games long over: first the messages go, then the empty queues.
+  const hour = 3_600_000;
   return `<beans xmlns="${spring}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
   xsi:schemaLocation="${spring} ${spring}/spring-beans-2.0.xsd ${core} ${core}/activemq-core.xsd">
   <broker xmlns="${core}" useJmx="false" brokerName="game" dataDirectory="${xml(data)}" schedulePeriodForDestinationPurge="60000">
     <destinationPolicy>
       <policyMap>
         <policyEntries>
-          <policyEntry queue=">" gcInactiveDestinations="true" inactiveTimeoutBeforeGC="3600000"/>
-          <policyEntry topic=">" gcInactiveDestinations="true" inactiveTimeoutBeforeGC="3600000"/>
+          <policyEntry queue=">" gcInactiveDestinations="true" inactiveTimeoutBeforeGC="${hour}">
+            <deadLetterStrategy>
+              <sharedDeadLetterStrategy processExpired="false"/>
+            </deadLetterStrategy>
+          </policyEntry>
+          <policyEntry topic=">" gcInactiveDestinations="true" inactiveTimeoutBeforeGC="${hour}"/>
         </policyEntries>
       </policyMap>
     </destinationPolicy>
@@ -170,6 +175,7 @@ function configuration({ login, password, prefix, data, port }) {
           </authorizationMap>
         </map>
       </authorizationPlugin>
+      <timeStampingBrokerPlugin zeroExpirationOverride="${hour}" ttlCeiling="${hour}"/>
     </plugins>
     <systemUsage>
       <systemUsage>

@@ -15,7 +15,8 @@ export function replaceValues(text, values) {
   for (const [old, value] of Object.entries(values)) {
     const quoted = JSON.stringify(old);
     // Comments explain the values; they stay.
-    const lines = result.split('\n').map((line) => (line.trimStart().startsWith('#') ? line : line.replaceAll(quoted, JSON.stringify(value))));
+    const isComment = (line) => line.trimStart().startsWith('#');
+    const lines = result.split('\n').map((line) => (isComment(line) ? line : line.replaceAll(quoted, JSON.stringify(value))));
     const replaced = lines.join('\n');
     if (replaced === result && old !== value) throw new Error(`the configuration has no value ${quoted}`);
     result = replaced;
@@ -86,7 +87,8 @@ class Gateway {
   said(message) {
     const lines = this.log().split('\n');
     lines.pop(); // what follows the last line's end is a line still being written
-    return lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line)).filter((event) => event.message === message);
+    const events = lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
+    return events.filter((event) => event.message === message);
   }
 
   /** The port it listens on. */

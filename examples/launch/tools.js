@@ -52,5 +52,8 @@ export function portcullis(root) {
   const built = ['release', 'debug'].map((kind) => path.join(root, 'target', kind, 'portcullis'));
   const found = built.find(executable) ?? find('portcullis');
   if (found) return found;
-  throw new Missing(`missing: the program portcullis. This builds it, with Rust 1.91 or newer:\n    (cd ${path.resolve(root)} && cargo build --release)`);
+  throw new Missing(
+    'missing: the program portcullis. This builds it, with Rust 1.91 or newer:\n' +
+      `    (cd ${path.resolve(root)} && cargo build --release)`,
+  );
 }

@@ -45,10 +45,12 @@ export const INK = '#d9482b';
 export const GREEN = '#1e6b3a';
 export const BLUE = '#243a8f';
 export const SHELL = '#12181d';
+export const SHELL_CURSOR = '#8fd0a5';
+export const SHELL_PROMPT = 'desktop$ ';
 
 /** A character of the terminals' font, and what surrounds the characters on each side. */
-const FONT = { name: '9x15', width: 9, height: 15 };
-const EDGE = 5;
+export const FONT = { name: '9x15', width: 9, height: 15 };
+export const EDGE = 5;
 
 /**
  * Starts the desktop. The X server has no option to pick a free display or port, so another pair is tried when
@@ -59,7 +61,11 @@ const EDGE = 5;
  * @param {string} [options.password] at most 8 characters count; by default 8 of chance
  * @param {string} [options.log] the file the VNC server logs to
  */
-export async function startDesktop({ directory, password = randomBytes(4).toString('hex'), log = path.join(directory, 'vnc.log') }) {
+export async function startDesktop({
+  directory,
+  password = randomBytes(4).toString('hex'),
+  log = path.join(directory, 'vnc.log'),
+}) {
   fs.mkdirSync(directory, { recursive: true });
   fs.writeFileSync(log, '');
   const passwordFile = path.join(directory, 'vnc-password');
@@ -131,7 +137,7 @@ class Desktop {
     };
     // X counts the inside of a window; its border of one pixel comes on top.
     const inside = ({ x, y, width, height }) => ['-geometry', `${width - 2}x${height - 2}+${x}+${y}`];
-    const shell = ['-bg', SHELL, '-fg', '#cfe3d8', '-cr', '#8fd0a5', '-T', 'shell', '-e', 'bash', '--norc', '--noprofile'];
+    const shell = ['-bg', SHELL, '-fg', '#cfe3d8', '-cr', SHELL_CURSOR, '-T', 'shell', '-e', 'bash', '--norc', '--noprofile'];
     const programs = [
       terminal(REACTOR_WINDOW, '-bg', GREEN, '-fg', '#ffffff', '-T', 'reactor', '-e', REACTOR, INK, GREEN, BLUE),
       terminal(SHELL_WINDOW, ...shell),
@@ -140,7 +146,7 @@ class Desktop {
       ['xlogo', [...inside(LOGO), '-bg', '#16303f', '-fg', '#8fd0a5']],
       ['autocutsel', ['-selection', 'CLIPBOARD', '-pause', '100']],
     ];
-    const env = { ...this.#env, PS1: 'desktop$ ' };
+    const env = { ...this.#env, PS1: SHELL_PROMPT };
     const { directory } = this.#place;
     const log = path.join(directory, 'desktop-programs.log');
     return programs.map(([command, args]) => start(command, args, { env, log, cwd: directory }));

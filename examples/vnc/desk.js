@@ -166,7 +166,8 @@ export class Desk extends EventTarget {
     rfb.addEventListener('clipboard', ({ detail }) => this.#tell('clipboard', { text: detail.text }));
     rfb.addEventListener('disconnect', ({ detail }) => {
       // noVNC gave up, and nobody else did.
-      if (!over && !detail.clean) verdict ??= { words: 'This page and the desktop do not understand each other.', retry: now.ready };
+      if (over || detail.clean) return;
+      verdict ??= { words: 'This page and the desktop do not understand each other.', retry: now.ready };
     });
   }
 

@@ -21,7 +21,8 @@ import { Authority } from '../../examples/launch/certificates.js';
 import { replaceValues, startGateway } from '../../examples/launch/gateway.js';
 import { isAlive, start } from '../../examples/launch/processes.js';
 import { until } from '../../examples/launch/until.js';
-import { BACKGROUND, BLUE, CLOCK, GREEN, INK, LOGO, REACTOR_WINDOW, SCREEN, SHELL_WINDOW, startDesktop } from '../../examples/launch/vnc.js';
+import { BACKGROUND, BLUE, CLOCK, GREEN, INK, LOGO } from '../../examples/launch/vnc.js';
+import { EDGE, FONT, REACTOR_WINDOW, SCREEN, SHELL_CURSOR, SHELL_PROMPT, SHELL_WINDOW, startDesktop } from '../../examples/launch/vnc.js';
 import { accessibilityFaults, startBrowser, trust } from './lib/browser.js';
 import { Picture } from './lib/picture.js';
 import { servePages, startNetwork } from './lib/servers.js';
@@ -157,6 +158,23 @@ function fileSays(name, text) {
 
 async function overTheShell() {
   await viewer.move(SHELL_WINDOW.x + 300, SHELL_WINDOW.y + 200);
+}
+
+/**
+ * Waits until the shell is ready for the next command, with its cursor behind a prompt in a line that `fits`, and returns
+ * that line's number. What is typed earlier may meet a terminal that is just changing its ways.
+ */
+function prompt(fits) {
+  const rows = Math.floor((SHELL_WINDOW.height - 2 * EDGE) / FONT.height);
+  const x = SHELL_WINDOW.x + EDGE + SHELL_PROMPT.length * FONT.width;
+  const cell = (line) => ({ x, y: SHELL_WINDOW.y + EDGE + line * FONT.height, width: FONT.width, height: FONT.height });
+  return until('the shell prompts', 15, async (saw) => {
+    const seen = await viewer.picture();
+    const lines = Array.from({ length: rows }, (_, line) => line);
+    const found = lines.find((line) => seen.part(cell(line)).share(SHELL_CURSOR) > 0.9);
+    saw(`the cursor behind a prompt in line ${found}`);
+    return found !== undefined && fits(found) && { line: found };
+  }).then(({ line }) => line);
 }
 
 /** What programs on the desktop paste. */
@@ -299,24 +317,38 @@ scene('a typed key reaches the window', async () => {
 
 scene('every kind of key reaches the desktop', async () => {
   await overTheShell();
+  let line = await prompt(() => true);
+  const next = () => prompt((other) => other > line);
   const all = 'The quick brown fox; jumps: 0123456789 ~!@#%^&*()_+-=[]{}|,.<>/?';
-  await viewer.type(`cat > typed\n${all}\n`);
-  await viewer.press('Control+d');
+  await viewer.type('cat > typed\n');
+  await fileSays('typed', '');
+  await viewer.type(`${all}\n`);
   await fileSays('typed', `${all}\n`);
+  await viewer.press('Control+d');
+  line = await next();
   // Control-C ends a program, the arrow brings the last line back, the backspace rubs out.
-  await viewer.type('sleep 1000\n');
+  await viewer.type("sh -c 'echo -n yes > asleep; exec sleep 1000'\n");
+  await fileSays('asleep', 'yes');
   await viewer.press('Control+c');
+  line = await next();
   await viewer.type('echo -n one > shell\n');
   await fileSays('shell', 'one');
+  line = await next();
   await viewer.press('ArrowUp');
   for (let i = 0; i < 'one > shell'.length; i++) await viewer.press('Backspace');
   await viewer.type('two > shell\n');
   await fileSays('shell', 'two');
+  line = await next();
   // And keys that the browser keeps for itself.
-  await viewer.type("IFS= read -rsn 1 key; printf %q \"$key\" > key\n");
+  await viewer.type('cat > key\n');
+  await fileSays('key', '');
   await viewer.page.locator('#keys').selectOption({ label: 'Escape' });
-  await fileSays('key', "$'\\E'");
+  await viewer.type('\n');
+  await fileSays('key', '\x1b\n');
+  await viewer.press('Control+d');
+  await next();
   await viewer.type('clear\n');
+  await prompt((other) => other === 0);
 });
 
 scene('Ctrl+Alt+Shift takes the keys back from the desktop', async () => {
@@ -334,6 +366,7 @@ scene('what is copied on the desktop is on the page', async () => {
   await clipboardShows('copied by a program: grüße, 5 €, 👍\nand a second line');
   // Marked with the mouse, as people do.
   await overTheShell();
+  await prompt((line) => line === 0);
   await viewer.type('clear; echo marked_with_the_mouse\n');
   const word = { x: SHELL_WINDOW.x + 60, y: SHELL_WINDOW.y + 5 + 7 };
   await until('a word is marked', 15, async (saw) => {

@@ -35,11 +35,12 @@ export async function servePages(root, { certificate, privateKey }, { change, cl
     socket.on('error', () => {});
     if (!close) return socket.destroy();
     // RFC 6455 §4.2.2 and §5.5.1: the answer, and one Close frame.
-    const accept = createHash('sha1').update(`${request.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+    const key = request.headers['sec-websocket-key'];
+    const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+    const head = ['HTTP/1.1 101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade', `Sec-WebSocket-Accept: ${accept}`];
     const [protocol] = request.headers['sec-websocket-protocol']?.split(',') ?? [];
-    const head = ['101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade', `Sec-WebSocket-Accept: ${accept}`];
     if (protocol) head.push(`Sec-WebSocket-Protocol: ${protocol}`); // Chromium insists on one of those it offered
-    socket.write(`HTTP/1.1 ${head.join('\r\n')}\r\n\r\n`);
+    socket.write(`${head.join('\r\n')}\r\n\r\n`);
     const reason = Buffer.from(close.reason);
     socket.write(Buffer.concat([Buffer.from([0x88, reason.length + 2, close.code >> 8, close.code & 0xff]), reason]));
     socket.once('data', () => socket.end());

@@ -1,6 +1,7 @@
 // Processes: started with a log of their own, ended by their id whatever happens.
 
 import { spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
@@ -139,18 +140,23 @@ export function reachable(port, host = '127.0.0.1') {
 }
 
 /**
- * A port of loopback that is free at this moment. For servers that cannot pick one themselves; should somebody else be
- * faster, starting the server fails and can be tried again.
+ * A port of loopback that is free at this moment, for servers that cannot pick one themselves. It lies below those that the
+ * system gives to whoever asks for any (Linux: from 32768), so that no connection and no other server takes it by chance,
+ * not even while the server it is meant for is down. Should somebody be faster all the same, the start fails and can be
+ * tried again.
  */
 export async function freePort() {
-  const server = net.createServer();
-  await new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', resolve);
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const port = randomInt(15_000, 32_000);
+    if (await bindable(port)) return port;
+  }
+  throw new Error('no free port was found between 15000 and 32000');
+}
+
+function bindable(port) {
+  return new Promise((resolve) => {
+    const server = net.createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
   });
-  const { port } = server.address();
-  await new Promise((resolve) => {
-    server.close(resolve);
-  });
-  return port;
 }

@@ -38,6 +38,8 @@ export async function servePages(root, { certificate, privateKey }, { change, cl
     const key = request.headers['sec-websocket-key'];
     const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
     const head = ['HTTP/1.1 101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade', `Sec-WebSocket-Accept: ${accept}`];
+    const [protocol] = request.headers['sec-websocket-protocol']?.split(',') ?? [];
+    if (protocol) head.push(`Sec-WebSocket-Protocol: ${protocol}`); // Chromium insists on one of those it offered
     socket.write(`${head.join('\r\n')}\r\n\r\n`);
     const reason = Buffer.from(close.reason);
     socket.write(Buffer.concat([Buffer.from([0x88, reason.length + 2, close.code >> 8, close.code & 0xff]), reason]));

@@ -2,6 +2,7 @@
 //!
 //! Owns the command line and the words that reach a terminal. Errors of every room meet here as one sentence.
 
+mod generate;
 mod steer;
 
 use std::{
@@ -15,10 +16,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::generate::{Generate, generate};
 use crate::{
-    admin::{Desk, Explanation, Question, QuestionError, steering::Steering},
+    admin::{
+        Desk, Explanation, Question, QuestionError,
+        steering::{Standing, Steering},
+    },
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{
@@ -26,7 +31,7 @@ use crate::{
         signals::{Signals, Told},
         systemd,
     },
-    transport::self_signed::self_signed,
+    transport::{listener::Inherited, self_signed::self_signed},
 };
 
 /// Bad usage (sysexits.h EX_USAGE).
@@ -86,6 +91,9 @@ enum Command {
     Health(steer::Health),
     /// Make a self-signed certificate and its key for development
     Cert(Cert),
+    /// Write the manual pages and shell completions that packages carry along
+    #[command(hide = true)]
+    Generate(Generate),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -162,6 +170,7 @@ pub fn main() -> ExitCode {
         Some(Command::Kill(asked)) => steer::kill(&asked),
         Some(Command::Health(asked)) => steer::health(&asked),
         Some(Command::Cert(cert)) => make_certificate(&cert).map(good),
+        Some(Command::Generate(asked)) => generate(&asked, &Cli::command()).map(good),
     };
     match done {
         Ok(code) => code,
@@ -194,11 +203,15 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
-        let gateway = prepared.bind().await?;
+        let inherited =
+            Inherited::from_env().context("cannot use the sockets that the service manager handed over")?;
+        let gateway = prepared.bind(inherited).await?;
         let control = gateway.control();
         control.log_by(logging.clone());
         tracing::info!("ready");
         systemd::ready();
+        let shown = control.clone();
+        let informing = systemd::keep_informed(move || status(&shown.standing()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {
@@ -225,12 +238,20 @@ fn run(file: &Path) -> anyhow::Result<()> {
         tokio::select! {
             () = running => tracing::info!("stopped"),
             () = stopping => bail!("stopped at once by a second signal; sessions were cut"),
+            never = informing => match never {},
         }
         Ok(())
     });
     // Drops what is left, which writes its closing lines. A lookup or a file read that hangs must not keep the process.
     runtime.shutdown_timeout(LAST_MOMENT);
     done
+}
+
+/// The line of `systemctl status`.
+fn status(standing: &Standing) -> String {
+    let Standing { sessions: (sessions, most), handshakes: (handshakes, _), .. } = standing;
+    let draining = if standing.draining { "draining; " } else { "" };
+    format!("{draining}{sessions} of at most {most} sessions, {handshakes} being set up")
 }
 
 fn check(asked: &Check) -> anyhow::Result<()> {
@@ -321,8 +342,6 @@ fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

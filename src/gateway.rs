@@ -11,7 +11,7 @@ mod prepared;
 mod station;
 mod watches;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 pub use self::{
     control::{Control, ReloadError},
@@ -19,8 +19,9 @@ pub use self::{
 };
 use crate::{
     admin::{server::AdminServer, steering::Steering},
-    config::{AdminAddress, Config},
+    config::{Address, AdminAddress, Config},
     metrics::Metrics,
+    transport::listener::Inherited,
 };
 
 /// A gateway that listens and accepts.
@@ -37,11 +38,11 @@ impl Gateway {
     /// # Errors
     /// See [`Prepared::load`] and [`Prepared::bind`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        Prepared::load(config)?.bind().await
+        Prepared::load(config)?.bind(Inherited::default()).await
     }
 
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<Address> {
         self.control.addresses()
     }
 

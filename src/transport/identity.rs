@@ -37,7 +37,7 @@ const OTHERS: u32 = 0o007;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file cannot be read.
-    #[error("cannot read {what} {path}: {cause}; check the path and its permissions", path = .path.display())]
+    #[error("cannot read {what} {path}: {cause}; {}", advice(.path, .cause), path = .path.display())]
     Unreadable {
         /// "certificate" or "private_key".
         what: &'static str,
@@ -96,6 +96,17 @@ pub enum IdentityError {
         /// When it begins.
         begin: SystemTime,
     },
+}
+
+/// What to do about a file that cannot be read. The shipped configuration names a pair that nobody has made yet.
+fn advice(path: &Path, cause: &io::Error) -> String {
+    let is_the_shipped_one = path.file_stem().is_some_and(|stem| stem == "localhost");
+    match path.parent() {
+        Some(directory) if is_the_shipped_one && cause.kind() == io::ErrorKind::NotFound => {
+            format!("\"portcullis cert --out {}\" makes a pair to try things out", directory.display())
+        }
+        _ => "check the path and its permissions".to_owned(),
+    }
 }
 
 fn at(time: SystemTime) -> humantime::Rfc3339Timestamp {

@@ -2,6 +2,8 @@
 //!
 //! Owns the command line and the words that reach a terminal. Errors of every room meet here as one sentence.
 
+mod generate;
+
 use std::{
     fs::{self, OpenOptions},
     io::Write,
@@ -13,18 +15,25 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::generate::{Generate, generate};
 use crate::{
-    admin::{Desk, Explanation, Question, QuestionError, steering::Steering},
+    admin::{
+        Desk, Explanation, Question, QuestionError,
+        capacity::Capacity,
+        machine::Machine,
+        steering::{Standing, Steering},
+    },
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{
+        limits,
         logging::{self, LogError},
         signals::{Signals, Told},
         systemd,
     },
-    transport::self_signed::self_signed,
+    transport::{listener::Inherited, self_signed::self_signed},
 };
 
 /// Bad usage (sysexits.h EX_USAGE).
@@ -51,6 +60,7 @@ Examples:
   portcullis cert                            make certs/localhost.crt and .key for development
   portcullis check                           look for mistakes in gateway.toml and what it names
   portcullis check --dial                    and whether every server behind it answers
+  portcullis check --capacity                and how many sessions this machine can hold
   portcullis explain wss://desk.example.com/vnc --origin https://desk.example.com --from 192.0.2.7
                                              say what would become of this connection, and why
   portcullis                                 run with gateway.toml in this directory
@@ -71,6 +81,9 @@ enum Command {
     Explain(Explain),
     /// Make a self-signed certificate and its key for development
     Cert(Cert),
+    /// Write the manual pages and shell completions that packages carry along
+    #[command(hide = true)]
+    Generate(Generate),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -87,6 +100,10 @@ struct Check {
     /// Also connect to every server of every route, within timeouts.connect; 1 if any does not answer
     #[arg(long)]
     dial: bool,
+    /// Also count how many sessions this machine can hold, and name what gives way first; 1 if that is not
+    /// limits.max_sessions
+    #[arg(long)]
+    capacity: bool,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +159,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(asked)) => check(&asked).map(good),
         Some(Command::Explain(asked)) => explain(&asked),
         Some(Command::Cert(cert)) => make_certificate(&cert).map(good),
+        Some(Command::Generate(asked)) => generate(&asked, &Cli::command()).map(good),
     };
     match done {
         Ok(code) => code,
@@ -175,11 +193,15 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
-        let gateway = prepared.bind().await?;
+        let inherited =
+            Inherited::from_env().context("cannot use the sockets that the service manager handed over")?;
+        let gateway = prepared.bind(inherited).await?;
         let control = gateway.control();
         control.log_by(logging.clone());
         tracing::info!("ready");
         systemd::ready();
+        let shown = control.clone();
+        let informing = systemd::keep_informed(move || status(&shown.standing()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {
@@ -206,12 +228,20 @@ fn run(file: &Path) -> anyhow::Result<()> {
         tokio::select! {
             () = running => tracing::info!("stopped"),
             () = stopping => bail!("stopped at once by a second signal; sessions were cut"),
+            never = informing => match never {},
         }
         Ok(())
     });
     // Drops what is left, which writes its closing lines. A lookup or a file read that hangs must not keep the process.
     runtime.shutdown_timeout(LAST_MOMENT);
     done
+}
+
+/// The line of `systemctl status`.
+fn status(standing: &Standing) -> String {
+    let Standing { sessions: (sessions, most), handshakes: (handshakes, _), .. } = standing;
+    let draining = if standing.draining { "draining; " } else { "" };
+    format!("{draining}{sessions} of at most {most} sessions, {handshakes} being set up")
 }
 
 fn check(asked: &Check) -> anyhow::Result<()> {
@@ -222,6 +252,7 @@ fn check(asked: &Check) -> anyhow::Result<()> {
     }
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
     println!("{}: good, {listeners} listener(s), {routes} route(s)", file.display());
+    let shortfall = if asked.capacity { count_capacity(&config)? } else { None };
     if asked.dial {
         let desk = Desk::new(config, prepared.routes(), prepared.files());
         let (all, failed) = block_on(desk.dial_all(|line| println!("{line}")))?;
@@ -229,7 +260,16 @@ fn check(asked: &Check) -> anyhow::Result<()> {
             bail!("{failed} of {all} backend(s) cannot be reached");
         }
     }
-    Ok(())
+    shortfall.map_or(Ok(()), |shortfall| bail!(shortfall))
+}
+
+/// Says how many sessions this machine can hold. Returns what gives way before it should.
+fn count_capacity(config: &Config) -> anyhow::Result<Option<String>> {
+    let descriptors = limits::raise_descriptors().context("cannot raise the descriptor limit")?;
+    let machine = Machine::this_one(descriptors).context("cannot read /proc")?;
+    let capacity = Capacity::count(config, &machine);
+    print!("{}", capacity.text());
+    Ok(capacity.shortfall())
 }
 
 fn explain(asked: &Explain) -> anyhow::Result<ExitCode> {
@@ -302,8 +342,6 @@ fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

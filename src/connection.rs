@@ -13,7 +13,6 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -31,7 +30,7 @@ use crate::{
     outcome::Reason,
     relay::{self, Link, Rules},
     session::{Facts, Registry, Session},
-    transport::{stream::ClientStream, tls::Tls},
+    transport::{socket::Socket, stream::ClientStream, tls::Tls},
 };
 
 /// What the connections of one listener share, as of one reading of the configuration.
@@ -76,7 +75,7 @@ pub struct House {
 }
 
 /// Lives the life of one connection.
-pub async fn live(socket: TcpStream, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
+pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
     let id = house.registry.connections.next();
     let mut line = ClosingLine::new(id, peer, Arc::clone(&house.metrics));
@@ -112,7 +111,7 @@ struct Entered {
 
 /// From the socket to the 101: every station that may say no.
 async fn enter(
-    mut socket: TcpStream,
+    mut socket: Socket,
     door: &Door,
     house: &House,
     line: &mut ClosingLine,

@@ -11,13 +11,18 @@ mod prepared;
 mod station;
 mod watches;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 pub use self::{
     control::{Control, ReloadError},
     prepared::{Prepared, StartError},
 };
-use crate::{admin::steering::Steering, config::Config, metrics::Metrics};
+use crate::{
+    admin::steering::Steering,
+    config::{Address, Config},
+    metrics::Metrics,
+    transport::listener::Inherited,
+};
 
 /// A gateway that listens and accepts.
 #[derive(Debug)]
@@ -31,11 +36,11 @@ impl Gateway {
     /// # Errors
     /// See [`Prepared::load`] and [`Prepared::bind`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        Prepared::load(config)?.bind().await
+        Prepared::load(config)?.bind(Inherited::default()).await
     }
 
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<Address> {
         self.control.addresses()
     }
 

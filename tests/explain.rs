@@ -760,7 +760,8 @@ async fn a_gateway_does_what_was_foretold() {
         desk.write("tokens.cfg", &format!("good: {server}\n"));
         let file = desk.path("gateway.toml");
         let gateway = Gateway::bind(Config::parse(&config(trusting, 0, 0), &file).unwrap()).await.unwrap();
-        let (address, tls) = (gateway.addresses()[0], gateway.addresses()[1]);
+        let bound: Vec<_> = gateway.addresses().iter().map(|address| address.ip().unwrap()).collect();
+        let (address, tls) = (bound[0], bound[1]);
         tokio::spawn(gateway.run(std::future::pending()));
         desk.write("gateway.toml", &config(trusting, address.port(), tls.port()));
         let (scheme, from) = if trusting.is_empty() { ("ws", None) } else { ("wss", Some("192.0.2.7")) };

@@ -15,7 +15,7 @@ mod tiles;
 use anyhow::{Context, bail};
 use clap::Parser;
 use desktop::Desktop;
-use portcullis::config::{Config, Identity, Secret};
+use portcullis::config::{Address, Config, Identity, Secret};
 use portcullis::gateway::Gateway;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use std::io::{ErrorKind, IsTerminal};
@@ -110,7 +110,8 @@ impl Demo {
     }
 
     fn announce(&self) {
-        let port = self.gateway.addresses().first().map_or(PREFERRED_PORT, SocketAddr::port);
+        let address = self.gateway.addresses().first().and_then(Address::ip);
+        let port = address.map_or(PREFERRED_PORT, |address| address.port());
         println!(
             "
 Portcullis stands in front of a small desktop. Open
@@ -262,7 +263,7 @@ mod tests {
             panic!("not from memory: {identity:?}")
         };
         let demo = Demo::prepare(Some(0), identity).await.unwrap();
-        let address = demo.gateway.addresses()[0];
+        let address = demo.gateway.addresses()[0].ip().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(demo.run(async { drop(stopped.await) }));
         let visit = async {
@@ -316,7 +317,10 @@ mod tests {
         let listeners = ["127.0.0.1:8443".parse().unwrap(), "[::1]:8443".parse().unwrap()];
         let text = gateway_toml(&listeners, "127.0.0.1:5900".parse().unwrap(), &root);
         let config = Config::parse(&text, Path::new("gateway.toml")).unwrap();
-        assert_eq!(config.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(), listeners);
+        assert_eq!(
+            config.listeners.iter().filter_map(|listener| listener.address.ip()).collect::<Vec<_>>(),
+            listeners
+        );
         let backend = portcullis::config::UpstreamConfig::single("tcp://127.0.0.1:5900".parse().unwrap());
         assert_eq!(config.routes[0].upstream, backend);
         assert_eq!(config.web.unwrap().root, root);

@@ -261,8 +261,9 @@ fn proxy_header(findings: &Findings<'_>, route: &Route) -> String {
 fn exact_header(findings: &Findings<'_>) -> Option<String> {
     let (Caller::Exempt(client) | Caller::Counted(client)) = findings.caller else { return None };
     let Entrance::Open { listener, .. } = findings.entrance else { return None };
-    let bound = Some(listener.address.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
-    let called = (bound.or(findings.question.address())?, listener.address.port()).into();
+    let listener = listener.address.ip()?;
+    let bound = Some(listener.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
+    let called = (bound.or(findings.question.address())?, listener.port()).into();
     let caller = announce::Caller {
         client: (client, 0).into(),
         called,

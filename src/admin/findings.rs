@@ -3,10 +3,7 @@
 //! Owns the order of the steps, which is that of a connection's life, and what is taken for granted where only a real
 //! connection would tell. Each step is judged by the room that judges it while the gateway runs.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderValue, StatusCode};
 
@@ -14,7 +11,7 @@ use super::question::Question;
 use crate::{
     admission::{Origin, OriginRefused, rate},
     backend::{Upstream, Wish, targets::token_of},
-    config::{Backend, Config, Listener, Route},
+    config::{Address, Backend, Config, Listener, Route},
     http::{Files, Routed, Routes, check_head, host_name},
     outcome::Reason,
     transport::peer,
@@ -202,7 +199,7 @@ fn entrance<'a>(config: &'a Config, question: &Question) -> Entrance<'a> {
         let tls = listener.identity.is_some();
         tls == question.is_wss() || !tls && is_behind_proxy(listener)
     };
-    let here = || config.listeners.iter().filter(|listener| is_called(listener.address, question));
+    let here = || config.listeners.iter().filter(|listener| is_called(&listener.address, question));
     let elsewhere = || config.listeners.iter().filter(|listener| trusts(listener));
     if let Some(listener) = here().find(fits) {
         Entrance::Open { listener, elsewhere: false }
@@ -213,8 +210,14 @@ fn entrance<'a>(config: &'a Config, question: &Question) -> Entrance<'a> {
     }
 }
 
-/// Whether a listener hears of a connection; a name is taken to lead to this machine.
-fn is_called(listener: SocketAddr, question: &Question) -> bool {
+/// Whether a listener hears of a connection; a name is taken to lead to this machine, and what a socket unit opened is
+/// not known here.
+fn is_called(listener: &Address, question: &Question) -> bool {
+    let listener = match listener {
+        Address::Ip(address) => address,
+        Address::Unix(_) => return false,
+        Address::Inherited(_) => return true,
+    };
     let listens_at = |address: IpAddr| match listener.ip().to_canonical() {
         // An IPv6 socket takes IPv4 as well.
         ip if ip.is_unspecified() => ip.is_ipv6() || address.is_ipv4(),

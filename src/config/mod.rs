@@ -5,6 +5,7 @@
 //! and `targets.path` are looked at, so that a wrong one is found before anything binds). Invariant: a
 //! [`Config`] that exists is whole and consistent. No text is left in it that still has to be understood.
 
+mod address;
 mod admin;
 mod backend;
 mod convert;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use address::{Address, AddressError};
 pub use admin::{Admin, AdminAddress, AdminAddressError};
 pub use backend::{Backend, BackendError};
 pub use error::{ConfigError, Problem};
@@ -435,7 +437,7 @@ mod tests {
             ),
             (
                 "[[listener]]\naddress = \"localhost:8443\"",
-                r#"2:11: listener 1: address "localhost:8443": write ip:port, such as "0.0.0.0:8443", "127.0.0.1:8443" or "[::1]:8443""#,
+                r#"2:11: listener 1: address "localhost:8443": write ip:port, such as "0.0.0.0:8443", "127.0.0.1:8443" or "[::1]:8443"; unix:/path for a Unix socket; or systemd:NAME for the sockets of a socket unit"#,
             ),
             (
                 "[[listener]]\naddress = \"127.0.0.1:1\"\ncertificate = \"a\"",

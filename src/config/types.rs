@@ -1,21 +1,20 @@
 //! The parts of a configuration, and the defaults of those that have some.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{RoutePath, UpstreamConfig};
+use super::{Address, RoutePath, UpstreamConfig};
 use crate::admission::{OriginPolicy, PerIp};
 
 /// One address to accept clients on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// Where to listen; port 0 lets the system choose.
-    pub address: SocketAddr,
+    /// Where to listen.
+    pub address: Address,
     /// What to show to TLS clients; without one the listener is plain `ws://`.
     pub identity: Option<Identity>,
     /// The oldest TLS version spoken.

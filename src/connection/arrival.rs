@@ -1,15 +1,9 @@
 //! The first stations: who is calling, and TLS.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Instant as StdInstant,
-};
+use std::{net::SocketAddr, time::Instant as StdInstant};
 
 use rustls::ProtocolVersion;
-use tokio::{
-    net::TcpStream,
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 
 use super::{Door, House, closing_line::ClosingLine};
 use crate::{
@@ -22,6 +16,7 @@ use crate::{
     transport::{
         peer,
         proxy_protocol::{self, Announced, Speaker},
+        socket::Socket,
         stream::ClientStream,
         tls::Accepted,
     },
@@ -41,15 +36,15 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn of(socket: &TcpStream, peer: SocketAddr, door: &Door) -> Self {
-        let called = socket.local_addr().unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
+    pub(super) fn of(socket: &Socket, peer: SocketAddr, door: &Door) -> Self {
+        let called = socket.local_addr();
         Self { peer, called, tls: None, proxied: peer::is_trusted(&door.trusted_proxies, peer.ip()) }
     }
 
     /// What a PROXY header makes of it.
     pub(super) async fn announced(
         self,
-        socket: &mut TcpStream,
+        socket: &mut Socket,
         door: &Door,
         line: &mut ClosingLine,
     ) -> Result<Self, Reason> {
@@ -89,13 +84,12 @@ pub(super) fn reason_of(refused: &Refused) -> Reason {
 
 /// TLS, where the listener has a certificate. Also returns when the first request head must be whole.
 pub(super) async fn secure(
-    socket: TcpStream,
+    socket: Socket,
     door: &Door,
     metrics: &Metrics,
     line: &mut ClosingLine,
 ) -> Result<(ClientStream, Instant), Reason> {
-    // Frames are small and interactive: nothing is gained by waiting for more to send.
-    let _ = socket.set_nodelay(true);
+    socket.send_at_once();
     let Timeouts { tls: tls_limit, request, close, .. } = door.terms.timeouts;
     let Some(tls) = &door.tls else {
         let head_by = Instant::now() + request;
@@ -127,7 +121,7 @@ pub(super) async fn secure(
 }
 
 /// Whether a connection that was not asked for a PROXY header begins with one. Nothing is read.
-async fn brings_proxy_header(socket: &TcpStream) -> bool {
+async fn brings_proxy_header(socket: &Socket) -> bool {
     let mut first = [0; 12];
     socket.peek(&mut first).await.is_ok_and(|len| proxy_protocol::begins(&first[..len]))
 }

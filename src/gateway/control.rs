@@ -5,7 +5,6 @@
 //! fail; a session goes on under the terms it was opened with; there is one drain, and no reload after it has begun.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::SystemTime,
@@ -23,9 +22,13 @@ use super::{
 use crate::{
     admin::steering::{BackendStanding, BoxFuture, ListenerStanding, Standing, Steering},
     backend::Tools,
-    config::{Config, ConfigError},
+    config::{Address, Config, ConfigError},
     connection::{House, Terms},
-    service::logging::{LogError, Logging},
+    service::{
+        logging::{LogError, Logging},
+        systemd,
+    },
+    transport::listener::Inherited,
 };
 
 /// Why a reload changed nothing.
@@ -64,6 +67,8 @@ struct Helm {
     /// The configuration file, as it was named.
     file: PathBuf,
     house: Arc<House>,
+    /// Kept open for the life of the process, whoever listens on them now.
+    inherited: Inherited,
     tasks: Tasks,
     /// Held for the length of a reload: one at a time.
     reloading: sync::Mutex<()>,
@@ -87,17 +92,22 @@ struct Course {
 }
 
 impl Control {
-    pub(super) fn new(ready: Ready) -> Self {
+    pub(super) fn new(ready: Ready, inherited: Inherited) -> Self {
         let Ready { file, stations, terms, limits, tools, .. } = ready;
         let (house, tasks) = (Arc::new(house(&limits)), Tasks::default());
-        let open = |(_, bound, door)| Some(Station::open(bound?, door, &house, &tasks));
-        let stations: Vec<Station> = stations.into_iter().filter_map(open).collect();
+        let mut opened = Vec::with_capacity(stations.len());
+        for (_, bound, door) in stations {
+            for bound in bound.into_iter().flatten() {
+                opened.push(Station::open(bound, Arc::clone(&door), &house, &tasks));
+            }
+        }
+        let stations = opened;
         let watches = Watches::default().over(&terms, &stations);
         let (loaded, reloads) = (SystemTime::now(), (0, 0));
         let course = Course { stations, terms, tools, watches, loaded, reloads, draining: false };
         let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
         let (course, logging) = (Mutex::new(course), OnceLock::new());
-        let helm = Helm { file, house, tasks, reloading, course, drained, logging };
+        let helm = Helm { file, house, inherited, tasks, reloading, course, drained, logging };
         Self { helm: Arc::new(helm) }
     }
 
@@ -117,8 +127,8 @@ impl Control {
     }
 
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.course().stations.iter().map(|station| station.local).collect()
+    pub fn addresses(&self) -> Vec<Address> {
+        self.course().stations.iter().map(|station| station.local.clone()).collect()
     }
 
     /// Ready when a drain is over: all sessions have ended, or its time has.
@@ -143,8 +153,8 @@ impl Control {
         // Files can be far away.
         let loading = spawn_blocking(move || Ok::<_, ReloadError>(Prepared::load_after(read()?, heritage)?));
         let prepared = loading.await.map_err(|_| ReloadError::Panicked)??;
-        let kept = self.course().stations.iter().map(|station| station.configured).collect();
-        let ready = prepared.bind_beside(kept)?;
+        let kept = self.course().stations.iter().map(|station| station.configured.clone()).collect();
+        let ready = prepared.bind_beside(kept, &self.helm.inherited)?;
         if let Some(logging) = self.helm.logging.get() {
             logging
                 .reconfigure(&ready.log)
@@ -167,7 +177,7 @@ impl Control {
         if course.draining {
             return Err(ReloadError::Draining);
         }
-        let doors = course.stations.iter().map(|station| (station.configured, station.door()));
+        let doors = course.stations.iter().map(|station| (station.configured.clone(), station.door()));
         Ok(Heritage {
             tools: course.tools.again(),
             doors: doors.collect(),
@@ -188,20 +198,27 @@ impl Control {
         let sources = sources(&limits);
         house.limiter.set_rules(limits.per_ip, sources);
         let mut before = std::mem::take(&mut course.stations);
+        let (listeners, routes) = (stations.len(), terms.routes.iter().count());
         for (configured, bound, door) in stations {
             if let Some(bound) = bound {
-                course.stations.push(Station::open(bound, door, house, tasks));
-            } else if let Some(at) = before.iter().position(|station| station.configured == configured) {
+                let open = |bound| Station::open(bound, Arc::clone(&door), house, tasks);
+                course.stations.extend(bound.into_iter().map(open));
+                continue;
+            }
+            while let Some(at) = before.iter().position(|station| station.configured == configured) {
                 let station = before.remove(at);
-                station.lead_through(door);
+                station.lead_through(Arc::clone(&door));
                 course.stations.push(station);
+                // The name of what was handed over can be that of several sockets; an address is that of one.
+                if !matches!(configured, Address::Inherited(_)) {
+                    break;
+                }
             }
         }
         for station in before {
             tracing::info!(address = %station.local, "no longer listening");
         }
         course.watches = std::mem::take(&mut course.watches).over(&terms, &course.stations);
-        let (listeners, routes) = (course.stations.len(), terms.routes.iter().count());
         (course.terms, course.tools, course.loaded) = (terms, tools, SystemTime::now());
         Ok(format!("reloaded: {listeners} listener(s), {routes} route(s)"))
     }
@@ -224,7 +241,10 @@ impl Steering for Control {
         Box::pin(async {
             let _turn = self.helm.reloading.lock().await;
             let file = self.helm.file.clone();
-            match self.take_over(move || Config::load(&file)).await {
+            systemd::reloading();
+            let done = self.take_over(move || Config::load(&file)).await;
+            systemd::ready();
+            match done {
                 Ok(done) => {
                     self.course().reloads.0 += 1;
                     tracing::info!("{done}");

@@ -1,6 +1,6 @@
 //! What is loaded and found good before anything is bound.
 
-use std::{collections::HashSet, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::HashSet, io, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -8,12 +8,13 @@ use super::{Control, Gateway, station::Bound};
 use crate::{
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
-    config::{Config, Limits, Listener, Log, Route},
+    config::{Address, Config, Limits, Listener, Log, Route},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
     service::limits,
     transport::{
         identity::open_key,
+        listener::Inherited,
         tls::{IdentityError, Tls},
     },
 };
@@ -64,7 +65,7 @@ pub enum StartError {
         /// Which listener, counted from 1.
         number: usize,
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         cause: io::Error,
         /// What to do.
@@ -83,7 +84,7 @@ impl StartError {
 #[derive(Debug)]
 pub(super) struct Heritage {
     pub(super) tools: Tools,
-    pub(super) doors: Vec<(SocketAddr, Arc<Door>)>,
+    pub(super) doors: Vec<(Address, Arc<Door>)>,
     pub(super) terms: Option<Arc<Terms>>,
 }
 
@@ -101,8 +102,8 @@ impl Heritage {
     }
 
     /// The TLS side of the listener that had this address. Of several, each has one heir.
-    fn tls(&mut self, address: SocketAddr) -> Option<Tls> {
-        let at = self.doors.iter().position(|(before, _)| *before == address)?;
+    fn tls(&mut self, address: &Address) -> Option<Tls> {
+        let at = self.doors.iter().position(|(before, _)| before == address)?;
         self.doors.remove(at).1.tls.clone()
     }
 }
@@ -111,7 +112,7 @@ impl Heritage {
 #[derive(Debug)]
 pub struct Prepared {
     file: PathBuf,
-    doors: Vec<(SocketAddr, Arc<Door>)>,
+    doors: Vec<(Address, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
     log: Log,
@@ -134,7 +135,7 @@ impl Prepared {
         let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
-            let before = heritage.tls(listener.address);
+            let before = heritage.tls(&listener.address);
             let tls = listener.identity.as_ref().map(|identity| {
                 Tls::load(identity, listener.min_tls, before.as_ref()).map_err(|cause| {
                     // It is said now; whoever looks after the files need not say it once more.
@@ -211,16 +212,22 @@ impl Prepared {
         }
     }
 
-    /// Listens on every address.
+    /// Listens on every address, and on what was handed over.
     ///
     /// # Errors
-    /// An address is in use, not ours, or not allowed. The ones before it are given up again.
-    pub async fn bind(self) -> Result<Gateway, StartError> {
-        Ok(Gateway { control: Control::new(self.bind_beside(Vec::new())?) })
+    /// An address is in use, not ours, or not allowed, or its socket was not handed over. The ones before it are given up
+    /// again.
+    pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
+        let ready = self.bind_beside(Vec::new(), &inherited)?;
+        Ok(Gateway { control: Control::new(ready, inherited) })
     }
 
-    /// Listens on every address that is not among `kept`, each of which stands for one listener.
-    pub(super) fn bind_beside(self, mut kept: Vec<SocketAddr>) -> Result<Ready, StartError> {
+    /// Listens on every address that is not among `kept`, each of which stands for one socket.
+    pub(super) fn bind_beside(
+        self,
+        mut kept: Vec<Address>,
+        inherited: &Inherited,
+    ) -> Result<Ready, StartError> {
         let Self { file, doors, terms, limits, log, tools, warnings } = self;
         let mut stations = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
@@ -229,15 +236,12 @@ impl Prepared {
                 stations.push((address, None, door));
                 continue;
             }
-            let bound = Bound::to(address).map_err(|cause| {
-                let ours = kept.iter().any(|other| other.port() == address.port());
-                StartError::Listen {
-                    file: file.display().to_string(),
-                    number: index + 1,
-                    address,
-                    advice: advice(&cause, ours),
-                    cause,
-                }
+            let bound = Bound::to(&address, inherited).map_err(|cause| StartError::Listen {
+                file: file.display().to_string(),
+                number: index + 1,
+                advice: advice(&address, &cause, &kept),
+                address: address.clone(),
+                cause,
             })?;
             stations.push((address, Some(bound), door));
         }
@@ -250,8 +254,8 @@ impl Prepared {
 pub(super) struct Ready {
     /// The configuration file, as it was named.
     pub(super) file: PathBuf,
-    /// Each listener's configured address, its socket unless there is one already, and what it leads through.
-    pub(super) stations: Vec<(SocketAddr, Option<Bound>, Arc<Door>)>,
+    /// Each listener's configured address, its sockets unless there are some already, and what it leads through.
+    pub(super) stations: Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>,
     pub(super) terms: Arc<Terms>,
     pub(super) limits: Limits,
     pub(super) log: Log,
@@ -259,11 +263,20 @@ pub(super) struct Ready {
     pub(super) warnings: Vec<String>,
 }
 
-/// What to do about an address that cannot be listened on. `ours`: the gateway itself listens on its port, at another
-/// address that the same reload would give up.
-fn advice(error: &io::Error, ours: bool) -> &'static str {
+/// What to do about an address that cannot be listened on while the gateway listens on `ours`, which a reload gives up
+/// last.
+fn advice(address: &Address, error: &io::Error, ours: &[Address]) -> &'static str {
+    let port = |address: &Address| match address {
+        Address::Ip(address) => Some(address.port()),
+        _ => None,
+    };
+    let is_our_port = port(address).is_some() && ours.iter().any(|other| port(other) == port(address));
     match error.kind() {
-        io::ErrorKind::AddrInUse if ours => {
+        _ if matches!(address, Address::Inherited(_)) => {
+            "start it by a socket unit with FileDescriptorName= of that name, or set ip:port"
+        }
+        io::ErrorKind::NotFound => "make the directory, or set another path",
+        io::ErrorKind::AddrInUse if is_our_port => {
             "the gateway itself holds that port until the reload is done; set another port, or start it anew"
         }
         io::ErrorKind::AddrInUse => "stop the program that uses it, or set another port",

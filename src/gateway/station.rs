@@ -11,19 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    time,
-};
+use tokio::{sync::watch, time};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use crate::{
+    config::Address,
     connection::{self, Door, House},
-    transport::listener::{BACKLOG, Backoff, listen},
+    transport::{
+        listener::{Backoff, Inherited, Listening, listen},
+        socket::Socket,
+    },
 };
 
 /// How often a failing accept is logged.
@@ -33,17 +33,15 @@ const ACCEPT_WARNING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Bound {
     /// The address as it is configured.
-    configured: SocketAddr,
-    /// The address with the port that was given for port 0.
-    local: SocketAddr,
-    socket: TcpListener,
+    configured: Address,
+    socket: Listening,
 }
 
 impl Bound {
-    /// Listens on `address`.
-    pub(super) fn to(address: SocketAddr) -> io::Result<Self> {
-        let socket = listen(address)?;
-        Ok(Self { configured: address, local: socket.local_addr()?, socket })
+    /// Listens on `address`, on several sockets where it is the name of several.
+    pub(super) fn to(address: &Address, inherited: &Inherited) -> io::Result<Vec<Self>> {
+        let sockets = listen(address, inherited)?.into_iter();
+        Ok(sockets.map(|socket| Self { configured: address.clone(), socket }).collect())
     }
 }
 
@@ -51,9 +49,9 @@ impl Bound {
 #[derive(Debug)]
 pub(super) struct Station {
     /// The address as it is configured.
-    pub(super) configured: SocketAddr,
+    pub(super) configured: Address,
     /// The address with the port that was given for port 0.
-    pub(super) local: SocketAddr,
+    pub(super) local: Address,
     door: watch::Sender<Arc<Door>>,
     _closes: DropGuard,
 }
@@ -70,7 +68,8 @@ pub(super) struct Tasks {
 impl Station {
     /// Begins to accept.
     pub(super) fn open(bound: Bound, door: Arc<Door>, house: &Arc<House>, tasks: &Tasks) -> Self {
-        let Bound { configured, local, socket } = bound;
+        let Bound { configured, socket } = bound;
+        let local = socket.address();
         tracing::info!(address = %local, tls = door.tls.is_some(), "listening");
         let (door, newest) = watch::channel(door);
         let closing = CancellationToken::new();
@@ -99,7 +98,7 @@ struct Hall {
 
 impl Hall {
     /// Accepts until `closing`, and then those who are waiting already.
-    async fn accept(self, socket: TcpListener, closing: CancellationToken) {
+    async fn accept(self, socket: Listening, closing: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut warned: Option<Instant> = None;
         while let Some(accepted) = closing.run_until_cancelled(socket.accept()).await {
@@ -119,18 +118,12 @@ impl Hall {
                 }
             }
         }
-        // Not through the runtime, which may not have heard of the newest. What fails now cannot be helped.
-        let Ok(socket) = socket.into_std() else { return };
-        for _ in 0..BACKLOG {
-            let Ok((stream, peer)) = socket.accept() else { return };
-            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                self.welcome(stream, peer);
-            }
+        for (stream, peer) in socket.into_waiting() {
+            self.welcome(stream, peer);
         }
     }
 
-    fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
+    fn welcome(&self, stream: Socket, peer: SocketAddr) {
         let door = Arc::clone(&self.newest.borrow());
         self.connections.spawn(connection::live(stream, peer, door, Arc::clone(&self.house)));
     }

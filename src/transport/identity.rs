@@ -37,7 +37,7 @@ const OTHERS: u32 = 0o007;
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file cannot be read.
-    #[error("cannot read {what} {path}: {cause}; check the path and its permissions", path = .path.display())]
+    #[error("cannot read {what} {path}: {cause}; {}", advice(.path, .cause), path = .path.display())]
     Unreadable {
         /// "certificate" or "private_key".
         what: &'static str,
@@ -98,6 +98,17 @@ pub enum IdentityError {
     },
 }
 
+/// What to do about a file that cannot be read. The shipped configuration names a pair that nobody has made yet.
+fn advice(path: &Path, cause: &io::Error) -> String {
+    let is_the_shipped_one = path.file_stem().is_some_and(|stem| stem == "localhost");
+    match path.parent() {
+        Some(directory) if is_the_shipped_one && cause.kind() == io::ErrorKind::NotFound => {
+            format!("\"portcullis cert --out {}\" makes a pair to try things out", directory.display())
+        }
+        _ => "check the path and its permissions".to_owned(),
+    }
+}
+
 fn at(time: SystemTime) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(time)
 }
@@ -119,8 +130,10 @@ struct Seen {
     is_confirmed: bool,
     /// Whether what they hold is not shown because something is wrong with it.
     is_bad: bool,
-    /// Whether that was said.
+    /// Whether that was said of these very files.
     is_told: bool,
+    /// Whether somebody who was told of something bad waits to hear that all is well.
+    is_awaited: bool,
 }
 
 impl Shown {
@@ -132,7 +145,7 @@ impl Shown {
         // Stamps first: what changes while it is read is read again.
         let stamps = stamps(identity);
         let pair = RwLock::new(Arc::new(Pair::read(identity)?));
-        let seen = Seen { stamps, is_confirmed: false, is_bad: false, is_told: false };
+        let seen = Seen { stamps, is_confirmed: false, is_bad: false, is_told: false, is_awaited: false };
         Ok(Self { identity: identity.clone(), pair, seen: Mutex::new(seen) })
     }
 
@@ -180,8 +193,8 @@ impl Shown {
         if !is_new && seen.is_confirmed && !seen.is_bad {
             return;
         }
-        let is_told = seen.is_told && !is_new;
-        *seen = Seen { stamps, is_confirmed: !is_new, is_bad: false, is_told };
+        let (is_told, is_awaited) = (seen.is_told && !is_new, seen.is_awaited);
+        *seen = Seen { stamps, is_confirmed: !is_new, is_bad: false, is_told, is_awaited };
         let (path, key) = (certificate.display(), private_key.display());
         let current = self.pair();
         let read = Pair::read(&self.identity).and_then(|pair| {
@@ -200,15 +213,15 @@ impl Shown {
                 }
                 if is_news {
                     tracing::info!(certificate = %path, expires = expiry, "certificate reloaded");
-                } else if is_told {
+                } else if is_awaited {
                     tracing::info!(certificate = %path, expires = expiry, "certificate is good again");
                 }
-                seen.is_told = false;
+                seen.is_awaited = false;
             }
             Err(error) => {
                 seen.is_bad = true;
                 if !is_new && !is_told {
-                    seen.is_told = true;
+                    (seen.is_told, seen.is_awaited) = (true, true);
                     tracing::warn!(
                         certificate = %path,
                         private_key = %key,
@@ -223,7 +236,8 @@ impl Shown {
     /// What the files hold now was refused elsewhere, and somebody was told.
     pub fn refused(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = Seen { stamps: stamps(&self.identity), is_confirmed: true, is_bad: true, is_told: true };
+        let stamps = stamps(&self.identity);
+        *seen = Seen { stamps, is_confirmed: true, is_bad: true, is_told: true, is_awaited: true };
     }
 
     fn pair(&self) -> Arc<Pair> {

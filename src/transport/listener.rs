@@ -1,24 +1,233 @@
 //! Listening sockets, and what to do when one cannot accept.
+//!
+//! Owns how a socket comes to be: opened here, or inherited from the service manager, which may hand the same one to
+//! several processes. Refuses to know what is accepted for. Invariant: a Unix socket's file is only ever replaced when
+//! nobody listens on it, and goes with the one who made it.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    env, fs, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use tokio::net::{TcpListener, TcpSocket};
+use listenfd::ListenFd;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+
+use super::socket::{LOCAL, Socket};
+use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
 pub const BACKLOG: u32 = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
-/// Listens on `address`.
+/// A socket that accepts.
+#[derive(Debug)]
+pub struct Listening {
+    socket: Accepting,
+    /// Whether others may accept on it as well, now or later.
+    shared: bool,
+    _file: Option<OwnedPath>,
+}
+
+#[derive(Debug)]
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    /// Waits for the next connection, and says where it comes from.
+    ///
+    /// # Errors
+    /// See [`Backoff`].
+    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        match &self.socket {
+            Accepting::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Socket::Tcp(stream), peer))
+            }
+            Accepting::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::Unix(stream), LOCAL))
+            }
+        }
+    }
+
+    /// Stops listening; returns those who had already come. On a socket that others share, they wait for the others.
+    pub fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
+        let Self { socket, shared, _file } = self;
+        if shared {
+            return Vec::new();
+        }
+        // Not through the runtime, which may not have heard of the newest. What fails now cannot be helped.
+        match socket {
+            Accepting::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else { return Vec::new() };
+                let come = (0..BACKLOG).map_while(|_| listener.accept().ok());
+                let taken = come.filter_map(|(stream, peer)| {
+                    stream.set_nonblocking(true).ok()?;
+                    Some((Socket::Tcp(TcpStream::from_std(stream).ok()?), peer))
+                });
+                taken.collect()
+            }
+            Accepting::Unix(listener) => {
+                let Ok(listener) = listener.into_std() else { return Vec::new() };
+                let come = (0..BACKLOG).map_while(|_| listener.accept().ok());
+                let taken = come.filter_map(|(stream, _)| {
+                    stream.set_nonblocking(true).ok()?;
+                    Some((Socket::Unix(UnixStream::from_std(stream).ok()?), LOCAL))
+                });
+                taken.collect()
+            }
+        }
+    }
+
+    /// Where it listens, with the port that was given for port 0.
+    pub fn address(&self) -> Address {
+        match &self.socket {
+            Accepting::Tcp(listener) => {
+                Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
+            }
+            Accepting::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                Address::Unix(path.unwrap_or(Path::new("")).to_path_buf())
+            }
+        }
+    }
+}
+
+/// The file of a socket, removed when its listener ends; unless another has taken its place.
+#[derive(Debug)]
+pub struct OwnedPath {
+    path: PathBuf,
+    file: (u64, u64),
+}
+
+impl OwnedPath {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_path_buf(), file: identity(path)? })
+    }
+}
+
+impl Drop for OwnedPath {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// The sockets that the service manager handed over, by name (sd_listen_fds(3)). Kept for the life of the process, so
+/// that a listener can be given up and taken again.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: Vec<(String, Handed)>,
+}
+
+#[derive(Debug)]
+enum Handed {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Inherited {
+    /// Takes over what the environment tells of (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`). To be called once.
+    ///
+    /// # Errors
+    /// Something was handed over that is no listening stream socket.
+    pub fn from_env() -> io::Result<Self> {
+        let mut handed = ListenFd::from_env();
+        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut sockets = Vec::with_capacity(handed.len());
+        for index in 0..handed.len() {
+            // systemd's own word for a socket without a name.
+            let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
+            let socket = match handed.take_tcp_listener(index) {
+                Ok(socket) => socket.map(Handed::Tcp),
+                Err(_) => handed.take_unix_listener(index)?.map(Handed::Unix),
+            };
+            sockets.extend(socket.map(|socket| (name, socket)));
+        }
+        Ok(Self { sockets })
+    }
+
+    /// The names of what was handed over.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.sockets.iter().map(|(name, _)| name.as_str())
+    }
+
+    fn open(&self, name: &str) -> io::Result<Vec<Listening>> {
+        let named = self.sockets.iter().filter(|(given, _)| given == name);
+        let opened = named.map(|(_, socket)| {
+            let socket = match socket {
+                Handed::Tcp(listener) => {
+                    listener.set_nonblocking(true)?;
+                    Accepting::Tcp(TcpListener::from_std(listener.try_clone()?)?)
+                }
+                Handed::Unix(listener) => {
+                    listener.set_nonblocking(true)?;
+                    Accepting::Unix(UnixListener::from_std(listener.try_clone()?)?)
+                }
+            };
+            Ok(Listening { socket, shared: true, _file: None })
+        });
+        let opened = opened.collect::<io::Result<Vec<Listening>>>()?;
+        if opened.is_empty() {
+            let all: Vec<&str> = self.names().collect();
+            let there =
+                if all.is_empty() { "none was".to_owned() } else { format!("there is {}", all.join(", ")) };
+            let wrong = format!("no socket of that name was handed over ({there})");
+            return Err(io::Error::new(io::ErrorKind::NotFound, wrong));
+        }
+        Ok(opened)
+    }
+}
+
+/// Listens on `address`; on several sockets where an inherited name stands for several.
 ///
 /// # Errors
-/// The address is in use, is not ours, or its port needs a privilege we do not have.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// The address is in use, is not ours, or its port needs a privilege we do not have; no such socket was inherited.
+pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listening>> {
+    match address {
+        Address::Ip(address) => Ok(vec![listen_on_ip(*address)?]),
+        Address::Unix(path) => Ok(vec![listen_on_path(path)?]),
+        Address::Inherited(name) => inherited.open(name),
+    }
+}
+
+fn listen_on_ip(address: SocketAddr) -> io::Result<Listening> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for old connections to leave TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(Listening { socket: Accepting::Tcp(socket.listen(BACKLOG)?), shared: false, _file: None })
+}
+
+fn listen_on_path(path: &Path) -> io::Result<Listening> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    }?;
+    Ok(Listening { socket: Accepting::Unix(listener), shared: false, _file: Some(OwnedPath::of(path)?) })
+}
+
+/// Whether a path is a socket on which nobody listens any more.
+fn is_left_behind(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused)
 }
 
 /// How long to pause after failed accepts: some failures concern one connection only, the others (no descriptors,
@@ -59,6 +268,30 @@ mod tests {
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 640]);
         backoff.reset();
         assert_eq!(backoff.after(&full), Some(FIRST_PAUSE));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("door.sock");
+        // Dropped without its file being removed, as after a crash.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let address = Address::Unix(path.clone());
+        let first = listen(&address, &Inherited::default()).unwrap();
+        assert_eq!(first[0].address(), address);
+        let error = listen(&address, &Inherited::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert!(!path.exists(), "the file goes with its listener");
+        fs::write(&path, "a file of somebody").unwrap();
+        listen(&address, &Inherited::default()).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a file of somebody");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nothing_was_handed_over_for_says_what_there_is() {
+        let error = listen(&Address::Inherited("web".into()), &Inherited::default()).unwrap_err();
+        assert_eq!(error.to_string(), "no socket of that name was handed over (none was)");
     }
 
     #[test]

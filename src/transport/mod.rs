@@ -7,5 +7,6 @@ pub mod listener;
 pub mod peer;
 pub mod proxy_protocol;
 pub mod self_signed;
+pub mod socket;
 pub mod stream;
 pub mod tls;

@@ -7,21 +7,19 @@ use std::{
 };
 
 use rustls::ProtocolVersion;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
+use super::socket::Socket;
 use crate::metered::Metered;
 
 /// What a client is connected by.
 #[derive(Debug)]
 pub enum ClientStream {
     /// `ws://` and `http://`.
-    Plain(Metered<TcpStream>),
+    Plain(Metered<Socket>),
     /// `wss://` and `https://`. Boxed: a plain session need not carry the room for it.
-    Tls(Box<TlsStream<Metered<TcpStream>>>),
+    Tls(Box<TlsStream<Metered<Socket>>>),
 }
 
 impl ClientStream {

@@ -4,7 +4,6 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::{ServerConfig, SupportedProtocolVersion, crypto::aws_lc_rs, server::ProducesTickets, version};
 use tokio::{
-    net::TcpStream,
     task::spawn_blocking,
     time::{self, MissedTickBehavior},
 };
@@ -12,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub use super::identity::IdentityError;
-use super::{identity::Shown, stream::ClientStream};
+use super::{identity::Shown, socket::Socket, stream::ClientStream};
 use crate::{
     config::{Identity, TlsVersion},
     metered::Metered,
@@ -29,7 +28,7 @@ pub enum Accepted {
     /// TLS.
     Stream(ClientStream),
     /// Something else was spoken; nothing of it has been read.
-    NotTls(TcpStream),
+    NotTls(Socket),
 }
 
 /// A listener's TLS side. Clones show the same certificate.
@@ -108,7 +107,7 @@ impl Tls {
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.
-    pub async fn accept(&self, socket: TcpStream) -> io::Result<Accepted> {
+    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

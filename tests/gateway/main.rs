@@ -7,6 +7,7 @@ mod support;
 
 mod backend;
 mod backends;
+mod capacity;
 mod cli;
 mod files;
 mod frames;

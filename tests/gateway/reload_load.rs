@@ -165,6 +165,7 @@ async fn a_hundred_reloads_under_load_and_nobody_notices() {
     let took = start.elapsed();
     let (memory, descriptors) = measured.expect("a measurement");
     let (memory_then, descriptors_then) = (gateway.memory(), gateway.open_descriptors());
+    drop(gateway);
     let (gateway, visits, bytes) = load.end().await;
 
     let per_second = visits as f64 / took.as_secs_f64();
@@ -212,7 +213,7 @@ async fn certificates_renewed_under_load_are_whole_in_every_handshake() {
         let start = Instant::now();
         let shaken = load.shaken.load(Ordering::Relaxed);
         loop {
-            let socket = gateway.tcp(TLS).await;
+            let socket = gateway.stray(None, TLS, |_| {}).await;
             let stream = gateway.try_secure(socket, Arc::clone(&config)).await.expect("a whole pair");
             let seen = &stream.get_ref().1.peer_certificates();
             if seen.is_none_or(|chain| chain[0] == der) {
@@ -228,6 +229,7 @@ async fn certificates_renewed_under_load_are_whole_in_every_handshake() {
         })
         .await;
     }
+    drop(gateway);
     let (gateway, visits, bytes) = load.end().await;
     println!("{RENEWALS} renewals; {STEADY} sessions said {bytes} bytes, {visits} new ones");
     let seen = |message: &str| gateway.lines(|line| (line["message"] == message).then_some(())).len();

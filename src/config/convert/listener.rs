@@ -1,6 +1,5 @@
 //! The rules of `[[listener]]`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use toml::Spanned;
@@ -9,9 +8,7 @@ use super::values::{Result, TLS_VERSIONS, bare, conflict, missing, networks, res
 use crate::config::error::Remark;
 use crate::config::explain::listener_key;
 use crate::config::mirror;
-use crate::config::{Identity, Listener};
-
-const ADDRESSES: &str = "write ip:port, such as \"0.0.0.0:8443\", \"127.0.0.1:8443\" or \"[::1]:8443\"";
+use crate::config::{Address, Identity, Listener};
 
 pub(super) fn listeners(
     written: Vec<Spanned<mirror::Listener>>,
@@ -44,13 +41,22 @@ fn listener(
     let Some(text) = written.address else {
         return Err(missing(at, key("address"), "add address = \"0.0.0.0:8443\""));
     };
-    let address = text.get_ref().parse().map_err(|_| value(key("address"), &text, ADDRESSES))?;
-    if let Some(other) = before.iter().position(|other| collide(other.address, address)) {
-        let wrong = format!("listener {} has this address and port already; choose another port", other + 1);
+    let parsed = text.get_ref().parse::<Address>();
+    let address = match parsed.map_err(|error| value(key("address"), &text, error.to_string()))? {
+        Address::Unix(path) => Address::Unix(base.join(path)),
+        address => address,
+    };
+    if let Some(other) = before.iter().position(|other| other.address.collides_with(&address)) {
+        let wrong = match address {
+            Address::Ip(_) => {
+                format!("listener {} has this address and port already; choose another port", other + 1)
+            }
+            _ => format!("listener {} has this address already; choose another", other + 1),
+        };
         return Err(value(key("address"), &text, wrong));
     }
     let identity = identity(index, written.certificate, written.private_key, base)?;
-    if identity.is_none() && !address.ip().to_canonical().is_loopback() {
+    if identity.is_none() && !address.is_local() {
         let sentence = format!(
             "{} {address} is reachable from other machines without TLS, so anyone on the way can read and change \
              everything; add certificate and private_key, or listen on 127.0.0.1 behind a TLS proxy.",
@@ -81,13 +87,6 @@ fn listener(
         return Err(bare(key("proxy_protocol"), on.span(), true, wrong));
     }
     Ok(Listener { address, identity, min_tls, trusted_proxies, proxy_protocol })
-}
-
-/// Whether the second could not be bound beside the first.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
-    let same_family = one.is_ipv4() == other.is_ipv4();
-    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || everywhere && same_family)
 }
 
 fn identity(

@@ -1,5 +1,7 @@
 //! The kinds of values that several tables share: numbers, durations, words, paths, networks.
 
+use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -21,6 +23,8 @@ pub(super) type Result<T> = std::result::Result<T, Fault>;
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The resolution of the timers.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// What the names of files begin with that systemd hands over.
+const CREDENTIAL: &str = "credential:";
 /// How the versions of TLS are written.
 pub(super) const TLS_VERSIONS: [(&str, TlsVersion); 2] =
     [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
@@ -148,8 +152,22 @@ pub(super) fn resolved(key: &str, written: &Spanned<String>, base: &Path) -> Res
         text if text.contains('\0') => {
             Err(value(key, written, "no path has a NUL character in it; remove it"))
         }
-        text => Ok(base.join(text)),
+        text => match text.strip_prefix(CREDENTIAL) {
+            Some(name) => credential(name, env::var_os("CREDENTIALS_DIRECTORY")).ok_or_else(|| {
+                value(key, written, "a credential's name is letters, digits, \".\", \"_\" and \"-\"")
+            }),
+            None => Ok(base.join(text)),
+        },
     }
+}
+
+/// The file in which systemd hands over a credential (systemd.exec(5), LoadCredential=).
+fn credential(name: &str, directory: Option<OsString>) -> Option<PathBuf> {
+    // For a check by hand: where the running service has its own.
+    const OF_THE_SERVICE: &str = "/run/credentials/portcullis.service";
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let is_name = !name.is_empty() && !name.starts_with('.') && name.bytes().all(good);
+    is_name.then(|| Path::new(&directory.unwrap_or_else(|| OF_THE_SERVICE.into())).join(name))
 }
 
 /// A list of networks. A lone address is a network of one.
@@ -183,4 +201,19 @@ fn unmapped(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(MAPPED_BITS));
     v4.and_then(|(address, bits)| Ipv4Net::new(address, bits).ok()).map_or(net, IpNet::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_lies_where_systemd_put_it() {
+        let in_run = credential("tls.key", Some("/run/credentials/portcullis@spare.service".into()));
+        assert_eq!(in_run, Some("/run/credentials/portcullis@spare.service/tls.key".into()));
+        assert_eq!(credential("tls.key", None), Some("/run/credentials/portcullis.service/tls.key".into()));
+        for name in ["", ".", "..", "../x", "a/b", "a b"] {
+            assert_eq!(credential(name, None), None, "{name}");
+        }
+    }
 }

@@ -77,6 +77,20 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
+fn systemd_finds_nothing_wrong_with_the_other_units() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["portcullis.service", "portcullis@.service", "portcullis.socket"] {
+        let text = fs::read_to_string(unit_file().with_file_name(name)).unwrap();
+        fs::write(directory.path().join(name), text.replace("/usr/bin/portcullis", PROGRAM)).unwrap();
+    }
+    for name in ["portcullis@.service", "portcullis.socket"] {
+        let file = directory.path().join(name);
+        let Some(output) = systemd_analyze(&["verify", "--man=no", file.to_str().unwrap()]) else { return };
+        assert!(output.status.success() && said(&output).is_empty(), "{name}: {}", said(&output));
+    }
+}
+
+#[test]
 fn systemd_finds_nothing_wrong_with_the_unit() {
     let text = fs::read_to_string(unit_file()).unwrap();
     let here = text.replace("/usr/bin/portcullis", PROGRAM);
@@ -194,11 +208,67 @@ fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
     assert!(status.success(), "{status}: {rest}");
 }
 
-/// What the program says next to its service manager, one word of it.
+/// What the program says next to its service manager, beside its status.
 fn told(socket: &UnixDatagram) -> String {
+    loop {
+        let said = said_to_manager(socket);
+        if !said.starts_with("STATUS=") {
+            return said;
+        }
+    }
+}
+
+fn said_to_manager(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
     let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("nothing was said in time: {error}"));
     String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
+}
+
+#[test]
+fn the_watchdog_hears_that_the_program_moves_and_the_status_has_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("gateway.toml");
+    fs::write(&config, PLAIN).unwrap();
+    let manager = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&manager).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("run").arg("--config").arg(&config).env("NOTIFY_SOCKET", &manager).stderr(Stdio::null());
+    // Half a second is what systemd would wait for.
+    let _running = Running(command.env("WATCHDOG_USEC", "500000").spawn().unwrap());
+    let (mut moved, mut status) = (Vec::new(), None);
+    while moved.len() < 4 || status.is_none() {
+        let said = said_to_manager(&socket);
+        match said.strip_prefix("STATUS=") {
+            Some(words) => status = Some(words.to_owned()),
+            None if said == "WATCHDOG=1" => moved.push(Instant::now()),
+            None => assert_eq!(said, "READY=1"),
+        }
+    }
+    let status = status.unwrap();
+    assert!(status.starts_with("0 of at most 9000 sessions"), "{status}");
+    let pace = (moved[3] - moved[1]) / 2;
+    assert!(pace < Duration::from_millis(500), "it was heard only every {pace:?}");
+}
+
+#[test]
+fn both_services_are_one_but_for_the_door() {
+    let [one, other] = ["portcullis.service", "portcullis@.service"].map(|name| {
+        let text = fs::read_to_string(unit_file().with_file_name(name)).unwrap();
+        let directives = text.lines().filter(|line| line.contains('=') && !line.starts_with('#'));
+        directives.map(str::to_owned).collect::<Vec<_>>()
+    });
+    let only = |these: &[String], those: &[String]| -> Vec<String> {
+        these.iter().filter(|line| !those.contains(line)).cloned().collect()
+    };
+    assert_eq!(
+        only(&one, &other),
+        ["Description=Portcullis, a WebSocket-to-TCP gateway", "WantedBy=multi-user.target"]
+    );
+    assert_eq!(
+        only(&other, &one),
+        ["Description=Portcullis, a WebSocket-to-TCP gateway (%i)", "Sockets=portcullis.socket"]
+    );
 }
 
 /// The address of the first listener, by the log.

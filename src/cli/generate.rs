@@ -1,0 +1,211 @@
+//! What packages carry along, made from the command line's own definition: manual pages and shell completions.
+//!
+//! Owns how a page is put together. Knows nothing of what the commands do, so that no page can tell something else than
+//! `--help` does. Commands that are hidden from `--help` stand in neither.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::Args;
+use clap_complete::Shell;
+use clap_mangen::{
+    Man,
+    roff::{Roff, roman},
+};
+
+/// Where the files go.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct Generate {
+    /// The directory to write portcullis.1 and a page for each command into; made if missing
+    #[arg(long, value_name = "DIR")]
+    man: Option<PathBuf>,
+    /// The directory to write completions for bash, zsh and fish into, named as these look for them; made if missing
+    #[arg(long, value_name = "DIR")]
+    completions: Option<PathBuf>,
+}
+
+/// The shells that Debian's package of this program has completions for.
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+
+const NAME: &str = env!("CARGO_PKG_NAME");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the manual is called in the middle of a page's head.
+const MANUAL: &str = "Portcullis manual";
+
+/// Writes what was asked for.
+///
+/// # Errors
+/// A directory cannot be made, or a file in it cannot be written.
+pub(super) fn generate(asked: &Generate, command: &clap::Command) -> anyhow::Result<()> {
+    let shown = shown(command);
+    if let Some(directory) = &asked.man {
+        make(directory)?;
+        let mut whole = shown.clone().disable_help_subcommand(true);
+        whole.build();
+        write_pages(directory, &whole, None)?;
+    }
+    if let Some(directory) = &asked.completions {
+        make(directory)?;
+        for shell in SHELLS {
+            clap_complete::generate_to(shell, &mut shown.clone(), NAME, directory)
+                .with_context(|| format!("cannot write completions into {}", directory.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn make(directory: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make the directory {}", directory.display()))
+}
+
+/// The same command without the commands that are hidden: completions would offer them.
+fn shown(command: &clap::Command) -> clap::Command {
+    let mut shown = clap::Command::new(NAME)
+        .version(VERSION)
+        .args(command.get_arguments().cloned())
+        .subcommands(command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned());
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(after) = command.get_after_help() {
+        shown = shown.after_help(after.clone());
+    }
+    shown
+}
+
+/// A page for a command, and for each command below it.
+fn write_pages(directory: &Path, command: &clap::Command, parent: Option<&str>) -> anyhow::Result<()> {
+    let title = title(command);
+    let path = directory.join(format!("{title}.1"));
+    let written = File::create(&path).and_then(|mut file| write_page(&mut file, command, parent));
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    for below in command.get_subcommands() {
+        write_pages(directory, below, Some(&title))?;
+    }
+    Ok(())
+}
+
+fn title(command: &clap::Command) -> String {
+    command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned()
+}
+
+fn write_page(out: &mut impl Write, command: &clap::Command, parent: Option<&str>) -> io::Result<()> {
+    // Not empty, or roff would take the next word for the date.
+    let man = Man::new(command.clone()).date(" ").source(format!("{NAME} {VERSION}")).manual(MANUAL);
+    man.render_title(out)?;
+    man.render_name_section(out)?;
+    man.render_synopsis_section(out)?;
+    man.render_description_section(out)?;
+    if command.get_arguments().any(|argument| !argument.is_hide_set()) {
+        man.render_options_section(out)?;
+    }
+    if command.has_subcommands() {
+        man.render_subcommands_section(out)?;
+    }
+    if let Some(after) = command.get_after_help() {
+        after_help(&after.to_string()).to_writer(out)?;
+    }
+    closing(parent).to_writer(out)
+}
+
+/// The paragraphs below the options, as the sections that readers of manual pages look for.
+fn after_help(text: &str) -> Roff {
+    let mut roff = Roff::new();
+    for paragraph in text.split("\n\n") {
+        let (heading, body) = match paragraph.strip_prefix("Examples:\n") {
+            Some(body) => ("EXAMPLES", body),
+            None => ("EXIT STATUS", paragraph),
+        };
+        roff.control("SH", [heading]);
+        // Line by line as --help shows it: the columns mean something.
+        roff.control("nf", []);
+        for line in body.lines() {
+            roff.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
+        }
+        roff.control("fi", []);
+    }
+    roff
+}
+
+/// Where to read on.
+fn closing(parent: Option<&str>) -> Roff {
+    let mut roff = Roff::new();
+    if let Some(parent) = parent {
+        roff.control("SH", ["SEE ALSO"]);
+        roff.control("BR", [parent, "(1)"]);
+        return roff;
+    }
+    roff.control("SH", ["FILES"]);
+    roff.control("TP", []);
+    roff.control("I", ["/etc/portcullis/gateway.toml"]);
+    roff.text([roman("The configuration that the service runs with. Its comments describe every key.")]);
+    roff.control("SH", ["SEE ALSO"]);
+    roff.text([roman("The manual: /usr/share/doc/portcullis")]);
+    roff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> clap::Command {
+        clap::Command::new(NAME)
+            .about("Keeps the gate")
+            .after_help("Examples:\n  portcullis open    let them in\n\nExit codes: 0 fine.\nMore.")
+            .arg(clap::Arg::new("config").long("config").help("The file"))
+            .subcommand(clap::Command::new("open").about("Opens it"))
+            .subcommand(clap::Command::new("spell").about("Nobody's business").hide(true))
+    }
+
+    fn generated(asked: impl Fn(&Path) -> Generate) -> Vec<(String, String)> {
+        let directory = tempfile::tempdir().unwrap();
+        // One that has to be made.
+        let inside = directory.path().join("deep/inside");
+        generate(&asked(&inside), &command()).unwrap();
+        let entries = fs::read_dir(&inside).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<(String, String)> = entries
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, fs::read_to_string(&path).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn each_command_that_help_shows_has_a_page() {
+        let pages = generated(|directory| Generate { man: Some(directory.to_owned()), completions: None });
+        let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["portcullis-open.1", "portcullis.1"]);
+        let (open, whole) = (&pages[0].1, &pages[1].1);
+        let head = format!(".TH portcullis 1 \" \" \"{NAME} {VERSION}\" \"{MANUAL}\"");
+        assert!(whole.contains(&head), "{head:?} is missing: {whole}");
+        assert!(open.contains(".BR portcullis (1)"), "the way back is missing: {open}");
+        for words in [
+            ".SH EXAMPLES\n.nf\nportcullis open    let them in\n.fi",
+            ".SH \"EXIT STATUS\"\n.nf\nExit codes: 0 fine.\nMore.",
+        ] {
+            assert!(whole.contains(words), "{words:?} is missing: {whole}");
+        }
+        assert!(whole.contains("portcullis\\-open(1)") && !whole.contains("spell"), "{whole}");
+    }
+
+    #[test]
+    fn completions_offer_no_hidden_command() {
+        let files = generated(|directory| Generate { man: None, completions: Some(directory.to_owned()) });
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["_portcullis", "portcullis.bash", "portcullis.fish"]);
+        for (name, text) in &files {
+            assert!(text.contains("open") && text.contains("config"), "{name}: {text}");
+            assert!(!text.contains("spell"), "{name} offers a hidden command: {text}");
+        }
+    }
+}

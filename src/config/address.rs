@@ -1,0 +1,140 @@
+//! Where a listener listens.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+/// What the names of inherited sockets begin with.
+const INHERITED: &str = "systemd:";
+/// What the paths of Unix sockets begin with.
+const UNIX: &str = "unix:";
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `ip:port`; port 0 lets the system choose.
+    Ip(SocketAddr),
+    /// `unix:/path`: a socket in the file system.
+    Unix(PathBuf),
+    /// `systemd:NAME`: every socket of that name that the service manager opened and handed over
+    /// (`FileDescriptorName=` in a socket unit, or the unit's own name).
+    Inherited(String),
+}
+
+/// A text that is no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "write ip:port, such as \"0.0.0.0:8443\", \"127.0.0.1:8443\" or \"[::1]:8443\"; unix:/path for a Unix socket; or \
+     systemd:NAME for the sockets of a socket unit"
+)]
+pub struct AddressError;
+
+impl Address {
+    /// The IP address and port, where they are known before the socket is.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix(_) | Self::Inherited(_) => None,
+        }
+    }
+
+    /// Whether only programs of this machine can connect. An inherited socket is the business of those who opened it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Ip(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) | Self::Inherited(_) => true,
+        }
+    }
+
+    /// Whether the second could not be bound beside the first.
+    pub fn collides_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ip(one), Self::Ip(other)) => {
+                let everywhere = one.ip().is_unspecified() || other.ip().is_unspecified();
+                let same_family = one.is_ipv4() == other.is_ipv4();
+                one.port() != 0
+                    && one.port() == other.port()
+                    && (one.ip() == other.ip() || everywhere && same_family)
+            }
+            (one, other) => one == other,
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix(UNIX) {
+            return if path.is_empty() || path.contains('\0') {
+                Err(AddressError)
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
+        }
+        if let Some(name) = text.strip_prefix(INHERITED) {
+            // What systemd allows in FileDescriptorName= (systemd.socket(5)).
+            let good = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+            let is_name = (1..=255).contains(&name.len()) && name.bytes().all(good);
+            return if is_name { Ok(Self::Inherited(name.to_owned())) } else { Err(AddressError) };
+        }
+        text.parse().map(Self::Ip).map_err(|_| AddressError)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+            Self::Inherited(name) => write!(f, "{INHERITED}{name}"),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_it_is_read() {
+        for text in
+            ["127.0.0.1:0", "[::1]:8443", "unix:/run/portcullis/door.sock", "systemd:portcullis.socket"]
+        {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "8443",
+            "localhost:8443",
+            ":8443",
+            "unix:",
+            "systemd:",
+            "systemd:a:b",
+            "systemd:a b",
+            "tcp://[::1]:1",
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(AddressError), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_bound_twice_collides() {
+        let collide =
+            |one: &str, other: &str| one.parse::<Address>().unwrap().collides_with(&other.parse().unwrap());
+        assert!(
+            collide("0.0.0.0:1", "127.0.0.1:1")
+                && collide("unix:/a", "unix:/a")
+                && collide("systemd:a", "systemd:a")
+        );
+        assert!(
+            !collide("127.0.0.1:0", "127.0.0.1:0")
+                && !collide("unix:/a", "unix:/b")
+                && !collide("[::]:1", "127.0.0.1:1")
+        );
+    }
+}

@@ -85,7 +85,8 @@ pub struct House {
 /// Lives the life of one connection.
 pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
-    let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
+    let id = house.registry.connections.next();
+    let mut line = ClosingLine::new(id, peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
     let entered = match entered {
@@ -94,13 +95,15 @@ pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<
     };
     // A session can outlive many readings of the configuration, and keeps none of them in memory.
     drop((door, house));
-    let Entered { stream, pipelined, backend, rules, session, guards: _guards } = *entered;
+    let Entered { stream, pipelined, backend, rules, session, guards } = *entered;
     let ended = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &rules, &session).await,
         Err(reason) => {
             relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
         }
     };
+    // Whoever reads the line finds room for the next.
+    drop((session, guards));
     line.write(ended.reason, Some(ended));
 }
 
@@ -143,8 +146,7 @@ async fn enter(
     let facts = Facts { peer: line.peer, route: &route.name, user: None, since: SystemTime::now() };
     let session = house.registry.open(facts);
     line.session = Some(session.id());
-    let caller =
-        Caller { client: line.peer, called: arrival.called, tls: arrival.tls, session: session.id() };
+    let caller = Caller { client: line.peer, called: arrival.called, tls: arrival.tls, id: line.id };
     let timeouts = &door.terms.timeouts;
     let Dialled { backend, place: backend_place } =
         dial(&wanted, &caller, timeouts.connect, &house.metrics, line).await;

@@ -19,7 +19,7 @@ use super::socket::{LOCAL, Socket};
 use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
-const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 

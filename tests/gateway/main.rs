@@ -7,11 +7,13 @@ mod support;
 
 mod backend;
 mod backends;
+mod capacity;
 mod cli;
 mod files;
 mod frames;
 mod handshake;
 mod log;
+mod logs;
 mod origin;
 mod rate;
 mod relay;

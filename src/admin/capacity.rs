@@ -350,12 +350,14 @@ mod tests {
 
     #[test]
     fn ports_are_counted_for_each_address_of_a_server() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let tokens = format!("targets = {{ from = \"file\", path = {:?} }}", file.path());
         let route =
             |name: &str, lines: &str| format!("[[route]]\nname = \"{name}\"\npath = \"/{name}\"\n{lines}\n");
         let text = route("two", "backend = [\"tcp://a:1\", \"tls://a:2\"]\nmax_sessions = 100")
             + &route("same", "backend = [\"tcp://a:1\", \"tls://a:1\"]")
             + &route("unix", "backend = [\"unix:/run/a\", \"tcp://a:3\"]")
-            + &route("token", "targets = { from = \"file\", path = \"/etc/tokens\" }");
+            + &route("token", &tokens);
         let capacity = Capacity::count(&config(&text), &machine());
         let of =
             |name: &str| capacity.limits.iter().find(|limit| limit.name == name).map(|limit| limit.sessions);

@@ -11,6 +11,7 @@ mod admin_metrics;
 mod admin_socket;
 mod backend;
 mod backends;
+mod capacity;
 mod cli;
 mod doors;
 mod files;

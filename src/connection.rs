@@ -9,10 +9,15 @@ mod closing_line;
 mod dial;
 mod request;
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use ipnet::IpNet;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -32,6 +37,9 @@ use crate::{
     session::{Facts, Registry, Session},
     transport::{socket::Socket, stream::ClientStream, tls::Tls},
 };
+
+/// How long a client that has just come may take to ask once the gateway stops.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What the connections of one listener share, as of one reading of the configuration.
 #[derive(Debug)]
@@ -127,7 +135,11 @@ async fn enter(
         arrival = arrival.announced(&mut socket, door, line).await?;
         place = arrival.admit(house)?;
     }
-    let (mut stream, head_by) = secure(socket, door, &house.metrics, line).await?;
+    let (mut stream, head_by) = tokio::select! {
+        biased;
+        secured = secure(socket, door, &house.metrics, line) => secured?,
+        () = last_call(house) => return Err(Reason::Draining),
+    };
     arrival.tls = stream.tls_version();
     let exchange = Exchange::new(&mut stream, door.terms.timeouts.stall);
     let (exchange, wanted) = converse(exchange, head_by, arrival, door, house, line).await?;
@@ -155,6 +167,13 @@ async fn enter(
     let rules = rules(route, timeouts);
     let guards = (place.or(wanted.place), wanted.slot, backend_place, living);
     Ok(Box::new(Entered { stream, pipelined, backend, rules, session, guards }))
+}
+
+/// Ready when the gateway stops and whoever came while the door was open has had a moment to ask: nobody is turned away in
+/// the middle of asking, and nobody who is silent holds the end up.
+async fn last_call(house: &House) {
+    house.draining.cancelled().await;
+    time::sleep(LAST_CALL).await;
 }
 
 /// What a session of this route is held to.

@@ -149,6 +149,11 @@ impl Registry {
         routes
     }
 
+    /// How many sessions there have been, living ones included.
+    pub fn opened(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// How many sessions live.
     pub fn len(&self) -> usize {
         self.live().sessions.len()

@@ -5,12 +5,22 @@
 //! Refuses to decide anything: every judgement is that of the room which makes it while the gateway runs. Invariant: no
 //! token is shown, neither one that is asked about nor one of a file.
 
+mod answers;
 pub mod capacity;
+pub mod client;
 pub mod dial;
 pub mod explain;
+mod exposition;
 pub mod findings;
+mod gate;
 pub mod machine;
+mod page;
+mod process;
 pub mod question;
+pub mod server;
+pub mod sessions;
+pub mod socket;
+mod status;
 pub mod steering;
 
 use std::sync::Arc;

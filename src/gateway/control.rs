@@ -323,6 +323,7 @@ impl Steering for Control {
             handshakes: (house.handshakes.in_use(), house.handshakes.limit()),
             listeners: listeners.collect(),
             backends: backends.collect(),
+            dropped_log_lines: self.helm.logging.get().map_or(0, Logging::dropped_lines),
         }
     }
 }

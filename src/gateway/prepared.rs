@@ -6,9 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Control, Gateway, station::Bound};
 use crate::{
+    admin::{server::AdminSocket, socket::SocketError},
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
-    config::{Address, Config, Limits, Listener, Log, Route},
+    config::{Address, Admin, AdminAddress, Config, Limits, Listener, Log, Route},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
     service::limits,
@@ -57,6 +58,16 @@ pub enum StartError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The admin address cannot be listened on.
+    #[error("{file}: admin.address {address}: cannot listen on it: {cause}")]
+    Admin {
+        /// The configuration file.
+        file: String,
+        /// The address.
+        address: AdminAddress,
+        /// What is wrong.
+        cause: SocketError,
+    },
     /// An address cannot be listened on.
     #[error("{file}: listener {number}: address {address}: cannot listen on it: {cause}; {advice}")]
     Listen {
@@ -76,7 +87,7 @@ pub enum StartError {
 impl StartError {
     /// Whether the configuration is at fault, rather than the machine.
     pub fn is_config(&self) -> bool {
-        !matches!(self, Self::Listen { .. })
+        !matches!(self, Self::Listen { .. } | Self::Admin { .. })
     }
 }
 
@@ -115,6 +126,7 @@ pub struct Prepared {
     doors: Vec<(Address, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
+    admin: Option<Admin>,
     log: Log,
     tools: Tools,
     warnings: Vec<String>,
@@ -131,7 +143,8 @@ impl Prepared {
 
     /// The same for one that takes the place of another.
     pub(super) fn load_after(config: Config, mut heritage: Heritage) -> Result<Self, StartError> {
-        let Config { file: path, listeners, routes, limits, timeouts, web, log, mut warnings, .. } = config;
+        let Config { file: path, listeners, routes, limits, timeouts, web, admin, log, mut warnings } =
+            config;
         let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -178,7 +191,7 @@ impl Prepared {
         let mut said = HashSet::new();
         warnings.retain(|warning| said.insert(warning.clone()));
         let (doors, tools) = (doors.collect(), heritage.tools);
-        let mut prepared = Self { file: path, doors, terms, limits, log, tools, warnings };
+        let mut prepared = Self { file: path, doors, terms, limits, admin, log, tools, warnings };
         prepared.warnings.extend(prepared.descriptor_warning());
         Ok(prepared)
     }
@@ -218,8 +231,22 @@ impl Prepared {
     /// An address is in use, not ours, or not allowed, or its socket was not handed over. The ones before it are given up
     /// again.
     pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
+        let (file, admin) = (self.file.clone(), self.admin.clone());
         let ready = self.bind_beside(Vec::new(), &inherited)?;
-        Ok(Gateway { control: Control::new(ready, inherited) })
+        let admin = admin.map(|Admin { address }| {
+            AdminSocket::bind(&address).map_err(|cause| StartError::Admin {
+                file: file.display().to_string(),
+                address,
+                cause,
+            })
+        });
+        let admin = admin.transpose()?;
+        let control = Control::new(ready, inherited);
+        let admin = admin.map(|socket| {
+            let House { registry, metrics, .. } = &**control.house();
+            socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))
+        });
+        Ok(Gateway { control, admin })
     }
 
     /// Listens on every address that is not among `kept`, each of which stands for one socket.
@@ -228,7 +255,7 @@ impl Prepared {
         mut kept: Vec<Address>,
         inherited: &Inherited,
     ) -> Result<Ready, StartError> {
-        let Self { file, doors, terms, limits, log, tools, warnings } = self;
+        let Self { file, doors, terms, limits, log, tools, warnings, .. } = self;
         let mut stations = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
             if let Some(at) = kept.iter().position(|other| *other == address) {

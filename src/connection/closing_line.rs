@@ -18,7 +18,7 @@ pub(super) struct ClosingLine {
     pub(super) id: ConnectionId,
     /// The client: the socket's peer, until a trusted proxy says better.
     pub(super) peer: SocketAddr,
-    pub(super) route: Option<String>,
+    pub(super) route: Option<Box<str>>,
     /// Its number, once it is a session.
     pub(super) session: Option<u64>,
     /// The server that was reached, or tried last.

@@ -330,3 +330,151 @@ impl Steering for Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, net::SocketAddr, time::Duration};
+
+    use futures_util::StreamExt;
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+    use tokio_tungstenite::{
+        WebSocketStream,
+        tungstenite::{ClientRequestBuilder, Message},
+    };
+
+    use super::{super::Gateway, *};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server that takes connections and keeps them.
+    async fn server() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((socket, _)) = listener.accept().await {
+                held.push(socket);
+            }
+        });
+        address
+    }
+
+    fn config(lines: &str) -> Config {
+        let text = format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{lines}");
+        Config::parse(&text, Path::new("gateway.toml")).unwrap()
+    }
+
+    fn route(path: &str, server: SocketAddr) -> String {
+        format!("[[route]]\nname = \"desk\"\npath = \"{path}\"\nbackend = \"tcp://{server}\"\n")
+    }
+
+    async fn connect(to: SocketAddr, path: &str) -> io::Result<Option<WebSocketStream<TcpStream>>> {
+        let socket = TcpStream::connect(to).await?;
+        let uri = format!("ws://{to}{path}").parse().unwrap();
+        let request = ClientRequestBuilder::new(uri).with_header("Origin", format!("http://{to}"));
+        let opened = timeout(PATIENCE, tokio_tungstenite::client_async(request, socket)).await.unwrap();
+        Ok(opened.ok().map(|(session, _)| session))
+    }
+
+    fn only_address(gateway: &Gateway) -> SocketAddr {
+        match gateway.addresses().as_slice() {
+            [Address::Ip(address)] => *address,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_it_says_of_itself_is_what_is() {
+        let server = server().await;
+        let gateway = Gateway::bind(config(&route("/desk", server))).await.unwrap();
+        let (control, address) = (gateway.control(), only_address(&gateway));
+        let before = control.standing();
+        assert!(before.ready && !before.draining);
+        assert_eq!((before.reloads, before.sessions, before.handshakes), ((0, 0), (0, 9000), (0, 1024)));
+        let [listener] = before.listeners.as_slice() else { panic!("{before:?}") };
+        assert_eq!((listener.address.as_str(), listener.tls), ("127.0.0.1:0", false));
+        let session = connect(address, "/desk").await.unwrap().expect("a session");
+        let [backend] = &control.standing().backends[..] else { panic!("one server was due") };
+        assert_eq!((backend.route.as_str(), backend.up, backend.sessions), ("desk", true, 1));
+        assert_eq!(backend.backend, format!("tcp://{server}"));
+
+        let limited = config(&format!("{}[limits]\nmax_sessions = 7\n", route("/other", server)));
+        let done = control.apply(limited).await.unwrap();
+        assert_eq!(done, "reloaded: 1 listener(s), 1 route(s)");
+        let after = control.standing();
+        assert_eq!((after.sessions, after.backends[0].sessions), ((1, 7), 1));
+        assert!(after.loaded >= before.loaded);
+        assert_eq!(only_address(&gateway), address, "the listener stays");
+        assert!(connect(address, "/desk").await.unwrap().is_none(), "that route has gone");
+        assert!(connect(address, "/other").await.unwrap().is_some());
+
+        // There is no such file to read again.
+        let failed = control.reload().await.unwrap_err();
+        assert!(failed.starts_with("not reloaded, everything is as it was: "), "{failed}");
+        assert!(failed.contains("gateway.toml"), "{failed}");
+        assert_eq!(control.standing().reloads, (0, 1));
+        drop(session);
+    }
+
+    #[tokio::test]
+    async fn a_drain_ends_every_session_and_leaves_the_process() {
+        let server = server().await;
+        let gateway = Gateway::bind(config(&route("/desk", server))).await.unwrap();
+        let (control, address) = (gateway.control(), only_address(&gateway));
+        let mut sessions = Vec::new();
+        for _ in 0..5 {
+            sessions.push(connect(address, "/desk").await.unwrap().expect("a session"));
+        }
+        control.drain();
+        control.drain();
+        let standing = control.standing();
+        assert!(!standing.ready && standing.draining && standing.listeners.is_empty(), "{standing:?}");
+        for session in &mut sessions {
+            let told = timeout(PATIENCE, session.next()).await.unwrap();
+            let Some(Ok(Message::Close(Some(close)))) = told else { panic!("{told:?}") };
+            assert_eq!(u16::from(close.code), 1001);
+            // The library answers by itself once it is asked again.
+            let _ = timeout(PATIENCE, session.next()).await.unwrap();
+        }
+        timeout(PATIENCE, control.drained()).await.unwrap();
+        let refused = connect(address, "/desk").await.err().map(|error| error.kind());
+        assert_eq!(refused, Some(io::ErrorKind::ConnectionRefused));
+        assert!(matches!(control.apply(config(&route("/desk", server))).await, Err(ReloadError::Draining)));
+        // It runs on until it is told to stop, and has nothing left to wait for then.
+        let mut running = Box::pin(gateway.run(std::future::pending()));
+        assert!(timeout(Duration::from_millis(50), &mut running).await.is_err(), "it ended by itself");
+        drop(running);
+    }
+
+    #[tokio::test]
+    async fn a_stop_after_a_drain_ends_at_once() {
+        let gateway = Gateway::bind(config(&route("/desk", server().await))).await.unwrap();
+        gateway.control().drain();
+        timeout(PATIENCE, gateway.control().drained()).await.unwrap();
+        timeout(PATIENCE, gateway.run(std::future::ready(()))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_dropped_listens_no_more() {
+        let gateway = Gateway::bind(config(&route("/desk", server().await))).await.unwrap();
+        let (control, address) = (gateway.control(), only_address(&gateway));
+        drop(gateway);
+        assert!(!control.standing().ready);
+        let closed = async {
+            while connect(address, "/desk").await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, closed).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_that_belongs_to_somebody_else_is_not_changed() {
+        let gateway = Gateway::bind(config(&route("/desk", server().await))).await.unwrap();
+        let refused = gateway.control().set_log_level(tracing::Level::DEBUG).unwrap_err();
+        assert!(refused.contains("set its level there"), "{refused}");
+    }
+}

@@ -233,8 +233,12 @@ impl Shown {
         }
     }
 
-    /// What the files hold now was refused elsewhere, and somebody was told.
-    pub fn refused(&self) {
+    /// What `identity` leads to was refused elsewhere, and somebody was told. If that is what is looked at here, it need not
+    /// be said once more.
+    pub fn refused(&self, identity: &Identity) {
+        if *identity != self.identity {
+            return;
+        }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.identity);
         *seen = Seen { stamps, is_confirmed: true, is_bad: true, is_told: true, is_awaited: true };

@@ -172,6 +172,11 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
         newer.close(1000).await;
     }
     assert_eq!(gateway.lines(|line| (line["message"] == "listening").then_some(())).len(), 2);
+    let certificates = gateway.lines(|line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("certificate ").then(|| message.to_owned())
+    });
+    assert_eq!(certificates, [""; 0], "the pair that is shown has not changed");
     gateway.reload(&text).await.expect("the file that it was started with");
     session.close(1000).await;
     drop((session, occupied));

@@ -5,6 +5,7 @@
 //! was before the first of them. The client and the backend are processes of their own. What the kernel holds for a
 //! socket is in nobody's PSS. `--peers` does the same with the other programs that are installed.
 
+#[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
 
 use std::{

@@ -5,14 +5,14 @@
 //! the same work. CPU time, not time on the wall: it says the same on a busy machine. The client and the backend are
 //! processes of their own and do not count.
 
+#[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
-use nix::{time::ClockId, unistd::Pid};
 
-use self::common::{Arguments, Bench, Driver, Order, Process, Target};
+use self::common::{Arguments, Bench, Driver, Order, Target, median};
 
 /// Connections that carry bulk at the same time.
 const BULK: u64 = 4;
@@ -158,9 +158,9 @@ impl Runner {
     fn measure(&mut self, row: usize, work: &Work) -> anyhow::Result<()> {
         let amount = self.amounts[row];
         self.open(work)?;
-        let before = cpu_time(&self.target.process)?;
+        let before = self.target.process.cpu_time()?;
         self.driver.carry_out((work.order)(amount))?;
-        let spent = cpu_time(&self.target.process)?.saturating_sub(before);
+        let spent = self.target.process.cpu_time()?.saturating_sub(before);
         self.close(work)?;
         self.costs[row].push(spent.as_secs_f64() / (work.units)(amount));
         Ok(())
@@ -179,30 +179,6 @@ impl Runner {
         }
         Ok(())
     }
-}
-
-/// The processor time that a program has used with all its processes, those that have ended included.
-fn cpu_time(process: &Process) -> anyhow::Result<Duration> {
-    let mut spent = Duration::ZERO;
-    for pid in process.tree() {
-        // A child may end between two looks; its time is in its parent's then.
-        let Ok(clock) = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32)) else { continue };
-        if let Ok(own) = clock.now() {
-            spent += Duration::from(own);
-        }
-        spent += time_of_ended_children(pid);
-    }
-    Ok(spent)
-}
-
-/// cutime and cstime, fields 16 and 17 of /proc/PID/stat, in hundredths of a second.
-fn time_of_ended_children(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, field 2, may hold anything but ends with the last parenthesis.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks: u64 =
-        fields.split_whitespace().skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(10 * ticks)
 }
 
 fn print_table(runners: &[Runner], rounds: u64) {
@@ -227,15 +203,5 @@ fn print_table(runners: &[Runner], rounds: u64) {
             print!(" |");
         }
         println!();
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
     }
 }

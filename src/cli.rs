@@ -22,12 +22,15 @@ use self::generate::{Generate, generate};
 use crate::{
     admin::{
         Desk, Explanation, Question, QuestionError,
+        capacity::Capacity,
+        machine::Machine,
         steering::{Standing, Steering},
     },
     config::{Config, ConfigError, Host},
     gateway::{Prepared, StartError},
     service::{
-        logging,
+        limits,
+        logging::{self, LogError},
         signals::{Signals, Told},
         systemd,
     },
@@ -58,6 +61,7 @@ Examples:
   portcullis cert                            make certs/localhost.crt and .key for development
   portcullis check                           look for mistakes in gateway.toml and what it names
   portcullis check --dial                    and whether every server behind it answers
+  portcullis check --capacity                and how many sessions this machine can hold
   portcullis explain wss://desk.example.com/vnc --origin https://desk.example.com --from 192.0.2.7
                                              say what would become of this connection, and why
   portcullis                                 run with gateway.toml in this directory
@@ -110,6 +114,10 @@ struct Check {
     /// Also connect to every server of every route, within timeouts.connect; 1 if any does not answer
     #[arg(long)]
     dial: bool,
+    /// Also count how many sessions this machine can hold, and name what gives way first; 1 if that is not
+    /// limits.max_sessions
+    #[arg(long)]
+    capacity: bool,
 }
 
 #[derive(Debug, Args)]
@@ -182,8 +190,9 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let config =
-        error.is::<ConfigError>() || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
+    let config = error.is::<ConfigError>()
+        || error.is::<LogError>()
+        || error.downcast_ref::<StartError>().is_some_and(StartError::is_config);
     match config {
         true => CONFIG,
         false if error.is::<QuestionError>() => USAGE,
@@ -195,7 +204,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let config = Config::load(file)?;
     let log = config.log.clone();
     let prepared = Prepared::load(config)?;
-    let (logging, _last_lines) = logging::start(&log)?;
+    let (logging, _last_lines) = logging::start(&log).with_context(|| format!("{}", file.display()))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), "starting");
     for warning in prepared.warnings() {
         tracing::warn!("{warning}");
@@ -262,6 +271,7 @@ fn check(asked: &Check) -> anyhow::Result<()> {
     }
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
     println!("{}: good, {listeners} listener(s), {routes} route(s)", file.display());
+    let shortfall = if asked.capacity { count_capacity(&config)? } else { None };
     if asked.dial {
         let desk = Desk::new(config, prepared.routes(), prepared.files());
         let (all, failed) = block_on(desk.dial_all(|line| println!("{line}")))?;
@@ -269,7 +279,16 @@ fn check(asked: &Check) -> anyhow::Result<()> {
             bail!("{failed} of {all} backend(s) cannot be reached");
         }
     }
-    Ok(())
+    shortfall.map_or(Ok(()), |shortfall| bail!(shortfall))
+}
+
+/// Says how many sessions this machine can hold. Returns what gives way before it should.
+fn count_capacity(config: &Config) -> anyhow::Result<Option<String>> {
+    let descriptors = limits::raise_descriptors().context("cannot raise the descriptor limit")?;
+    let machine = Machine::this_one(descriptors).context("cannot read /proc")?;
+    let capacity = Capacity::count(config, &machine);
+    print!("{}", capacity.text());
+    Ok(capacity.shortfall())
 }
 
 fn explain(asked: &Explain) -> anyhow::Result<ExitCode> {

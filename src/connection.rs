@@ -9,10 +9,15 @@ mod closing_line;
 mod dial;
 mod request;
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use ipnet::IpNet;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -32,6 +37,9 @@ use crate::{
     session::{Facts, Registry, Session},
     transport::{socket::Socket, stream::ClientStream, tls::Tls},
 };
+
+/// How long a client that has just come may take to ask once the gateway stops.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What the connections of one listener share, as of one reading of the configuration.
 #[derive(Debug)]
@@ -77,7 +85,8 @@ pub struct House {
 /// Lives the life of one connection.
 pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<House>) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
-    let mut line = ClosingLine::new(peer, Arc::clone(&house.metrics));
+    let id = house.registry.connections.next();
+    let mut line = ClosingLine::new(id, peer, Arc::clone(&house.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let entered = Box::pin(enter(socket, &door, &house, &mut line)).await;
     let entered = match entered {
@@ -86,13 +95,15 @@ pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<
     };
     // A session can outlive many readings of the configuration, and keeps none of them in memory.
     drop((door, house));
-    let Entered { stream, pipelined, backend, rules, session, guards: _guards } = *entered;
+    let Entered { stream, pipelined, backend, rules, session, guards } = *entered;
     let ended = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &rules, &session).await,
         Err(reason) => {
             relay::refuse(stream, pipelined, (reason, reason.explanation()), &rules, &session).await
         }
     };
+    // Whoever reads the line finds room for the next.
+    drop((session, guards));
     line.write(ended.reason, Some(ended));
 }
 
@@ -123,7 +134,11 @@ async fn enter(
         arrival = arrival.announced(&mut socket, door, line).await?;
         place = arrival.admit(house)?;
     }
-    let (mut stream, head_by) = secure(socket, door, &house.metrics, line).await?;
+    let (mut stream, head_by) = tokio::select! {
+        biased;
+        secured = secure(socket, door, &house.metrics, line) => secured?,
+        () = last_call(house) => return Err(Reason::Draining),
+    };
     arrival.tls = stream.tls_version();
     let exchange = Exchange::new(&mut stream, door.terms.timeouts.stall);
     let (exchange, wanted) = converse(exchange, head_by, arrival, door, house, line).await?;
@@ -131,8 +146,7 @@ async fn enter(
     let facts = Facts { peer: line.peer, route: &route.name, user: None, since: SystemTime::now() };
     let session = house.registry.open(facts);
     line.session = Some(session.id());
-    let caller =
-        Caller { client: line.peer, called: arrival.called, tls: arrival.tls, session: session.id() };
+    let caller = Caller { client: line.peer, called: arrival.called, tls: arrival.tls, id: line.id };
     let timeouts = &door.terms.timeouts;
     let Dialled { backend, place: backend_place } =
         dial(&wanted, &caller, timeouts.connect, &house.metrics, line).await;
@@ -152,6 +166,13 @@ async fn enter(
     let rules = rules(route, timeouts);
     let guards = (place.or(wanted.place), wanted.slot, backend_place, living);
     Ok(Box::new(Entered { stream, pipelined, backend, rules, session, guards }))
+}
+
+/// Ready when the gateway stops and whoever came while the door was open has had a moment to ask: nobody is turned away in
+/// the middle of asking, and nobody who is silent holds the end up.
+async fn last_call(house: &House) {
+    house.draining.cancelled().await;
+    time::sleep(LAST_CALL).await;
 }
 
 /// What a session of this route is held to.

@@ -6,7 +6,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | the program | `main`, [`cli`]: arguments and exit codes |
-//! | the process | [`gateway`]: listeners, accept loops, drain |
+//! | the process | [`gateway`]: listeners, accept loops, reload, drain |
 //! | one connection | [`connection`]: its whole life; [`service`]: living on a machine; [`admin`]: what an operator asks |
 //! | its stations | [`transport`], [`http`], [`backend`], [`relay`] |
 //! | the file | [`config`]: TOML to domain types |

@@ -4,6 +4,8 @@
 //! know how a session works: it can only be told to end, and tells how far it has got. Invariants: an entry lives
 //! exactly as long as its [`Session`]; the payload of a session is counted for its route at every moment, and once.
 
+mod connection_id;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
@@ -17,11 +19,14 @@ use std::{
 
 use atomic_waker::AtomicWaker;
 
+pub use self::connection_id::{ConnectionId, ConnectionIds};
 use crate::outcome::Reason;
 
 /// Every session of the process, by number.
 #[derive(Debug, Default)]
 pub struct Registry {
+    /// The names of connections, be they sessions or not.
+    pub connections: ConnectionIds,
     last: AtomicU64,
     live: Mutex<Live>,
 }

@@ -67,18 +67,56 @@ impl FromStr for Speech {
     }
 }
 
-/// TLS 1.3 with X25519 alone, so that every server does the same arithmetic, and without resumption: every handshake
-/// is a whole one.
-pub(super) fn connector(certificate: &Path) -> anyhow::Result<TlsConnector> {
+/// How TLS begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// With X25519 alone, so that every server does the same arithmetic, and without resumption.
+    Whole,
+    /// With X25519MLKEM768, as browsers do, and without resumption.
+    Hybrid,
+    /// With X25519MLKEM768, and from a ticket wherever there is one.
+    Resumed,
+}
+
+impl Handshake {
+    const ALL: [Self; 3] = [Self::Whole, Self::Hybrid, Self::Resumed];
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Hybrid => "hybrid",
+            Self::Resumed => "resumed",
+        }
+    }
+}
+
+impl FromStr for Handshake {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|handshake| handshake.word() == word);
+        known.ok_or_else(|| format!("{word} is no kind of handshake"))
+    }
+}
+
+/// TLS 1.3.
+pub(super) fn connector(certificate: &Path, handshake: Handshake) -> anyhow::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate)?)?;
-    let provider =
-        CryptoProvider { kx_groups: vec![aws_lc_rs::kx_group::X25519], ..aws_lc_rs::default_provider() };
+    let group = match handshake {
+        Handshake::Whole => aws_lc_rs::kx_group::X25519,
+        Handshake::Hybrid | Handshake::Resumed => aws_lc_rs::kx_group::X25519MLKEM768,
+    };
+    let provider = CryptoProvider { kx_groups: vec![group], ..aws_lc_rs::default_provider() };
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.resumption = Resumption::disabled();
+    config.resumption = match handshake {
+        Handshake::Whole | Handshake::Hybrid => Resumption::disabled(),
+        // The driver's connections at a time, and more.
+        Handshake::Resumed => Resumption::in_memory_sessions(256),
+    };
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     Process,
     backend::Command,
-    client::{Line, Speech, binary, buffer, connector},
+    client::{Handshake, Line, Speech, binary, buffer, connector},
     targets::Target,
 };
 
@@ -92,9 +92,13 @@ pub(crate) struct Driver(Process);
 
 impl Driver {
     pub(crate) fn start(target: &Target, certificate: &Path) -> anyhow::Result<Self> {
+        Self::with(target, certificate, Handshake::Whole)
+    }
+
+    pub(crate) fn with(target: &Target, certificate: &Path, handshake: Handshake) -> anyhow::Result<Self> {
         let certificate = certificate.to_str().context("the temporary directory's name is not UTF-8")?;
-        let process =
-            Process::role(&["driver", &target.speech.to_string(), &target.address.to_string(), certificate])?;
+        let (speech, address) = (target.speech.to_string(), target.address.to_string());
+        let process = Process::role(&["driver", &speech, &address, certificate, handshake.word()])?;
         Ok(Self(process))
     }
 
@@ -108,8 +112,13 @@ impl Driver {
 }
 
 /// Carries out orders until standard input ends.
-pub(super) async fn serve(speech: Speech, address: SocketAddr, certificate: &Path) -> anyhow::Result<()> {
-    let target = Front { speech, address, connector: connector(certificate)? };
+pub(super) async fn serve(
+    speech: Speech,
+    address: SocketAddr,
+    certificate: &Path,
+    handshake: Handshake,
+) -> anyhow::Result<()> {
+    let target = Front { speech, address, connector: connector(certificate, handshake)? };
     let mut lines = Vec::new();
     let mut orders = BufReader::new(stdin()).lines();
     while let Some(order) = orders.next_line().await? {

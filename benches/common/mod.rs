@@ -1,4 +1,4 @@
-//! What both benchmarks stand on: the programs that are measured, and the client and the backend around them.
+//! What the benchmarks stand on: the programs that are measured, and the client and the backend around them.
 //!
 //! The client and the backend run in processes of their own (this executable again, with a role), so that neither their
 //! processor time nor their memory nor their descriptors count as the gateway's.
@@ -15,6 +15,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 pub(crate) use self::{
+    client::Handshake,
     driver::{Driver, Order},
     process::Process,
     targets::{Bench, Target},
@@ -34,13 +35,25 @@ pub(crate) fn play_role() -> anyhow::Result<bool> {
         ["pipe", certificate, key, backend] => {
             runtime.block_on(pipe::serve(Path::new(certificate), Path::new(key), backend.parse()?))?;
         }
-        ["driver", speech, address, certificate] => {
+        ["driver", speech, address, certificate, handshake] => {
             let speech = speech.parse().map_err(anyhow::Error::msg)?;
-            runtime.block_on(driver::serve(speech, address.parse()?, Path::new(certificate)))?;
+            let handshake = handshake.parse().map_err(anyhow::Error::msg)?;
+            runtime.block_on(driver::serve(speech, address.parse()?, Path::new(certificate), handshake))?;
         }
         _ => bail!("unknown role {rest:?}"),
     }
     Ok(true)
+}
+
+/// The middle one of some values.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[len / 2],
+        len => f64::midpoint(values[len / 2 - 1], values[len / 2]),
+    }
 }
 
 /// What the arguments ask for: flags, and the number behind an option.

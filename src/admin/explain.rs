@@ -16,6 +16,7 @@ use crate::{
     backend::{ReachError, announce},
     config::{Backend, BackendFailure, Balance, Destinations, Listener, Route, RoutePath, SendProxy},
     outcome::Reason,
+    session::ConnectionIds,
 };
 
 /// The width of the first column: that of "sub-protocols".
@@ -263,7 +264,12 @@ fn exact_header(findings: &Findings<'_>) -> Option<String> {
     let listener = listener.address.ip()?;
     let bound = Some(listener.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
     let called = (bound.or(findings.question.address())?, listener.port()).into();
-    let caller = announce::Caller { client: (client, 0).into(), called, tls: None, session: 0 };
+    let caller = announce::Caller {
+        client: (client, 0).into(),
+        called,
+        tls: None,
+        id: ConnectionIds::default().next(),
+    };
     let line = String::from_utf8(announce::header(SendProxy::V1, Some(&caller))).ok()?;
     Some(line.trim_end().to_owned())
 }

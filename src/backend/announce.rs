@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo, Tlv};
 use rustls::ProtocolVersion;
 
-use crate::{admission::canonical, config::SendProxy};
+use crate::{admission::canonical, config::SendProxy, session::ConnectionId};
 
 /// For "the client showed no certificate" there is no number; any but zero will do (§2.2.6).
 const NOT_VERIFIED: u32 = 1;
@@ -22,16 +22,16 @@ pub struct Caller {
     pub called: SocketAddr,
     /// The version of TLS that the client spoke to the gateway, if it did.
     pub tls: Option<ProtocolVersion>,
-    /// The session's number, as in its closing line.
-    pub session: u64,
+    /// What its closing line calls it.
+    pub id: ConnectionId,
 }
 
 /// The bytes to send before all others, TLS included.
 ///
 /// Without a caller it is the gateway that calls, to see whether the backend is well: `UNKNOWN` in version 1, `LOCAL` in
 /// version 2. An IPv4 client that called an IPv6 address, or the other way round, which happens behind a trusted proxy,
-/// is written as IPv6 throughout, for a header knows only one family. Version 2 carries the session's number in decimal
-/// digits as its unique id, and of TLS the version.
+/// is written as IPv6 throughout, for a header knows only one family. Version 2 carries the connection's name as its
+/// unique id, and of TLS the version.
 pub fn header(version: SendProxy, caller: Option<&Caller>) -> Vec<u8> {
     let addresses = caller.map(addresses);
     let mut bytes = Vec::with_capacity(128);
@@ -69,7 +69,7 @@ fn tlvs(caller: &Caller) -> impl Iterator<Item = Tlv<'static>> {
         info.append_tlv(Tlv::SslVersion(version_name(version).into()));
         Tlv::Ssl(info)
     });
-    let id = Tlv::UniqueId(caller.session.to_string().into_bytes().into());
+    let id = Tlv::UniqueId(caller.id.to_string().into_bytes().into());
     [Some(id), tls].into_iter().flatten()
 }
 
@@ -91,7 +91,12 @@ mod tests {
     use super::*;
 
     fn caller(client: &str, called: &str) -> Caller {
-        Caller { client: client.parse().unwrap(), called: called.parse().unwrap(), tls: None, session: 7 }
+        Caller {
+            client: client.parse().unwrap(),
+            called: called.parse().unwrap(),
+            tls: None,
+            id: ConnectionId::new(0xabc, 7),
+        }
     }
 
     fn line(client: &str, called: &str) -> String {
@@ -118,16 +123,16 @@ mod tests {
     }
 
     #[test]
-    fn version_2_says_how_the_client_came_and_which_session_it_is() {
+    fn version_2_says_how_the_client_came_and_which_connection_it_is() {
         let called = Caller {
             tls: Some(ProtocolVersion::TLSv1_3),
-            session: 12_345,
+            id: ConnectionId::new(0x9f1c_03ab_77d2, 12_345),
             ..caller("192.0.2.1:5555", "127.0.0.1:8443")
         };
         let bytes = header(SendProxy::V2, Some(&called));
-        let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x26".to_vec();
+        let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x33".to_vec();
         expected.extend_from_slice(&[192, 0, 2, 1, 127, 0, 0, 1, 0x15, 0xb3, 0x20, 0xfb]);
-        expected.extend_from_slice(b"\x05\0\x0512345");
+        expected.extend_from_slice(b"\x05\0\x129f1c03ab77d2-12345");
         expected.extend_from_slice(b"\x20\0\x0f\x01\0\0\0\x01\x21\0\x07TLSv1.3");
         assert_eq!(bytes, expected);
     }
@@ -137,20 +142,20 @@ mod tests {
         let bytes = header(SendProxy::V2, Some(&caller("[2001:db8::1]:1", "[::1]:2")));
         let (parsed, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
         assert_eq!(length, bytes.len());
-        assert_eq!(parsed.unique_id(), Some(&b"7"[..]));
+        assert_eq!(parsed.unique_id(), Some(&b"000000000abc-7"[..]));
         assert!(parsed.ssl().is_none());
     }
 
     proptest! {
         #[test]
         fn whatever_the_addresses_are_the_header_is_whole(
-            client: IpAddr, called: IpAddr, ports: (u16, u16), session: u64, tls: bool,
+            client: IpAddr, called: IpAddr, ports: (u16, u16), number: u64, tls: bool,
         ) {
             let caller = Caller {
                 client: SocketAddr::new(client, ports.0),
                 called: SocketAddr::new(called, ports.1),
                 tls: tls.then_some(ProtocolVersion::TLSv1_2),
-                session,
+                id: ConnectionId::new(number, number),
             };
             for version in [SendProxy::V1, SendProxy::V2] {
                 let bytes = header(version, Some(&caller));

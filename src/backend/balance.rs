@@ -354,6 +354,60 @@ mod tests {
         v4.chain(v6)
     }
 
+    fn listed(ledger: &Ledger, number: usize, max_sessions: Option<usize>, is_checked: bool) -> Arc<Pool> {
+        ledger.pool("desk", &backends(number), Rules { balance: Balance::First, max_sessions, is_checked })
+    }
+
+    #[test]
+    fn another_list_goes_on_where_the_last_one_was() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        let first = listed(&ledger, 3, Some(2), true);
+        let place = first.enter(0).unwrap();
+        first.failed(1, now);
+        first.mark(2, false);
+        let second = listed(&ledger, 4, Some(1), true);
+        assert_eq!((second.sessions(0), second.is_up(1, now), second.is_healthy(2)), (1, false, false));
+        assert!(second.enter(0).is_none(), "it has as many as the new list allows");
+        assert_eq!(second.order(now, NOBODY), [3]);
+        // Whoever still asks the old list meets the same targets.
+        let other = first.enter(0).unwrap();
+        assert!(first.enter(0).is_none());
+        drop((place, other));
+        assert_eq!(second.sessions(0), 0);
+        let elsewhere = ledger.pool(
+            "vnc",
+            &backends(1),
+            Rules { balance: Balance::First, max_sessions: None, is_checked: true },
+        );
+        let _place = elsewhere.enter(0).unwrap();
+        assert_eq!(second.sessions(0), 0, "the same server of another route is another target");
+    }
+
+    #[test]
+    fn a_target_is_remembered_for_as_long_as_a_session_is_there() {
+        let ledger = Ledger::default();
+        let place = listed(&ledger, 1, Some(1), true).enter(0).unwrap();
+        // It is in no list now, and then in one again.
+        assert!(listed(&ledger, 1, Some(1), true).enter(0).is_none());
+        drop(place);
+        assert!(listed(&ledger, 1, Some(1), true).enter(0).is_some());
+        drop(listed(&ledger, 5, None, true));
+        listed(&ledger, 1, None, true).failed(0, Instant::now());
+        assert!(listed(&ledger, 1, None, true).is_up(0, Instant::now()), "nobody held it meanwhile");
+        assert_eq!(ledger.targets.lock().unwrap().len(), 1, "targets that nobody needs are forgotten");
+    }
+
+    #[test]
+    fn what_checks_have_found_counts_only_while_there_are_checks() {
+        let (ledger, now) = (Ledger::default(), Instant::now());
+        let checked = listed(&ledger, 2, None, true);
+        checked.mark(0, false);
+        assert_eq!(checked.order(now, NOBODY), [1]);
+        let unchecked = listed(&ledger, 2, None, false);
+        assert_eq!(unchecked.order(now, NOBODY), [0, 1]);
+        assert!(unchecked.is_up(0, now));
+    }
+
     #[test]
     fn each_has_its_turn() {
         let (pool, now) = (pool(Balance::RoundRobin, 3), Instant::now());

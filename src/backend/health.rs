@@ -259,6 +259,19 @@ mod tests {
         assert_eq!(news, expected);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_follows_another_goes_on_from_what_that_one_found() {
+        let (log, _guard) = Log::capture();
+        let watched = Watched::start(2);
+        // As an earlier watch of the same targets has left it.
+        watched.pool.mark(0, false);
+        sleep(RULES.interval + RULES.interval / 2).await;
+        assert_eq!(open(&watched.pool), [0, 1], "the tries at 0 and 2 seconds bring it up");
+        assert_eq!(log.take(), ["INFO backend is up again route=\"desk\" backend=tcp://10.0.0.0:5900"]);
+        watched.stop.cancel();
+        watched.task.await.unwrap();
+    }
+
     #[test]
     fn one_may_be_enough() {
         let rules = Health { rise: 1, fall: 1, ..RULES };

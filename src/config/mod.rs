@@ -626,6 +626,12 @@ mod tests {
             assert!(error.contains(&format!(": everyone could download the {secret} ")), "{error}");
         }
 
+        for log in ["sessions.log", "certs/sessions.log", "certs/a.key"] {
+            let text = format!("{LISTENER}{ROUTE}[web]\nroot = \".\"\n[log]\nsessions = \"{log}\"");
+            let error = Config::parse(&text, &file).unwrap_err().to_string();
+            assert!(error.contains(": web.root \".\": everyone could download the log "), "{error}");
+        }
+
         let text = format!("{LISTENER}{ROUTE}[web]\nroot = \".\"");
         fs::write(&file, text).unwrap();
         let warnings = Config::load(&file).unwrap().warnings;

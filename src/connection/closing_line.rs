@@ -9,10 +9,13 @@ use crate::{
     metrics::Metrics,
     outcome::{ENDS, Reason},
     relay::Ended,
+    session::ConnectionId,
 };
 
 /// The one line that closes a connection, and the count that goes with it. Written even if the connection is cut short.
 pub(super) struct ClosingLine {
+    /// What the connection is called here and by its server.
+    pub(super) id: ConnectionId,
     /// The client: the socket's peer, until a trusted proxy says better.
     pub(super) peer: SocketAddr,
     pub(super) route: Option<String>,
@@ -28,9 +31,10 @@ pub(super) struct ClosingLine {
 }
 
 impl ClosingLine {
-    pub(super) fn new(peer: SocketAddr, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(id: ConnectionId, peer: SocketAddr, metrics: Arc<Metrics>) -> Self {
         let started = Instant::now();
         Self {
+            id,
             peer,
             route: None,
             session: None,
@@ -50,6 +54,7 @@ impl ClosingLine {
             ($macro:ident, $message:literal) => {
                 tracing::$macro!(
                     target: ENDS,
+                    request_id = %self.id,
                     session = self.session,
                     peer = %self.peer,
                     route = self.route.as_deref(),

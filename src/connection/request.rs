@@ -1,6 +1,6 @@
 //! The middle stations: what the client asks for, and whether it may have it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use ::http::{HeaderValue, Request, Response, header::ORIGIN};
 use tokio::time::Instant;
@@ -9,6 +9,7 @@ use super::{
     Door, House,
     arrival::{Arrival, admit, reason_of},
     closing_line::ClosingLine,
+    last_call,
 };
 use crate::{
     admission::{Origin, OriginRefused, Place, Refused, Slot},
@@ -21,9 +22,6 @@ use crate::{
     },
 };
 
-/// How long a client that has just come may take to ask once the gateway stops.
-const LAST_CALL: Duration = Duration::from_secs(1);
-
 /// From the first request head to the one that wants a session: files are answered on the way, all else is refused.
 pub(super) async fn converse<'a>(
     mut exchange: Exchange<'a, ClientStream>,
@@ -34,24 +32,16 @@ pub(super) async fn converse<'a>(
     line: &mut ClosingLine,
 ) -> Result<(Exchange<'a, ClientStream>, Wanted), Reason> {
     let timeouts = &door.terms.timeouts;
-    let (mut served, mut last_call) = (false, false);
+    let mut served = false;
     loop {
         let request = tokio::select! {
             biased;
             request = exchange.next(head_by) => request,
-            // Whoever came while the door was open and has yet to ask is not turned away in the middle of asking.
-            () = house.draining.cancelled(), if !last_call => {
-                if served {
-                    return Err(Reason::Served);
-                }
-                last_call = true;
-                head_by = head_by.min(Instant::now() + LAST_CALL);
-                continue;
-            }
+            () = house.draining.cancelled(), if served => return Err(Reason::Served),
+            () = last_call(house), if !served => return Err(Reason::Draining),
         };
         let request = match request {
             Ok(request) => request,
-            Err(Fault::Timeout) if last_call => return Err(Reason::Draining),
             Err(fault) => {
                 exchange.close(fault, timeouts.close).await;
                 let idle = matches!(fault, Fault::Gone | Fault::Timeout);

@@ -19,7 +19,7 @@ use super::socket::{LOCAL, Socket};
 use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
-const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
 /// What is behind the name of a private socket until it is ready.
 const UNNAMED: &str = ".new";
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

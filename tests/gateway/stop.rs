@@ -1,13 +1,15 @@
 //! The end of the process.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::support::{
-    Backend, CLOSE, Gateway, PLAIN, Session, Setup, TLS, close_body, eventually, frame, pattern, read_to_end,
+    Backend, Gateway, PLAIN, Session, Setup, TLS, assert_took, eventually, frame, pattern, read_to_end,
     within,
 };
 
@@ -170,23 +172,88 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_while_it_drains_is_sent_away() {
+async fn who_came_before_the_drain_may_still_ask_and_is_told_like_all_others() {
     let backend = Backend::echo().await;
-    let gateway = Setup::echo(&backend).timeouts("drain = \"3s\"").start().await;
-    let session = gateway.session("/echo").await;
-    let mut early = gateway.wire(TLS).await;
+    let gateway = Setup::echo(&backend).timeouts("drain = \"4s\"").start().await;
+    let wires = [gateway.wire(TLS).await, gateway.wire(PLAIN).await];
     gateway.signal(SIGTERM);
     until_closed(&gateway).await;
-    let _ = early.write_all(&gateway.upgrade(TLS, "/echo").bytes()).await;
-    let _ = early.flush().await;
-    let (said, _) = read_to_end(&mut early).await;
-    let text = String::from_utf8_lossy(&said);
-    assert!(said.is_empty() || text.starts_with("HTTP/1.1 503 "), "{text}");
-    let end = gateway.end(early.peer()).await;
-    assert_eq!((end.is_session(), end.reason()), (false, "draining"), "{end:?}");
-    assert_eq!(backend.calls().await, 1);
-    let mut session = session;
-    session.send(&frame(true, CLOSE, &close_body(1000, b""))).await;
-    drop(session);
+    for (door, wire) in wires.into_iter().enumerate() {
+        let mut late = gateway.open(wire, &gateway.upgrade(door, "/echo")).await;
+        let (data, code, _) = late.closed().await;
+        assert_eq!((data.len(), code), (0, Some(1001)));
+        gateway.ended(late.peer, "draining", Some(1001)).await;
+    }
+    assert_eq!(backend.calls().await, 2);
     assert_eq!(gateway.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn who_came_and_does_not_ask_is_let_go_after_a_second() {
+    let timeouts = "drain = \"20s\"\nrequest = \"60s\"\ntls = \"60s\"";
+    let gateway = Setup::new().timeouts(timeouts).start().await;
+    let mut silent = gateway.wire(TLS).await;
+    let mut half = gateway.wire(PLAIN).await;
+    half.write_all(b"GET /echo HTTP/1.1\r\n").await.unwrap();
+    let mut nothing = gateway.wire(PLAIN).await;
+    let mut no_hello = gateway.tcp(TLS).await;
+    let start = Instant::now();
+    gateway.signal(SIGTERM);
+    let (said, _) = read_to_end(&mut silent).await;
+    assert!(said.is_empty(), "{said:?}");
+    let (said, _) = read_to_end(&mut half).await;
+    assert!(said.is_empty(), "{said:?}");
+    let _ = read_to_end(&mut nothing).await;
+    let _ = read_to_end(&mut no_hello).await;
+    assert_took(start, Duration::from_secs(1));
+    for peer in [silent.peer(), half.peer(), nothing.peer(), no_hello.local_addr().unwrap()] {
+        let end = gateway.end(peer).await;
+        assert_eq!((end.is_session(), end.reason()), (false, "draining"), "{end:?}");
+    }
+    assert_eq!(gateway.exit().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_sessions_are_told_though_a_tenth_never_answers() {
+    const MANY: usize = 2000;
+    const DRAIN: Duration = Duration::from_secs(10);
+    // A client's socket, a backend's, and what other tests hold.
+    rlimit::increase_nofile_limit(u64::MAX).expect("descriptors");
+    let backend = Backend::echo().await;
+    let setup = Setup::echo(&backend).timeouts("drain = \"10s\"\nclose = \"60s\"").level("info");
+    let gateway = Arc::new(setup.start().await);
+    let (mut opening, mut sessions) = (JoinSet::new(), Vec::with_capacity(MANY));
+    for number in 0..MANY {
+        let gateway = Arc::clone(&gateway);
+        opening.spawn(async move { gateway.session_by(number % 2, "/echo").await });
+        if opening.len() == 50 || number == MANY - 1 {
+            while let Some(session) = opening.join_next().await {
+                sessions.push(session.expect("a session"));
+            }
+        }
+    }
+    let start = Instant::now();
+    gateway.signal(SIGTERM);
+    let told = sessions.into_iter().enumerate().map(|(number, mut session)| async move {
+        if number % 10 == 0 {
+            let (_, code, _) = session.frames.until_close().await;
+            assert_eq!(code, Some(1001));
+            // It is told, and keeps its connection, without a word, until the other side is gone.
+            let at = start.elapsed();
+            return (at, Some(session));
+        }
+        assert_eq!(session.closed().await.1, Some(1001));
+        (start.elapsed(), None)
+    });
+    let told = within("everybody to be told", futures_util::future::join_all(told)).await;
+    assert_eq!(told.iter().filter(|(_, silent)| silent.is_some()).count(), MANY / 10);
+    let last = told.iter().map(|(at, _)| *at).max().unwrap();
+    assert!(last < DRAIN / 2 + Duration::from_secs(2), "the last was told after {last:?}");
+    let status = gateway.exit().await;
+    assert_eq!(status.code(), Some(0));
+    let took = start.elapsed();
+    assert!(took < DRAIN + Duration::from_millis(1500), "{took:?}");
+    println!("{MANY} sessions: the last was told after {last:?}, the end came after {took:?}");
+    let ends = gateway.lines(|line| (line["message"] == "session ended").then(|| line["reason"].clone()));
+    assert!(ends.len() == MANY && ends.iter().all(|reason| reason == "draining"), "{} ends", ends.len());
 }

@@ -1,12 +1,32 @@
 //! HAProxy in front, which says who calls.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 use crate::server::{Server, find, free_port};
 use crate::support::{Backend, PLAIN, Session, Setup, TLS, Wire, ask, within};
+
+/// The balancer of docs/capacity.md.
+#[test]
+#[ignore = "needs HAProxy: tests/run --only servers"]
+fn the_balancer_of_the_manual_loads() {
+    let Some(program) = find("haproxy") else { return };
+    let page = include_str!("../../docs/capacity.md");
+    let blocks: Vec<&str> =
+        page.split("```haproxy\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [block] = blocks[..] else { panic!("one configuration of HAProxy: {blocks:?}") };
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("haproxy.cfg");
+    std::fs::write(&file, block).unwrap();
+    let output = Command::new(program).args(["-c", "-f"]).arg(&file).output().unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains("[WARNING]"), "{said}");
+}
 
 #[tokio::test]
 #[ignore = "needs HAProxy: tests/run --only servers"]

@@ -37,10 +37,12 @@ pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<R
     let routes = route::routes(mirror.route, base, &mut remarks)?;
     let limits = limits(mirror.limits, &mut remarks)?;
     let timeouts = timeouts(mirror.timeouts)?;
-    let web =
-        mirror.web.map(|written| web(written, file, (&listeners, &routes), &mut remarks)).transpose()?;
     let admin = mirror.admin.map(|written| admin(written, base)).transpose()?;
     let log = log(mirror.log, base)?;
+    let web = mirror
+        .web
+        .map(|written| web(written, file, (&listeners, &routes, &log), &mut remarks))
+        .transpose()?;
     if routes.is_empty() && web.is_none() {
         let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
         return Err(conflict(0..0, wrong));
@@ -86,7 +88,7 @@ fn timeouts(written: mirror::Timeouts) -> Result<Timeouts> {
 fn web(
     written: Spanned<mirror::Web>,
     file: &Path,
-    (listeners, routes): (&[Listener], &[Route]),
+    (listeners, routes, log): (&[Listener], &[Route], &Log),
     remarks: &mut Vec<Remark>,
 ) -> Result<Web> {
     const KEY: &str = "web.root";
@@ -113,6 +115,11 @@ fn web(
         let name = secret.display();
         let wrong =
             format!("everyone could download the {what} {name} from this directory; keep it elsewhere");
+        return Err(value(KEY, &text, wrong));
+    }
+    if let Some(sessions) = log.sessions.as_deref().filter(|sessions| will_lie_in(sessions, &root)) {
+        let name = sessions.display();
+        let wrong = format!("everyone could download the log {name} from this directory; keep it elsewhere");
         return Err(value(KEY, &text, wrong));
     }
     if lies_in(file, &root) {
@@ -160,6 +167,11 @@ fn secrets<'a>(
 fn lies_in(file: &Path, directory: &Path) -> bool {
     let real = |path| fs::canonicalize(path).ok();
     real(file).zip(real(directory)).is_some_and(|(file, directory)| file.starts_with(directory))
+}
+
+/// Whether a file lies below a directory, or will once it is made.
+fn will_lie_in(file: &Path, directory: &Path) -> bool {
+    lies_in(file, directory) || file.parent().is_some_and(|parent| lies_in(parent, directory))
 }
 
 /// Where relative paths start.

@@ -15,7 +15,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -45,7 +45,7 @@ use crate::{
 pub const JOURNAL: &str = "/run/systemd/journal/socket";
 /// How long the end of the process waits for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// The first line of an outage says so; how many lines it cost is said at its end.
+/// The message of the line that tells how many others are not there.
 const HELD_BACK: &str = "refusals left out of the log";
 
 /// Why lines cannot be written where the configuration wants them.
@@ -97,62 +97,54 @@ pub struct LastLines {
 /// # Errors
 /// The file of sessions cannot be opened, or the system has no thread. Nothing is logged then.
 pub fn start(log: &Log) -> Result<(Logging, LastLines), LogError> {
-    let dropped = Arc::new(AtomicU64::new(0));
-    let (main, no_journal) = match main_outlet(log.format, &dropped) {
-        Err(error @ LogError::Journal { .. }) => {
-            (main_outlet(LogFormat::Text, &dropped)?, Some(error.to_string()))
-        }
-        main => (main?, None),
-    };
-    let settings = Settings {
-        format: if no_journal.is_some() { LogFormat::Text } else { log.format },
-        level: log.level,
-        colours: io::IsTerminal::is_terminal(&io::stderr()),
-        main,
-        sessions: sessions_outlet(log.sessions.as_deref(), &dropped)?,
-    };
-    let shared = Arc::new(Shared {
-        settings: RwLock::new(Arc::new(settings)),
-        sampler: Mutex::new(Sampler::new(log.refused_per_second.get())),
-        dropped,
-    });
+    let (shared, no_journal) = Shared::new(log, Path::new(JOURNAL))?;
+    let shared = Arc::new(shared);
     let collector = Collector { shared: Arc::clone(&shared) };
     tracing_subscriber::registry().with(collector).try_init().map_err(|_| LogError::Taken)?;
     // A panic is a line like any other; the task it ends is told by its own closing line.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
+    warn_of(no_journal);
+    Ok((Logging { shared: Arc::clone(&shared) }, LastLines { shared }))
+}
+
+fn warn_of(no_journal: Option<LogError>) {
     if let Some(error) = no_journal {
         tracing::warn!("{error}; until then, lines go to standard error");
     }
-    Ok((Logging { shared: Arc::clone(&shared) }, LastLines { shared }))
 }
 
 impl Logging {
     /// Follows another reading of the configuration. Lines logged meanwhile are written to the old place or to the new.
     ///
     /// # Errors
-    /// See [`LogError`]; here a missing journal is one too. Everything stays as it was.
+    /// As for [`start`]. Everything stays as it was.
     pub fn reconfigure(&self, log: &Log) -> Result<(), LogError> {
+        let changing = self.shared.change();
         let old = self.shared.settings();
         let (dropped, same_file) = (&self.shared.dropped, old.sessions_path() == log.sessions.as_deref());
-        let main = match (old.format == LogFormat::Journald) == (log.format == LogFormat::Journald) {
-            true => Arc::clone(&old.main),
-            false => main_outlet(log.format, dropped)?,
+        let is_journald = |format| format == LogFormat::Journald;
+        let (format, main, no_journal) = match is_journald(old.format) == is_journald(log.format) {
+            true => (log.format, Arc::clone(&old.main), None),
+            false => main_outlet(log.format, &self.shared.journal, dropped)?,
         };
         let sessions = match (&old.sessions, same_file) {
             (Some((path, outlet)), true) => Some((path.clone(), Arc::clone(outlet))),
             _ => sessions_outlet(log.sessions.as_deref(), dropped)?,
         };
         let colours = old.colours;
-        self.shared.set(Settings { format: log.format, level: log.level, colours, main, sessions });
+        self.shared.set(Settings { format, level: log.level, colours, main, sessions });
         self.shared.sampler().set_most(log.refused_per_second.get());
+        drop(changing);
         if same_file {
             self.reopen();
         }
+        warn_of(no_journal);
         Ok(())
     }
 
     /// From now on writes lines of this level and of the graver ones, until the next [`reconfigure`](Self::reconfigure).
     pub fn set_level(&self, level: Level) {
+        let _changing = self.shared.change();
         let old = self.shared.settings();
         self.shared.set(Settings { level, ..(*old).clone() });
     }
@@ -184,16 +176,24 @@ impl Drop for LastLines {
     }
 }
 
-fn main_outlet(format: LogFormat, dropped: &Arc<AtomicU64>) -> Result<Arc<Outlet>, LogError> {
-    let outlet = match format {
-        LogFormat::Text | LogFormat::Json => Outlet::start("log", Stderr, Arc::clone(dropped)),
-        LogFormat::Journald => {
-            let journal = Journal::find(Path::new(JOURNAL))
-                .map_err(|cause| LogError::Journal { path: JOURNAL.to_owned(), cause })?;
-            Outlet::start("log", journal, Arc::clone(dropped))
-        }
+/// The way to standard error, or to the journal. Where that does not listen, text and standard error, and why.
+fn main_outlet(
+    format: LogFormat,
+    journal: &Path,
+    dropped: &Arc<AtomicU64>,
+) -> Result<(LogFormat, Arc<Outlet>, Option<LogError>), LogError> {
+    let stderr = || Outlet::start("log", Stderr, Arc::clone(dropped));
+    let (format, outlet, no_journal) = match format {
+        LogFormat::Text | LogFormat::Json => (format, stderr(), None),
+        LogFormat::Journald => match Journal::find(journal) {
+            Ok(journal) => (format, Outlet::start("log", journal, Arc::clone(dropped)), None),
+            Err(cause) => {
+                let error = LogError::Journal { path: journal.display().to_string(), cause };
+                (LogFormat::Text, stderr(), Some(error))
+            }
+        },
     };
-    outlet.map(Arc::new).map_err(LogError::Thread)
+    Ok((format, outlet.map(Arc::new).map_err(LogError::Thread)?, no_journal))
 }
 
 fn sessions_outlet(
@@ -224,7 +224,8 @@ impl Settings {
     }
 
     fn wants(&self, event: &Metadata<'_>) -> bool {
-        event.is_event()
+        // Some events are asked about before they happen.
+        !event.is_span()
             && (*event.level() <= self.level || self.sessions.is_some() && event.target() == ENDS)
     }
 
@@ -249,7 +250,11 @@ impl Settings {
 
 struct Shared {
     settings: RwLock<Arc<Settings>>,
+    /// Held by whoever replaces the settings.
+    changing: Mutex<()>,
     sampler: Mutex<Sampler>,
+    /// Where the journal listens.
+    journal: PathBuf,
     dropped: Arc<AtomicU64>,
 }
 
@@ -260,8 +265,29 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// Also returns why lines do not go to the journal, if they should.
+    fn new(log: &Log, journal: &Path) -> Result<(Self, Option<LogError>), LogError> {
+        let dropped = Arc::new(AtomicU64::new(0));
+        let (format, main, no_journal) = main_outlet(log.format, journal, &dropped)?;
+        let colours = io::IsTerminal::is_terminal(&io::stderr());
+        let sessions = sessions_outlet(log.sessions.as_deref(), &dropped)?;
+        let settings = Settings { format, level: log.level, colours, main, sessions };
+        let shared = Self {
+            settings: RwLock::new(Arc::new(settings)),
+            changing: Mutex::default(),
+            sampler: Mutex::new(Sampler::new(log.refused_per_second.get())),
+            journal: journal.to_owned(),
+            dropped,
+        };
+        Ok((shared, no_journal))
+    }
+
     fn settings(&self) -> Arc<Settings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, settings: Settings) {
@@ -270,7 +296,7 @@ impl Shared {
         tracing::callsite::rebuild_interest_cache();
     }
 
-    fn sampler(&self) -> std::sync::MutexGuard<'_, Sampler> {
+    fn sampler(&self) -> MutexGuard<'_, Sampler> {
         self.sampler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -325,5 +351,122 @@ impl<S: Subscriber> Layer<S> for Collector {
             }
         }
         self.shared.settings().write(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, num::NonZeroU32};
+
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    /// A log that writes sessions to `file`, and what it makes of `events`.
+    fn logged(log: &Log, file: &Path, events: impl FnOnce(&Logging)) -> (Vec<String>, Logging) {
+        let log = Log { sessions: Some(file.to_owned()), ..log.clone() };
+        let (shared, no_journal) = Shared::new(&log, Path::new("/nowhere")).unwrap();
+        assert!(no_journal.is_none(), "{no_journal:?}");
+        let shared = Arc::new(shared);
+        let logging = Logging { shared: Arc::clone(&shared) };
+        let collector = Collector { shared: Arc::clone(&shared) };
+        with_default(tracing_subscriber::registry().with(collector), || events(&logging));
+        drop(LastLines { shared });
+        (lines_of(file), logging)
+    }
+
+    fn lines_of(file: &Path) -> Vec<String> {
+        fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Of a line of text, what follows the time.
+    fn untimed(line: &str) -> &str {
+        line.split_once(' ').unwrap().1.trim_start()
+    }
+
+    #[test]
+    fn ends_and_nothing_else_go_to_the_file_whatever_the_level() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Log { level: Level::ERROR, ..Log::default() };
+        let (lines, logging) = logged(&log, &directory.path().join("sessions.log"), |_| {
+            tracing::error!("another line");
+            tracing::info!(target: ENDS, session = 7, "session ended");
+            tracing::debug!(target: ENDS, reason = "not_tls", "refused");
+        });
+        let lines: Vec<&str> = lines.iter().map(|line| untimed(line)).collect();
+        assert_eq!(lines, ["INFO session ended session=7", "DEBUG refused reason=not_tls"]);
+        assert_eq!(logging.dropped_lines(), 0);
+    }
+
+    #[test]
+    fn refusals_are_bounded_and_counted_and_sessions_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Log { refused_per_second: NonZeroU32::new(3).unwrap(), ..Log::default() };
+        let (lines, logging) = logged(&log, &directory.path().join("sessions.log"), |_| {
+            for _ in 0..1000 {
+                tracing::debug!(target: ENDS, reason = "origin_refused", "refused");
+                tracing::info!(target: ENDS, reason = "client_gone", "session ended");
+            }
+        });
+        let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+        assert_eq!(count("session ended"), 1000);
+        let written = count("refused reason=origin_refused");
+        let left_out = lines.iter().filter(|line| line.contains(HELD_BACK));
+        let left_out: usize =
+            left_out.map(|line| line.rsplit_once("left_out=").unwrap().1.parse::<usize>().unwrap()).sum();
+        assert_eq!(written + left_out, 1000, "each is written or counted");
+        assert!((3..1000).contains(&written), "{written} were written");
+        assert_eq!(logging.dropped_lines(), 0, "what is left out on purpose is not lost");
+    }
+
+    #[test]
+    fn a_new_configuration_changes_format_level_and_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, two] = ["one.log", "two.log"].map(|name| directory.path().join(name));
+        let end = |id: u64| tracing::info!(target: ENDS, id, "session ended");
+        let json = Log { format: LogFormat::Json, sessions: Some(two.clone()), ..Log::default() };
+        let (lines, logging) = logged(&Log::default(), &one, |logging| {
+            end(1);
+            logging.reconfigure(&json).unwrap();
+            end(2);
+            // What cannot be followed changes nothing.
+            let bad = Log { sessions: Some(directory.path().join("missing/three.log")), ..Log::default() };
+            let error = logging.reconfigure(&bad).unwrap_err().to_string();
+            assert!(error.starts_with("log.sessions: cannot append to /"), "{error}");
+            end(3);
+            // The same file again, which has been moved away.
+            fs::rename(&two, directory.path().join("two.log.1")).unwrap();
+            logging.reconfigure(&json).unwrap();
+            end(4);
+            assert!(!tracing::enabled!(Level::TRACE));
+            logging.set_level(Level::TRACE);
+            assert!(tracing::enabled!(Level::TRACE));
+            logging.reconfigure(&json).unwrap();
+            assert!(!tracing::enabled!(Level::TRACE));
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let ids = |file: &str| -> Vec<u64> {
+            let lines = lines_of(&directory.path().join(file));
+            let parsed = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            parsed.map(|line| line["id"].as_u64().unwrap()).collect()
+        };
+        // A line on its way while the file is opened again may go to either.
+        assert_eq!([ids("two.log.1"), ids("two.log")].concat(), [2, 3, 4]);
+        assert_eq!(ids("two.log").last(), Some(&4));
+        assert_eq!(logging.dropped_lines(), 0);
+    }
+
+    #[test]
+    fn without_a_journal_lines_go_to_standard_error() {
+        let log = Log { format: LogFormat::Journald, ..Log::default() };
+        let (shared, no_journal) = Shared::new(&log, Path::new("/nowhere/socket")).unwrap();
+        let error = no_journal.unwrap().to_string();
+        assert!(error.contains("the journal does not listen on /nowhere/socket: "), "{error}");
+        assert!(error.contains("write format = \"text\" where"), "{error}");
+        assert_eq!(shared.settings().format, LogFormat::Text);
+        // Nor is a reload for other reasons hindered by that.
+        let logging = Logging { shared: Arc::new(shared) };
+        logging.reconfigure(&log).unwrap();
+        assert_eq!(logging.shared.settings().format, LogFormat::Text);
     }
 }

@@ -158,3 +158,95 @@ impl Queue {
         self.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    /// Tells what it was given; takes it only when it is allowed to.
+    struct Gate {
+        given: mpsc::Sender<Vec<Vec<u8>>>,
+        allowed: mpsc::Receiver<()>,
+        reopened: u64,
+    }
+
+    impl Sink for Gate {
+        fn write(&mut self, lines: &[Vec<u8>]) -> u64 {
+            let _ = self.given.send(lines.to_vec());
+            let _ = self.allowed.recv();
+            self.reopened
+        }
+
+        fn reopen(&mut self) {
+            self.reopened += 1;
+        }
+    }
+
+    type Given = mpsc::Receiver<Vec<Vec<u8>>>;
+
+    fn gate() -> (Outlet, Given, mpsc::Sender<()>, Arc<AtomicU64>) {
+        let ((given, seen), (allow, allowed)) = (mpsc::channel(), mpsc::channel());
+        let dropped = Arc::new(AtomicU64::new(0));
+        let outlet =
+            Outlet::start("gate", Gate { given, allowed, reopened: 0 }, Arc::clone(&dropped)).unwrap();
+        (outlet, seen, allow, dropped)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    #[test]
+    fn lines_come_in_their_order_and_whole() {
+        let (outlet, seen, allow, dropped) = gate();
+        outlet.push(b"first\n".to_vec());
+        let mut all = seen.recv().unwrap();
+        let long = vec![b'x'; 2 * BATCH];
+        for line in [&b"second\n"[..], b"third\n", &long, b"last\n"] {
+            outlet.push(line.to_vec());
+        }
+        drop(allow);
+        outlet.wait_until_written(soon());
+        drop(outlet);
+        let batches: Vec<Vec<Vec<u8>>> = seen.iter().collect();
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1], "a long line goes alone");
+        all.extend(batches.concat());
+        assert_eq!(all, [&b"first\n"[..], b"second\n", b"third\n", &long, b"last\n"]);
+        assert_eq!(dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_logs_never_waits_and_what_does_not_fit_is_counted() {
+        let (outlet, seen, allow, dropped) = gate();
+        let line = vec![b'x'; 1024];
+        outlet.push(line.clone());
+        seen.recv().unwrap();
+        // The place is stuck now.
+        let fitting = MOST_WAITING / line.len() - 1;
+        for _ in 0..fitting + 7 {
+            outlet.push(line.clone());
+        }
+        assert_eq!(dropped.load(Ordering::Relaxed), 7);
+        outlet.wait_until_written(Instant::now());
+        drop(allow);
+        outlet.wait_until_written(soon());
+        outlet.push(line);
+        drop(outlet);
+        assert_eq!(seen.iter().flatten().count(), fitting + 1, "there is room again");
+        assert_eq!(dropped.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_place_is_looked_for_again_before_the_next_line() {
+        let (outlet, seen, allow, dropped) = gate();
+        drop(allow);
+        outlet.reopen();
+        outlet.wait_until_written(soon());
+        outlet.push(b"a line\n".to_vec());
+        outlet.wait_until_written(soon());
+        assert_eq!(seen.recv().unwrap(), [b"a line\n"]);
+        assert_eq!(dropped.load(Ordering::Relaxed), 1, "the gate loses as many lines as it was reopened");
+    }
+}

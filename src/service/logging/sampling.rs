@@ -74,3 +74,38 @@ impl Sampler {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITTEN: Verdict = Verdict { is_written: true, begins_to_hold: false };
+    const FIRST_HELD: Verdict = Verdict { is_written: false, begins_to_hold: true };
+    const HELD: Verdict = Verdict { is_written: false, begins_to_hold: false };
+
+    #[test]
+    fn each_reason_has_its_lines_each_second() {
+        let mut sampler = Sampler::new(2);
+        let start = Instant::now();
+        let late = start + Duration::from_millis(999);
+        let judged: Vec<Verdict> =
+            [start, start, late, late].map(|now| sampler.judge("origin_refused", now)).to_vec();
+        assert_eq!(judged, [WRITTEN, WRITTEN, FIRST_HELD, HELD]);
+        assert_eq!(sampler.judge("unknown_route", late), WRITTEN, "another reason");
+        assert_eq!(sampler.judge("origin_refused", start + SPAN), WRITTEN, "another second");
+        assert_eq!(sampler.take_held(), [Held { reason: "origin_refused".to_owned(), count: 2 }]);
+        assert_eq!(sampler.take_held(), [], "told once");
+    }
+
+    #[test]
+    fn whoever_has_told_is_asked_again_only_after_another_line_was_held() {
+        let mut sampler = Sampler::new(1);
+        let now = Instant::now();
+        assert_eq!([1, 2, 3].map(|_| sampler.judge("a", now)), [WRITTEN, FIRST_HELD, HELD]);
+        sampler.take_held();
+        assert_eq!(sampler.judge("a", now), FIRST_HELD);
+        sampler.set_most(5);
+        assert_eq!(sampler.judge("a", now), WRITTEN, "a new bound counts at once");
+        assert_eq!(sampler.take_held().len(), 1);
+    }
+}

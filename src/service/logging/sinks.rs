@@ -162,3 +162,116 @@ fn write_lines(place: &mut impl Write, is_torn: bool, lines: &[Vec<u8>]) -> Writ
     let is_torn = if done == 0 { is_torn } else { all[done - 1] != b'\n' };
     Written { whole, is_torn, error }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    fn lines(lines: &[&str]) -> Vec<Vec<u8>> {
+        lines.iter().map(|line| line.as_bytes().to_vec()).collect()
+    }
+
+    /// Takes so many bytes, a few at a time.
+    struct Full {
+        room: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(3).min(self.room);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= count;
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_torn_is_lost_and_tears_no_other() {
+        for (room, whole, is_torn) in
+            [(0, 0, false), (3, 0, true), (4, 1, false), (5, 1, true), (8, 2, false)]
+        {
+            let mut place = Full { room, taken: Vec::new() };
+            let first = write_lines(&mut place, false, &lines(&["abc\n", "def\n"]));
+            assert_eq!(
+                (first.whole, first.is_torn, first.error.is_some()),
+                (whole, is_torn, room < 8),
+                "{room}"
+            );
+            place.room = 100;
+            let then = write_lines(&mut place, first.is_torn, &lines(&["ghi\n"]));
+            assert_eq!((then.whole, then.is_torn, then.error.is_some()), (1, false, false));
+            let text = String::from_utf8(place.taken).unwrap();
+            assert_eq!(text.lines().last(), Some("ghi"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_made_for_its_group_and_appended_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sessions.log");
+        let mut file = SessionFile::open(&path).unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o137, 0, "{mode:o} lets others in");
+        assert_eq!(file.write(&lines(&["one\n"])), 0);
+        fs::write(&path, "one\nhalf a li").unwrap();
+        let mut file_again = SessionFile::open(&path).unwrap();
+        assert_eq!(file_again.write(&lines(&["two\n"])), 0);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\nhalf a li\ntwo\n");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, old] = ["sessions.log", "sessions.log.1"].map(|name| directory.path().join(name));
+        let mut file = SessionFile::open(&path).unwrap();
+        file.write(&lines(&["one\n"]));
+        fs::rename(&path, &old).unwrap();
+        file.write(&lines(&["two\n"]));
+        file.reopen();
+        file.write(&lines(&["three\n"]));
+        assert_eq!(fs::read_to_string(&old).unwrap(), "one\ntwo\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+        // Where there is no way to a new one, the old one goes on.
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        file.reopen();
+        assert_eq!(file.write(&lines(&["four\n"])), 0);
+    }
+
+    #[test]
+    fn a_pipe_is_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = SessionFile::open(&path).unwrap_err();
+        assert_eq!(error.to_string(), "this is a pipe, not a file");
+    }
+
+    #[test]
+    fn a_journal_that_comes_back_is_written_to_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        assert!(Journal::find(&path).is_err(), "there is none");
+        let listening = UnixDatagram::bind(&path).unwrap();
+        let mut journal = Journal::find(&path).unwrap();
+        assert_eq!(journal.write(&lines(&["MESSAGE=one\n"])), 0);
+        drop(listening);
+        assert_eq!(journal.write(&lines(&["MESSAGE=two\n", "MESSAGE=three\n"])), 2, "both are lost");
+        fs::remove_file(&path).unwrap();
+        let listening = UnixDatagram::bind(&path).unwrap();
+        assert_eq!(journal.write(&lines(&["MESSAGE=four\n"])), 0);
+        let mut buffer = [0; 64];
+        let length = listening.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"MESSAGE=four\n");
+    }
+}

@@ -62,7 +62,7 @@ fn ipv4(client: SocketAddr, called: SocketAddr) -> Vec<u8> {
     [octets(client).as_slice(), &octets(called), &ports].concat()
 }
 
-/// Checks the header of a session that was opened at `door`, but for its number; that is returned.
+/// Checks the header of a session that was opened at `door`, but for its name; that is returned.
 fn check(header: &V2, client: SocketAddr, gateway: &Gateway, door: Door) -> String {
     assert_eq!((header.command, header.family), (0x21, 0x11), "PROXY, TCP over IPv4");
     assert_eq!(header.addresses, ipv4(client, gateway.address(door)));
@@ -77,17 +77,17 @@ fn check(header: &V2, client: SocketAddr, gateway: &Gateway, door: Door) -> Stri
         }
         ssl => assert!(ssl.is_none() && door == PLAIN, "{header:?}"),
     }
-    String::from_utf8(of(0x05).expect("a unique id").to_vec()).expect("digits")
+    String::from_utf8(of(0x05).expect("a unique id").to_vec()).expect("a name")
 }
 
-/// Ends a session whose backend is the test itself, and compares its number.
-async fn end(gateway: &Gateway, mut session: Session, number: Option<String>) {
+/// Ends a session whose backend is the test itself, and compares its name.
+async fn end(gateway: &Gateway, mut session: Session, name: Option<String>) {
     session.close(1000).await;
     let peer = session.peer;
     drop(session);
     let end = gateway.ended(peer, "client_closed", Some(1000)).await;
-    if let Some(number) = number {
-        assert_eq!(end.number("session").map(|n| n.to_string()), Some(number), "the unique id");
+    if let Some(name) = name {
+        assert_eq!(end.text("request_id"), Some(name.as_str()), "the unique id");
     }
 }
 
@@ -119,10 +119,10 @@ async fn version_2_says_who_and_how_and_which_session() {
     for door in [TLS, PLAIN] {
         let mut session = gateway.session_by(door, "/told").await;
         let mut socket = backend.accept().await;
-        let number = check(&v2(&mut socket).await, session.peer, &gateway, door);
+        let name = check(&v2(&mut socket).await, session.peer, &gateway, door);
         let server = tokio::spawn(echo(socket));
         session.echo(b"and then the client").await;
-        end(&gateway, session, Some(number)).await;
+        end(&gateway, session, Some(name)).await;
         within("the server's end", server).await.unwrap();
     }
     gateway.finish().await;
@@ -186,8 +186,8 @@ async fn it_comes_before_tls_and_over_a_unix_socket_too() {
         let mut session = gateway.session(target).await;
         session.echo(b"hello").await;
         let header = within("a header", tells.recv()).await.unwrap();
-        let number = check(&header, session.peer, &gateway, TLS);
-        end(&gateway, session, Some(number)).await;
+        let name = check(&header, session.peer, &gateway, TLS);
+        end(&gateway, session, Some(name)).await;
     }
     within("the server's end", local).await.unwrap();
     gateway.finish().await;

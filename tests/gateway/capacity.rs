@@ -1,0 +1,53 @@
+//! `portcullis check --capacity`: what gives way first, on the machine that asks.
+
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Asks under a limit of so many descriptors.
+fn check(lines: &str, descriptors: usize) -> (i32, String, String) {
+    let directory = TempDir::new().expect("a directory");
+    let config = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nname = \"desk\"\npath = \"/desk\"\n\
+         backend = \"tcp://127.0.0.1:5900\"\n{lines}"
+    );
+    std::fs::write(directory.path().join("gateway.toml"), config).expect("a file of the test");
+    let Output { status, stdout, stderr } = Command::new("sh")
+        .args(["-c", "ulimit -n $0 && exec \"$@\""])
+        .arg(descriptors.to_string())
+        .args([env!("CARGO_BIN_EXE_portcullis"), "check", "--capacity", "--config"])
+        .arg(directory.path().join("gateway.toml"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("the gateway's binary");
+    let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).expect("text"));
+    (status.code().expect("an end of its own"), stdout, stderr)
+}
+
+#[test]
+fn what_is_configured_is_hit_first_where_everything_has_room() {
+    let (code, said, errors) = check("[limits]\nmax_sessions = 100\n", 2000);
+    assert_eq!((code, errors.as_str()), (0, ""), "{said}");
+    for words in [
+        "good, 1 listener(s), 1 route(s)",
+        "       100  limits.max_sessions: as configured",
+        // 2,000 less 1,024 handshakes, a listener and 64 others.
+        "       455  descriptors: (2000 - 1089 for handshakes and the like) / 2 a session",
+        "route \"desk\", local ports: 1 address(es) of servers",
+        "MiB available / 11 KiB for each idle session",
+        "limits.max_sessions is hit first, at 100; everything else has room for it",
+    ] {
+        assert!(said.contains(words), "no {words:?} in:\n{said}");
+    }
+}
+
+#[test]
+fn what_gives_way_before_is_named_and_is_a_failure() {
+    let (code, said, errors) = check("[limits]\nmax_sessions = 5000\n", 3000);
+    assert_eq!(code, 1, "{said}{errors}");
+    let named = "portcullis: descriptors give(s) way first, at 955 sessions, before limits.max_sessions = 5000: \
+         raise LimitNOFILE= in the unit, or ulimit -Hn";
+    assert!(errors.contains(named), "{errors}");
+    let first = said.lines().nth(2).expect("a table");
+    assert!(first.starts_with("       955  descriptors: "), "the lowest stands first: {said}");
+}

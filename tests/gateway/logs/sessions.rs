@@ -1,0 +1,261 @@
+//! The log of sessions, and how it is rotated.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{Bare, mode_of, text_of};
+use crate::support::{PATIENCE, eventually, run};
+
+const FILE: &str = "format = \"json\"\nsessions = \"sessions.log\"";
+
+/// Waits for so many lines in a file.
+async fn lines_in(gateway: &Bare, name: &str, count: usize) -> Vec<Value> {
+    let path = gateway.path(name);
+    let mut lines = Vec::new();
+    eventually(&format!("{count} lines in {name}"), PATIENCE, || {
+        lines = fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
+        (lines.len() >= count).then_some(()).ok_or_else(|| format!("{} lines", lines.len()))
+    })
+    .await;
+    parsed(&lines.join("\n"))
+}
+
+fn parsed(text: &str) -> Vec<Value> {
+    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
+    text.lines().map(parse).collect()
+}
+
+#[tokio::test]
+async fn each_connection_has_a_line_whatever_the_level() {
+    let gateway = Bare::start(FILE).await;
+    let peer = gateway.whole_session().await;
+    let stranger = gateway.refused(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let lines = lines_in(&gateway, "sessions.log", 2).await;
+    assert_eq!(mode_of(&gateway.path("sessions.log")) & !0o640, 0, "others may not read who was there");
+    let line_of = |peer: String| lines.iter().find(|line| line["peer"] == peer.as_str()).expect("its line");
+    let [session, refused] = [peer, stranger].map(|peer| line_of(peer.to_string()));
+    assert_eq!((&session["message"], &session["reason"]), (&"session ended".into(), &"client_closed".into()));
+    assert_eq!((&refused["message"], &refused["reason"]), (&"refused".into(), &"unknown_route".into()));
+    let (status, log) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+    let ends = parsed(&log.join("\n")).into_iter().filter(|line| line.get("reason").is_some());
+    let ends: Vec<Value> = ends.collect();
+    let [end] = &ends[..] else { panic!("one session, and no stranger: {ends:#?}") };
+    assert_eq!(end["request_id"], session["request_id"], "the same line in both");
+}
+
+#[tokio::test]
+async fn rotation_loses_and_tears_no_line() {
+    let gateway = Bare::start(FILE).await;
+    let current = gateway.path("sessions.log");
+    let (rounds, each) = (12, 8);
+    for round in 0..rounds {
+        // Sessions end before, while and after the file is moved.
+        let sessions = (0..each).map(|_| gateway.whole_session());
+        let moving = async {
+            let old = gateway.path(&format!("sessions.log.{round}"));
+            fs::rename(&current, &old).expect("the file is there");
+            gateway.signal(Signal::SIGUSR1);
+            eventually("a new file", PATIENCE, || {
+                current.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
+            })
+            .await;
+        };
+        tokio::join!(futures_util::future::join_all(sessions), moving);
+    }
+    let total = rounds * each;
+    let names: Vec<String> = (0..rounds).map(|round| format!("sessions.log.{round}")).collect();
+    let mut all = Vec::new();
+    eventually("every line", PATIENCE, || {
+        let texts = names.iter().map(|name| text_of(&gateway.path(name)));
+        let texts: Vec<String> = texts.chain([text_of(&current)]).collect();
+        all = texts.concat().lines().map(str::to_owned).collect();
+        (all.len() >= total).then_some(()).ok_or_else(|| format!("{} of {total}", all.len()))
+    })
+    .await;
+    let ids: HashSet<String> =
+        parsed(&all.join("\n")).iter().map(|line| line["request_id"].to_string()).collect();
+    assert_eq!((all.len(), ids.len()), (total, total), "each session once");
+    let (status, log) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+    assert!(!log.iter().any(|line| line.contains("WARN")), "{log:#?}");
+}
+
+/// The file for logrotate that comes with the gateway.
+const LOGROTATE: &str = include_str!("../../../packaging/logrotate/portcullis");
+
+#[tokio::test]
+async fn logrotate_rotates_as_shipped() {
+    if let Err(error) = Command::new("logrotate").arg("--version").output() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "logrotate is not installed: tests/install");
+        return eprintln!("skipped: logrotate: {error}; tests/install");
+    }
+    let gateway = Bare::start(FILE).await;
+    let mut config = LOGROTATE.to_owned();
+    for (shipped, here) in [
+        ("/var/log/portcullis/*.log", format!("{}/*.log", gateway.directory.path().display())),
+        (
+            "systemctl kill --kill-whom=main --signal=SIGUSR1 portcullis.service",
+            format!("kill -USR1 {}", gateway.child.id()),
+        ),
+    ] {
+        assert!(config.contains(shipped), "{shipped} is not there any more");
+        config = config.replace(shipped, &here);
+    }
+    let file = gateway.path("logrotate.conf");
+    fs::write(&file, config).expect("a file of the test");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("a file of the test");
+    let current = gateway.path("sessions.log");
+    gateway.whole_session().await;
+    lines_in(&gateway, "sessions.log", 1).await;
+    let output = Command::new("logrotate")
+        .args(["--force", "--verbose", "--state"])
+        .args([gateway.path("state"), file])
+        .output()
+        .expect("logrotate runs");
+    assert!(output.status.success(), "{output:?}");
+    eventually("a new file", PATIENCE, || {
+        current.exists().then_some(()).ok_or_else(|| format!("there is none; {output:?}"))
+    })
+    .await;
+    gateway.whole_session().await;
+    let new = lines_in(&gateway, "sessions.log", 1).await;
+    let listed = fs::read_dir(gateway.directory.path()).expect("a directory");
+    let names = listed.map(|entry| entry.expect("a file").file_name().into_string().expect("text"));
+    let rotated: Vec<String> = names.filter(|name| name.starts_with("sessions.log-")).collect();
+    let [rotated] = &rotated[..] else { panic!("one rotated file: {rotated:?}") };
+    let old = parsed(&text_of(&gateway.path(rotated)));
+    assert_eq!((old.len(), new.len()), (1, 1));
+    assert_ne!(old[0]["request_id"], new[0]["request_id"]);
+    let (status, _) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_reload_opens_the_file_again() {
+    let gateway = Bare::start(FILE).await;
+    let (current, old) = (gateway.path("sessions.log"), gateway.path("sessions.log.1"));
+    gateway.whole_session().await;
+    lines_in(&gateway, "sessions.log", 1).await;
+    fs::rename(&current, &old).expect("the file is there");
+    gateway.signal(Signal::SIGHUP);
+    eventually("a new file", PATIENCE, || {
+        current.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
+    })
+    .await;
+    // From now on as text, and elsewhere.
+    let file = gateway.path("gateway.toml");
+    let config = text_of(&file).replace("\"json\"", "\"text\"").replace("sessions.log", "others.log");
+    fs::write(&file, config).expect("a file of the test");
+    gateway.signal(Signal::SIGHUP);
+    let other = gateway.path("others.log");
+    eventually("another file", PATIENCE, || {
+        other.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
+    })
+    .await;
+    gateway.log.with("INFO reloaded", 1).await;
+    gateway.whole_session().await;
+    eventually("a line in it", PATIENCE, || {
+        let text = text_of(&other);
+        (text.lines().count() == 1 && text.contains(" INFO session ended request_id="))
+            .then_some(())
+            .ok_or(text)
+    })
+    .await;
+    let (status, _) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_again_goes_on() {
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let logs = elsewhere.path().join("logs");
+    fs::create_dir(&logs).expect("a directory");
+    let file = logs.join("sessions.log");
+    let gateway = Bare::start(&format!("format = \"json\"\nsessions = {file:?}")).await;
+    let moved = elsewhere.path().join("moved");
+    fs::rename(&logs, &moved).expect("the directory is there");
+    gateway.signal(Signal::SIGUSR1);
+    let warning = gateway.log.with("WARN", 1).await.remove(0);
+    for words in ["cannot open the log of sessions again; the old file is written on", "No such file"] {
+        assert!(warning.contains(words), "{warning}");
+    }
+    gateway.whole_session().await;
+    eventually("the line in the old file", PATIENCE, || {
+        let text = text_of(&moved.join("sessions.log"));
+        (parsed(&text).len() == 1).then_some(()).ok_or(text)
+    })
+    .await;
+    let (status, _) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_file_that_cannot_be_made_keeps_the_gateway_from_starting() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nname = \"a\"\npath = \"/a\"\n\
+         backend = \"tcp://127.0.0.1:1\"\n[log]\nsessions = \"missing/sessions.log\"\n";
+    fs::write(directory.path().join("gateway.toml"), config).expect("a file of the test");
+    let output = run(directory.path(), &["run"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("gateway.toml: log.sessions: cannot append to "), "{said}");
+    assert!(said.contains("missing/sessions.log: No such file or directory"), "{said}");
+    assert!(said.contains("check the directory and its permissions"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[tokio::test]
+async fn a_disk_that_has_room_again_gets_whole_lines() {
+    let script = "mkdir DIRECTORY/small; mount -t tmpfs -o size=16k tmpfs DIRECTORY/small; \
+         head -c 12288 /dev/zero > DIRECTORY/small/filler";
+    let gateway = Bare::start_in(script, "format = \"json\"\nsessions = \"small/sessions.log\"", None).await;
+    // The one page that is left holds a dozen lines.
+    let mut count = 0;
+    while !gateway.log.lines().iter().any(|line| line.contains("cannot write the log of sessions")) {
+        assert!(count < 200, "the disk is never full");
+        gateway.whole_session().await;
+        count += 1;
+        gateway.log.with("\"session ended\"", count).await;
+    }
+    let inside =
+        PathBuf::from(format!("/proc/{}/root{}", gateway.child.id(), gateway.path("small").display()));
+    fs::remove_file(inside.join("filler")).expect("the filler is there");
+    gateway.whole_session().await;
+    let again = gateway.log.with("the log of sessions is written again", 1).await.remove(0);
+    let lost = parsed(&again)[0]["lost"].as_u64().expect("a number") as usize;
+    let text = text_of(&inside.join("sessions.log"));
+    let (whole, torn): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| serde_json::from_str::<Value>(line).is_ok());
+    assert!(torn.len() <= 1 && lost >= 1, "{torn:?}, {lost} lost");
+    assert_eq!(whole.len() + lost, count + 1, "each line is there or counted: {text}");
+    let (status, log) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+    assert_eq!(log.iter().filter(|line| line.contains("WARN")).count(), 1, "told once: {log:#?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_once_and_ends_nothing() {
+    let gateway = Bare::start("format = \"json\"\nsessions = \"/dev/full\"").await;
+    for _ in 0..5 {
+        gateway.whole_session().await;
+        gateway.log.with("\"session ended\"", 1).await;
+    }
+    gateway.log.with("\"session ended\"", 5).await;
+    gateway.log.with("cannot write the log of sessions", 1).await;
+    let (status, log) = gateway.finish().await;
+    assert!(status.success(), "{status}");
+    let warnings: Vec<&String> = log.iter().filter(|line| line.contains("WARN")).collect();
+    let [warning] = warnings[..] else { panic!("one warning: {warnings:#?}") };
+    for words in ["cannot write the log of sessions; sessions go on", "/dev/full", "No space left on device"]
+    {
+        assert!(warning.contains(words), "{warning}");
+    }
+}

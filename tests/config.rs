@@ -292,3 +292,7 @@ fn keys_that_nothing_implements_yet_are_unknown() {
         let text = format!("{header}\n{key} = true\n");
         let error = Config::parse(&text, Path::new("gateway.toml")).unwrap_err().to_string();
         let place = if header.is_empty() { "at the top level".to_owned() } else { format!("in {header}") };
+        let expected = format!("gateway.toml:2:1: unknown key {key:?} {place}; ");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}

@@ -17,6 +17,8 @@ use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
 pub const BACKLOG: u32 = 4096;
+/// A proxy in front mostly runs as a user of its own: who may reach the directory may connect.
+const MODE: u32 = 0o666;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 

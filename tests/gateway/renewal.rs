@@ -57,8 +57,8 @@ fn begins(line: &Value, message: &str) -> bool {
 }
 
 fn write(directory: &Path, pair: &Pair) {
-    fs::write(directory.join("localhost.crt"), &pair.certificate).expect("a file of the test");
-    fs::write(directory.join("localhost.key"), &pair.key).expect("a file of the test");
+    fs::write(directory.join("localhost.crt"), &pair.certificate).expect("a certificate's file");
+    fs::write(directory.join("localhost.key"), &pair.key).expect("a key's file");
 }
 
 #[tokio::test]

@@ -136,6 +136,11 @@ export class Conversation {
   delivered(id) {
     const message = this.#mine.get(id);
     if (!message || message.progress === 'delivered') return;
+    if (message.progress === 'sending') {
+      // So the server has it, and with it all that was given to the network before.
+      const before = this.messages.slice(0, this.messages.indexOf(message));
+      for (const one of before) this.sent(one);
+    }
     const placed = message.progress === 'sent';
     message.progress = 'delivered';
     if (!placed) this.#place(message);

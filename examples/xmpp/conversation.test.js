@@ -90,6 +90,14 @@ test('a receipt is proof enough that the server has it', () => {
   assert.equal(progress(conversation), ' delivered waiting');
 });
 
+test('a receipt proves of what was sent before, too, that the server has it', () => {
+  const conversation = new Conversation('bob@chat.example', 'chat');
+  for (const text of ['one', 'two', 'three']) conversation.sending(write(conversation, text));
+  conversation.delivered('id of two');
+  assert.equal(texts(conversation), 'one two three');
+  assert.equal(progress(conversation), 'sent delivered sending');
+});
+
 test('what another device of ours sent is ours, and stands there once', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   assert.equal(conversation.take(ours('from the telephone')), true);

@@ -16,7 +16,7 @@ export class Feed {
 
   /**
    * @param {(told: import('./archive.js').Kept, how: {live: boolean, fresh: boolean}) => void} deliver takes one
-   *   message; `fresh` if it was said after the page was there
+   *   message; `live` if it is not one of those that `catchUp` brings, `fresh` if it was said after the page was there
    * @param {(words: string) => void} gap something may be missing here
    * @param {string} [mark] from an earlier page
    */
@@ -56,7 +56,7 @@ export class Feed {
     this.#begun = true;
     const held = this.#held;
     this.#held = undefined;
-    for (const told of held ?? []) this.#take(told, true, true);
+    for (const told of held ?? []) this.#take(told, false, true);
     return whole;
   }
 

@@ -1,7 +1,7 @@
 //! The dashboard and the alerts: they ask for nothing that the program does not tell, and each alert speaks when it
 //! should.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::LazyLock};
 
 use portcullis::outcome::Reason;
 use serde_json::{Value, json};
@@ -24,33 +24,33 @@ enum Kind {
 }
 use Kind::{Counter, Gauge, Histogram};
 
-/// What a gateway tells Prometheus: the name, what it is, and its labels.
-const METRICS: &[(&str, Kind, &[&str])] = &[
-    ("portcullis_connections_ended_total", Counter, &["route", "reason"]),
-    ("portcullis_sessions", Gauge, &["route", "backend"]),
-    ("portcullis_sessions_opened_total", Counter, &["route", "backend"]),
-    ("portcullis_payload_bytes_total", Counter, &["route", "direction"]),
-    ("portcullis_backend_dials_total", Counter, &["route", "backend", "result"]),
-    ("portcullis_backend_dial_seconds", Histogram, &["route"]),
-    ("portcullis_backend_up", Gauge, &["route", "backend"]),
-    ("portcullis_tls_handshake_seconds", Histogram, &[]),
-    ("portcullis_handshakes", Gauge, &[]),
-    ("portcullis_handshakes_limit", Gauge, &[]),
-    ("portcullis_sessions_limit", Gauge, &[]),
-    ("portcullis_accept_errors_total", Counter, &[]),
-    ("portcullis_reloads_total", Counter, &["result"]),
-    ("portcullis_config_loaded_timestamp_seconds", Gauge, &[]),
-    ("portcullis_certificate_expiry_timestamp_seconds", Gauge, &["listener"]),
-    ("portcullis_ready", Gauge, &[]),
-    ("portcullis_draining", Gauge, &[]),
-    ("portcullis_log_lines_dropped_total", Counter, &[]),
-    ("portcullis_build_info", Gauge, &["version"]),
-    ("process_open_fds", Gauge, &[]),
-    ("process_max_fds", Gauge, &[]),
-    ("process_resident_memory_bytes", Gauge, &[]),
-    ("process_start_time_seconds", Gauge, &[]),
-    ("process_cpu_seconds_total", Counter, &[]),
-];
+/// A family that a gateway tells Prometheus of.
+struct Family {
+    name: String,
+    kind: Kind,
+    labels: Vec<String>,
+}
+
+/// What docs/metrics.md lists; another test compares that with what a gateway tells.
+static METRICS: LazyLock<Vec<Family>> = LazyLock::new(|| {
+    let text = read("docs/metrics.md");
+    let words =
+        |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let families = rows.map(|row| {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let kind = match cells[1] {
+            "counter" => Counter,
+            "gauge" | "info" => Gauge,
+            "histogram" => Histogram,
+            other => panic!("{row}: {other} is no kind of metric"),
+        };
+        Family { name: words(cells[0]).remove(0), kind, labels: words(cells[2]) }
+    });
+    let families: Vec<Family> = families.collect();
+    assert!(families.len() > 20, "docs/metrics.md lists only {} metrics", families.len());
+    families
+});
 
 /// What Prometheus itself says about whom it asks.
 const OF_PROMETHEUS: &str = "up";
@@ -63,9 +63,9 @@ fn labels(series: &str) -> Option<BTreeSet<&'static str>> {
     if series == OF_PROMETHEUS {
         return Some(target.collect());
     }
-    METRICS.iter().find_map(|(name, kind, own)| {
-        let own = own.iter().copied().chain(target.clone());
-        match (kind, series.strip_prefix(name)?) {
+    METRICS.iter().find_map(|Family { name, kind, labels }| {
+        let own = labels.iter().map(String::as_str).chain(target.clone());
+        match (kind, series.strip_prefix(name.as_str())?) {
             (Counter | Gauge, "") | (Histogram, "_sum" | "_count") => Some(own.collect()),
             (Histogram, "_bucket") => Some(own.chain(["le"]).collect()),
             _ => None,
@@ -278,8 +278,8 @@ fn the_dashboard_asks_for_what_the_gateway_tells_and_shows_all_of_it() {
         wrong.extend(findings(&format!("count by ({label}) ({series})")));
     }
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
-    for (name, kind, _) in METRICS {
-        let series = if *kind == Histogram { format!("{name}_bucket") } else { (*name).to_owned() };
+    for Family { name, kind, .. } in METRICS.iter() {
+        let series = if *kind == Histogram { format!("{name}_bucket") } else { name.clone() };
         assert!(shown.contains(&series), "{name} is nowhere on the dashboard");
     }
 }
@@ -321,8 +321,8 @@ fn everything() -> Vec<Value> {
         other => panic!("no value for the label {other}"),
     };
     let mut series = Vec::new();
-    for (name, kind, _) in METRICS {
-        let name = if *kind == Histogram { format!("{name}_bucket") } else { (*name).to_owned() };
+    for Family { name, kind, .. } in METRICS.iter() {
+        let name = if *kind == Histogram { format!("{name}_bucket") } else { name.clone() };
         let mut all = vec![String::new()];
         for label in labels(&name).expect("a series that a gateway tells") {
             let one = |values: &str, value| format!("{values}{label}=\"{value}\",");

@@ -261,7 +261,9 @@ fn blocks(text: &str) -> BTreeMap<usize, (String, String)> {
 fn configurations_in_documents_are_good() {
     let directory = tempfile::tempdir().unwrap();
     // What the examples name must be there.
-    fs::create_dir(directory.path().join("web")).unwrap();
+    for pages in ["web", "dist"] {
+        fs::create_dir(directory.path().join(pages)).unwrap();
+    }
     fs::write(directory.path().join("tokens.cfg"), "").unwrap();
     let file = directory.path().join("gateway.toml");
     let mut whole = Vec::new();

@@ -12,7 +12,7 @@ use std::fs;
 
 use anyhow::{Context, ensure};
 
-use self::common::{Arguments, Bench, Driver, Handshake, Order, Target, median};
+use self::common::{Arguments, Bench, Driver, Handshake, Order, Target, Way, median};
 
 /// How many idle sessions.
 const SESSIONS: u64 = 4000;
@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     let sessions = arguments.number("--sessions", SESSIONS)?;
     ensure!(sessions > 0, "--sessions 0: there must be one");
     let bench = Bench::set_up()?;
-    let (wss, ws) = (bench.portcullis(true)?, bench.portcullis(false)?);
+    let (wss, ws) = (bench.portcullis(true, Way::Tcp)?, bench.portcullis(false, Way::Tcp)?);
     println!("CPU µs of one session (open, upgrade, echo, close), median of {ROUNDS} rounds of {SHORT}");
     let none = short(&ws, &bench, Handshake::Whole)?;
     println!("{:<32} {none:>8.0}", "ws://");

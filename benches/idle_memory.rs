@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use self::common::{Arguments, Bench, Driver, Order, Process, Target};
+use self::common::{Arguments, Bench, Driver, Order, Process, Target, Way};
 
 /// How many idle sessions.
 const SESSIONS: u64 = 5000;
@@ -43,13 +43,13 @@ fn main() -> anyhow::Result<()> {
         "{:<24} {:>10} {:>10} {:>10} {:>12} {:>12}",
         "", "before", "with", "after", "per session", "thereof heap"
     );
-    let wss = measure(&bench.portcullis(true)?, &bench, sessions)?;
-    let ws = measure(&bench.portcullis(false)?, &bench, sessions)?;
+    let wss = measure(&bench.portcullis(true, Way::Tcp)?, &bench, sessions)?;
+    let ws = measure(&bench.portcullis(false, Way::Tcp)?, &bench, sessions)?;
     if arguments.has("--peers") {
         // A process each: thousands would not fit.
         let few = sessions.min(50);
         for (peer, sessions) in [
-            (bench.raw_pipe(), sessions),
+            (bench.raw_pipe(Way::Tcp), sessions),
             (bench.haproxy(), sessions),
             (bench.nginx(), sessions),
             (bench.lighttpd(), sessions),

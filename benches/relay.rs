@@ -1,9 +1,12 @@
 //! What carrying bytes costs in processor time.
 //!
-//! `cargo bench --bench relay [-- --quick | --rounds 7]` measures the whole-process CPU time (user and system) of the gateway, of a
+//! `cargo bench --bench relay [-- --quick | --rounds 7 | --backends]` measures the whole-process CPU time (user and system) of the gateway, of a
 //! raw TLS pipe made of the same libraries, and of the other programs that are installed, in turns, several rounds, on
 //! the same work. CPU time, not time on the wall: it says the same on a busy machine. The client and the backend are
 //! processes of their own and do not count.
+//!
+//! With `--backends`, the gateway and the raw pipe carry bulk to and from a backend that is reached by TCP, by a Unix
+//! socket and by TLS: what the way there costs a session that is established.
 
 #[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use self::common::{Arguments, Bench, Driver, Order, Target, median};
+use self::common::{Arguments, Bench, Driver, Order, Target, Way, median};
 
 /// Connections that carry bulk at the same time.
 const BULK: u64 = 4;
@@ -22,6 +25,7 @@ const ECHOES: u64 = 64;
 const YARDSTICK: &str = "raw rustls pipe";
 
 /// One kind of work.
+#[derive(Clone, Copy)]
 struct Work {
     name: &'static str,
     unit: &'static str,
@@ -35,14 +39,24 @@ struct Work {
 
 const GIGA: f64 = 1e9;
 
+const UPLOAD: Work = Work {
+    name: "client to backend, frames of 16 KiB",
+    unit: "CPU s/GB",
+    lines: BULK,
+    order: |amount| Order::Upload { payload: 16 * 1024, frames: amount },
+    units: |amount| (amount * BULK * 16 * 1024) as f64 / GIGA,
+};
+
+const DOWNLOAD: Work = Work {
+    name: "backend to client",
+    unit: "CPU s/GB",
+    lines: BULK,
+    order: |amount| Order::Download(amount * 1024),
+    units: |amount| (amount * BULK * 1024) as f64 / GIGA,
+};
+
 const WORK: [Work; 6] = [
-    Work {
-        name: "client to backend, frames of 16 KiB",
-        unit: "CPU s/GB",
-        lines: BULK,
-        order: |amount| Order::Upload { payload: 16 * 1024, frames: amount },
-        units: |amount| (amount * BULK * 16 * 1024) as f64 / GIGA,
-    },
+    UPLOAD,
     Work {
         name: "client to backend, frames of 64 B",
         unit: "CPU s/GB",
@@ -57,13 +71,7 @@ const WORK: [Work; 6] = [
         order: |amount| Order::UploadInRecords { payload: 64, frames: amount },
         units: |amount| (amount * BULK * 64) as f64 / GIGA,
     },
-    Work {
-        name: "backend to client",
-        unit: "CPU s/GB",
-        lines: BULK,
-        order: |amount| Order::Download(amount * 1024),
-        units: |amount| (amount * BULK * 1024) as f64 / GIGA,
-    },
+    DOWNLOAD,
     Work {
         name: "echo of 64 B, 64 sessions",
         unit: "CPU µs each",
@@ -84,14 +92,25 @@ fn main() -> anyhow::Result<()> {
     if common::play_role()? {
         return Ok(());
     }
-    let arguments = Arguments::read(&["--quick", "--rounds"])?;
+    let arguments = Arguments::read(&["--quick", "--rounds", "--backends"])?;
     let (rounds, slice) = if arguments.has("--quick") { (3, 120) } else { (7, 350) };
     let (rounds, slice) = (arguments.number("--rounds", rounds)?, Duration::from_millis(slice));
     let bench = Bench::set_up()?;
+    if arguments.has("--backends") {
+        let mut runners = Vec::new();
+        for way in Way::ALL {
+            runners.push(Runner::new(bench.portcullis(true, way)?, &bench)?);
+            runners.push(Runner::new(bench.raw_pipe(way)?, &bench)?);
+        }
+        let works = [UPLOAD, DOWNLOAD];
+        run(&mut runners, &works, rounds, slice)?;
+        print_ways(&runners, &works, rounds);
+        return Ok(());
+    }
     let mut runners = Vec::new();
     for target in [
-        bench.portcullis(true),
-        bench.raw_pipe(),
+        bench.portcullis(true, Way::Tcp),
+        bench.raw_pipe(Way::Tcp),
         bench.haproxy(),
         bench.nginx(),
         bench.lighttpd(),
@@ -102,23 +121,29 @@ fn main() -> anyhow::Result<()> {
             Err(why) => println!("skipped: {why:#}"),
         }
     }
-    for runner in &mut runners {
-        for work in &WORK {
+    run(&mut runners, &WORK, rounds, slice)?;
+    print_table(&runners, rounds);
+    Ok(())
+}
+
+/// Has each program do each kind of work, in turns, several rounds.
+fn run(runners: &mut [Runner], works: &[Work], rounds: u64, slice: Duration) -> anyhow::Result<()> {
+    for runner in runners.iter_mut() {
+        for work in works {
             runner
                 .calibrate(work, slice)
                 .with_context(|| format!("{}: {}", runner.target.name, work.name))?;
         }
     }
     for _ in 0..rounds {
-        for (row, work) in WORK.iter().enumerate() {
-            for runner in &mut runners {
+        for (row, work) in works.iter().enumerate() {
+            for runner in runners.iter_mut() {
                 runner
                     .measure(row, work)
                     .with_context(|| format!("{}: {}", runner.target.name, work.name))?;
             }
         }
     }
-    print_table(&runners, rounds);
     Ok(())
 }
 
@@ -197,11 +222,41 @@ fn print_table(runners: &[Runner], rounds: u64) {
             let digits = if cost < 10.0 { 2 } else { 0 };
             print!(" {cost:.digits$}");
             if let Some(yardstick) = yardstick {
-                let ratios = costs.iter().zip(&yardstick.costs[row]).map(|(own, other)| own / other);
-                print!(" ({:.2})", median(ratios));
+                print!(" ({:.2})", ratio(costs, &yardstick.costs[row]));
             }
             print!(" |");
         }
         println!();
     }
+}
+
+/// The runners are pairs, the gateway and the raw pipe, one for each way.
+fn print_ways(runners: &[Runner], works: &[Work], rounds: u64) {
+    println!(
+        "CPU time of the whole process, median of {rounds} rounds; in brackets: of that with tcp, round by round"
+    );
+    print!("\n| |");
+    Way::ALL.iter().for_each(|way| print!(" {way} |"));
+    println!("\n|---|{}", "---|".repeat(Way::ALL.len()));
+    for (row, work) in works.iter().enumerate() {
+        for program in [0, 1] {
+            let by_tcp = &runners[program].costs[row];
+            print!("| {}, {}, {} |", work.name, work.unit, runners[program].target.name);
+            for pair in runners.chunks(2) {
+                let costs = &pair[program].costs[row];
+                print!(" {:.2} ({:.2}) |", median(costs.iter().copied()), ratio(costs, by_tcp));
+            }
+            println!();
+        }
+        print!("| {}, Portcullis of the raw pipe's |", work.name);
+        for pair in runners.chunks(2) {
+            print!(" {:.2} |", ratio(&pair[0].costs[row], &pair[1].costs[row]));
+        }
+        println!();
+    }
+}
+
+/// What some costs are of others, round by round.
+fn ratio(costs: &[f64], others: &[f64]) -> f64 {
+    median(costs.iter().zip(others).map(|(own, other)| own / other))
 }

@@ -3,6 +3,7 @@
 //! Owns the command line and the words that reach a terminal. Errors of every room meet here as one sentence.
 
 mod generate;
+mod steer;
 
 use std::{
     fs::{self, OpenOptions},
@@ -65,6 +66,9 @@ Examples:
                                              say what would become of this connection, and why
   portcullis                                 run with gateway.toml in this directory
   portcullis run --config /etc/portcullis/gateway.toml
+  portcullis reload                          have the running gateway take up what has changed
+  portcullis sessions --route vnc            who is connected
+  portcullis kill 4711 --reason 'maintenance until noon'
 
 Exit codes: 0 fine, 64 bad usage, 78 bad configuration, 1 anything else.
 SIGTERM or SIGINT ends every session within timeouts.drain; a second one ends at once.
@@ -79,6 +83,16 @@ enum Command {
     /// Say step by step what would become of one connection; 0 if it would be let in, 1 if not
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
+    /// Have a running gateway read its configuration again; 1 if it refuses, and then nothing has changed
+    Reload(steer::Where),
+    /// Have a running gateway accept nobody any more and send its sessions away; it goes on answering here
+    Drain(steer::Where),
+    /// List the sessions of a running gateway
+    Sessions(steer::List),
+    /// End sessions of a running gateway, with Close 1008
+    Kill(steer::Kill),
+    /// Ask a running gateway whether it takes new connections; 0 if it does, 1 if not
+    Health(steer::Health),
     /// Make a self-signed certificate and its key for development
     Cert(Cert),
     /// Write the manual pages and shell completions that packages carry along
@@ -158,6 +172,11 @@ pub fn main() -> ExitCode {
         Some(Command::Run(file)) => run(&file.config).map(good),
         Some(Command::Check(asked)) => check(&asked).map(good),
         Some(Command::Explain(asked)) => explain(&asked),
+        Some(Command::Reload(place)) => steer::reload(&place).map(good),
+        Some(Command::Drain(place)) => steer::drain(&place).map(good),
+        Some(Command::Sessions(asked)) => steer::sessions(&asked).map(good),
+        Some(Command::Kill(asked)) => steer::kill(&asked),
+        Some(Command::Health(asked)) => steer::health(&asked),
         Some(Command::Cert(cert)) => make_certificate(&cert).map(good),
         Some(Command::Generate(asked)) => generate(&asked, &Cli::command()).map(good),
     };

@@ -103,7 +103,8 @@ pub async fn live(socket: Socket, peer: SocketAddr, door: Arc<Door>, house: Arc<
         }
     };
     // Whoever reads the line finds room for the next.
-    drop((session, guards));
+    drop(session);
+    drop(guards);
     line.write(ended.reason, Some(ended));
 }
 

@@ -18,8 +18,8 @@ pub use self::{
     prepared::{Prepared, StartError},
 };
 use crate::{
-    admin::steering::Steering,
-    config::{Address, Config},
+    admin::{server::AdminServer, steering::Steering},
+    config::{Address, AdminAddress, Config},
     metrics::Metrics,
     transport::listener::Inherited,
 };
@@ -28,6 +28,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Gateway {
     control: Control,
+    /// Answers until the last session has ended.
+    admin: Option<AdminServer>,
 }
 
 impl Gateway {
@@ -42,6 +44,11 @@ impl Gateway {
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
     pub fn addresses(&self) -> Vec<Address> {
         self.control.addresses()
+    }
+
+    /// Where the operator is listened for, if anywhere; with the port that was given for port 0.
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(AdminServer::address)
     }
 
     /// What was counted so far; outlives the gateway.

@@ -147,6 +147,21 @@ fn the_shipped_file_loads() {
 }
 
 #[test]
+fn the_examples_files_load() {
+    for example in ["vnc", "xmpp", "stomp"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example).join("gateway.toml");
+        // The page is built when the example is started.
+        let copy = tempfile::tempdir().unwrap();
+        fs::create_dir(copy.path().join("dist")).unwrap();
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let config = Config::parse(&text, &copy.path().join("gateway.toml"));
+        let config = config.unwrap_or_else(|error| panic!("{example}: {error}"));
+        assert_eq!(config.warnings, Vec::<String>::new(), "{example}");
+        assert!(config.web.is_some() && !config.routes.is_empty(), "{example}: a page and what it talks to");
+    }
+}
+
+#[test]
 fn the_shipped_file_loads_with_every_disabled_line_enabled() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");

@@ -28,6 +28,8 @@ fn documents() -> Vec<PathBuf> {
     let docs = fs::read_dir(root().join("docs")).expect("docs/ is there");
     let docs = docs.map(|entry| entry.expect("docs/ can be listed").path());
     documents.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    documents.push(root().join("examples/README.md"));
+    documents.extend(examples().map(|example| example.join("README.md")));
     documents.sort();
     for needed in
         ["README.md", "docs/architecture.md", "docs/configuration.md", "docs/ends.md", "docs/operations.md"]
@@ -35,6 +37,17 @@ fn documents() -> Vec<PathBuf> {
         assert!(documents.contains(&root().join(needed)), "{needed} is missing");
     }
     documents
+}
+
+/// The directories of the example applications: those with a configuration.
+fn examples() -> impl Iterator<Item = PathBuf> {
+    let examples = fs::read_dir(root().join("examples")).expect("examples/ is there");
+    let examples = examples.map(|entry| entry.expect("examples/ can be listed").path());
+    let mut examples: Vec<PathBuf> = examples.filter(|path| path.join("gateway.toml").is_file()).collect();
+    examples.sort();
+    let names: Vec<_> = examples.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    assert_eq!(names, ["stomp", "vnc", "xmpp"], "this test should know every example");
+    examples.into_iter()
 }
 
 // The table of ends.

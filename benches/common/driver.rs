@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
     task::JoinSet,
@@ -118,7 +118,8 @@ pub(super) async fn serve(
     certificate: &Path,
     handshake: Handshake,
 ) -> anyhow::Result<()> {
-    let target = Front { speech, address, connector: connector(certificate, handshake)? };
+    let resumes = handshake == Handshake::Resumed;
+    let target = Front { speech, address, connector: connector(certificate, handshake)?, resumes };
     let mut lines = Vec::new();
     let mut orders = BufReader::new(stdin()).lines();
     while let Some(order) = orders.next_line().await? {
@@ -137,6 +138,8 @@ struct Front {
     speech: Speech,
     address: SocketAddr,
     connector: TlsConnector,
+    /// Whether every session but the first of a worker must begin with a ticket.
+    resumes: bool,
 }
 
 impl Front {
@@ -184,8 +187,9 @@ impl Front {
     }
 
     async fn live_some(self, count: u64) -> anyhow::Result<()> {
-        for _ in 0..count {
+        for number in 0..count {
             let mut line = Line::open(self.speech, self.address, &self.connector).await?;
+            ensure!(number == 0 || line.is_resumed() == self.resumes, "this handshake is of the other kind");
             line.greet(&[0x5a; ECHO]).await?;
             line.close().await?;
         }

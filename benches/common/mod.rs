@@ -15,6 +15,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 pub(crate) use self::{
+    backend::Way,
     client::Handshake,
     driver::{Driver, Order},
     process::Process,
@@ -31,9 +32,12 @@ pub(crate) fn play_role() -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Runtime::new()?;
     let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     match rest[..] {
-        ["backend"] => runtime.block_on(backend::serve())?,
-        ["pipe", certificate, key, backend] => {
-            runtime.block_on(pipe::serve(Path::new(certificate), Path::new(key), backend.parse()?))?;
+        ["backend", socket, certificate, key] => {
+            runtime.block_on(backend::serve(Path::new(socket), Path::new(certificate), Path::new(key)))?;
+        }
+        ["pipe", certificate, key, way, backend] => {
+            let (certificate, key) = (Path::new(certificate), Path::new(key));
+            runtime.block_on(pipe::serve(certificate, key, way.parse()?, backend))?;
         }
         ["driver", speech, address, certificate, handshake] => {
             let speech = speech.parse().map_err(anyhow::Error::msg)?;

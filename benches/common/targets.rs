@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-use super::{Process, client::Speech};
+use super::{Process, backend::Way, client::Speech};
 
 /// How long a program may take until it listens.
 const START: Duration = Duration::from_secs(10);
@@ -37,7 +37,10 @@ pub(crate) struct Bench {
     /// The certificate of every listener, in PEM.
     pub(crate) certificate: PathBuf,
     key: PathBuf,
+    /// The backend by TCP, by TLS, and by its Unix socket.
     backend: SocketAddr,
+    tls_backend: SocketAddr,
+    unix_backend: PathBuf,
     _backend: Process,
 }
 
@@ -50,30 +53,42 @@ impl Bench {
             .output()
             .context("cannot run portcullis cert")?;
         ensure!(made.status.success(), "portcullis cert: {}", String::from_utf8_lossy(&made.stderr));
-        let backend = Process::role(&["backend"])?;
+        let path = |name: &str| directory.path().join(name);
+        let (certificate, key, unix_backend) =
+            (path("localhost.crt"), path("localhost.key"), path("backend.sock"));
+        let backend = Process::role(&["backend", text(&unix_backend)?, text(&certificate)?, text(&key)?])?;
         Ok(Self {
-            certificate: directory.path().join("localhost.crt"),
-            key: directory.path().join("localhost.key"),
+            certificate,
+            key,
             directory,
             backend: backend.line()?.parse()?,
+            tls_backend: backend.line()?.parse()?,
+            unix_backend,
             _backend: backend,
         })
     }
 
     /// Portcullis with its defaults; only the limits of an address do not hold, as all clients have the same.
-    pub(crate) fn portcullis(&self, tls: bool) -> anyhow::Result<Target> {
+    pub(crate) fn portcullis(&self, tls: bool, way: Way) -> anyhow::Result<Target> {
+        let more = match way {
+            Way::Tls => format!("tls = {{ ca = {:?}, server_name = \"localhost\" }}\n", self.certificate),
+            Way::Tcp | Way::Unix => String::new(),
+        };
+        let backend = match way {
+            Way::Unix => format!("unix:{}", self.place(way)?),
+            Way::Tcp | Way::Tls => format!("{way}://{}", self.place(way)?),
+        };
         let identity = if tls {
             format!("certificate = {:?}\nprivate_key = {:?}\n", self.certificate, self.key)
         } else {
             String::new()
         };
         let config = self.write(
-            "gateway.toml",
+            &format!("gateway-{way}.toml"),
             &format!(
                 "[[listener]]\naddress = \"127.0.0.1:0\"\n{identity}\
-                 [[route]]\nname = \"bench\"\npath = \"/bench\"\nbackend = \"tcp://{}\"\nmissing_origin = \"allow\"\n\
+                 [[route]]\nname = \"bench\"\npath = \"/bench\"\nbackend = {backend:?}\nmissing_origin = \"allow\"\n{more}\
                  [limits.per_ip]\nexempt = [\"127.0.0.0/8\"]\n[log]\nformat = \"json\"\n",
-                self.backend
             ),
         )?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
@@ -95,11 +110,20 @@ impl Bench {
     }
 
     /// The yardstick: a TLS terminator of a hundred lines.
-    pub(crate) fn raw_pipe(&self) -> anyhow::Result<Target> {
-        let process =
-            Process::role(&["pipe", text(&self.certificate)?, text(&self.key)?, &self.backend.to_string()])?;
+    pub(crate) fn raw_pipe(&self, way: Way) -> anyhow::Result<Target> {
+        let (certificate, key) = (text(&self.certificate)?, text(&self.key)?);
+        let process = Process::role(&["pipe", certificate, key, &way.to_string(), &self.place(way)?])?;
         let address = process.line()?.parse()?;
         Ok(Target { name: "raw rustls pipe", speech: Speech::Tls, address, process })
+    }
+
+    /// Where the backend is, by one of the ways to it.
+    fn place(&self, way: Way) -> anyhow::Result<String> {
+        Ok(match way {
+            Way::Tcp => self.backend.to_string(),
+            Way::Tls => self.tls_backend.to_string(),
+            Way::Unix => text(&self.unix_backend)?.to_owned(),
+        })
     }
 
     /// HAProxy, terminating TLS.

@@ -52,6 +52,8 @@ pub struct Standing {
     /// The servers behind the routes, most particular route first. Routes that lead by tokens are not among
     /// them: where those lead is nobody's business.
     pub backends: Vec<BackendStanding>,
+    /// Log lines that were dropped because nobody took them fast enough.
+    pub dropped_log_lines: u64,
 }
 
 /// One address on which clients are accepted.

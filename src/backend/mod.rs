@@ -215,13 +215,13 @@ impl Upstream {
                     }
                     return Ok(Connected { stream, backend, place: Some(place) });
                 }
-                // Nothing that the server could help.
-                Err(source) if source.reason() == Reason::Overloaded => {
-                    return Err(DialError::Unreached { backend, source });
-                }
                 Err(source) => {
+                    // What this machine has run out of, the server could not help. The next one may still do: local
+                    // ports are counted for each server.
+                    let is_to_blame = source.reason() != Reason::Overloaded;
                     // Only the first of a row of failures is news; what a stranger can repeat is not.
-                    if let Some(away) = pool.failed(target, StdInstant::now())
+                    if is_to_blame
+                        && let Some(away) = pool.failed(target, StdInstant::now())
                         && backends.len() > 1
                     {
                         tracing::warn!(%backend, error = %source, ?away, "backend does not answer, using the others");

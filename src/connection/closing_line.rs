@@ -18,7 +18,7 @@ pub(super) struct ClosingLine {
     pub(super) id: ConnectionId,
     /// The client: the socket's peer, until a trusted proxy says better.
     pub(super) peer: SocketAddr,
-    pub(super) route: Option<String>,
+    pub(super) route: Option<Box<str>>,
     /// Its number, once it is a session.
     pub(super) session: Option<u64>,
     /// The server that was reached, or tried last.
@@ -85,5 +85,38 @@ impl Drop for ClosingLine {
             let reason = if std::thread::panicking() { Reason::Internal } else { Reason::Draining };
             self.write(reason, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::session::ConnectionIds;
+
+    #[tokio::test]
+    async fn a_panic_ends_the_connection_that_it_happens_in_and_no_other() {
+        let metrics = Arc::new(Metrics::default());
+        let connections = TaskTracker::new();
+        let ids = ConnectionIds::default();
+        let line = || ClosingLine::new(ids.next(), ([192, 0, 2, 7], 41114).into(), Arc::clone(&metrics));
+        let (mut other, broken) = (line(), line());
+        let (go_on, told) = tokio::sync::oneshot::channel();
+        let other = connections.spawn(async move {
+            told.await.unwrap();
+            other.write(Reason::ClientClosed, None);
+        });
+        let broken = connections.spawn(async move {
+            let _broken = broken;
+            panic!("on purpose");
+        });
+        assert!(broken.await.unwrap_err().is_panic());
+        assert_eq!(metrics.ended(Reason::Internal), 1);
+        go_on.send(()).unwrap();
+        other.await.unwrap();
+        assert_eq!((metrics.ended(Reason::ClientClosed), metrics.ended(Reason::Draining)), (1, 0));
+        connections.close();
+        connections.wait().await;
     }
 }

@@ -101,7 +101,7 @@ async fn judge(
         };
     };
     let route = &routed.route;
-    line.route = Some(route.name.clone());
+    line.route = Some(route.name.as_str().into());
     // Only now is it known who is behind the proxy. Files are not counted: a page can have a hundred of them.
     let admitted = arrival.proxied.then(|| admit(house, client.address)).transpose();
     let place = admitted.map_err(|refused| too_many(&refused))?;

@@ -6,9 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Control, Gateway, station::Bound};
 use crate::{
+    admin::{server::AdminSocket, socket::SocketError},
     admission::{Capacity, Limiter},
     backend::{Tools, Upstream, UpstreamError},
-    config::{Address, Config, Limits, Listener, Log, Route},
+    config::{Address, Admin, AdminAddress, Config, Limits, Listener, Log, Route},
     connection::{Door, House, Terms},
     http::{Files, Routed, Routes},
     service::limits,
@@ -57,6 +58,16 @@ pub enum StartError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The admin address cannot be listened on.
+    #[error("{file}: admin.address {address}: cannot listen on it: {cause}")]
+    Admin {
+        /// The configuration file.
+        file: String,
+        /// The address.
+        address: AdminAddress,
+        /// What is wrong.
+        cause: SocketError,
+    },
     /// An address cannot be listened on.
     #[error("{file}: listener {number}: address {address}: cannot listen on it: {cause}; {advice}")]
     Listen {
@@ -76,7 +87,7 @@ pub enum StartError {
 impl StartError {
     /// Whether the configuration is at fault, rather than the machine.
     pub fn is_config(&self) -> bool {
-        !matches!(self, Self::Listen { .. })
+        !matches!(self, Self::Listen { .. } | Self::Admin { .. })
     }
 }
 
@@ -86,11 +97,12 @@ pub(super) struct Heritage {
     pub(super) tools: Tools,
     pub(super) doors: Vec<(Address, Arc<Door>)>,
     pub(super) terms: Option<Arc<Terms>>,
+    pub(super) admin: Option<Admin>,
 }
 
 impl Heritage {
     fn none() -> Self {
-        Self { tools: Tools::default(), doors: Vec::new(), terms: None }
+        Self { tools: Tools::default(), doors: Vec::new(), terms: None, admin: None }
     }
 
     /// What led to the same servers in the same way, if that is all there is to it.
@@ -115,6 +127,7 @@ pub struct Prepared {
     doors: Vec<(Address, Arc<Door>)>,
     terms: Arc<Terms>,
     limits: Limits,
+    admin: Option<Admin>,
     log: Log,
     tools: Tools,
     warnings: Vec<String>,
@@ -131,7 +144,8 @@ impl Prepared {
 
     /// The same for one that takes the place of another.
     pub(super) fn load_after(config: Config, mut heritage: Heritage) -> Result<Self, StartError> {
-        let Config { file: path, listeners, routes, limits, timeouts, web, log, mut warnings, .. } = config;
+        let Config { file: path, listeners, routes, limits, timeouts, web, admin, log, mut warnings } =
+            config;
         let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -174,11 +188,15 @@ impl Prepared {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
         });
+        if heritage.terms.is_some() && heritage.admin != admin {
+            let sentence = "[admin] has changed; its address moves at the next start, and not by a reload";
+            warnings.push(sentence.to_owned());
+        }
         // The same key for two listeners is one warning.
         let mut said = HashSet::new();
         warnings.retain(|warning| said.insert(warning.clone()));
         let (doors, tools) = (doors.collect(), heritage.tools);
-        let mut prepared = Self { file: path, doors, terms, limits, log, tools, warnings };
+        let mut prepared = Self { file: path, doors, terms, limits, admin, log, tools, warnings };
         prepared.warnings.extend(prepared.descriptor_warning());
         Ok(prepared)
     }
@@ -219,7 +237,20 @@ impl Prepared {
     /// again.
     pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
         let ready = self.bind_beside(Vec::new(), &inherited)?;
-        Ok(Gateway { control: Control::new(ready, inherited) })
+        let admin = ready.admin.as_ref().map(|Admin { address }| {
+            AdminSocket::bind(address).map_err(|cause| StartError::Admin {
+                file: ready.file.display().to_string(),
+                address: address.clone(),
+                cause,
+            })
+        });
+        let admin = admin.transpose()?;
+        let control = Control::new(ready, inherited);
+        let admin = admin.map(|socket| {
+            let House { registry, metrics, .. } = &**control.house();
+            socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))
+        });
+        Ok(Gateway { control, admin })
     }
 
     /// Listens on every address that is not among `kept`, each of which stands for one socket.
@@ -228,7 +259,7 @@ impl Prepared {
         mut kept: Vec<Address>,
         inherited: &Inherited,
     ) -> Result<Ready, StartError> {
-        let Self { file, doors, terms, limits, log, tools, warnings } = self;
+        let Self { file, doors, terms, limits, admin, log, tools, warnings } = self;
         let mut stations = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
             if let Some(at) = kept.iter().position(|other| *other == address) {
@@ -245,7 +276,7 @@ impl Prepared {
             })?;
             stations.push((address, Some(bound), door));
         }
-        Ok(Ready { file, stations, terms, limits, log, tools, warnings })
+        Ok(Ready { file, stations, terms, limits, admin, log, tools, warnings })
     }
 }
 
@@ -258,6 +289,7 @@ pub(super) struct Ready {
     pub(super) stations: Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>,
     pub(super) terms: Arc<Terms>,
     pub(super) limits: Limits,
+    pub(super) admin: Option<Admin>,
     pub(super) log: Log,
     pub(super) tools: Tools,
     pub(super) warnings: Vec<String>,

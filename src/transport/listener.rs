@@ -1,25 +1,26 @@
 //! Listening sockets, and what to do when one cannot accept.
 //!
 //! Owns how a socket comes to be: opened here, or inherited from the service manager, which may hand the same one to
-//! several processes. Refuses to know what is accepted for. Invariant: a Unix socket's file is only ever replaced when
-//! nobody listens on it, and goes with the one who made it.
+//! several processes. Refuses to know what is accepted for. Invariant: nobody who had come before a socket was closed is
+//! turned away.
 
-use std::{
-    env, fs, io,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt, MetadataExt},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, io, net::SocketAddr, path::Path, time::Duration};
 
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
-use super::socket::{LOCAL, Socket};
+use super::{
+    socket::{LOCAL, Socket},
+    unix::{self, Name},
+};
 use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
 pub const BACKLOG: u32 = 4096;
+/// A proxy in front mostly runs as a user of its own: who may reach the directory may connect.
+const EVERYBODY: u32 = 0o666;
+/// Our own user, and root, who may everything.
+const NOBODY_ELSE: u32 = 0o600;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
@@ -29,7 +30,7 @@ pub struct Listening {
     socket: Accepting,
     /// Whether others may accept on it as well, now or later.
     shared: bool,
-    _file: Option<OwnedPath>,
+    name: Option<Name>,
 }
 
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Listening {
 
     /// Stops listening; returns those who had already come. On a socket that others share, they wait for the others.
     pub fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
-        let Self { socket, shared, _file } = self;
+        let Self { socket, shared, name: _name } = self;
         if shared {
             return Vec::new();
         }
@@ -92,37 +93,14 @@ impl Listening {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
             Accepting::Unix(listener) => {
-                let address = listener.local_addr().ok();
-                let path = address.as_ref().and_then(|address| address.as_pathname());
+                // A socket keeps the path that it was first bound to, which is not the name that it was given then.
+                let bound = listener.local_addr().ok();
+                let bound = bound.as_ref().and_then(|address| address.as_pathname());
+                let path = self.name.as_ref().map(Name::path).or(bound);
                 Address::Unix(path.unwrap_or(Path::new("")).to_path_buf())
             }
         }
     }
-}
-
-/// The file of a socket, removed when its listener ends; unless another has taken its place.
-#[derive(Debug)]
-pub struct OwnedPath {
-    path: PathBuf,
-    file: (u64, u64),
-}
-
-impl OwnedPath {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_path_buf(), file: identity(path)? })
-    }
-}
-
-impl Drop for OwnedPath {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|file| file == self.file) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 /// The sockets that the service manager handed over, by name (sd_listen_fds(3)). Kept for the life of the process, so
@@ -178,7 +156,7 @@ impl Inherited {
                     Accepting::Unix(UnixListener::from_std(listener.try_clone()?)?)
                 }
             };
-            Ok(Listening { socket, shared: true, _file: None })
+            Ok(Listening { socket, shared: true, name: None })
         });
         let opened = opened.collect::<io::Result<Vec<Listening>>>()?;
         if opened.is_empty() {
@@ -198,36 +176,37 @@ impl Inherited {
 /// The address is in use, is not ours, or its port needs a privilege we do not have; no such socket was inherited.
 pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listening>> {
     match address {
-        Address::Ip(address) => Ok(vec![listen_on_ip(*address)?]),
-        Address::Unix(path) => Ok(vec![listen_on_path(path)?]),
+        Address::Ip(address) => {
+            Ok(vec![Listening { socket: Accepting::Tcp(on_ip(*address)?), shared: false, name: None }])
+        }
+        Address::Unix(path) => Ok(vec![on_path(path, EVERYBODY)?]),
         Address::Inherited(name) => inherited.open(name),
     }
 }
 
-fn listen_on_ip(address: SocketAddr) -> io::Result<Listening> {
+/// Listens on a Unix socket that nobody but our own user, and root, can ever connect to.
+///
+/// # Errors
+/// Somebody listens there, something else has the name, or the system refused.
+pub fn listen_privately(path: &Path) -> io::Result<Listening> {
+    on_path(path, NOBODY_ELSE)
+}
+
+fn on_path(path: &Path, mode: u32) -> io::Result<Listening> {
+    let (listener, name) = unix::bind(path, mode)?;
+    Ok(Listening { socket: Accepting::Unix(listener), shared: false, name: Some(name) })
+}
+
+/// Listens on `address`.
+///
+/// # Errors
+/// It is in use, is not ours, or its port needs a privilege we do not have.
+fn on_ip(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for old connections to leave TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    Ok(Listening { socket: Accepting::Tcp(socket.listen(BACKLOG)?), shared: false, _file: None })
-}
-
-fn listen_on_path(path: &Path) -> io::Result<Listening> {
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
-            fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        bound => bound,
-    }?;
-    Ok(Listening { socket: Accepting::Unix(listener), shared: false, _file: Some(OwnedPath::of(path)?) })
-}
-
-/// Whether a path is a socket on which nobody listens any more.
-fn is_left_behind(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused)
+    socket.listen(BACKLOG)
 }
 
 /// How long to pause after failed accepts: some failures concern one connection only, the others (no descriptors,
@@ -257,6 +236,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -271,21 +252,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not() {
+    async fn a_private_socket_is_its_users_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("door.sock");
-        // Dropped without its file being removed, as after a crash.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let address = Address::Unix(path.clone());
-        let first = listen(&address, &Inherited::default()).unwrap();
-        assert_eq!(first[0].address(), address);
-        let error = listen(&address, &Inherited::default()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        drop(first);
+        let path = directory.path().join("admin.sock");
+        let listening = listen_privately(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (accepted, connected) = tokio::join!(listening.accept(), UnixStream::connect(&path));
+        assert!(accepted.is_ok() && connected.is_ok());
+        assert_eq!(listening.address(), Address::Unix(path.clone()));
+        drop(listening);
         assert!(!path.exists(), "the file goes with its listener");
-        fs::write(&path, "a file of somebody").unwrap();
-        listen(&address, &Inherited::default()).unwrap_err();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "a file of somebody");
     }
 
     #[tokio::test]

@@ -10,3 +10,4 @@ pub mod self_signed;
 pub mod socket;
 pub mod stream;
 pub mod tls;
+pub mod unix;

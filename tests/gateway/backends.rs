@@ -4,11 +4,13 @@ mod announce;
 mod authority;
 mod names;
 mod proxy;
+mod scarce;
 mod several;
 mod starttls;
 mod tls;
 mod tokens;
 mod unix;
+
 use crate::support::{End, Gateway, PLAIN};
 
 /// A list of backends as the configuration wants it.

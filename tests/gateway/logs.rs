@@ -214,6 +214,21 @@ impl Drop for Bare {
     }
 }
 
+/// Whether the test may have a mount namespace of its own, which some machines do not let it have; says so if not.
+fn may_mount() -> bool {
+    let tried = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
+    let may = tried.as_ref().is_ok_and(|output| output.status.success());
+    may || skipped(&format!("no mount namespace: {tried:?}"))
+}
+
+/// Says why a test does nothing, which a complete run does not forgive. Returns false.
+fn skipped(why: &str) -> bool {
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(!ci, "{why}");
+    eprintln!("skipped: {why}");
+    false
+}
+
 /// The loopback address in a line of any format.
 fn address_in(line: &str) -> SocketAddr {
     let start = line.find("127.0.0.1:").unwrap_or_else(|| panic!("no address in {line}"));

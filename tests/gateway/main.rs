@@ -5,10 +5,15 @@
 
 mod support;
 
+mod admin;
+mod admin_gate;
+mod admin_metrics;
+mod admin_socket;
 mod backend;
 mod backends;
 mod capacity;
 mod cli;
+mod doors;
 mod files;
 mod frames;
 mod handshake;

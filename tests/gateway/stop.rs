@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Backend, Gateway, PLAIN, Session, Setup, TLS, assert_took, eventually, frame, pattern, read_to_end,
-    within,
+    Backend, Gateway, PATIENCE, PLAIN, Session, Setup, TLS, assert_took, eventually, frame, pattern,
+    read_to_end, within,
 };
 
 async fn many(gateway: &Gateway, count: usize) -> Vec<Session> {
@@ -23,7 +23,7 @@ async fn many(gateway: &Gateway, count: usize) -> Vec<Session> {
 
 /// Waits until the gateway accepts nobody any more.
 async fn until_closed(gateway: &Gateway) {
-    eventually("nobody listens", Duration::from_secs(1), || {
+    eventually("nobody listens", PATIENCE, || {
         let listening = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
         for door in [TLS, PLAIN] {
             // Local address, remote address, state: 0A is LISTEN.
@@ -178,8 +178,11 @@ async fn who_came_before_the_drain_may_still_ask_and_is_told_like_all_others() {
     let wires = [gateway.wire(TLS).await, gateway.wire(PLAIN).await];
     gateway.signal(SIGTERM);
     until_closed(&gateway).await;
-    for (door, wire) in wires.into_iter().enumerate() {
-        let mut late = gateway.open(wire, &gateway.upgrade(door, "/echo")).await;
+    // Both ask at once: they have a second.
+    let [tls, plain] = wires;
+    let (tls_request, plain_request) = (gateway.upgrade(TLS, "/echo"), gateway.upgrade(PLAIN, "/echo"));
+    let (tls, plain) = tokio::join!(gateway.open(tls, &tls_request), gateway.open(plain, &plain_request));
+    for mut late in [tls, plain] {
         let (data, code, _) = late.closed().await;
         assert_eq!((data.len(), code), (0, Some(1001)));
         gateway.ended(late.peer, "draining", Some(1001)).await;

@@ -1,20 +1,31 @@
-// Chromium: a fresh profile, its own trust store, and pages that show a desktop.
+// Chromium: a fresh profile, a trust store of its own, and pages that are heard.
 
 import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
 import path from 'node:path';
 
 import { chromium } from 'playwright-core';
 
-import { Picture } from './picture.js';
+const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
+
+/** Makes `home` a home directory in which Chromium trusts the authority, and no other new one. */
+export function trust(authority, home) {
+  const database = path.join(home, '.pki', 'nssdb');
+  fs.mkdirSync(database, { recursive: true });
+  execFileSync('certutil', ['-d', `sql:${database}`, '-N', '--empty-password']);
+  const entry = ['-A', '-t', 'C,,', '-n', 'test authority', '-i', authority.certificate];
+  execFileSync('certutil', ['-d', `sql:${database}`, ...entry]);
+}
 
 /** Starts Chromium with `home` as its home directory and every `hosts` name on loopback. */
-export async function startBrowser(home, hosts) {
+export async function startBrowser(home, hosts, viewport = { width: 1120, height: 860 }) {
   const executablePath = execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim();
-  const context = await chromium.launchPersistentContext(path.join(home, 'profile'), {
+  return chromium.launchPersistentContext(path.join(home, 'profile'), {
     executablePath,
     chromiumSandbox: false, // it does not work for root, and every page here is our own
     env: { ...process.env, HOME: home },
-    viewport: { width: 828, height: 660 },
+    viewport,
     args: [
       '--no-proxy-server',
       '--disable-gpu',
@@ -25,63 +36,31 @@ export async function startBrowser(home, hosts) {
       `--host-resolver-rules=${hosts.map((host) => `MAP ${host} 127.0.0.1`).join(', ')}`,
     ],
   });
-  return context;
 }
 
-/** A page with the viewer on it, at `address`. */
-export class Viewer {
-  static async open(browser, address) {
-    const page = await browser.newPage();
-    const viewer = new Viewer(page);
-    page.on('console', (message) => viewer.console.push(message.text()));
-    page.on('pageerror', (error) => viewer.console.push(String(error)));
-    await page.goto(address);
-    await page.waitForFunction(() => window.viewer, undefined, { timeout: 20_000 });
-    return viewer;
-  }
+/** Opens `address` in a new page; `heard` of the result is what its console says. */
+export async function openPage(browser, address) {
+  const page = await browser.newPage();
+  const heard = [];
+  page.on('console', (message) => heard.push(message.text()));
+  page.on('pageerror', (error) => heard.push(`error: ${error}`));
+  await page.goto(address);
+  return { page, heard };
+}
 
-  constructor(page) {
-    this.page = page;
-    this.console = [];
+/** What axe-core finds to be a serious or critical fault on the page as it is, in words; in light and in dark. */
+export async function accessibilityFaults(page) {
+  const faults = [];
+  await page.evaluate(fs.readFileSync(AXE, 'utf8'));
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    const { violations, passes } = await page.evaluate(() => window.axe.run());
+    if (passes.length < 10) throw new Error(`axe-core looked at next to nothing: ${passes.length} rules passed`);
+    for (const { id, impact, nodes } of violations) {
+      if (impact !== 'serious' && impact !== 'critical') continue;
+      faults.push(...nodes.map(({ html, failureSummary }) => `${colorScheme}: ${id} (${impact}): ${html}: ${failureSummary}`));
+    }
   }
-
-  /** Lets noVNC connect to the WebSocket `address`. */
-  async connect(address, password) {
-    await this.page.evaluate(([to, secret]) => window.viewer.connect(to, secret), [address, password]);
-  }
-
-  disconnect() {
-    return this.page.evaluate(() => window.viewer.rfb.disconnect());
-  }
-
-  /** What the canvas shows; undefined while there is none. */
-  async picture() {
-    const shown = await this.page.evaluate(() => window.viewer.picture());
-    return shown && new Picture(shown.width, shown.height, Buffer.from(shown.rgba, 'base64'));
-  }
-
-  async click(x, y) {
-    await this.page.locator('canvas').click({ position: { x, y } });
-  }
-
-  async type(key) {
-    await this.page.evaluate(() => window.viewer.rfb.focus());
-    await this.page.keyboard.press(key);
-  }
-
-  events() {
-    return this.page.evaluate(() => window.viewer.events);
-  }
-
-  closed() {
-    return this.page.evaluate(() => window.viewer.closed);
-  }
-
-  screenshot(file) {
-    return this.page.screenshot({ path: file });
-  }
-
-  close() {
-    return this.page.close();
-  }
+  await page.emulateMedia({ colorScheme: null });
+  return faults;
 }

@@ -1,64 +1,113 @@
-// The servers of the test's own: one for its pages, and one that counts what goes to the VNC server.
+// The servers of the tests' own: one for pages from elsewhere, and a network that can fail.
 
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import https from 'node:https';
 import net from 'node:net';
 import path from 'node:path';
+import { Transform } from 'node:stream';
 
-const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript' };
+const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' };
 
-/** Serves the files of `root` by https on a free port of loopback. */
-export async function servePages(root, { certificate, privateKey }) {
+/**
+ * Serves the files of `root` by https on a free port of loopback.
+ *
+ * @param {string} root
+ * @param {{certificate: string, privateKey: string}} identity
+ * @param {object} [options]
+ * @param {(name: string, text: string) => string} [options.change] what stands in a file instead
+ * @param {{code: number, reason: string}} [options.close] how every WebSocket is ended as soon as it is open
+ */
+export async function servePages(root, { certificate, privateKey }, { change, close } = {}) {
   const identity = { cert: fs.readFileSync(certificate), key: fs.readFileSync(privateKey) };
   const server = https.createServer(identity, (request, response) => {
     const name = decodeURIComponent(new URL(request.url, 'https://host').pathname).replace(/\/$/, '/index.html');
     const file = path.join(root, path.normalize(name));
     fs.readFile(file, (error, bytes) => {
-      if (error) response.writeHead(404).end();
-      else response.writeHead(200, { 'content-type': TYPES[path.extname(file)] ?? 'application/octet-stream' }).end(bytes);
+      if (error) return response.writeHead(404).end();
+      const type = TYPES[path.extname(file)] ?? 'application/octet-stream';
+      response.writeHead(200, { 'content-type': type }).end(change ? change(name, bytes.toString()) : bytes);
     });
   });
-  const port = await listen(server);
-  return {
-    port,
-    stop() {
-      server.close();
-      server.closeAllConnections();
-    },
+  const pages = { upgrades: 0 };
+  server.on('upgrade', (request, socket) => {
+    pages.upgrades += 1;
+    socket.on('error', () => {});
+    if (!close) return socket.destroy();
+    // RFC 6455 §4.2.2 and §5.5.1: the answer, and one Close frame.
+    const key = request.headers['sec-websocket-key'];
+    const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+    const head = ['HTTP/1.1 101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade', `Sec-WebSocket-Accept: ${accept}`];
+    const [protocol] = request.headers['sec-websocket-protocol']?.split(',') ?? [];
+    if (protocol) head.push(`Sec-WebSocket-Protocol: ${protocol}`); // Chromium insists on one of those it offered
+    socket.write(`${head.join('\r\n')}\r\n\r\n`);
+    const reason = Buffer.from(close.reason);
+    socket.write(Buffer.concat([Buffer.from([0x88, reason.length + 2, close.code >> 8, close.code & 0xff]), reason]));
+    socket.once('data', () => socket.end());
+  });
+  pages.port = await listen(server);
+  pages.stop = () => {
+    server.close();
+    server.closeAllConnections();
   };
+  return pages;
 }
 
-/** Passes connections on to `port` and counts them, and the bytes each way. */
-export async function countingRelay(port) {
+/** A network: passes connections on to `port`, counts them and the bytes each way, and fails when it is told to. */
+export async function startNetwork(port) {
   const open = new Set();
-  const relay = { connections: 0, bytesIn: 0, bytesOut: 0 };
+  let passable = Promise.resolve();
+  let resume;
+  const network = { connections: 0, bytesIn: 0, bytesOut: 0 };
+  const way = (count) =>
+    new Transform({
+      transform(bytes, _encoding, done) {
+        network[count] += bytes.length;
+        passable.then(() => done(null, bytes));
+      },
+      flush(done) {
+        passable.then(() => done());
+      },
+    });
   const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
-    relay.connections++;
+    network.connections++;
     const backend = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
-    client.on('data', (bytes) => {
-      relay.bytesIn += bytes.length;
-    });
-    backend.on('data', (bytes) => {
-      relay.bytesOut += bytes.length;
-    });
-    client.pipe(backend).pipe(client);
+    client.pipe(way('bytesIn')).pipe(backend);
+    backend.pipe(way('bytesOut')).pipe(client);
     for (const [one, other] of [[client, backend], [backend, client]]) {
       open.add(one);
       one.on('error', () => other.destroy());
       one.on('close', () => open.delete(one));
     }
   });
-  relay.port = await listen(server);
-  relay.stop = () => {
+  network.port = await listen(server);
+  /** Nothing arrives any more, and nobody is told. */
+  network.stall = () => {
+    passable = new Promise((resolve) => {
+      resume = resolve;
+    });
+  };
+  /** What was on its way arrives. */
+  network.resume = () => {
+    passable = Promise.resolve();
+    resume();
+  };
+  /** Every connection breaks, and new ones are refused. */
+  network.cut = () => {
+    server.close();
+    for (const socket of open) socket.resetAndDestroy();
+  };
+  network.mend = () => listen(server, network.port);
+  network.stop = () => {
     server.close();
     for (const socket of open) socket.destroy();
   };
-  return relay;
+  return network;
 }
 
-function listen(server) {
+function listen(server, port = 0) {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => resolve(server.address().port));
+    server.listen(port, '127.0.0.1', () => resolve(server.address().port));
   });
 }

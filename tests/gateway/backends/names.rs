@@ -1,7 +1,17 @@
-//! Who chooses where a session leads: the configuration, and nobody else.
+//! Who chooses where a session leads: the configuration, and nobody else. And what becomes of names that lead nowhere.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
 
 use super::unreached;
-use crate::support::{Backend, PLAIN, Setup};
+use crate::support::{Backend, PLAIN, Setup, alone, ask, assert_took};
 
 #[tokio::test]
 async fn a_name_that_leads_out_of_the_allowed_networks() {
@@ -47,5 +57,184 @@ async fn no_client_names_a_server() {
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
     }
     assert_eq!(other.calls().await, 0);
+    gateway.finish().await;
+}
+
+/// The name server of a machine that the test has to itself.
+struct NameServer {
+    questions: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+    _file: TempDir,
+}
+
+/// What it says to a question for an IPv4 address of a name.
+enum Answer {
+    Nothing,
+    NoSuchName,
+    Address(Ipv4Addr),
+}
+
+impl NameServer {
+    /// From here on the whole machine asks this server, and no other.
+    async fn new(answer: impl Fn(&str) -> Answer + Send + 'static) -> Self {
+        // Port 53 is everybody's; this address is nobody's.
+        let socket = UdpSocket::bind(("127.0.0.53", 53)).await.expect("the port of a name server");
+        let file = TempDir::new().expect("a directory");
+        let path = file.path().join("resolv.conf");
+        std::fs::write(&path, "nameserver 127.0.0.53\n").expect("a file");
+        let mounted = Command::new("mount").arg("--bind").arg(&path).arg("/etc/resolv.conf").status();
+        assert!(mounted.expect("mount").success(), "/etc/resolv.conf stays as it was");
+
+        let questions = Arc::new(AtomicUsize::new(0));
+        let counter = questions.clone();
+        let task = tokio::spawn(async move {
+            let mut buffer = [0; 2048];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                if let Some(said) = respond(&buffer[..length], &answer) {
+                    socket.send_to(&said, peer).await.expect("an answer goes out");
+                }
+            }
+        });
+        Self { questions, task, _file: file }
+    }
+
+    fn questions(&self) -> usize {
+        self.questions.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The answer to a query (RFC 1035, section 4), if there is to be one.
+fn respond(query: &[u8], answer: &impl Fn(&str) -> Answer) -> Option<Vec<u8>> {
+    const A: [u8; 2] = [0, 1];
+    let (head, rest) = query.split_at(12);
+    let (mut name, mut at) = (String::new(), 0);
+    while rest[at] != 0 {
+        let label = &rest[at + 1..][..usize::from(rest[at])];
+        name += std::str::from_utf8(label).expect("a name in ASCII");
+        name.push('.');
+        at += 1 + label.len();
+    }
+    let question = &rest[..at + 5];
+    let is_for_ipv4 = question[at + 1..at + 3] == A;
+    let (code, record) = match answer(&name) {
+        Answer::Nothing => return None,
+        Answer::NoSuchName => (3, None),
+        Answer::Address(address) => (0, is_for_ipv4.then_some(address)),
+    };
+    // A response, recursion wanted and available; one question, and one record or none.
+    let mut said =
+        [&head[..2], &[0x81, 0x80 | code, 0, 1, 0, u8::from(record.is_some()), 0, 0, 0, 0]].concat();
+    said.extend(question);
+    if let Some(address) = record {
+        // The name of the question, A, IN, good for a minute, four bytes.
+        said.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        said.extend(address.octets());
+    }
+    Some(said)
+}
+
+const CONNECT: Duration = Duration::from_millis(900);
+
+fn named(name: &str, backend: SocketAddr) -> String {
+    format!("tcp://{name}:{}", backend.port())
+}
+
+#[tokio::test]
+async fn a_name_server_that_says_nothing() {
+    if !alone("backends::names::a_name_server_that_says_nothing") {
+        return;
+    }
+    let silent = NameServer::new(|_| Answer::Nothing).await;
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend)
+        .route_to("named", "/named", &named("desk.example.com", backend.address), "")
+        .route_to(
+            "status",
+            "/status",
+            &named("desk.example.net", backend.address),
+            "backend_failure = \"status\"",
+        )
+        .timeouts("connect = \"900ms\"")
+        .start()
+        .await;
+    let start = Instant::now();
+    let waits = async {
+        let end = unreached(&gateway, "/named", "backend_unresolved").await;
+        assert_took(start, CONNECT);
+        end
+    };
+    let others_do_not = async {
+        let mut session = gateway.session("/echo").await;
+        session.echo(b"hello").await;
+        session.close(1000).await;
+        assert!(start.elapsed() < CONNECT, "held up: {:?}", start.elapsed());
+        gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    };
+    let (end, ()) = tokio::join!(waits, others_do_not);
+    assert_eq!(end.text("backend"), Some(named("desk.example.com", backend.address).as_str()));
+    let detail = end.text("detail").unwrap_or_default();
+    assert!(detail.contains("no name server answered in time"), "{end:?}");
+    let asked = silent.questions();
+    assert!(asked > 0, "nobody asked the name server");
+
+    let start = Instant::now();
+    let mut wire = gateway.wire(PLAIN).await;
+    let response = ask(&mut wire, &gateway.upgrade(PLAIN, "/status")).await;
+    assert_took(start, CONNECT);
+    assert_eq!(response.status, 502, "{response:?}");
+    let peer = wire.peer();
+    drop(wire);
+    assert_eq!(gateway.end(peer).await.reason(), "backend_unresolved");
+    assert!(silent.questions() > asked, "nobody asked for the other name");
+    assert_eq!(backend.calls().await, 1);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn what_name_servers_know() {
+    if !alone("backends::names::what_name_servers_know") {
+        return;
+    }
+    let server = NameServer::new(|name| match name {
+        "desk.example.com." => Answer::Address(Ipv4Addr::LOCALHOST),
+        "rebound.example.com." => Answer::Address(Ipv4Addr::new(169, 254, 169, 254)),
+        _ => Answer::NoSuchName,
+    })
+    .await;
+    let backend = Backend::echo().await;
+    let gateway = Setup::new()
+        .route_to("known", "/known", &named("desk.example.com", backend.address), "")
+        .route_to("unknown", "/unknown", &named("nowhere.example.com", backend.address), "")
+        .route_to("rebound", "/rebound", &named("rebound.example.com", backend.address), "")
+        .timeouts("connect = \"10s\"")
+        .start()
+        .await;
+    let mut session = gateway.session("/known").await;
+    session.echo(b"hello").await;
+    session.close(1000).await;
+    gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    drop(session);
+
+    let start = Instant::now();
+    let end = unreached(&gateway, "/unknown", "backend_unresolved").await;
+    let detail = end.text("detail").unwrap_or_default();
+    assert!(detail.contains("the name does not exist"), "{end:?}");
+    let end = unreached(&gateway, "/rebound", "backend_refused").await;
+    let detail = end.text("detail").unwrap_or_default();
+    assert!(detail.contains("169.254.169.254 may not be dialled"), "{end:?}");
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "the answers were there at once: {:?}",
+        start.elapsed()
+    );
+    assert_eq!(backend.calls().await, 1);
+    assert!(server.questions() >= 3, "{} questions", server.questions());
     gateway.finish().await;
 }

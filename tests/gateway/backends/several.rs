@@ -1,18 +1,27 @@
 //! Routes that lead to more than one server.
 
 use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::task::{JoinHandle, JoinSet};
+use nix::sys::signal::{self, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpSocket;
+use tokio::sync::oneshot;
 
 use super::authority::echo;
 use super::{list, unreached};
 use crate::backend::{BlackHole, Nobody};
-use crate::support::{Backend, Gateway, PLAIN, Session, Setup, within};
+use crate::support::{
+    BINARY, Backend, Gateway, PATIENCE, PLAIN, Session, Setup, again, eventually, frame, part, within,
+};
 
 fn url(address: SocketAddr) -> String {
     format!("tcp://{address}")
@@ -194,22 +203,27 @@ async fn a_full_pool_is_a_503_where_a_status_is_asked_for() {
     gateway.finish().await;
 }
 
-/// An echo server that can be killed with all its connections, which end in resets, and started again on its port.
+/// An echo server in a process of its own, which can be killed and started again on its port.
 struct Mortal {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
     /// Bound to the same port, so that nobody else takes it meanwhile.
-    spare: Option<TcpSocket>,
-    life: Option<JoinHandle<()>>,
+    _spare: TcpSocket,
+    life: Option<Child>,
 }
 
 impl Mortal {
-    fn new() -> Self {
-        let socket = Self::socket((Ipv4Addr::LOCALHOST, 0).into());
-        let address = socket.local_addr().expect("its address");
-        let spare = Some(Self::socket(address));
-        let mut mortal = Self { address, accepted: Arc::default(), spare, life: None };
-        mortal.live(socket.listen(1024).expect("a listener"));
+    /// The test that plays this part when a test starts it for that.
+    const TEST: &str = "backends::several::one_of_two_is_killed_under_200_sessions_and_comes_back";
+    /// What the process says once it listens, and of each connection.
+    const LISTENS: &str = "mortal: listens";
+    const ACCEPTED: &str = "mortal: accepted";
+
+    async fn new() -> Self {
+        let spare = Self::socket((Ipv4Addr::LOCALHOST, 0).into());
+        let address = spare.local_addr().expect("its address");
+        let mut mortal = Self { address, accepted: Arc::default(), _spare: spare, life: None };
+        mortal.live().await;
         mortal
     }
 
@@ -220,37 +234,116 @@ impl Mortal {
         socket
     }
 
-    fn live(&mut self, listener: TcpListener) {
-        let accepted = self.accepted.clone();
-        self.life = Some(tokio::spawn(async move {
-            let mut sessions = JoinSet::new();
-            while let Ok((socket, _)) = listener.accept().await {
-                socket.set_zero_linger().expect("SO_LINGER");
-                accepted.fetch_add(1, Ordering::SeqCst);
-                sessions.spawn(echo(socket));
+    /// Starts the process, and waits until it listens.
+    async fn live(&mut self) {
+        assert!(self.life.is_none(), "it lives");
+        let mut process = again(Self::TEST, &self.address.to_string());
+        let mut process = process.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
+        let output = process.stdout.take().expect("a pipe");
+        self.life = Some(process);
+        let (listens, listening) = oneshot::channel();
+        let (mut listens, accepted) = (Some(listens), self.accepted.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // The harness of the tests has something to say first, maybe on the same line.
+                if line.ends_with(Self::LISTENS) {
+                    listens.take().map(|listens| listens.send(()));
+                } else if line == Self::ACCEPTED {
+                    accepted.fetch_add(1, Ordering::SeqCst);
+                }
             }
-        }));
+        });
+        within("the process to listen", listening).await.expect("it listens");
     }
 
-    async fn kill(&mut self) {
-        let life = self.life.take().expect("it lives");
-        life.abort();
-        let _ = life.await;
+    /// The life of the process, until the test that started it ends. Returns at once in any other process.
+    async fn is_played() -> bool {
+        let Some(address) = part() else { return false };
+        let socket = Self::socket(address.parse().expect("an address"));
+        let listener = socket.listen(1024).expect("a listener");
+        println!("{}", Self::LISTENS);
+        let serve = async {
+            while let Ok((socket, _)) = listener.accept().await {
+                println!("{}", Self::ACCEPTED);
+                tokio::spawn(echo(socket));
+            }
+        };
+        let orphaned = async { tokio::io::stdin().read_to_end(&mut Vec::new()).await };
+        tokio::select! {
+            () = serve => panic!("it cannot accept"),
+            _ = orphaned => true,
+        }
     }
 
-    fn revive(&mut self) {
-        let socket = self.spare.take().expect("it died once");
-        self.live(socket.listen(1024).expect("a listener"));
+    fn pid(&self) -> Pid {
+        let id = self.life.as_ref().expect("it lives").id();
+        Pid::from_raw(i32::try_from(id).expect("a process"))
     }
 
+    /// It does nothing any more, and its kernel still takes what is sent to it.
+    async fn freeze(&self) {
+        signal::kill(self.pid(), Signal::SIGSTOP).expect("it lives");
+        // Until each of its threads has stopped, the others go on.
+        eventually("it stops", PATIENCE, || {
+            match waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)).expect("a child") {
+                WaitStatus::Stopped(..) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// How many of its connections hold something that it has not read.
+    fn unread(&self) -> usize {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the connections of this machine");
+        let port = format!(":{:04X}", self.address.port());
+        let holds_something = |line: &&str| {
+            let [_, local, _, state, queues, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                return false;
+            };
+            local.ends_with(&port) && state == "01" && !queues.ends_with(":00000000")
+        };
+        table.lines().filter(holds_something).count()
+    }
+
+    /// `kill -9`.
+    fn kill(&mut self) {
+        let mut life = self.life.take().expect("it lives");
+        life.kill().expect("it lives");
+        let status = life.wait().expect("a child");
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
+    }
+
+    /// How many connections it has ever had, as far as it has said so.
     fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it has had so many.
+    async fn has_accepted(&self, count: usize) {
+        eventually("its connections", PATIENCE, || {
+            let accepted = self.accepted();
+            (accepted >= count).then_some(()).ok_or_else(|| format!("{accepted} of {count}"))
+        })
+        .await;
+        assert_eq!(self.accepted(), count);
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if self.life.is_some() {
+            self.kill();
+        }
     }
 }
 
 #[tokio::test]
-async fn one_of_two_dies_under_200_sessions_and_comes_back() {
-    let (mut mortal, other) = (Mortal::new(), Backend::echo().await);
+async fn one_of_two_is_killed_under_200_sessions_and_comes_back() {
+    if Mortal::is_played().await {
+        return;
+    }
+    let (mut mortal, other) = (Mortal::new().await, Backend::echo().await);
     let gateway = pool(&[mortal.address, other.address], "").await;
     let mut sessions = Vec::new();
     for _ in 0..200 {
@@ -258,14 +351,31 @@ async fn one_of_two_dies_under_200_sessions_and_comes_back() {
         session.echo(b"hello").await;
         sessions.push(session);
     }
-    assert_eq!((mortal.accepted(), other.open()), (100, 100));
+    mortal.has_accepted(100).await;
+    assert_eq!(other.open(), 100);
 
-    mortal.kill().await;
+    // It owes all of its clients an answer when it dies.
+    mortal.freeze().await;
+    for session in &mut sessions {
+        session.send(&frame(true, BINARY, b"are you there?")).await;
+    }
+    eventually("a hundred requests to reach it", PATIENCE, || {
+        let unread = mortal.unread();
+        (unread == 100).then_some(()).ok_or_else(|| format!("{unread} have"))
+    })
+    .await;
+    mortal.kill();
     let died = Instant::now();
+
+    // Whoever comes now is served, and by the other.
+    for _ in 0..30 {
+        assert_eq!(visit(&gateway, HERE).await, url(other.address));
+    }
     let mut survivors = Vec::new();
     for (index, mut session) in sessions.into_iter().enumerate() {
         // In turns, from the first.
         if index % 2 == 1 {
+            assert_eq!(session.frames.payload(14).await, b"are you there?");
             session.echo(b"still here").await;
             survivors.push(session);
             continue;
@@ -277,38 +387,48 @@ async fn one_of_two_dies_under_200_sessions_and_comes_back() {
     }
     assert!(died.elapsed() < Duration::from_secs(10), "{:?}", died.elapsed());
     assert_eq!(survivors.len(), 100);
-    // Whoever comes now is served, and by the other.
-    for _ in 0..30 {
-        assert_eq!(visit(&gateway, HERE).await, url(other.address));
-    }
 
-    let before = mortal.accepted();
-    mortal.revive();
+    mortal.live().await;
     let back = Instant::now();
-    while mortal.accepted() == before {
-        visit(&gateway, HERE).await;
+    while visit(&gateway, HERE).await != url(mortal.address) {
         assert!(back.elapsed() < Duration::from_secs(5), "not used again within five seconds");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // From now on it does its share.
-    let before = mortal.accepted();
+    let mut served = 0;
     for _ in 0..10 {
-        visit(&gateway, HERE).await;
+        served += usize::from(visit(&gateway, HERE).await == url(mortal.address));
     }
-    assert_eq!(mortal.accepted() - before, 5);
+    assert_eq!(served, 5);
+    mortal.has_accepted(100 + 1 + 5).await;
 
     for mut session in survivors {
         session.echo(b"all the time").await;
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
     }
-    mortal.kill().await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn one_that_is_killed_and_owes_nothing_has_hung_up() {
+    let mut mortal = Mortal::new().await;
+    let gateway = pool(&[mortal.address], "").await;
+    let mut session = gateway.session_by(PLAIN, "/pool").await;
+    session.echo(b"hello").await;
+    mortal.kill();
+    // Its kernel says goodbye for it, and nobody can tell.
+    let (data, code, said) = session.closed().await;
+    assert_eq!((data.as_slice(), code), (&b""[..], Some(1000)), "{said}");
+    gateway.ended(session.peer, "backend_closed", Some(1000)).await;
+    drop(session);
+    unreached(&gateway, "/pool", "backend_refused").await;
     gateway.finish().await;
 }
 
 #[tokio::test]
 async fn health_checks_find_out_before_a_client_does() {
-    let (mut mortal, other) = (Mortal::new(), Backend::echo().await);
+    let (mut mortal, other) = (Mortal::new().await, Backend::echo().await);
     let health = "health = { interval = \"100ms\", timeout = \"500ms\", rise = 2, fall = 2 }";
     let gateway = pool(&[mortal.address, other.address], health).await;
     within("a check", async {
@@ -317,19 +437,18 @@ async fn health_checks_find_out_before_a_client_does() {
         }
     })
     .await;
-    mortal.kill().await;
+    mortal.kill();
     wait_for(&gateway, "backend is down", &url(mortal.address)).await;
     for _ in 0..6 {
         assert_eq!(visit(&gateway, HERE).await, url(other.address));
     }
-    mortal.revive();
+    mortal.live().await;
     wait_for(&gateway, "backend is up again", &url(mortal.address)).await;
     let mut used = HashSet::new();
     for _ in 0..2 {
         used.insert(visit(&gateway, HERE).await);
     }
     assert_eq!(used.len(), 2, "only {used:?}");
-    mortal.kill().await;
     gateway.finish().await;
 }
 

@@ -3,6 +3,8 @@
 //! Nothing here sleeps to let something happen. Whoever waits names what for, and a wait that is in vain
 //! fails with that name and with the log of the gateway.
 
+mod admin;
+mod again;
 mod backend;
 mod client;
 mod frames;
@@ -14,6 +16,8 @@ mod process;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+pub(crate) use admin::{ask_on, command};
+pub(crate) use again::{again, alone, part};
 pub(crate) use backend::Backend;
 pub(crate) use client::{Dripping, Wire};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, Frames, MASK, PING, PONG, Session, TEXT};

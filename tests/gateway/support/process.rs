@@ -120,6 +120,11 @@ impl Setup {
         self
     }
 
+    /// Listens for the operator on a port of its own.
+    pub(crate) fn admin(self) -> Self {
+        self.tables("[admin]\naddress = \"127.0.0.1:0\"")
+    }
+
     /// Serves the files of a directory.
     pub(crate) fn web(mut self, root: &Path) -> Self {
         self.rest += &format!("[web]\nroot = {:?}\n", root.to_str().expect("a path of text"));
@@ -132,7 +137,7 @@ impl Setup {
         self
     }
 
-    /// Starts the gateway with that many descriptors and no way to more.
+    /// Starts the gateway with descriptors below that number and no way to more. What it inherited above does not count.
     pub(crate) fn descriptors(mut self, limit: usize) -> Self {
         self.descriptors = Some(limit);
         self

@@ -1,0 +1,199 @@
+// ActiveMQ 5 ("classic"; Artemis is another program) with its STOMP connector: a broker of its own in one directory and on
+// loopback, and none of Debian's instances.
+
+import fs from 'node:fs';
+import path from 'node:path';
+
+import { freePort, start } from './processes.js';
+import { until } from './until.js';
+
+const HOME = '/usr/share/activemq';
+const JAR = `${HOME}/bin/activemq.jar`;
+
+/** What it takes, and which Debian package brings it. */
+export const TOOLS = [
+  { program: JAR, package: 'activemq' },
+  { program: 'java', package: 'default-jre-headless' },
+  { program: 'setpriv', package: 'util-linux' },
+];
+
+/** What its libraries reach into, and Java 17 keeps closed. */
+const OPENED = [
+  'java.base/java.lang',
+  'java.base/java.net',
+  'java.base/java.security',
+  'java.base/java.util',
+  'java.base/java.util.concurrent',
+  'java.naming/javax.naming.spi',
+];
+
+/**
+ * Starts a broker with one user, who may use topics and queues whose names begin with `prefix`, and nothing else.
+ *
+ * @param {object} options
+ * @param {string} options.directory everything it writes lies here
+ * @param {string} options.login
+ * @param {string} options.password
+ * @param {string} options.prefix letters and digits
+ * @param {number} [options.port] of loopback; by default a free one
+ * @param {string} [options.log] the file it logs to
+ */
+export async function startActivemq({ directory, port, log = path.join(directory, 'activemq.log'), ...account }) {
+  fs.mkdirSync(directory, { recursive: true });
+  fs.writeFileSync(log, '');
+  const broker = new Activemq(path.resolve(directory), log);
+  await broker.prepare(account, port);
+  await broker.start();
+  return broker;
+}
+
+class Activemq {
+  name = 'ActiveMQ';
+  #directory;
+  #log;
+  #server;
+
+  constructor(directory, log) {
+    this.#directory = directory;
+    this.#log = log;
+  }
+
+  async prepare(account, port) {
+    this.port = port ?? (await freePort());
+    for (const name of ['data', 'tmp']) fs.mkdirSync(this.#file(name), { recursive: true });
+    const data = this.#file('data');
+    fs.writeFileSync(this.#file('activemq.xml'), configuration({ ...account, data, port: this.port }), { mode: 0o600 });
+    fs.writeFileSync(
+      this.#file('log4j.properties'),
+      `log4j.rootLogger=INFO, out
+log4j.appender.out=org.apache.log4j.ConsoleAppender
+log4j.appender.out.layout=org.apache.log4j.PatternLayout
+log4j.appender.out.layout.ConversionPattern=%d %p %c{1} %m%n
+`,
+    );
+  }
+
+  /** Starts it; again, after it has ended, with all it had. */
+  async start() {
+    const before = this.#started();
+    const settings = {
+      'java.io.tmpdir': this.#file('tmp'),
+      'activemq.home': HOME,
+      'activemq.base': this.#directory,
+      'activemq.conf': this.#directory,
+      'activemq.data': this.#file('data'),
+      'activemq.classpath': this.#directory,
+      'log4j.configuration': `file:${this.#file('log4j.properties')}`,
+    };
+    const args = [
+      '-Xms64M',
+      '-Xmx512M',
+      ...OPENED.map((name) => `--add-opens=${name}=ALL-UNNAMED`),
+      ...Object.entries(settings).map(([name, value]) => `-D${name}=${value}`),
+      '-jar',
+      JAR,
+      'start',
+      `xbean:file:${this.#file('activemq.xml')}`,
+    ];
+    const server = start('java', args, { env: { PATH: process.env.PATH }, log: this.#log, cwd: this.#directory });
+    this.#server = server;
+    await until('ActiveMQ has started', 60, (saw) => {
+      saw(server.log().slice(-500) || 'an empty log');
+      return server.end || this.#started() > before;
+    });
+    server.mustRun();
+  }
+
+  log() {
+    return fs.readFileSync(this.#log, 'utf8');
+  }
+
+  /** Throws if it has ended, with the end of its log. */
+  mustRun() {
+    this.#server.mustRun();
+  }
+
+  /** Ends it as a power cut would. */
+  kill() {
+    return this.#server.kill();
+  }
+
+  stop() {
+    return this.#server.stop();
+  }
+
+  #started() {
+    return this.log().match(/Apache ActiveMQ [\d.]+ \(.*\) started$/gm)?.length ?? 0;
+  }
+
+  #file(name) {
+    return path.join(this.#directory, name);
+  }
+}
+
+function configuration({ login, password, prefix, data, port }) {
+  const xml = (text) => text.replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
+  const spring = 'http://www.springframework.org/schema/beans';
+  const core = 'http://activemq.apache.org/schema/core';
+  const may = 'read="players" write="players" admin="players"';
+  // Heart-beats may come half a period late: clients send them exactly on time, and the network takes its own.
+  const uri = `stomp+nio://127.0.0.1:${port}?transport.hbGracePeriodMultiplier=1.5`;
+  // What nobody asked for during an hour belongs to games long over: first the messages go, then the empty queues.
+  const hour = 3_600_000;
+  return `<beans xmlns="${spring}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+  xsi:schemaLocation="${spring} ${spring}/spring-beans-2.0.xsd ${core} ${core}/activemq-core.xsd">
+  <broker xmlns="${core}" useJmx="false" brokerName="game" dataDirectory="${xml(data)}" schedulePeriodForDestinationPurge="60000">
+    <destinationPolicy>
+      <policyMap>
+        <policyEntries>
+          <policyEntry queue=">" gcInactiveDestinations="true" inactiveTimeoutBeforeGC="${hour}">
+            <deadLetterStrategy>
+              <sharedDeadLetterStrategy processExpired="false"/>
+            </deadLetterStrategy>
+          </policyEntry>
+          <policyEntry topic=">" gcInactiveDestinations="true" inactiveTimeoutBeforeGC="${hour}"/>
+        </policyEntries>
+      </policyMap>
+    </destinationPolicy>
+    <persistenceAdapter>
+      <kahaDB directory="${xml(data)}/kahadb"/>
+    </persistenceAdapter>
+    <plugins>
+      <simpleAuthenticationPlugin>
+        <users>
+          <authenticationUser username="${xml(login)}" password="${xml(password)}" groups="players"/>
+        </users>
+      </simpleAuthenticationPlugin>
+      <authorizationPlugin>
+        <map>
+          <authorizationMap>
+            <authorizationEntries>
+              <authorizationEntry queue="${prefix}.&gt;" ${may}/>
+              <authorizationEntry topic="${prefix}.&gt;" ${may}/>
+              <authorizationEntry topic="ActiveMQ.Advisory.&gt;" ${may}/>
+            </authorizationEntries>
+          </authorizationMap>
+        </map>
+      </authorizationPlugin>
+      <timeStampingBrokerPlugin zeroExpirationOverride="${hour}" ttlCeiling="${hour}"/>
+    </plugins>
+    <systemUsage>
+      <systemUsage>
+        <memoryUsage>
+          <memoryUsage limit="256 mb"/>
+        </memoryUsage>
+        <storeUsage>
+          <storeUsage limit="1 gb"/>
+        </storeUsage>
+        <tempUsage>
+          <tempUsage limit="1 gb"/>
+        </tempUsage>
+      </systemUsage>
+    </systemUsage>
+    <transportConnectors>
+      <transportConnector name="stomp" uri="${uri}"/>
+    </transportConnectors>
+  </broker>
+</beans>
+`;
+}

@@ -1,0 +1,23 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+
+import { replaceValues } from './gateway.js';
+
+const TEXT = `
+# "a:1" is where clients connect.
+address = "a:1"
+list = ["b", "a:1"]
+`;
+
+test('values are replaced wherever they stand, and nothing else is', () => {
+  const replaced = replaceValues(TEXT, { 'a:1': '127.0.0.1:0', b: '/a "strange" path' });
+  assert.equal(replaced, `
+# "a:1" is where clients connect.
+address = "127.0.0.1:0"
+list = ["/a \\"strange\\" path", "127.0.0.1:0"]
+`);
+});
+
+test('a value that is not there is an error', () => {
+  assert.throws(() => replaceValues(TEXT, { a: 'c' }), /^Error: the configuration has no value "a"$/);
+});

@@ -1,0 +1,15 @@
+/**
+ * The time, as an argument: everything here that waits takes a clock, so that its tests need not wait.
+ *
+ * @typedef {object} Clock
+ * @property {() => number} now milliseconds since some moment; never goes back
+ * @property {(callback: () => void, ms: number) => unknown} setTimeout
+ * @property {(timer: unknown) => void} clearTimeout
+ */
+
+/** @type {Clock} */
+export const realClock = {
+  now: () => performance.now(),
+  setTimeout: (callback, ms) => setTimeout(callback, ms),
+  clearTimeout: (timer) => clearTimeout(timer),
+};

@@ -1,0 +1,356 @@
+//! What the admin address answers: one function from a request to an answer.
+//!
+//! Owns the paths, the methods and the shapes of what is asked and told. Refuses to know sockets, and how anything is done:
+//! whatever is steered is steered by [`Steering`]. Invariants: nothing but POST and DELETE changes anything; a body is
+//! read up to a limit; no answer may be kept, framed, or read by another site.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{
+        ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
+        X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    },
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Body;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    exposition::{self, Moment},
+    page,
+    process::measure,
+    sessions::{Choice, Readings, list, peer},
+    status::status,
+    steering::Steering,
+};
+use crate::{
+    metrics::Metrics,
+    outcome::Reason,
+    session::{Registry, Seen},
+};
+
+/// The largest body that is read, in bytes.
+const MAX_BODY: usize = 16 * 1024;
+/// How long a body may take.
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// From the first look at the sessions to the second, where rates must be told at once.
+const GLANCE: Duration = Duration::from_millis(300);
+/// The longest reason for a kill, in bytes: what a Close frame has room for (RFC 6455 §5.5).
+const MAX_WORDS: usize = 123;
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// An answer.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// What the operator looks at and steers by.
+#[derive(Debug)]
+pub(super) struct Office {
+    steering: Arc<dyn Steering>,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    readings: Mutex<Readings>,
+    started: SystemTime,
+}
+
+/// Which sessions are to be ended, and why.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kill {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ids: Option<Vec<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) route: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogLevel {
+    level: String,
+}
+
+/// Something that was asked for wrongly.
+struct Wrong(StatusCode, String);
+
+impl Wrong {
+    fn request(words: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, words.into())
+    }
+}
+
+impl Office {
+    pub(super) fn new(steering: Arc<dyn Steering>, registry: Arc<Registry>, metrics: Arc<Metrics>) -> Self {
+        let (readings, started) = (Mutex::default(), SystemTime::now());
+        Self { steering, registry, metrics, readings, started }
+    }
+
+    /// Answers a request that may be made.
+    pub(super) async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
+    {
+        let path = request.uri().path().to_owned();
+        let methods: &[Method] = match path.as_str() {
+            "/" | "/style.css" | "/script.js" | "/healthz" | "/readyz" | "/metrics" | "/api/status"
+            | "/api/sessions" => &[Method::GET, Method::HEAD],
+            "/api/sessions/kill" | "/api/reload" | "/api/drain" | "/api/log-level" => &[Method::POST],
+            path if path.starts_with("/api/sessions/") => &[Method::DELETE],
+            _ => return answer(StatusCode::NOT_FOUND, TEXT, "nothing here\n"),
+        };
+        if !methods.contains(request.method()) {
+            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            let names = names.join(", ");
+            let mut refused =
+                answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("only {names} is answered here\n"));
+            if let Ok(names) = HeaderValue::from_str(&names) {
+                refused.headers_mut().insert(ALLOW, names);
+            }
+            return refused;
+        }
+        let answered = match path.as_str() {
+            "/" => Ok(page::html()),
+            "/style.css" => Ok(page::style()),
+            "/script.js" => Ok(page::script()),
+            "/healthz" => Ok(answer(StatusCode::OK, TEXT, "alive\n")),
+            "/readyz" => Ok(self.ready()),
+            "/metrics" => self.metrics(),
+            "/api/status" => {
+                json(&status(&self.metrics, self.registry.opened(), self.moment(), SystemTime::now()))
+            }
+            "/api/sessions" => self.sessions(request.uri().query()).await,
+            "/api/sessions/kill" => match body(request).await {
+                Ok(kill) => self.kill(kill),
+                Err(wrong) => Err(wrong),
+            },
+            "/api/reload" => self.reload().await,
+            "/api/drain" => {
+                self.steering.drain();
+                message(
+                    StatusCode::ACCEPTED,
+                    "draining: nobody is accepted any more, and every session is told",
+                )
+            }
+            "/api/log-level" => match body(request).await {
+                Ok(wanted) => self.log_level(&wanted),
+                Err(wrong) => Err(wrong),
+            },
+            path => self.kill_one(path, request.uri().query()),
+        };
+        answered.unwrap_or_else(|Wrong(status, words)| {
+            #[derive(Serialize)]
+            struct Error {
+                error: String,
+            }
+            json_with(status, &Error { error: words })
+        })
+    }
+
+    fn moment(&self) -> Moment {
+        let (standing, payload) = (self.steering.standing(), self.registry.payload());
+        Moment { standing, payload, process: measure(), started: self.started }
+    }
+
+    fn ready(&self) -> Answer {
+        let standing = self.steering.standing();
+        match (standing.ready, standing.draining) {
+            (true, _) => answer(StatusCode::OK, TEXT, "ready\n"),
+            (false, true) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+            (false, false) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
+        }
+    }
+
+    fn metrics(&self) -> Result<Answer, Wrong> {
+        let text = exposition::text(&self.metrics, &self.moment())
+            .map_err(|error| Wrong(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        Ok(answer(StatusCode::OK, exposition::CONTENT_TYPE, text))
+    }
+
+    async fn sessions(&self, query: Option<&str>) -> Result<Answer, Wrong> {
+        let (mut choice, mut most) = (Choice::default(), usize::MAX);
+        for (key, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            let value = value.into_owned();
+            match &*key {
+                "route" => choice.route = Some(value),
+                "peer" => choice.peer = Some(peer(&value).map_err(Wrong::request)?),
+                "user" => choice.user = Some(value),
+                "find" => choice.text = Some(value),
+                "limit" => {
+                    most = value
+                        .parse()
+                        .map_err(|_| Wrong::request(format!("limit {value:?}: must be a whole number")))?;
+                }
+                _ => {
+                    let known = "route, peer, user, find and limit";
+                    return Err(Wrong::request(format!("unknown parameter {key:?}; there are {known}")));
+                }
+            }
+        }
+        let sessions = self.look().await;
+        let readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        json(&list(&sessions, &choice, most, &readings, SystemTime::now()))
+    }
+
+    /// Looks at all sessions, so that rates can be told.
+    async fn look(&self) -> Vec<Seen> {
+        let read = |now, at_once| {
+            let sessions = self.registry.look();
+            let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+            readings.read(now, &sessions, at_once);
+            sessions
+        };
+        let start = Instant::now();
+        let cold = self.readings.lock().unwrap_or_else(PoisonError::into_inner).is_cold(start);
+        let sessions = read(start, false);
+        if !cold {
+            return sessions;
+        }
+        sleep(GLANCE).await;
+        read(Instant::now(), true)
+    }
+
+    fn kill_one(&self, path: &str, query: Option<&str>) -> Result<Answer, Wrong> {
+        let id = path.rsplit('/').next().unwrap_or_default();
+        let id: u64 = id.parse().map_err(|_| Wrong::request(format!("{id:?} is no number of a session")))?;
+        let mut reason = None;
+        for (key, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*key {
+                "reason" => reason = Some(value.into_owned()),
+                _ => return Err(Wrong::request(format!("unknown parameter {key:?}; there is reason"))),
+            }
+        }
+        let choice = Choice { ids: Some(vec![id]), ..Choice::default() };
+        let killed = self.end(&choice, reason.as_deref())?;
+        if killed.is_empty() {
+            return Err(Wrong(StatusCode::NOT_FOUND, format!("there is no session {id}")));
+        }
+        json(&Killed { killed })
+    }
+
+    fn kill(&self, kill: Kill) -> Result<Answer, Wrong> {
+        let Kill { ids, route, peer: from, user, reason } = kill;
+        let peer = from.as_deref().map(peer).transpose().map_err(Wrong::request)?;
+        let choice = Choice { ids, route, peer, user, text: None };
+        if choice.is_everything() {
+            return Err(Wrong::request("say which sessions: ids, route, peer or user"));
+        }
+        json(&Killed { killed: self.end(&choice, reason.as_deref())? })
+    }
+
+    /// Tells the sessions that are meant to end. Returns their numbers.
+    fn end(&self, choice: &Choice, reason: Option<&str>) -> Result<Vec<u64>, Wrong> {
+        if reason.is_some_and(|words| words.len() > MAX_WORDS || words.contains(char::is_control)) {
+            let words = format!("the reason must be one line of at most {MAX_WORDS} bytes");
+            return Err(Wrong::request(words));
+        }
+        let meant = match choice.ids.as_deref() {
+            // Whoever names them need not wait for a look at all.
+            Some(ids) => ids.iter().filter_map(|id| self.registry.find(*id)).collect(),
+            None => self.registry.look(),
+        };
+        let meant = meant.into_iter().filter(|session| choice.takes(session)).map(|session| session.id);
+        let told = meant.filter(|id| self.registry.end_because(*id, Reason::Killed, reason));
+        let told: Vec<u64> = told.collect();
+        if !told.is_empty() {
+            tracing::info!(sessions = told.len(), detail = reason, "killed by the operator");
+        }
+        Ok(told)
+    }
+
+    async fn reload(&self) -> Result<Answer, Wrong> {
+        // A task of its own: one who asks and leaves does not stop it halfway.
+        let steering = Arc::clone(&self.steering);
+        match tokio::spawn(async move { steering.reload().await }).await {
+            Ok(Ok(words)) => message(StatusCode::OK, words),
+            Ok(Err(words)) => Err(Wrong(StatusCode::UNPROCESSABLE_ENTITY, words)),
+            Err(error) => Err(Wrong(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        }
+    }
+
+    fn log_level(&self, wanted: &LogLevel) -> Result<Answer, Wrong> {
+        let words = ["error", "warn", "info", "debug", "trace"];
+        let level = words.contains(&wanted.level.as_str()).then(|| wanted.level.parse().ok()).flatten();
+        let level = level.ok_or_else(|| {
+            let known = words.join(", ");
+            Wrong::request(format!("unknown level {:?}; there are {known}", wanted.level))
+        })?;
+        self.steering.set_log_level(level).map_err(|words| Wrong(StatusCode::CONFLICT, words))?;
+        message(StatusCode::OK, format!("the log level is {} until the next reload", wanted.level))
+    }
+}
+
+/// The numbers of the sessions that were told to end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Killed {
+    pub(super) killed: Vec<u64>,
+}
+
+async fn body<T, B>(request: Request<B>) -> Result<T, Wrong>
+where
+    T: DeserializeOwned,
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let body = match timeout(BODY_TIME, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            let words = format!("more than {MAX_BODY} bytes are not read");
+            return Err(Wrong(StatusCode::PAYLOAD_TOO_LARGE, words));
+        }
+        Ok(Err(error)) => return Err(Wrong::request(format!("the body is broken: {error}"))),
+        Err(_) => return Err(Wrong(StatusCode::REQUEST_TIMEOUT, "no whole body in time".to_owned())),
+    };
+    serde_json::from_slice(&body)
+        .map_err(|error| Wrong::request(format!("not the JSON that is needed: {error}")))
+}
+
+fn message(status: StatusCode, words: impl Into<String>) -> Result<Answer, Wrong> {
+    #[derive(Serialize)]
+    struct Message {
+        message: String,
+    }
+    Ok(json_with(status, &Message { message: words.into() }))
+}
+
+fn json(value: &impl Serialize) -> Result<Answer, Wrong> {
+    Ok(json_with(StatusCode::OK, value))
+}
+
+fn json_with(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(text) => answer(status, JSON, text),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+    }
+}
+
+/// An answer that no cache keeps, no frame holds and no other site reads.
+pub(super) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let fields: [(HeaderName, &'static str); 7] = [
+        (CONTENT_TYPE, kind),
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, page::POLICY),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        // Not "no-referrer": our own page's requests must have its Origin.
+        (REFERRER_POLICY, "same-origin"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+    ];
+    for (name, value) in fields {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,94 @@
+//! The socket that the operator comes in by.
+//!
+//! Owns what is told when there can be none. Refuses to know what is said on it.
+
+use std::{fs, io, os::unix::fs::FileTypeExt};
+
+use crate::{
+    config::{Address, AdminAddress},
+    transport::listener::{Inherited, Listening, listen, listen_privately},
+};
+
+/// Why the admin address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody listens there already.
+    #[error("another program listens there; stop it, or set another address")]
+    InUse,
+    /// Something that is not a socket has its name.
+    #[error("there is something that is not a socket; remove it, or set another path")]
+    NotASocket,
+    /// What the system said.
+    #[error("{0}; {advice}", advice = advice(.0))]
+    System(#[from] io::Error),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            "set a loopback address of this machine, such as \"127.0.0.1:9101\""
+        }
+        io::ErrorKind::NotFound => "create the directory, or set another path",
+        io::ErrorKind::PermissionDenied => {
+            "let the user who runs Portcullis write to the directory, or set another"
+        }
+        _ => "set another address",
+    }
+}
+
+/// Listens on `address`. A Unix socket that nobody listens on any more is replaced.
+pub(super) fn bind(address: &AdminAddress) -> Result<Listening, SocketError> {
+    let bound = match address {
+        AdminAddress::Loopback(address) => {
+            let listening = listen(&Address::Ip(*address), &Inherited::default());
+            listening
+                .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
+        }
+        AdminAddress::Unix(path) => listen_privately(path),
+    };
+    bound.map_err(|error| match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, AdminAddress::Unix(path))
+            if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) =>
+        {
+            SocketError::NotASocket
+        }
+        (io::ErrorKind::AddrInUse, _) => SocketError::InUse,
+        _ => error.into(),
+    })
+}
+
+/// Where it listens, with the port that was given for port 0.
+pub(super) fn address_of(listening: &Listening) -> Option<AdminAddress> {
+    match listening.address() {
+        Address::Ip(address) => Some(AdminAddress::Loopback(address)),
+        Address::Unix(_) | Address::Inherited(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unix(path: &std::path::Path) -> AdminAddress {
+        AdminAddress::Unix(path.to_owned())
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_listened_on_is_told_with_advice() {
+        let directory = tempfile::tempdir().unwrap();
+        let nowhere = bind(&unix(&directory.path().join("no/admin.sock"))).unwrap_err().to_string();
+        assert!(nowhere.contains("create the directory"), "{nowhere}");
+        let long = bind(&unix(&directory.path().join("x".repeat(108)))).unwrap_err().to_string();
+        assert!(long.contains("set a shorter"), "{long}");
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(bind(&unix(&file)), Err(SocketError::NotASocket)));
+        let path = directory.path().join("admin.sock");
+        let first = bind(&unix(&path)).unwrap();
+        assert!(matches!(bind(&unix(&path)), Err(SocketError::InUse)));
+        assert_eq!(address_of(&first), None, "it is the one that was asked for");
+        let first = bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let second = bind(&address_of(&first).unwrap());
+        assert!(matches!(second, Err(SocketError::InUse)), "{second:?}");
+    }
+}

@@ -1,0 +1,139 @@
+//! What the status page shows, as JSON.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::{
+    exposition::Moment,
+    process::Measured,
+    steering::{BackendStanding, ListenerStanding},
+};
+use crate::{metrics::Metrics, outcome::Reason, session::Payload};
+
+const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    now: String,
+    started: String,
+    loaded: String,
+    ready: bool,
+    draining: bool,
+    reloads: Reloads,
+    sessions: Use,
+    handshakes: Use,
+    /// Since the process began.
+    sessions_opened: u64,
+    accept_errors: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    ends: Vec<End>,
+    listeners: Vec<Listener>,
+    backends: Vec<Backend>,
+    process: Measured,
+}
+
+#[derive(Debug, Serialize)]
+struct Reloads {
+    ok: u64,
+    failed: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Use {
+    in_use: usize,
+    limit: usize,
+}
+
+/// How many connections ended for a reason, since the process began.
+#[derive(Debug, Serialize)]
+struct End {
+    reason: &'static str,
+    /// Before a server was asked, at the dial, or in a session.
+    at: &'static str,
+    count: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Listener {
+    address: String,
+    tls: bool,
+    certificate_expiry: Option<String>,
+    /// Negative once it has expired.
+    expires_in_seconds: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Backend {
+    route: String,
+    backend: String,
+    up: bool,
+    sessions: usize,
+}
+
+/// How everything stands.
+pub(super) fn status(metrics: &Metrics, opened: u64, moment: Moment, now: SystemTime) -> Status {
+    let Moment { standing, payload, process, started } = moment;
+    let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+    let carried = payload.into_values().fold(Payload::default(), Payload::plus);
+    let use_of = |(in_use, limit): (usize, usize)| Use { in_use, limit };
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        now: time(now),
+        started: time(started),
+        loaded: time(standing.loaded),
+        ready: standing.ready,
+        draining: standing.draining,
+        reloads: Reloads { ok: standing.reloads.0, failed: standing.reloads.1 },
+        sessions: use_of(standing.sessions),
+        handshakes: use_of(standing.handshakes),
+        sessions_opened: opened,
+        accept_errors: metrics.accept_errors(),
+        bytes_in: carried.bytes_in,
+        bytes_out: carried.bytes_out,
+        ends: ends(metrics),
+        listeners: standing.listeners.into_iter().map(|listener| told(listener, now)).collect(),
+        backends: standing
+            .backends
+            .into_iter()
+            .map(|BackendStanding { route, backend, up, sessions }| Backend { route, backend, up, sessions })
+            .collect(),
+        process,
+    }
+}
+
+/// In the order of the table, those that have happened.
+fn ends(metrics: &Metrics) -> Vec<End> {
+    let happened = Reason::ALL.iter().map(|&reason| End {
+        reason: reason.as_str(),
+        at: match reason as u8 {
+            _ if reason == Reason::Served => "served",
+            place if place < Reason::BackendRefused as u8 => "refused",
+            _ if reason == Reason::Served => "served",
+            place if place < Reason::ClientClosed as u8 => "dial",
+            _ => "session",
+        },
+        count: metrics.ended(reason),
+    });
+    happened.filter(|end| end.count > 0).collect()
+}
+
+fn told(listener: ListenerStanding, now: SystemTime) -> Listener {
+    let ListenerStanding { address, tls, certificate_expiry: end } = listener;
+    let left = |end: SystemTime| match end.duration_since(now) {
+        Ok(left) => left.as_secs() as i64,
+        Err(over) => -(over.duration().as_secs() as i64),
+    };
+    Listener {
+        address,
+        tls,
+        // The formatter knows no year beyond 9999.
+        certificate_expiry: end.and_then(|end| {
+            let shown = end.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000);
+            shown.then(|| humantime::format_rfc3339_seconds(end).to_string())
+        }),
+        expires_in_seconds: end.map(left),
+    }
+}

@@ -1,0 +1,354 @@
+// The status page, end to end: a gateway under load, and the operator who looks at it in Chromium.
+//
+//   Chromium --http--> admin address of Portcullis <--ws-- many clients, and strangers who are refused
+//
+// environment: PORTCULLIS   the program to test (default: target/debug/portcullis)
+//              ARTEFACTS    where logs and screenshots are kept (default: tests/artefacts)
+//              CURVE        how many seconds of curves the screenshots show (default: 20); 110 made docs/images/status.png
+
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import path from 'node:path';
+import { after } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import { selfSigned } from '../../examples/launch/certificates.js';
+import { startGateway } from '../../examples/launch/gateway.js';
+import { until } from '../../examples/launch/until.js';
+import { accessibilityFaults, startBrowser } from './lib/browser.js';
+import { Client } from './lib/client.js';
+import { story } from './lib/story.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const program = path.resolve(process.env.PORTCULLIS ?? path.join(root, 'target/debug/portcullis'));
+const artefacts = path.resolve(process.env.ARTEFACTS ?? path.join(root, 'tests/artefacts'));
+
+const CURVE = Number(process.env.CURVE ?? 20);
+
+/** Sessions under load, each of which sends and gets messages all the time. */
+const SESSIONS = 40;
+const MESSAGE = 4096;
+/** What the server says for each byte that it hears. */
+const ANSWER = 3;
+
+fs.mkdirSync(artefacts, { recursive: true });
+fs.mkdirSync(path.join(root, 'target'), { recursive: true });
+const work = fs.mkdtempSync(path.join(root, 'target', 'status-test-'));
+process.on('exit', () => fs.rmSync(work, { recursive: true, force: true, maxRetries: 5 }));
+
+let echo;
+let gateway;
+let admin; // the port
+let browser;
+let page;
+let elsewhere;
+let load;
+const heard = [];
+
+const scene = story({ report, timeout: 60_000 + CURVE * 1000 });
+
+/** Everything that helps to understand a failure, on stderr. */
+async function report() {
+  const say = (title, text) => process.stderr.write(`\n--- ${title}\n${text}\n`);
+  if (page) {
+    await page.screenshot({ path: artefact('failure.png') }).catch(() => {});
+    say(`the page (picture: ${artefact('failure.png')})`, await page.locator('body').innerText().catch(String));
+  }
+  say('console', heard.join('\n'));
+  if (gateway) say(`gateway log, running: ${!gateway.end}`, gateway.log().slice(-6000));
+}
+
+after(async () => {
+  load?.stop();
+  await browser?.close();
+  await gateway?.stop();
+  elsewhere?.stop();
+  echo?.close();
+});
+
+function artefact(name) {
+  return path.join(artefacts, `status-${name}`);
+}
+
+/** What clients do: sessions that carry messages, and now and then somebody who has no business here. */
+class Load {
+  constructor(port) {
+    this.port = port;
+    this.clients = [];
+    this.strangers = setInterval(() => this.knock(), 120);
+  }
+
+  /** Opens a session, and keeps it busy until it ends. */
+  open(number) {
+    const [length, pause] = [MESSAGE * (1 + (number % 5)), 20 + (number % 7) * 10];
+    let due = 0;
+    const busy = (client) => {
+      if (client.received < due) return;
+      due += length * ANSWER;
+      setTimeout(() => client.send(length), pause);
+    };
+    this.clients.push(new Client(this.port, number % 4 === 0 ? '/chat' : '/desk', busy));
+  }
+
+  knock() {
+    const kinds = [
+      { path: '/nowhere', headers: {} },
+      { path: '/desk', headers: { origin: 'https://evil.example' } },
+      { path: '/desk', headers: { origin: 'https://evil.example' } },
+    ];
+    const kind = kinds[Math.floor(Math.random() * kinds.length)];
+    const upgrade = { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==' };
+    const request = http.get({ port: this.port, path: kind.path, agent: false, headers: { ...upgrade, ...kind.headers } });
+    request.on('error', () => {});
+    request.on('response', (response) => response.resume());
+  }
+
+  get alive() {
+    return this.clients.filter((client) => client.received > 0 && !client.end).length;
+  }
+
+  stop() {
+    clearInterval(this.strangers);
+    for (const client of this.clients) client.close();
+  }
+}
+
+/** Asks the gateway itself, past the page. */
+async function sessions(query = '') {
+  const answer = await fetch(`http://127.0.0.1:${admin}/api/sessions?${query}`);
+  return (await answer.json()).sessions;
+}
+
+const rows = () => page.locator('#sessions tbody tr');
+
+async function numbersShown() {
+  const numbers = await page.locator('#sessions tbody tr td:first-child').allInnerTexts();
+  return numbers.map(Number);
+}
+
+scene('a gateway under load', async () => {
+  echo = net.createServer((socket) => {
+    socket.on('error', () => socket.destroy());
+    socket.on('data', (bytes) => socket.write(Buffer.concat(Array(ANSWER).fill(bytes))));
+  });
+  await new Promise((resolve) => {
+    echo.listen(0, '127.0.0.1', resolve);
+  });
+  const identity = selfSigned(program, path.join(work, 'certs'));
+  const backend = `tcp://127.0.0.1:${echo.address().port}`;
+  const route = (name, more) =>
+    `[[route]]\nname = "${name}"\npath = "/${name}"\nbackend = ${more}\norigins = ["https://desk.example.com"]\nmissing_origin = "allow"\n`;
+  const text = `
+[[listener]]
+address = "127.0.0.1:0"
+[[listener]]
+address = "127.0.0.1:0"
+certificate = "${identity.certificate}"
+private_key = "${identity.privateKey}"
+${route('desk', JSON.stringify(backend))}
+${route('chat', JSON.stringify([backend, 'tcp://127.0.0.1:1']))}
+balance = "first"
+[route.health]
+[limits]
+max_sessions = 60
+[limits.per_ip]
+exempt = ["127.0.0.0/8"]
+[admin]
+address = "127.0.0.1:0"
+`;
+  gateway = await startGateway({ program, text, directory: path.join(work, 'gateway'), log: artefact('gateway.log') });
+  const [plain] = gateway.said('listening').filter((event) => !event.tls);
+  admin = Number(gateway.said('listening for the operator').at(-1).address.split(':').at(-1));
+  load = new Load(Number(plain.address.split(':').at(-1)));
+  for (let number = 0; number < SESSIONS; number++) load.open(number);
+  await until('every session is answered', 20, (saw) => {
+    saw(`${load.alive} of ${SESSIONS}`);
+    return load.alive === SESSIONS;
+  });
+});
+
+scene('the page shows it', async () => {
+  browser = await startBrowser(path.join(work, 'home'), ['desk.test', 'evil.test'], { width: 1280, height: 1000 });
+  page = await browser.newPage();
+  page.on('console', (message) => heard.push(message.text()));
+  page.on('pageerror', (error) => heard.push(`error: ${error}`));
+  await page.addInitScript(() => {
+    window.violations = [];
+    document.addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI }) =>
+      window.violations.push(`${violatedDirective}: ${blockedURI}`));
+  });
+  const loaded = [];
+  page.on('request', (request) => loaded.push(new URL(request.url()).host));
+  const answer = await page.goto(`http://localhost:${admin}/`);
+  assert.match(answer.headers()['content-security-policy'], /^default-src 'none';/);
+  await until('every session is shown, and what flows', 20, async (saw) => {
+    const seen = {
+      state: await page.locator('#state').innerText(),
+      rows: await rows().count(),
+      rates: await page.locator('#throughput li b').allInnerTexts(),
+      refused: await page.locator('#refusals li').allInnerTexts(),
+      servers: await page.locator('#backends tbody tr').allInnerTexts(),
+      listeners: await page.locator('#listeners tbody tr').allInnerTexts(),
+      limits: await page.locator('#limits dd').allInnerTexts(),
+      points: await page.locator('#throughput polyline').first().getAttribute('points').catch(() => ''),
+    };
+    saw(JSON.stringify(seen, null, 1));
+    return (
+      seen.state === 'ready' &&
+      seen.rows === SESSIONS &&
+      seen.rates.length === 2 && seen.rates.every((rate) => /^\d.*[kM]B\/s$/.test(rate)) &&
+      seen.refused.some((line) => /origin_refused/.test(line)) && seen.refused.some((line) => /unknown_route/.test(line)) &&
+      seen.servers.length === 3 && seen.servers.filter((line) => /\bdown\b/.test(line)).length === 1 &&
+      seen.listeners.some((line) => /ends in \d+ (d|h)/.test(line)) &&
+      seen.limits.some((line) => new RegExp(`^${SESSIONS} of 60`).test(line)) &&
+      seen.points.split(' ').length >= 4
+    );
+  });
+  assert.deepEqual([...new Set(loaded)], [`localhost:${admin}`], 'something was asked of somebody else');
+});
+
+scene('a session is found, ended, and gone', async () => {
+  const [victim] = (await sessions('route=chat')).slice(-1);
+  await page.getByLabel('Find').fill(victim.peer);
+  await until('only that session is shown', 10, async (saw) => {
+    const shown = await numbersShown();
+    saw(String(shown));
+    return shown.length === 1 && shown[0] === victim.id;
+  });
+  await page.getByRole('button', { name: `End session ${victim.id}` }).click();
+  await page.getByLabel('What the client is told').fill('the coffee is ready');
+  await page.getByRole('button', { name: 'End it' }).click();
+  const ended = await until('its client is told', 10, () => load.clients.find((client) => client.end));
+  assert.deepEqual(ended.end, { code: 1008, reason: 'the coffee is ready' });
+  await until('it is gone from the page', 10, async (saw) => {
+    saw(await page.locator('#count').innerText());
+    return (await rows().count()) === 0;
+  });
+  await page.getByLabel('Find').fill('');
+  await until('the others are still there', 10, async (saw) => {
+    const shown = await numbersShown();
+    saw(String(shown));
+    return shown.length === SESSIONS - 1 && !shown.includes(victim.id);
+  });
+  assert.equal((await sessions()).length, SESSIONS - 1);
+  assert.match(await page.locator('#message').innerText(), new RegExp(`Session ${victim.id} was told to end`));
+  await until('the end is counted by its name', 10, async () => /killed 1/.test(await page.locator('#ends').innerText()));
+  assert.equal(load.alive, SESSIONS - 1, 'others ended, too');
+});
+
+scene('it can be used without a mouse, and read by everybody', async () => {
+  const [second] = await numbersShown();
+  await page.getByLabel('Find').focus();
+  const focused = () => page.evaluate(() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.id);
+  await until('Tab leads to the first session', 10, async (saw) => {
+    await page.keyboard.press('Tab');
+    const name = await focused();
+    saw(name);
+    return name === `End session ${second} …`;
+  });
+  // The list is written anew each second; the button that has the focus keeps it.
+  const looks = () => page.evaluate(() => performance.getEntriesByType('resource').filter((entry) => /api\/sessions/.test(entry.name)).length);
+  const before = await looks();
+  await until('the page has looked twice more', 10, async () => (await looks()) >= before + 2);
+  assert.equal(await focused(), `End session ${second} …`);
+  await page.keyboard.press('Enter');
+  await page.getByRole('dialog').waitFor();
+  const faultsOfDialog = await accessibilityFaults(page);
+  await page.keyboard.press('Escape');
+  assert.equal((await sessions()).length, SESSIONS - 1, 'Escape is no yes');
+  assert.deepEqual([...faultsOfDialog, ...(await accessibilityFaults(page))], []);
+});
+
+scene('a page from elsewhere can do nothing', async () => {
+  const evil = http.createServer((_, response) => response.setHeader('content-type', 'text/html').end('<!doctype html><title>evil</title>'));
+  await new Promise((resolve) => {
+    evil.listen(0, '127.0.0.1', resolve);
+  });
+  elsewhere = { stop: () => evil.close() };
+  const stranger = await browser.newPage();
+  const attack = async (target) => {
+    const attempts = await stranger.evaluate(async (base) => {
+      const tries = [];
+      const attempt = async (name, path_, options) => {
+        const done = await fetch(base + path_, options).then(async (answer) => `${answer.status} ${answer.type}: ${await answer.text()}`, () => 'failed');
+        tries.push(`${name}: ${done}`);
+      };
+      await attempt('read', '/api/sessions', {});
+      await attempt('read blindly', '/api/sessions', { mode: 'no-cors' });
+      await attempt('post', '/api/drain', { method: 'POST' });
+      await attempt('post blindly', '/api/drain', { method: 'POST', mode: 'no-cors' });
+      await attempt('post with the word', '/api/drain', { method: 'POST', headers: { 'X-Portcullis': 'status-page' } });
+      await attempt('delete', '/api/sessions/2', { method: 'DELETE', headers: { 'X-Portcullis': 'status-page' } });
+      return tries;
+    }, target);
+    // What is fetched blindly is empty for the page that asked.
+    assert.deepEqual(attempts.filter((line) => !/: (failed|0 opaque: |403 .*)$/s.test(line)), []);
+    assert.ok(!attempts.join().includes('peer'), attempts.join('\n'));
+    return attempts;
+  };
+  // Another port of this machine; and, by a name that was made to lead here (DNS rebinding), what is the same origin.
+  await stranger.goto(`http://127.0.0.1:${evil.address().port}/`);
+  await attack(`http://127.0.0.1:${admin}`);
+  const rebound = await stranger.goto(`http://evil.test:${admin}/`);
+  assert.equal(rebound.status(), 403);
+  const attempts = await attack('');
+  assert.ok(attempts.every((line) => /: 403 /.test(line)), attempts.join('\n'));
+  // A form needs nobody's leave to be sent.
+  await stranger.goto(`http://127.0.0.1:${evil.address().port}/`);
+  const [answer] = await Promise.all([
+    stranger.waitForNavigation(),
+    stranger.evaluate((action) => {
+      const form = Object.assign(document.createElement('form'), { method: 'POST', action });
+      document.body.append(form);
+      form.submit();
+    }, `http://127.0.0.1:${admin}/api/drain`),
+  ]);
+  assert.equal(answer.status(), 403);
+  await stranger.close();
+  assert.equal(load.alive, SESSIONS - 1, 'a stranger ended a session');
+});
+
+scene('nothing was done that the policy forbids', async () => {
+  assert.deepEqual(await page.evaluate(() => window.violations), []);
+  assert.deepEqual(heard.filter((line) => /error|violat|refused|failed/i.test(line)), []);
+  await until('the curves have some length', 30 + CURVE, async (saw) => {
+    const points = (await page.locator('#throughput polyline').first().getAttribute('points')).split(' ').length;
+    saw(`${points} seconds`);
+    return points >= CURVE;
+  });
+  await page.setViewportSize({ width: 1280, height: 1040 });
+  await page.evaluate(() => {
+    document.activeElement.blur();
+    window.scrollTo(0, 0);
+  });
+  await page.screenshot({ path: artefact('page.png') });
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await page.screenshot({ path: artefact('dark.png') });
+  await page.emulateMedia({ colorScheme: null });
+});
+
+scene('reload and drain ask first', async () => {
+  await page.getByRole('button', { name: 'Reload …' }).click();
+  await page.getByRole('button', { name: 'Reload', exact: true }).click();
+  await until('the page says how the reload went', 10, async (saw) => {
+    const words = await page.locator('#message').innerText();
+    saw(words);
+    return /^reloaded: 2 listener/.test(words);
+  });
+  await page.getByRole('button', { name: 'Drain …' }).click();
+  await page.getByRole('button', { name: 'Cancel' }).click();
+  assert.equal(load.alive, SESSIONS - 1, 'Cancel is no yes');
+  await page.getByRole('button', { name: 'Drain …' }).click();
+  await page.getByRole('button', { name: 'Drain', exact: true }).click();
+  await until('everybody is told', 30, (saw) => {
+    const codes = load.clients.map((client) => client.end?.code);
+    saw(String(codes));
+    return codes.filter((code) => code === 1001).length === SESSIONS - 1;
+  });
+  await until('the page shows that nobody is left', 10, async (saw) => {
+    saw(await page.locator('body').innerText());
+    return (await page.locator('#state').innerText()) === 'draining' && (await rows().count()) === 0;
+  });
+});

@@ -1,0 +1,106 @@
+//! The operator's side of a gateway: his address, and the commands that ask there.
+
+use std::net::SocketAddr;
+use std::process::Output;
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Gateway, Response, read_to_end, run, within};
+
+impl Gateway {
+    /// Where it listens for the operator, as its log says.
+    pub(crate) async fn admin(&self) -> String {
+        self.until("the admin address", |lines| {
+            let line = lines.iter().rfind(|line| line["message"] == "listening for the operator")?;
+            Some(line["address"].as_str()?.to_owned())
+        })
+        .await
+    }
+
+    /// Asks as a program on this machine would.
+    pub(crate) async fn asked(&self, method: &str, target: &str, body: &str) -> Response {
+        self.asked_with(method, target, &[("Host", "localhost")], body).await
+    }
+
+    /// Asks with just these header fields.
+    pub(crate) async fn asked_with(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Response {
+        let address: SocketAddr = self.admin().await.parse().expect("a loopback address");
+        let stream = within("the admin address", TcpStream::connect(address)).await.expect("it accepts");
+        ask_on(stream, method, target, fields, body).await
+    }
+
+    /// What a GET answers, as JSON.
+    pub(crate) async fn told(&self, target: &str) -> Value {
+        let answer = self.asked("GET", target, "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.header("Content-Type"), Some("application/json"));
+        serde_json::from_slice(&answer.body).expect("JSON")
+    }
+
+    /// The sessions that fit a query, once there are so many.
+    pub(crate) async fn listed(&self, query: &str, count: usize) -> Vec<Value> {
+        let start = std::time::Instant::now();
+        loop {
+            let list = self.told(&format!("/api/sessions?{query}")).await;
+            let sessions = list["sessions"].as_array().expect("a list");
+            if sessions.len() == count {
+                return sessions.clone();
+            }
+            assert!(start.elapsed() < super::PATIENCE, "{count} sessions were due for {query:?}: {list:#}");
+        }
+    }
+
+    /// The value of one series, if it is told.
+    pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = self.asked("GET", "/metrics", "").await;
+        let line = metrics.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().expect("a number"))
+    }
+
+    /// Runs a command against it, off the thread that the test runs on.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> Output {
+        let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        arguments.extend(["--admin".to_owned(), self.admin().await]);
+        command(std::env::temp_dir(), arguments).await
+    }
+}
+
+/// Runs the binary in a directory, off the thread that the test runs on.
+pub(crate) async fn command(directory: std::path::PathBuf, arguments: Vec<String>) -> Output {
+    let ran = tokio::task::spawn_blocking(move || {
+        run(&directory, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    });
+    ran.await.expect("no panic")
+}
+
+/// Asks on a connection, and reads the one answer that comes.
+pub(crate) async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    method: &str,
+    target: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> Response {
+    let mut request = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
+    for (name, value) in fields {
+        request += &format!("{name}: {value}\r\n");
+    }
+    if !body.is_empty() {
+        request += &format!("Content-Length: {}\r\n", body.len());
+    }
+    request += &format!("\r\n{body}");
+    within("the request to be taken", stream.write_all(request.as_bytes())).await.expect("it is taken");
+    let (bytes, ended) = read_to_end(&mut stream).await;
+    ended.expect("a clean end");
+    let has_body = method != "HEAD";
+    Response::parse(&bytes, has_body)
+        .unwrap_or_else(|| panic!("no whole answer but {:?}", String::from_utf8_lossy(&bytes)))
+}

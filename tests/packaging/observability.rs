@@ -1,0 +1,387 @@
+//! The dashboard and the alerts: they ask for nothing that the program does not tell, and each alert speaks when it
+//! should.
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use portcullis::outcome::Reason;
+use serde_json::{Value, json};
+
+use crate::{
+    installed,
+    promql::{self, Selector},
+    read, root, said, well,
+};
+
+const ALERTS: &str = "packaging/observability/alerts.yml";
+const ALERT_TESTS: &str = "packaging/observability/alerts.test.yml";
+const DASHBOARD: &str = "packaging/observability/dashboard.json";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+use Kind::{Counter, Gauge, Histogram};
+
+/// What a gateway tells Prometheus: the name, what it is, and its labels.
+const METRICS: &[(&str, Kind, &[&str])] = &[
+    ("portcullis_connections_ended_total", Counter, &["route", "reason"]),
+    ("portcullis_sessions", Gauge, &["route", "backend"]),
+    ("portcullis_sessions_opened_total", Counter, &["route", "backend"]),
+    ("portcullis_payload_bytes_total", Counter, &["route", "direction"]),
+    ("portcullis_backend_dials_total", Counter, &["route", "backend", "result"]),
+    ("portcullis_backend_dial_seconds", Histogram, &["route"]),
+    ("portcullis_backend_up", Gauge, &["route", "backend"]),
+    ("portcullis_tls_handshake_seconds", Histogram, &[]),
+    ("portcullis_handshakes", Gauge, &[]),
+    ("portcullis_handshakes_limit", Gauge, &[]),
+    ("portcullis_sessions_limit", Gauge, &[]),
+    ("portcullis_accept_errors_total", Counter, &[]),
+    ("portcullis_reloads_total", Counter, &["result"]),
+    ("portcullis_config_loaded_timestamp_seconds", Gauge, &[]),
+    ("portcullis_certificate_expiry_timestamp_seconds", Gauge, &["listener"]),
+    ("portcullis_ready", Gauge, &[]),
+    ("portcullis_draining", Gauge, &[]),
+    ("portcullis_log_lines_dropped_total", Counter, &[]),
+    ("portcullis_build_info", Gauge, &["version"]),
+    ("process_open_fds", Gauge, &[]),
+    ("process_max_fds", Gauge, &[]),
+    ("process_resident_memory_bytes", Gauge, &[]),
+    ("process_start_time_seconds", Gauge, &[]),
+    ("process_cpu_seconds_total", Counter, &[]),
+];
+
+/// What Prometheus itself says about whom it asks.
+const OF_PROMETHEUS: &str = "up";
+/// The labels that Prometheus gives to everything it is told.
+const TARGET: &[&str] = &["job", "instance"];
+
+/// The labels of a series, unless no gateway has it.
+fn labels(series: &str) -> Option<BTreeSet<&'static str>> {
+    let target = TARGET.iter().copied();
+    if series == OF_PROMETHEUS {
+        return Some(target.collect());
+    }
+    METRICS.iter().find_map(|(name, kind, own)| {
+        let own = own.iter().copied().chain(target.clone());
+        match (kind, series.strip_prefix(name)?) {
+            (Counter | Gauge, "") | (Histogram, "_sum" | "_count") => Some(own.collect()),
+            (Histogram, "_bucket") => Some(own.chain(["le"]).collect()),
+            _ => None,
+        }
+    })
+}
+
+/// What is wrong with the names in an expression.
+fn findings(expression: &str) -> Vec<String> {
+    let names = promql::names(expression);
+    let mut wrong = Vec::new();
+    let mut known = BTreeSet::new();
+    for Selector { name, matchers } in &names.selectors {
+        let Some(labels) = labels(name) else {
+            wrong.push(format!("no gateway tells {name}: {expression}"));
+            continue;
+        };
+        for (label, value) in matchers {
+            if !labels.contains(label.as_str()) {
+                wrong.push(format!("{name} has no label {label}: {expression}"));
+            }
+            if label == "reason" {
+                let unknown =
+                    value.split('|').filter(|word| Reason::ALL.iter().all(|reason| reason.as_str() != *word));
+                wrong.extend(unknown.map(|word| format!("{word} is no reason: {expression}")));
+            }
+        }
+        known.extend(labels);
+    }
+    if names.selectors.is_empty() {
+        wrong.push(format!("asks for nothing: {expression}"));
+    }
+    let nowhere = names.groupings.iter().filter(|label| !known.contains(label.as_str()));
+    wrong.extend(nowhere.map(|label| format!("nothing here has a label {label}: {expression}")));
+    wrong
+}
+
+#[test]
+fn names_that_no_gateway_tells_are_found() {
+    for good in [
+        "portcullis_ready == 0",
+        "up{job=\"portcullis\"} == 0",
+        "sum by (job, le) (rate(portcullis_backend_dial_seconds_bucket[5m]))",
+        "sum by (reason) (portcullis_connections_ended_total{reason=~\"client_closed|client_gone\"})",
+    ] {
+        assert_eq!(findings(good), Vec::<String>::new());
+    }
+    for (bad, finding) in [
+        ("portcullis_redy == 0", "no gateway tells portcullis_redy"),
+        ("portcullis_backend_dial_seconds > 1", "no gateway tells"),
+        ("portcullis_ready{route=\"vnc\"} == 0", "no label route"),
+        ("sum by (listener) (portcullis_sessions)", "has a label listener"),
+        ("portcullis_connections_ended_total{reason=\"gone\"}", "gone is no reason"),
+        ("time() > 1", "asks for nothing"),
+    ] {
+        let wrong = findings(bad);
+        assert!(wrong.len() == 1 && wrong[0].contains(finding), "{bad}: {wrong:?}");
+    }
+}
+
+// The alerts.
+
+/// The alerts' names and expressions, in their order.
+fn alerts() -> Vec<(String, String)> {
+    let text = read(ALERTS);
+    let mut alerts = Vec::<(String, String)>::new();
+    let mut inside = false;
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("      - alert: ") {
+            alerts.push((name.to_owned(), String::new()));
+        } else if let Some(expression) = line.strip_prefix("        expr: ") {
+            inside = expression == "|-";
+            let last = &mut alerts.last_mut().expect("an alert before its expression").1;
+            last.push_str(if inside { "" } else { expression });
+        } else if inside && line.starts_with("          ") {
+            let last = &mut alerts.last_mut().expect("an alert before its expression").1;
+            last.push_str(line.trim());
+            last.push(' ');
+        } else {
+            inside = false;
+        }
+    }
+    assert_eq!(alerts.len(), text.matches("alert:").count(), "an alert was not read");
+    assert!(alerts.len() > 10, "only these alerts were found: {alerts:?}");
+    alerts
+}
+
+#[test]
+fn alerts_ask_for_what_the_gateway_tells() {
+    let wrong: Vec<String> = alerts()
+        .iter()
+        .flat_map(|(name, expression)| {
+            findings(expression).into_iter().map(move |wrong| format!("{name}: {wrong}"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn the_manual_lists_each_alert_by_its_severity() {
+    let text = read(ALERTS);
+    let manual = read("docs/operations.md");
+    let mut listed = 0;
+    for severity in ["critical", "warning", "info"] {
+        let rules = text.split("      - alert: ").skip(1);
+        let names: Vec<String> = rules
+            .filter(|rule| rule.contains(&format!("\n          severity: {severity}\n")))
+            .map(|rule| format!("`{}`", rule.lines().next().unwrap_or_default()))
+            .collect();
+        listed += names.len();
+        let cell = format!("| {} |", names.join(", "));
+        let row = manual.lines().find(|line| line.starts_with(&format!("| `{severity}` |")));
+        assert!(row.is_some_and(|row| row.ends_with(&cell)), "{severity}: {row:?} should end with {cell}");
+    }
+    assert_eq!(listed, alerts().len(), "an alert has another severity");
+}
+
+#[test]
+fn the_tests_of_the_alerts_know_all_of_them_and_invent_no_series() {
+    let text = read(ALERT_TESTS);
+    // The first test is that of a healthy gateway; the others make alerts speak.
+    let (healthy, ill) = text.split_once("  - name: a gateway that is down").expect("the second test");
+    for (name, _) in alerts() {
+        let speaks = format!("alertname: {name}\n        exp_alerts:\n          - exp_labels:");
+        assert!(ill.contains(&speaks), "no test makes {name} speak");
+        let silent = format!("alertname: {name}, exp_alerts: []");
+        assert!(text.contains(&silent), "no test keeps {name} silent");
+    }
+    assert!(
+        healthy.matches("exp_alerts: []").count() >= alerts().len() - 1,
+        "the healthy gateway is not asked enough"
+    );
+    let series: Vec<&str> = text
+        .lines()
+        .filter_map(|line| {
+            line.trim().strip_prefix("- { series: '")?.split_once("'").map(|(series, _)| series)
+        })
+        .collect();
+    assert!(series.len() > 50, "only these series were found: {series:?}");
+    for series in series {
+        let names = promql::names(series);
+        let Selector { name, matchers } = &names.selectors[0];
+        let given: BTreeSet<&str> = matchers.iter().map(|(label, _)| label.as_str()).collect();
+        assert_eq!(labels(name).as_ref(), Some(&given), "no gateway tells {series}");
+    }
+}
+
+#[test]
+#[ignore = "needs promtool: tests/run --only packaging"]
+fn promtool_takes_the_alerts_and_each_speaks_when_it_should() {
+    let Some(promtool) = installed("promtool", "packaging") else { return };
+    let checked = well(Command::new(&promtool).args(["check", "rules", ALERTS]).current_dir(root()));
+    assert!(checked.contains(&format!("SUCCESS: {} rules found", alerts().len())), "{checked}");
+    well(Command::new(&promtool).args(["test", "rules", ALERT_TESTS]).current_dir(root()));
+    // It would have said something.
+    let directory = tempfile::tempdir().unwrap();
+    let text = read(ALERTS).replace("portcullis_draining == 1", "portcullis_draining == 2");
+    assert_ne!(text, read(ALERTS));
+    fs::write(directory.path().join("alerts.yml"), text).unwrap();
+    let tests = directory.path().join("alerts.test.yml");
+    fs::write(&tests, read(ALERT_TESTS)).unwrap();
+    let output = Command::new(&promtool).args(["test", "rules"]).arg(&tests).output().unwrap();
+    assert!(!output.status.success() && said(&output).contains("PortcullisDraining"), "{}", said(&output));
+}
+
+// The dashboard.
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read(DASHBOARD)).expect("JSON")
+}
+
+fn panels(dashboard: &Value) -> &[Value] {
+    let panels = dashboard["panels"].as_array().expect("panels");
+    assert!(panels.len() > 10, "only {} panels", panels.len());
+    panels
+}
+
+/// Every expression of the dashboard, and where it stands.
+fn expressions(dashboard: &Value) -> Vec<(String, String)> {
+    let mut expressions = Vec::new();
+    for panel in panels(dashboard).iter().filter(|panel| panel["type"] != "row") {
+        let title = panel["title"].as_str().expect("a title");
+        let targets = panel["targets"].as_array().unwrap_or_else(|| panic!("{title} asks for nothing"));
+        assert!(!targets.is_empty(), "{title} asks for nothing");
+        for target in targets {
+            expressions.push((title.to_owned(), target["expr"].as_str().expect("an expression").to_owned()));
+        }
+    }
+    for annotation in dashboard["annotations"]["list"].as_array().expect("annotations") {
+        let name = annotation["name"].as_str().expect("a name").to_owned();
+        expressions.push((name, annotation["expr"].as_str().expect("an expression").to_owned()));
+    }
+    expressions
+}
+
+#[test]
+fn the_dashboard_asks_for_what_the_gateway_tells_and_shows_all_of_it() {
+    let dashboard = dashboard();
+    let mut shown = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (title, expression) in expressions(&dashboard) {
+        wrong.extend(findings(&expression).into_iter().map(|wrong| format!("{title}: {wrong}")));
+        shown.extend(promql::names(&expression).selectors.into_iter().map(|selector| selector.name));
+    }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        let Some(query) = variable["query"]["query"].as_str() else { continue };
+        let inner = query.strip_prefix("label_values(").and_then(|query| query.strip_suffix(')'));
+        let (series, label) =
+            inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(series, label)");
+        wrong.extend(findings(&format!("count by ({label}) ({series})")));
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    for (name, kind, _) in METRICS {
+        let series = if *kind == Histogram { format!("{name}_bucket") } else { (*name).to_owned() };
+        assert!(shown.contains(&series), "{name} is nowhere on the dashboard");
+    }
+}
+
+#[test]
+fn the_dashboards_panels_are_told_apart_and_do_not_overlap() {
+    let dashboard = dashboard();
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in panels(&dashboard) {
+        let title = panel["title"].as_str().filter(|title| !title.is_empty()).expect("a title");
+        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}: its id stands twice");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().expect("a place"));
+        assert!(w > 0 && h > 0 && x + w <= 24, "{title} is wider than the page");
+        for (column, line) in (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line))) {
+            assert!(taken.insert((column, line)), "{title} covers another panel");
+        }
+        if panel["type"] != "row" {
+            let source = &panel["datasource"]["uid"];
+            assert_eq!(source, "${datasource}", "{title}: a data source that nobody else has");
+            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}: in which unit?");
+        }
+    }
+}
+
+/// Everything that a gateway tells, as series for promtool. They grow, so that rates of them are no zeros.
+fn everything() -> Vec<Value> {
+    let values = |label: &str| match label {
+        "reason" => vec!["client_closed", "rate_limited"],
+        "direction" => vec!["in", "out"],
+        "result" => vec!["ok", "failed"],
+        "le" => vec!["0.1", "1", "+Inf"],
+        "route" => vec!["vnc"],
+        "backend" => vec!["tcp://127.0.0.1:5900"],
+        "listener" => vec!["0.0.0.0:8443"],
+        "version" => vec!["0.1.0"],
+        "job" => vec!["portcullis"],
+        "instance" => vec!["127.0.0.1:9101"],
+        other => panic!("no value for the label {other}"),
+    };
+    let mut series = Vec::new();
+    for (name, kind, _) in METRICS {
+        let name = if *kind == Histogram { format!("{name}_bucket") } else { (*name).to_owned() };
+        let mut all = vec![String::new()];
+        for label in labels(&name).expect("a series that a gateway tells") {
+            let one = |values: &str, value| format!("{values}{label}=\"{value}\",");
+            all = all
+                .iter()
+                .flat_map(|before| values(label).into_iter().map(move |value| one(before, value)))
+                .collect();
+        }
+        series.extend(all.iter().map(|labels| {
+            json!({ "series": format!("{name}{{{}}}", labels.trim_end_matches(',')), "values": "1+60x60" })
+        }));
+    }
+    series
+}
+
+/// What promtool says when each of these must have a value at a gateway that tells everything.
+fn evaluate(promtool: &Path, expressions: &[(String, String)]) -> std::process::Output {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut rules = Vec::new();
+    let mut tests = Vec::new();
+    for (number, (_, expression)) in expressions.iter().enumerate() {
+        let mut plain = expression.replace("$__rate_interval", "5m");
+        for variable in ["$job", "$instance", "$route"] {
+            plain = plain.replace(variable, ".*");
+        }
+        assert!(!plain.contains('$'), "a variable that nobody knows: {plain}");
+        let name = format!("panel{number}");
+        rules.push(json!({ "alert": name, "expr": format!("count({plain}) > 0") }));
+        tests.push(json!({ "eval_time": "30m", "alertname": name, "exp_alerts": [{ "exp_labels": {} }] }));
+    }
+    // YAML takes JSON.
+    let write =
+        |name: &str, value: Value| fs::write(directory.path().join(name), value.to_string()).expect("a file");
+    write("rules.yml", json!({ "groups": [{ "name": "dashboard", "rules": rules }] }));
+    write(
+        "test.yml",
+        json!({
+            "rule_files": ["rules.yml"],
+            "evaluation_interval": "1m",
+            "tests": [{ "interval": "1m", "input_series": everything(), "alert_rule_test": tests }],
+        }),
+    );
+    Command::new(promtool)
+        .args(["test", "rules"])
+        .arg(directory.path().join("test.yml"))
+        .output()
+        .expect("it can be started")
+}
+
+#[test]
+#[ignore = "needs promtool: tests/run --only packaging"]
+fn every_panel_has_something_to_show() {
+    let Some(promtool) = installed("promtool", "packaging") else { return };
+    let expressions = expressions(&dashboard());
+    let output = evaluate(&promtool, &expressions);
+    assert!(output.status.success(), "{}\n{expressions:#?}", said(&output));
+    // It would have said something.
+    for wrong in ["sum(portcullis_sessions", "portcullis_sessions{route=\"nowhere\"}"] {
+        let output = evaluate(&promtool, &[("wrong".to_owned(), wrong.to_owned())]);
+        assert!(!output.status.success(), "{wrong} went unnoticed: {}", said(&output));
+    }
+}

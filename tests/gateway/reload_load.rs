@@ -190,7 +190,11 @@ async fn a_hundred_reloads_under_load_and_nobody_notices() {
         .await;
     let ends = gateway.lines(|line| is_end(line).then(|| line["reason"].clone()));
     let others: Vec<_> = ends.iter().filter(|reason| *reason != "client_closed").collect();
-    assert!(ends.len() == all && others.is_empty(), "{} of {all} sessions, {others:?} among them", ends.len());
+    assert!(
+        ends.len() == all && others.is_empty(),
+        "{} of {all} sessions, {others:?} among them",
+        ends.len()
+    );
     // To the last descriptor.
     gateway.finish().await;
 }

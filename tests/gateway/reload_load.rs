@@ -181,9 +181,20 @@ async fn a_hundred_reloads_under_load_and_nobody_notices() {
         open => Err(format!("{open} are open")),
     })
     .await;
-    let ends = gateway.lines(|line| (line["message"] == "session ended").then(|| line["reason"].clone()));
-    assert_eq!(ends.iter().filter(|reason| *reason == "client_closed").count(), STEADY + visits);
-    assert_eq!(ends.len(), STEADY + visits, "sessions that ended in another way");
+    let is_end = |line: &serde_json::Value| line["message"] == "session ended";
+    let all = STEADY + visits;
+    gateway
+        .until("a line for every session", |lines| {
+            (lines.iter().filter(|line| is_end(line)).count() >= all).then_some(())
+        })
+        .await;
+    let ends = gateway.lines(|line| is_end(line).then(|| line["reason"].clone()));
+    let others: Vec<_> = ends.iter().filter(|reason| *reason != "client_closed").collect();
+    assert!(
+        ends.len() == all && others.is_empty(),
+        "{} of {all} sessions, {others:?} among them",
+        ends.len()
+    );
     // To the last descriptor.
     gateway.finish().await;
 }

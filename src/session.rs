@@ -142,7 +142,10 @@ impl Registry {
         let live = self.live();
         let mut routes: BTreeMap<_, _> =
             live.routes.iter().map(|(route, payload)| (Arc::clone(route), *payload)).collect();
-        for entry in live.sessions.values() {
+        let entries: Vec<Arc<Entry>> = live.sessions.values().cloned().collect();
+        drop(live);
+        // What ends from here on is not among those that had ended, and still among these.
+        for entry in entries {
             let route = routes.entry(Arc::clone(&entry.route)).or_default();
             *route = route.plus(entry.payload());
         }

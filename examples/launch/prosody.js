@@ -163,7 +163,7 @@ ssl = ${identity}
 c2s_direct_tls_ssl = ${identity}
 authentication = "internal_hashed"
 
--- The archive is what fills the gap after a lost connection; to keep messages for those who are away elsewhere, too, is of no use.
+-- The archive is what fills the gap after a lost connection; nobody needs offline messages beside it.
 modules_enabled = { "roster", "groups", "saslauth", "tls", "disco", "ping", "carbons", "mam" }
 modules_disabled = { "s2s", "offline" }
 groups_file = ${lua(this.#groups)}

@@ -10,7 +10,8 @@ import { View } from './view.js';
 const byId = (id) => document.getElementById(id);
 const [door, login, fault, address, password, stay] = ['door', 'login', 'fault', 'address', 'password', 'stay'].map(byId);
 const [tools, away, composer, text, older] = ['tools', 'away', 'composer', 'text', 'older'].map(byId);
-const parts = Object.fromEntries(['conversations', 'partner', 'presence', 'log', 'messages', 'older', 'composer'].map((id) => [id, byId(id)]));
+const shown = ['conversations', 'partner', 'presence', 'log', 'messages', 'older', 'composer'];
+const parts = Object.fromEntries(shown.map((id) => [id, byId(id)]));
 
 /** With fewer messages than these, older ones are fetched unasked. */
 const A_SCREENFUL = 20;
@@ -34,7 +35,8 @@ login.addEventListener('submit', (event) => {
   fault.hidden = true;
   const way = new FormData(login).get('way');
   if (memory.account?.username !== username || memory.account.domain !== domain) memory.forget();
-  enter({ username, domain, way, resource: memory.account?.resource ?? `web-${crypto.randomUUID()}`, stay: stay.checked }, password.value);
+  const resource = memory.account?.resource ?? `web-${crypto.randomUUID()}`;
+  enter({ username, domain, way, resource, stay: stay.checked }, password.value);
 });
 
 /** Connects; the form stays until that has succeeded. */
@@ -145,7 +147,8 @@ away.addEventListener('click', () => {
 
 byId('sign-out').addEventListener('click', async () => {
   const { unsent } = chat;
-  if (unsent && !confirm(`${unsent === 1 ? 'One message is' : `${unsent} messages are`} not sent yet, and will be lost. Sign out?`)) return;
+  const what = unsent === 1 ? 'One message is' : `${unsent} messages are`;
+  if (unsent && !confirm(`${what} not sent yet, and will be lost. Sign out?`)) return;
   const leaving = chat;
   chat = undefined;
   await leaving.signOut();

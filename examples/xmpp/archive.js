@@ -106,7 +106,8 @@ export class Archive {
     const fields = [field('FORM_TYPE', NS_ARCHIVE, 'hidden'), ...(partner ? [field('with', partner)] : [])];
     const pages = xml('set', { xmlns: NS_PAGES }, xml('max', {}, String(PAGE)));
     for (const [name, value] of Object.entries(range)) if (value !== undefined) pages.append(xml(name, {}, value));
-    const query = xml('query', { xmlns: NS_ARCHIVE, queryid }, xml('x', { xmlns: NS_FORM, type: 'submit' }, ...fields), pages);
+    const form = xml('x', { xmlns: NS_FORM, type: 'submit' }, ...fields);
+    const query = xml('query', { xmlns: NS_ARCHIVE, queryid }, form, pages);
     const iq = xml('iq', { type: 'set', to: this.#address }, query);
     try {
       const end = (await this.#session.request(iq)).getChild('fin', NS_ARCHIVE);

@@ -19,6 +19,7 @@ import { Archive } from './archive.js';
 import { Conversation } from './conversation.js';
 import { Feed } from './feed.js';
 import { Room } from './room.js';
+import { Sender } from './sender.js';
 import { Session } from './session.js';
 import { NS, readMessage } from './stanzas.js';
 
@@ -39,10 +40,10 @@ export class Chat extends EventTarget {
   #feed;
   #settled = false;
   #archive;
+  #sender;
+  /** The messages of others that they know we have, and those they do not. */
   #receipted = new Set();
   #owed = [];
-  #unproven = new Set();
-  #proving = false;
 
   /**
    * @param {object} options
@@ -59,8 +60,8 @@ export class Chat extends EventTarget {
     this.me = `${account.username}@${account.domain}`;
     this.#retry = new Retry(() => this.#begin(), retry);
     this.#retry.addEventListener('state', ({ detail }) => this.dispatchEvent(new ChannelEvent('state', { detail })));
-    const gap = (words) => [...this.conversations.values()].filter(({ kind }) => kind === 'chat').forEach((one) => one.gap(words));
-    this.#feed = new Feed((told, how) => this.#direct(told, how), gap, memory.marks?.[this.me]);
+    const deliver = (told, how) => this.#direct(told, how);
+    this.#feed = new Feed(deliver, (words) => this.#directs.forEach((one) => one.gap(words)), memory.marks?.[this.me]);
     this.room = new Room(account.username, {
       mark: (address) => memory.marks?.[address],
       conversation: (address) => this.conversation(address, 'room'),
@@ -110,14 +111,14 @@ export class Chat extends EventTarget {
     const from = conversation.kind === 'room' ? this.room.nick : this.#account.username;
     const message = conversation.compose({ id: crypto.randomUUID(), from, text, when: Date.now() });
     conversation.draft = '';
-    if (this.#isReady(conversation)) this.#transmit(conversation, message);
+    if (this.#isReady(conversation)) this.#sender.say(conversation, message);
     this.#changed();
   }
 
   /** Somebody has decided that this one is to be sent again. */
   again(conversation, message) {
     message.progress = 'waiting';
-    if (this.#isReady(conversation)) this.#transmit(conversation, message);
+    if (this.#isReady(conversation)) this.#sender.say(conversation, message);
     this.#changed();
   }
 
@@ -141,7 +142,8 @@ export class Chat extends EventTarget {
     // A page of the archive may hold nothing but receipts.
     while (archive && conversation.hasOlder && conversation.messages.length === before) {
       const { kept, first, complete } = await archive.older(conversation.olderThan, room ? undefined : conversation.address);
-      const read = kept.map((told) => (room ? this.room.read(told) : readMessage(told, this.me))).filter(Boolean);
+      const reader = (told) => (room ? this.room.read(told) : readMessage(told, this.me));
+      const read = kept.map(reader).filter(Boolean);
       conversation.takeOlder(read.filter(({ message }) => message).map(({ message }) => message), first);
       for (const { receipt, mine } of read) if (receipt && !mine) conversation.delivered(receipt);
       conversation.hasOlder = !complete;
@@ -153,6 +155,11 @@ export class Chat extends EventTarget {
     this.away = away;
     if (this.state.state === 'open') this.#tellPresence();
     this.#changed();
+  }
+
+  /** The conversations that are not rooms. */
+  get #directs() {
+    return [...this.conversations.values()].filter(({ kind }) => kind === 'chat');
   }
 
   // --- connections --------------------------------------------------------------------------------------------
@@ -170,6 +177,7 @@ export class Chat extends EventTarget {
     }
     session = new Session(channel, { domain, resource, credentials: { username, password, key } });
     this.#session = session;
+    this.#sender = new Sender(session, () => this.#changed());
     this.#feed.hold();
     const ours = () => this.#session === session;
     session.onStanza('message', (stanza) => ours() && this.#message(stanza));
@@ -192,7 +200,7 @@ export class Chat extends EventTarget {
     this.#session = undefined;
     this.#archive = undefined;
     this.#settled = false;
-    this.#unproven.clear();
+    this.#sender = undefined;
     this.#owed = [];
     for (const conversation of this.conversations.values()) conversation.interrupted();
     for (const contact of this.contacts.values()) contact.devices.clear();
@@ -216,7 +224,8 @@ export class Chat extends EventTarget {
       await Promise.all([direct, this.room.enter(session)]);
     } catch (error) {
       // A session that ended has said so itself; anything else is a fault that must not pass in silence.
-      if (this.#session === session) this.#retry.say(`Connected, but something went wrong: ${error.condition ?? error.message}.`);
+      const words = `Connected, but something went wrong: ${error.condition ?? error.message}.`;
+      if (this.#session === session) this.#retry.say(words);
     }
   }
 
@@ -225,8 +234,7 @@ export class Chat extends EventTarget {
     for (const { id, to } of this.#owed.splice(0)) this.#receipt(id, to);
     if (this.#session !== session) return;
     this.#settled = true;
-    for (const conversation of this.conversations.values()) {
-      if (conversation.kind !== 'chat') continue;
+    for (const conversation of this.#directs) {
       if (!whole) conversation.doubted();
       this.#transmitAll(conversation);
     }
@@ -247,55 +255,15 @@ export class Chat extends EventTarget {
 
   #transmitAll(conversation) {
     for (const message of conversation.outbox) {
-      if (message.progress === 'waiting' || message.progress === 'unsure') this.#transmit(conversation, message);
+      if (message.progress === 'waiting' || message.progress === 'unsure') this.#sender.say(conversation, message);
     }
     this.#changed();
-  }
-
-  #transmit(conversation, message) {
-    const session = this.#session;
-    const room = conversation.kind === 'room';
-    conversation.sending(message);
-    const stanza = xml(
-      'message',
-      { to: conversation.address, type: room ? 'groupchat' : 'chat', id: message.id },
-      xml('body', {}, message.text),
-      xml('origin-id', { xmlns: NS.ids, id: message.id }),
-      ...(room ? [] : [xml('request', { xmlns: NS.receipts })]),
-    );
-    session.send(stanza).catch(() => {}); // whether it arrived is found out at the next login
-    // A room says it to everybody, to us as well. Of all else we know by the next answer.
-    if (room) return;
-    this.#unproven.add([conversation, message]);
-    this.#prove(session);
-  }
-
-  /** Finds out that the server has what was sent: one question for as many messages as there are. */
-  async #prove(session) {
-    if (this.#proving) return;
-    this.#proving = true;
-    try {
-      while (this.#unproven.size > 0 && this.#session === session) {
-        const asked = [...this.#unproven];
-        await session.handled();
-        for (const one of asked) {
-          this.#unproven.delete(one);
-          one[0].sent(one[1]);
-        }
-        this.#changed();
-      }
-    } catch {
-      // The session has ended, or is about to: then they are unsure.
-    } finally {
-      this.#proving = false;
-    }
-    if (this.#unproven.size > 0 && this.#session && this.#session !== session) this.#prove(this.#session);
   }
 
   #receipt(id, to) {
     if (this.#receipted.has(id)) return;
     this.#receipted.add(id);
-    this.#session?.send(xml('message', { to }, xml('received', { xmlns: NS.receipts, id }))).catch(() => {});
+    this.#sender?.receipt(id, to);
   }
 
   // --- what we hear -------------------------------------------------------------------------------------------
@@ -372,7 +340,9 @@ export class Chat extends EventTarget {
 
   #save() {
     const all = [...this.conversations.values()];
-    const outbox = all.flatMap(({ address, kind, outbox: unsent }) => unsent.map(({ id, from, text, when, progress }) => ({ address, kind, id, from, text, when, progress })));
+    const outbox = all.flatMap(({ address, kind, outbox: unsent }) =>
+      unsent.map(({ id, from, text, when, progress }) => ({ address, kind, id, from, text, when, progress })),
+    );
     const drafts = all.filter(({ draft }) => draft).map(({ address, kind, draft }) => ({ address, kind, draft }));
     const marks = { ...this.#memory.marks, [this.me]: this.#feed.mark, ...this.room.marks };
     this.#memory.keep({ outbox, drafts, marks });

@@ -3,7 +3,10 @@ import test from 'node:test';
 
 import { Conversation } from './conversation.js';
 
-const said = (text, archiveId, more = {}) => ({ id: `id of ${text}`, archiveId, from: 'bob', mine: false, text, when: 0, ...more });
+function said(text, archiveId, more = {}) {
+  return { id: `id of ${text}`, archiveId, from: 'bob', mine: false, text, when: 0, ...more };
+}
+
 const ours = (text, archiveId) => said(text, archiveId, { from: 'alice', mine: true });
 const texts = ({ messages }) => messages.map(({ text, gap }) => (gap ? '—' : text)).join(' ');
 const progress = ({ messages }) => messages.map((one) => one.progress ?? '').join(' ');

@@ -12,7 +12,11 @@ import { NS, bounceWords } from './stanzas.js';
 
 const NAME = 'lobby';
 const SELF = '110';
-const REMOVED = { 301: 'You are banned from this room.', 307: 'You were removed from this room.', 332: 'The rooms are being closed.' };
+const REMOVED = {
+  301: 'You are banned from this room.',
+  307: 'You were removed from this room.',
+  332: 'The rooms are being closed.',
+};
 
 export class Room {
   address;
@@ -183,8 +187,8 @@ async function find(session) {
     const info = await session.ask('get', xml('query', { xmlns: NS.info }), attrs.jid).catch((error) => {
       if (error.name !== 'StanzaError') throw error;
     });
-    const isService = info?.getChildren('identity').some((one) => one.attrs.category === 'conference' && one.attrs.type === 'text');
-    if (isService) return `${NAME}@${attrs.jid}`;
+    const identities = info?.getChildren('identity').map((one) => `${one.attrs.category}/${one.attrs.type}`) ?? [];
+    if (identities.includes('conference/text')) return `${NAME}@${attrs.jid}`;
   }
   return undefined;
 }

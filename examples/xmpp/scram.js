@@ -59,7 +59,8 @@ export class Scram extends Mechanism {
 async function saltedPassword(password, salt, iterations) {
   const secret = new TextEncoder().encode(password.normalize('NFKC'));
   const material = await crypto.subtle.importKey('raw', secret, 'PBKDF2', false, ['deriveBits']);
-  const bits = await crypto.subtle.deriveBits({ name: 'PBKDF2', hash: 'SHA-1', salt: bytesOf(salt), iterations }, material, 160);
+  const how = { name: 'PBKDF2', hash: 'SHA-1', salt: bytesOf(salt), iterations };
+  const bits = await crypto.subtle.deriveBits(how, material, 160);
   return [...new Uint8Array(bits)];
 }
 

@@ -110,7 +110,8 @@ export class Session {
     sasl({ streamFeatures: features, saslFactory }, async (authenticate) => {
       const proof = nextSuccess(entity);
       await authenticate(credentials, MECHANISM);
-      if (!scram.isProof(atob(await proof))) throw new Error('the chat server could not prove that it knows this account');
+      const proven = scram.isProof(atob(await proof));
+      if (!proven) throw new Error('the chat server could not prove that it knows this account');
       this.key = scram.key;
     });
     resourceBinding({ iqCaller: this.#caller, streamFeatures: features }, resource);
@@ -123,7 +124,8 @@ export class Session {
 
   /** Logs in. Kept when the session can be used; rejected when it has ended before. */
   async open() {
-    const late = setTimeout(() => this.#over({ words: 'The chat server did not finish the login in time.', retry: true }), LOGIN_MS);
+    const tooLate = { words: 'The chat server did not finish the login in time.', retry: true };
+    const late = setTimeout(() => this.#over(tooLate), LOGIN_MS);
     try {
       await Promise.race([this.#login(), this.ended.then(({ words }) => Promise.reject(new Error(words)))]);
     } catch (error) {
@@ -183,7 +185,7 @@ export class Session {
   /** Kept when the server has handled all that was sent before. */
   async handled() {
     try {
-      await this.ask('get', xml('ping', { xmlns: NS_PING }), this.#stream.options.domain);
+      await this.ask('get', xml('ping', { xmlns: NS_PING }), this.domain);
     } catch (error) {
       if (error.name !== 'StanzaError') throw error; // a refusal is an answer, too
     }
@@ -193,8 +195,8 @@ export class Session {
   probe() {
     if (!this.jid || this.#end) return undefined;
     this.#pings += 1;
-    const { domain } = this.#stream.options;
-    return new TextEncoder().encode(xml('iq', { type: 'get', to: domain, id: `alive-${this.#pings}` }, xml('ping', { xmlns: NS_PING })).toString());
+    const ping = xml('iq', { type: 'get', to: this.domain, id: `alive-${this.#pings}` }, xml('ping', { xmlns: NS_PING }));
+    return new TextEncoder().encode(ping.toString());
   }
 
   /** Says goodbye. */
@@ -207,17 +209,18 @@ export class Session {
   #failed(error) {
     const refused = error.name === 'SASLError' && error.condition !== 'temporary-auth-failure';
     if (refused || error instanceof PasswordNeeded) {
-      const words = LOGIN_ERRORS[error.condition] ?? (error.condition ? `The chat server refuses the login: ${error.condition}.` : sentence(error.message));
-      this.#over({ words, retry: false, login: true });
+      const other = error.condition ? `the chat server refuses the login: ${error.condition}` : error.message;
+      this.#over({ words: LOGIN_ERRORS[error.condition] ?? sentence(other), retry: false, login: true });
     } else if (error.name === 'StreamError') {
-      const [words, retry] = STREAM_ERRORS[error.condition] ?? [`The chat server ended the connection: ${error.condition}.`, false];
+      const other = [`The chat server ended the connection: ${error.condition}.`, false];
+      const [words, retry] = STREAM_ERRORS[error.condition] ?? other;
       this.#over({ words, retry, login: words === NOT_IN_CHARGE });
     } else if (error.name === 'StanzaError') {
       // An answer that nobody waits for any more, or a resource that is refused.
       // A server may rather keep an old connection than believe in its end before it has noticed it itself.
       const held = error.condition === 'conflict';
-      const words = held ? 'The chat server still holds the old connection.' : `The chat server refuses this login: ${error.condition}.`;
-      if (!this.jid) this.#over({ words, retry: held });
+      const why = held ? 'it still holds the old connection' : error.condition;
+      if (!this.jid) this.#over({ words: `The chat server refuses this login: ${why}.`, retry: held });
     } else {
       this.#over({ words: sentence(error.message || 'The chat server took too long.'), retry: true });
     }

@@ -14,7 +14,7 @@ await runExample({
     const server = await startProsody({ directory: path.join(run, 'prosody') });
     return {
       values: server.values,
-      lines: Object.entries(server.passwords).map(([user, password]) => `${user}@${server.domain} has the password ${password}`),
+      lines: Object.entries(server.passwords).map(([user, secret]) => `${user}@${server.domain} has the password ${secret}`),
       watch: [server],
     };
   },

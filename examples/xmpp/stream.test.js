@@ -3,6 +3,8 @@ import test from 'node:test';
 
 import { Stream } from './stream.js';
 
+const bytesOf = (text) => new TextEncoder().encode(text);
+
 /** A channel that a test speaks through, and all that was written to it. */
 function fakeChannel() {
   return {
@@ -10,7 +12,7 @@ function fakeChannel() {
     closed: undefined,
     async write(bytes) {
       this.written += new TextDecoder().decode(bytes);
-      if (this.written.includes('<stream:stream')) setImmediate(() => this.onmessage({ data: new TextEncoder().encode(HEAD) }));
+      if (this.written.includes('<stream:stream')) setImmediate(() => this.onmessage({ data: bytesOf(HEAD) }));
     },
     close(code) {
       this.closed = code;
@@ -19,7 +21,8 @@ function fakeChannel() {
   };
 }
 
-const HEAD = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>";
+const HEAD =
+  "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>";
 
 /** A stream that is open, its channel, and the texts of the messages that have come. */
 async function openStream() {
@@ -42,7 +45,7 @@ test('it opens one stream for the whole connection', async () => {
 });
 
 test('stanzas are put together from whatever pieces they come in', async () => {
-  const bytes = new TextEncoder().encode('<message><body>é €😀 &amp; &lt;</body></message><message><body>two</body></message>');
+  const bytes = bytesOf('<message><body>é €😀 &amp; &lt;</body></message><message><body>two</body></message>');
   for (let size = 1; size <= bytes.length; size++) {
     const { channel, heard } = await openStream();
     for (let at = 0; at < bytes.length; at += size) channel.onmessage({ data: bytes.slice(at, at + size).buffer });

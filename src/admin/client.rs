@@ -16,11 +16,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    answers::{Kill, Killed},
-    socket::Stream,
-};
-use crate::config::AdminAddress;
+use super::answers::{Kill, Killed};
+use crate::{config::AdminAddress, transport::socket::Socket};
 
 /// How long a gateway may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -253,10 +250,10 @@ impl Client {
         }
     }
 
-    async fn connect(&self) -> io::Result<std::pin::Pin<Box<dyn Stream>>> {
+    async fn connect(&self) -> io::Result<Socket> {
         Ok(match &self.address {
-            AdminAddress::Loopback(address) => Box::pin(TcpStream::connect(address).await?),
-            AdminAddress::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+            AdminAddress::Loopback(address) => Socket::Tcp(TcpStream::connect(address).await?),
+            AdminAddress::Unix(path) => Socket::Unix(UnixStream::connect(path).await?),
         })
     }
 

@@ -1,7 +1,9 @@
 //! How an operator sees and steers it.
 //!
 //! Owns the answers to an operator's questions: what would become of one connection ([`Desk::explain`]), and whether the
-//! servers behind the gateway answer ([`Desk::dial_all`]), and how many sessions the machine can hold ([`capacity`]). Facts ([`findings`]) and words ([`explain`]) are kept apart.
+//! servers behind the gateway answer ([`Desk::dial_all`]), and how many sessions the machine can hold ([`capacity`]); and the
+//! address of a running gateway ([`server`]), what is seen there, and what is asked for by the commands ([`client`]). Facts
+//! ([`findings`]) and words ([`explain`]) are kept apart.
 //! Refuses to decide anything: every judgement is that of the room which makes it while the gateway runs. Invariant: no
 //! token is shown, neither one that is asked about nor one of a file.
 

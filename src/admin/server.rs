@@ -16,11 +16,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     answers::{Answer, Office, answer},
     gate::{self, Refused},
-    socket::{Socket, SocketError, Stream},
+    socket::{SocketError, address_of, bind},
     steering::Steering,
 };
 use crate::{
-    config::AdminAddress, http::quoted, metrics::Metrics, session::Registry, transport::listener::Backoff,
+    config::AdminAddress,
+    http::quoted,
+    metrics::Metrics,
+    session::Registry,
+    transport::{
+        listener::{Backoff, Listening},
+        socket::Socket,
+    },
 };
 
 /// How many connections at once; more wait.
@@ -45,7 +52,7 @@ pub struct AdminServer {
 #[derive(Debug)]
 pub struct AdminSocket {
     address: AdminAddress,
-    socket: Option<Socket>,
+    socket: Option<Listening>,
 }
 
 impl AdminSocket {
@@ -55,12 +62,12 @@ impl AdminSocket {
     /// # Errors
     /// It cannot be listened on, and waiting would not help.
     pub fn bind(address: &AdminAddress) -> Result<Self, SocketError> {
-        let socket = match Socket::bind(address) {
+        let socket = match bind(address) {
             Ok(socket) => Some(socket),
             Err(SocketError::InUse) => None,
             Err(error) => return Err(error),
         };
-        let actual = socket.as_ref().and_then(|socket| socket.address().ok());
+        let actual = socket.as_ref().and_then(address_of);
         Ok(Self { address: actual.unwrap_or_else(|| address.clone()), socket })
     }
 
@@ -81,7 +88,7 @@ impl AdminSocket {
                     Some(socket) => socket,
                     None => wait_for(&address).await,
                 };
-                let shown = socket.address().unwrap_or(address);
+                let shown = address_of(&socket).unwrap_or(address);
                 tracing::info!(address = %shown, "listening for the operator");
                 accept(socket, office, stop).await;
             }
@@ -98,11 +105,11 @@ impl AdminServer {
 }
 
 /// Asks for an address until whoever has it lets it go.
-async fn wait_for(address: &AdminAddress) -> Socket {
+async fn wait_for(address: &AdminAddress) -> Listening {
     tracing::warn!(%address, "another program has the admin address; asking again until it is free");
     loop {
         time::sleep(AGAIN).await;
-        match Socket::bind(address) {
+        match bind(address) {
             Ok(socket) => return socket,
             Err(SocketError::InUse) => {}
             Err(error) => tracing::debug!(%address, %error, "no admin address yet"),
@@ -110,15 +117,16 @@ async fn wait_for(address: &AdminAddress) -> Socket {
     }
 }
 
-async fn accept(socket: Socket, office: Arc<Office>, stop: CancellationToken) {
-    let (places, own) = (Arc::new(Semaphore::new(MOST)), socket.loopback());
+async fn accept(socket: Listening, office: Arc<Office>, stop: CancellationToken) {
+    let (places, own) = (Arc::new(Semaphore::new(MOST)), socket.address().ip());
     let mut backoff = Backoff::default();
     loop {
         // Never closed, so there is always a place in the end.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match socket.accept().await {
-            Ok(stream) => {
+            Ok((stream, _)) => {
                 backoff.reset();
+                stream.send_at_once();
                 let (office, stop) = (Arc::clone(&office), stop.clone());
                 tokio::spawn(async move {
                     stop.run_until_cancelled(serve(stream, own, office)).await;
@@ -136,7 +144,7 @@ async fn accept(socket: Socket, office: Arc<Office>, stop: CancellationToken) {
 }
 
 /// Serves one connection to its end.
-async fn serve(stream: std::pin::Pin<Box<dyn Stream>>, own: Option<SocketAddr>, office: Arc<Office>) {
+async fn serve(stream: Socket, own: Option<SocketAddr>, office: Arc<Office>) {
     let mut io = TimeoutStream::new(stream);
     io.set_write_timeout(Some(STALL));
     let service = service_fn(move |request: Request<Incoming>| {

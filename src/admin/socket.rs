@@ -1,25 +1,13 @@
 //! The socket that the operator comes in by.
 //!
-//! Owns who may use it. Refuses to know what is said on it. Invariant: nobody but the gateway's own user, or a program of
-//! this machine where it is a port, reaches it.
+//! Owns what is told when there can be none. Refuses to know what is said on it.
 
-use std::{io, net::SocketAddr, path::PathBuf, pin::Pin};
-
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-};
+use std::{fs, io, os::unix::fs::FileTypeExt};
 
 use crate::{
-    config::AdminAddress,
-    transport::{
-        listener,
-        unix::{self, Name, UnixError},
-    },
+    config::{Address, AdminAddress},
+    transport::listener::{Inherited, Listening, listen, listen_privately},
 };
-
-/// Nobody but the user who runs the gateway may use a Unix socket (and root, who may everything).
-const MODE: u32 = 0o600;
 
 /// Why the admin address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +15,9 @@ pub enum SocketError {
     /// Somebody listens there already.
     #[error("another program listens there; stop it, or set another address")]
     InUse,
-    /// No socket can have that path.
-    #[error(transparent)]
-    Path(UnixError),
+    /// Something that is not a socket has its name.
+    #[error("there is something that is not a socket; remove it, or set another path")]
+    NotASocket,
     /// What the system said.
     #[error("{0}; {advice}", advice = advice(.0))]
     System(#[from] io::Error),
@@ -48,127 +36,59 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-impl From<UnixError> for SocketError {
-    fn from(error: UnixError) -> Self {
-        match error {
-            UnixError::InUse => Self::InUse,
-            UnixError::System(error) => Self::System(error),
-            error => Self::Path(error),
+/// Listens on `address`. A Unix socket that nobody listens on any more is replaced.
+pub(super) fn bind(address: &AdminAddress) -> Result<Listening, SocketError> {
+    let bound = match address {
+        AdminAddress::Loopback(address) => {
+            let listening = listen(&Address::Ip(*address), &Inherited::default());
+            listening
+                .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
         }
-    }
+        AdminAddress::Unix(path) => listen_privately(path),
+    };
+    bound.map_err(|error| match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, AdminAddress::Unix(path))
+            if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) =>
+        {
+            SocketError::NotASocket
+        }
+        (io::ErrorKind::AddrInUse, _) => SocketError::InUse,
+        _ => error.into(),
+    })
 }
 
-/// A socket that listens for the operator.
-#[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpListener),
-    Unix { listener: UnixListener, path: PathBuf, _name: Name },
-}
-
-/// Any stream; there are few of them.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send {}
-impl<S: AsyncRead + AsyncWrite + Send> Stream for S {}
-
-impl Socket {
-    /// Listens on `address`. A Unix socket that nobody listens on any more is replaced.
-    pub(super) fn bind(address: &AdminAddress) -> Result<Self, SocketError> {
-        match address {
-            AdminAddress::Loopback(address) => match listener::on_ip(*address) {
-                Ok(listener) => Ok(Self::Tcp(listener)),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(SocketError::InUse),
-                Err(error) => Err(error.into()),
-            },
-            AdminAddress::Unix(path) => {
-                let (listener, name) = unix::bind(path, MODE)?;
-                Ok(Self::Unix { listener, path: path.clone(), _name: name })
-            }
-        }
-    }
-
-    /// Its address, with the port that was given for port 0.
-    pub(super) fn address(&self) -> io::Result<AdminAddress> {
-        Ok(match self {
-            Self::Tcp(listener) => AdminAddress::Loopback(listener.local_addr()?),
-            Self::Unix { path, .. } => AdminAddress::Unix(path.clone()),
-        })
-    }
-
-    /// The address with its port, unless it is a Unix socket.
-    pub(super) fn loopback(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix { .. } => None,
-        }
-    }
-
-    /// The next connection.
-    pub(super) async fn accept(&self) -> io::Result<Pin<Box<dyn Stream>>> {
-        Ok(match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                let _ = stream.set_nodelay(true);
-                Box::pin(stream)
-            }
-            Self::Unix { listener, .. } => Box::pin(listener.accept().await?.0),
-        })
+/// Where it listens, with the port that was given for port 0.
+pub(super) fn address_of(listening: &Listening) -> Option<AdminAddress> {
+    match listening.address() {
+        Address::Ip(address) => Some(AdminAddress::Loopback(address)),
+        Address::Unix(_) | Address::Inherited(_) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        os::unix::{fs::PermissionsExt, net::UnixListener as StdUnixListener},
-        path::Path,
-    };
-
     use super::*;
 
-    fn unix(path: &Path) -> AdminAddress {
+    fn unix(path: &std::path::Path) -> AdminAddress {
         AdminAddress::Unix(path.to_owned())
-    }
-
-    #[tokio::test]
-    async fn a_socket_is_its_users_alone_and_goes_when_it_is_dropped() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("admin.sock");
-        let socket = Socket::bind(&unix(&path)).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(socket.address().unwrap(), unix(&path));
-        let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(names, ["admin.sock"]);
-        let (accepted, connected) = tokio::join!(socket.accept(), tokio::net::UnixStream::connect(&path));
-        assert!(accepted.is_ok() && connected.is_ok());
-        drop(socket);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("admin.sock");
-        let other = StdUnixListener::bind(&path).unwrap();
-        assert!(matches!(Socket::bind(&unix(&path)), Err(SocketError::InUse)));
-        drop(other);
-        assert!(path.exists(), "a stale socket is what this test is about");
-        let socket = Socket::bind(&unix(&path)).unwrap();
-        // Whoever takes the name away keeps what it put there.
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "a file").unwrap();
-        drop(socket);
-        assert!(path.exists());
-        assert!(matches!(Socket::bind(&unix(&path)), Err(SocketError::Path(UnixError::NotASocket))));
     }
 
     #[tokio::test]
     async fn what_cannot_be_listened_on_is_told_with_advice() {
         let directory = tempfile::tempdir().unwrap();
-        let nowhere = Socket::bind(&unix(&directory.path().join("no/admin.sock"))).unwrap_err().to_string();
+        let nowhere = bind(&unix(&directory.path().join("no/admin.sock"))).unwrap_err().to_string();
         assert!(nowhere.contains("create the directory"), "{nowhere}");
-        let long = Socket::bind(&unix(&directory.path().join("x".repeat(100)))).unwrap_err();
-        assert!(matches!(long, SocketError::Path(UnixError::TooLong)), "{long}");
-        let first = Socket::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-        let second = Socket::bind(&first.address().unwrap());
+        let long = bind(&unix(&directory.path().join("x".repeat(108)))).unwrap_err().to_string();
+        assert!(long.contains("set a shorter"), "{long}");
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(bind(&unix(&file)), Err(SocketError::NotASocket)));
+        let path = directory.path().join("admin.sock");
+        let first = bind(&unix(&path)).unwrap();
+        assert!(matches!(bind(&unix(&path)), Err(SocketError::InUse)));
+        assert_eq!(address_of(&first), None, "it is the one that was asked for");
+        let first = bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
+        let second = bind(&address_of(&first).unwrap());
         assert!(matches!(second, Err(SocketError::InUse)), "{second:?}");
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     admin::steering::{BackendStanding, BoxFuture, ListenerStanding, Standing, Steering},
     backend::Tools,
-    config::{Address, Config, ConfigError},
+    config::{Address, Admin, Config, ConfigError},
     connection::{House, Terms},
     service::{
         logging::{LogError, Logging},
@@ -75,6 +75,8 @@ struct Helm {
     course: Mutex<Course>,
     /// Cancelled when a drain is over.
     drained: CancellationToken,
+    /// Where the operator comes in, since the start.
+    admin: Option<Admin>,
     /// The log, if it is ours to change.
     logging: OnceLock<Logging>,
 }
@@ -93,7 +95,7 @@ struct Course {
 
 impl Control {
     pub(super) fn new(ready: Ready, inherited: Inherited) -> Self {
-        let Ready { file, stations, terms, limits, tools, .. } = ready;
+        let Ready { file, stations, terms, limits, admin, tools, .. } = ready;
         let (house, tasks) = (Arc::new(house(&limits)), Tasks::default());
         let mut opened = Vec::with_capacity(stations.len());
         for (_, bound, door) in stations {
@@ -107,7 +109,7 @@ impl Control {
         let course = Course { stations, terms, tools, watches, loaded, reloads, draining: false };
         let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
         let (course, logging) = (Mutex::new(course), OnceLock::new());
-        let helm = Helm { file, house, inherited, tasks, reloading, course, drained, logging };
+        let helm = Helm { file, house, inherited, tasks, reloading, course, drained, admin, logging };
         Self { helm: Arc::new(helm) }
     }
 
@@ -182,6 +184,7 @@ impl Control {
             tools: course.tools.again(),
             doors: doors.collect(),
             terms: Some(Arc::clone(&course.terms)),
+            admin: self.helm.admin.clone(),
         })
     }
 

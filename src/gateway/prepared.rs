@@ -97,11 +97,12 @@ pub(super) struct Heritage {
     pub(super) tools: Tools,
     pub(super) doors: Vec<(Address, Arc<Door>)>,
     pub(super) terms: Option<Arc<Terms>>,
+    pub(super) admin: Option<Admin>,
 }
 
 impl Heritage {
     fn none() -> Self {
-        Self { tools: Tools::default(), doors: Vec::new(), terms: None }
+        Self { tools: Tools::default(), doors: Vec::new(), terms: None, admin: None }
     }
 
     /// What led to the same servers in the same way, if that is all there is to it.
@@ -187,6 +188,10 @@ impl Prepared {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
         });
+        if heritage.terms.is_some() && heritage.admin != admin {
+            let sentence = "[admin] has changed; its address moves at the next start, and not by a reload";
+            warnings.push(sentence.to_owned());
+        }
         // The same key for two listeners is one warning.
         let mut said = HashSet::new();
         warnings.retain(|warning| said.insert(warning.clone()));
@@ -231,12 +236,11 @@ impl Prepared {
     /// An address is in use, not ours, or not allowed, or its socket was not handed over. The ones before it are given up
     /// again.
     pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
-        let (file, admin) = (self.file.clone(), self.admin.clone());
         let ready = self.bind_beside(Vec::new(), &inherited)?;
-        let admin = admin.map(|Admin { address }| {
-            AdminSocket::bind(&address).map_err(|cause| StartError::Admin {
-                file: file.display().to_string(),
-                address,
+        let admin = ready.admin.as_ref().map(|Admin { address }| {
+            AdminSocket::bind(address).map_err(|cause| StartError::Admin {
+                file: ready.file.display().to_string(),
+                address: address.clone(),
                 cause,
             })
         });
@@ -255,7 +259,7 @@ impl Prepared {
         mut kept: Vec<Address>,
         inherited: &Inherited,
     ) -> Result<Ready, StartError> {
-        let Self { file, doors, terms, limits, log, tools, warnings, .. } = self;
+        let Self { file, doors, terms, limits, admin, log, tools, warnings } = self;
         let mut stations = Vec::with_capacity(doors.len());
         for (index, (address, door)) in doors.into_iter().enumerate() {
             if let Some(at) = kept.iter().position(|other| *other == address) {
@@ -272,7 +276,7 @@ impl Prepared {
             })?;
             stations.push((address, Some(bound), door));
         }
-        Ok(Ready { file, stations, terms, limits, log, tools, warnings })
+        Ok(Ready { file, stations, terms, limits, admin, log, tools, warnings })
     }
 }
 
@@ -285,6 +289,7 @@ pub(super) struct Ready {
     pub(super) stations: Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>,
     pub(super) terms: Arc<Terms>,
     pub(super) limits: Limits,
+    pub(super) admin: Option<Admin>,
     pub(super) log: Log,
     pub(super) tools: Tools,
     pub(super) warnings: Vec<String>,

@@ -11,14 +11,16 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::{
     socket::{LOCAL, Socket},
-    unix::{self, Name, UnixError},
+    unix::{self, Name},
 };
 use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
 pub const BACKLOG: u32 = 4096;
 /// A proxy in front mostly runs as a user of its own: who may reach the directory may connect.
-const MODE: u32 = 0o666;
+const EVERYBODY: u32 = 0o666;
+/// Our own user, and root, who may everything.
+const NOBODY_ELSE: u32 = 0o600;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
@@ -177,23 +179,29 @@ pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listen
         Address::Ip(address) => {
             Ok(vec![Listening { socket: Accepting::Tcp(on_ip(*address)?), shared: false, name: None }])
         }
-        Address::Unix(path) => {
-            let (listener, name) = unix::bind(path, MODE).map_err(|error| match error {
-                UnixError::System(error) => error,
-                UnixError::InUse => io::Error::new(io::ErrorKind::AddrInUse, error),
-                error => io::Error::new(io::ErrorKind::InvalidInput, error),
-            })?;
-            Ok(vec![Listening { socket: Accepting::Unix(listener), shared: false, name: Some(name) }])
-        }
+        Address::Unix(path) => Ok(vec![on_path(path, EVERYBODY)?]),
         Address::Inherited(name) => inherited.open(name),
     }
+}
+
+/// Listens on a Unix socket that nobody but our own user, and root, can ever connect to.
+///
+/// # Errors
+/// Somebody listens there, something else has the name, or the system refused.
+pub fn listen_privately(path: &Path) -> io::Result<Listening> {
+    on_path(path, NOBODY_ELSE)
+}
+
+fn on_path(path: &Path, mode: u32) -> io::Result<Listening> {
+    let (listener, name) = unix::bind(path, mode)?;
+    Ok(Listening { socket: Accepting::Unix(listener), shared: false, name: Some(name) })
 }
 
 /// Listens on `address`.
 ///
 /// # Errors
 /// It is in use, is not ours, or its port needs a privilege we do not have.
-pub fn on_ip(address: SocketAddr) -> io::Result<TcpListener> {
+fn on_ip(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for old connections to leave TIME_WAIT.
     socket.set_reuseaddr(true)?;
@@ -228,6 +236,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -239,6 +249,19 @@ mod tests {
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 640]);
         backoff.reset();
         assert_eq!(backoff.after(&full), Some(FIRST_PAUSE));
+    }
+
+    #[tokio::test]
+    async fn a_private_socket_is_its_users_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let listening = listen_privately(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (accepted, connected) = tokio::join!(listening.accept(), UnixStream::connect(&path));
+        assert!(accepted.is_ok() && connected.is_ok());
+        assert_eq!(listening.address(), Address::Unix(path.clone()));
+        drop(listening);
+        assert!(!path.exists(), "the file goes with its listener");
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ const SUFFIX: &str = ".new";
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-pub enum UnixError {
+enum UnixError {
     /// Somebody listens there already.
     #[error("another program listens there")]
     InUse,
@@ -38,23 +38,33 @@ pub enum UnixError {
     System(#[from] io::Error),
 }
 
+impl From<UnixError> for io::Error {
+    fn from(error: UnixError) -> Self {
+        match error {
+            UnixError::System(error) => error,
+            UnixError::TooLong => Self::new(io::ErrorKind::InvalidInput, error),
+            UnixError::InUse | UnixError::NotASocket => Self::new(io::ErrorKind::AddrInUse, error),
+        }
+    }
+}
+
 /// Listens on `path`, with these permissions. A socket that nobody listens on any more is replaced.
 ///
 /// # Errors
-/// Somebody listens there, something else has the name, or the system refuses.
-pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Name), UnixError> {
+/// Somebody listens there, something else has the name, or the system refuses. Each says what to do.
+pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Name)> {
     if path.as_os_str().as_bytes().len() > LONGEST_PATH {
-        return Err(UnixError::TooLong);
+        return Err(UnixError::TooLong.into());
     }
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(UnixError::NotASocket),
+        Ok(found) if !found.file_type().is_socket() => return Err(UnixError::NotASocket.into()),
         Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => return Err(UnixError::InUse),
+            Ok(_) => return Err(UnixError::InUse.into()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     }
     // Its mode is set before it has its name: there is no moment in which others could use it.
     let mut first = path.as_os_str().to_owned();
@@ -69,7 +79,7 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Name), UnixError> {
         Ok(found) => Ok((listener, Name { path: path.to_owned(), identity: (found.dev(), found.ino()) })),
         Err(error) => {
             let _ = fs::remove_file(&first);
-            Err(error.into())
+            Err(error)
         }
     }
 }
@@ -94,5 +104,36 @@ impl Drop for Name {
         if now.is_ok_and(|now| now == self.identity) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(bind(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        // Dropped without its file being removed, as after a crash.
+        drop(other);
+        let (_listener, name) = bind(&path, 0o600).unwrap();
+        let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["a.sock"]);
+        // Whoever takes the name away keeps what it put there.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a file of somebody").unwrap();
+        drop(name);
+        let error = bind(&path, 0o600).unwrap_err();
+        assert!(error.to_string().contains("not a socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a file of somebody");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_told_so() {
+        let error = bind(Path::new(&"x".repeat(108)), 0o600).unwrap_err();
+        assert!(error.to_string().contains("set a shorter one"), "{error}");
     }
 }

@@ -51,7 +51,11 @@ const picture = portrait(1300, 1340);
 
 const open = [];
 after(async () => {
-  for (const thing of open.reverse()) await thing.stop();
+  // All of them, whatever one of them says: what goes on running would keep this process from ending.
+  const ends = [];
+  for (const thing of open.reverse()) ends.push(await Promise.allSettled([thing.stop()]));
+  const [failure] = ends.flat().filter(({ status }) => status === 'rejected');
+  if (failure) throw failure.reason;
 });
 process.on('exit', () => fs.rmSync(work, { recursive: true, force: true, maxRetries: 5 }));
 
@@ -309,6 +313,7 @@ function scenes(kind, startBroker) {
   scene('a session that the rules end is not begun again by itself', async () => {
     const close = { code: 1008, reason: 'the credential has expired' };
     const pages = await servePages(cast.page, { certificate, privateKey }, { close });
+    open.push(pages);
     cast.cid = await Player.open(cast.ann.browser, 'cid', `https://${HOST}:${pages.port}/`);
     await cast.cid.goIn(PASSWORD);
     await cast.cid.sees('banner', /^Ended by the gateway: the credential has expired\.$/);

@@ -70,7 +70,8 @@ async function report() {
   for (const talker of [alice, bob].filter(Boolean)) {
     const file = artefact(`failure-${talker.name}.png`);
     await talker.screenshot(file).catch(() => {});
-    say(`${talker.name}'s page (picture: ${file})`, JSON.stringify([await talker.banner().catch(String), await talker.messages().catch(String)]).slice(-3000));
+    const [banner, messages] = [await talker.banner().catch(String), await talker.messages().catch(String)];
+    say(`${talker.name}'s page (picture: ${file})`, JSON.stringify([banner, messages]).slice(-3000));
     say(`${talker.name}'s console`, talker.console.slice(-30).join('\n'));
   }
   if (gateway) say(`gateway log, running: ${!gateway.end}`, gateway.log().slice(-5000));
@@ -485,6 +486,15 @@ scene('a session that an operator has killed does not come back by itself', asyn
   await killed.signIn(BOB, server.passwords.bob);
   await killed.says(/^Ended by the gateway: killed by an operator\.$/, 'closed');
   assert.equal(killer.upgrades, 1);
+
+  const close = { code: 1008, reason: 'the credential has expired' };
+  const expiring = await servePages(page, authority.issue(HOST), { close });
+  const expired = await Talker.open(browser, `https://${HOST}:${expiring.port}/`, 'the expired one');
+  await expired.signIn(BOB, server.passwords.bob);
+  await expired.says(/^Ended by the gateway: the credential has expired\.$/, 'closed');
+  assert.equal(await expired.page.locator('#password').inputValue(), server.passwords.bob, 'what was typed stays');
+  await expired.close();
+  expiring.stop();
 });
 
 /** One that has ended and is not buried yet does not count. */
@@ -507,8 +517,10 @@ scene('./start is all it takes, and Ctrl-C ends everything', async () => {
     started.mustRun();
     return /^open (https:\/\/localhost:\d+\/)$/m.exec(started.log())?.[1];
   });
-  const passwords = Object.fromEntries([...started.log().matchAll(/^(\S+) has the password (\S+)$/gm)].map(([, who, word]) => [who, word]));
-  const [one, other] = [await Talker.open(browser, address, 'Alice by ./start'), await Talker.open(browser, address, 'Bob by ./start')];
+  const told = [...started.log().matchAll(/^(\S+) has the password (\S+)$/gm)];
+  const passwords = Object.fromEntries(told.map(([, who, word]) => [who, word]));
+  const one = await Talker.open(browser, address, 'Alice by ./start');
+  const other = await Talker.open(browser, address, 'Bob by ./start');
   await one.signIn(ALICE, passwords[ALICE], 'xmpp');
   await other.signIn(BOB, passwords[BOB], 'xmpps');
   await one.sees('Bob', 'here');
@@ -517,7 +529,8 @@ scene('./start is all it takes, and Ctrl-C ends everything', async () => {
   await one.say('Started!');
   await other.shows(['Started!']);
   await one.shows(['Started!'], { progress: /^delivered$/ });
-  const children = fs.readFileSync(`/proc/${started.pid}/task/${started.pid}/children`, 'utf8').trim().split(' ').map(Number);
+  const family = fs.readFileSync(`/proc/${started.pid}/task/${started.pid}/children`, 'utf8');
+  const children = family.trim().split(' ').map(Number);
   assert.ok(children.length >= 2, `it has started ${children.length} processes`);
   started.signal('SIGINT');
   await one.says(/^(Interrupted: the gateway is stopping|Could not connect|The chat server)/, 'waiting');

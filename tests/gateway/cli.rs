@@ -43,7 +43,10 @@ fn directory() -> TempDir {
     let directory = TempDir::new().expect("a directory");
     let identity = Identity::shared();
     fs::write(directory.path().join("localhost.crt"), &identity.certificate).expect("a file");
-    fs::write(directory.path().join("localhost.key"), &identity.private_key).expect("a file");
+    let key = directory.path().join("localhost.key");
+    fs::write(&key, &identity.private_key).expect("a file");
+    // A key that everybody may read is warned about.
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("a file of ours");
     directory
 }
 

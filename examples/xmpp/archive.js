@@ -52,14 +52,14 @@ export class Archive {
   }
 
   /**
-   * Everything after `mark`, oldest first; without a mark, everything.
+   * Everything after `mark`, oldest first; everything at all if the mark is ''.
    *
    * @returns {Promise<Kept[] | undefined>} undefined if the archive does not know the mark any more, or if there is too
    *   much
    */
   async since(mark) {
     const all = [];
-    let after = mark;
+    let after = mark || undefined;
     for (let i = 0; i < MOST_PAGES; i++) {
       let page;
       try {
@@ -79,7 +79,7 @@ export class Archive {
    * The last messages, oldest first, back to the one that `mark` names, or a page without it.
    *
    * @returns {Promise<{kept: Kept[], complete: boolean, reached: boolean}>} whether there is nothing before, and whether
-   *   the mark is among them, or there was none to look for
+   *   the mark is among them (for '': whether they are all there are), or there was none to look for
    */
   async latest(mark) {
     let kept = [];
@@ -87,7 +87,8 @@ export class Archive {
     for (let i = 0; i < MOST_PAGES; i++) {
       const page = await this.#page({ before });
       kept = [...page.kept, ...kept];
-      const reached = !mark || kept.some(({ archiveId }) => archiveId === mark);
+      const all = mark === '' && page.complete;
+      const reached = all || mark === undefined || kept.some(({ archiveId }) => archiveId === mark);
       if (reached || page.complete) return { kept, complete: page.complete, reached };
       before = page.first;
     }

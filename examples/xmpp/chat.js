@@ -111,14 +111,14 @@ export class Chat extends EventTarget {
     const from = conversation.kind === 'room' ? this.room.nick : this.#account.username;
     const message = conversation.compose({ id: crypto.randomUUID(), from, text, when: Date.now() });
     conversation.draft = '';
-    if (this.#isReady(conversation)) this.#sender.say(conversation, message);
+    if (this.#isReady(conversation)) this.#say(conversation, message);
     this.#changed();
   }
 
   /** Somebody has decided that this one is to be sent again. */
   again(conversation, message) {
     message.progress = 'waiting';
-    if (this.#isReady(conversation)) this.#sender.say(conversation, message);
+    if (this.#isReady(conversation)) this.#say(conversation, message);
     this.#changed();
   }
 
@@ -255,9 +255,18 @@ export class Chat extends EventTarget {
 
   #transmitAll(conversation) {
     for (const message of conversation.outbox) {
-      if (message.progress === 'waiting' || message.progress === 'unsure') this.#sender.say(conversation, message);
+      if (message.progress === 'waiting' || message.progress === 'unsure') this.#say(conversation, message);
     }
     this.#changed();
+  }
+
+  #say(conversation, message) {
+    this.#feedOf(conversation).pin();
+    this.#sender.say(conversation, message);
+  }
+
+  #feedOf({ kind }) {
+    return kind === 'room' ? this.room.feed : this.#feed;
   }
 
   #receipt(id, to) {
@@ -334,6 +343,10 @@ export class Chat extends EventTarget {
   // --- what outlives the page ---------------------------------------------------------------------------------
 
   #changed() {
+    for (const kind of ['chat', 'room']) {
+      const ours = [...this.conversations.values()].filter((one) => one.kind === kind).flatMap(({ outbox }) => outbox);
+      if (!ours.some(({ progress }) => progress === 'sending' || progress === 'unsure')) this.#feedOf({ kind })?.unpin();
+    }
     this.#save();
     this.dispatchEvent(new Event('change'));
   }
@@ -344,7 +357,7 @@ export class Chat extends EventTarget {
       unsent.map(({ id, from, text, when, progress }) => ({ address, kind, id, from, text, when, progress })),
     );
     const drafts = all.filter(({ draft }) => draft).map(({ address, kind, draft }) => ({ address, kind, draft }));
-    const marks = { ...this.#memory.marks, [this.me]: this.#feed.mark, ...this.room.marks };
+    const marks = { ...this.#memory.marks, [this.me]: this.#feed.from, ...this.room.marks };
     this.#memory.keep({ outbox, drafts, marks });
   }
 

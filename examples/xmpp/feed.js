@@ -6,13 +6,14 @@
  */
 
 export class Feed {
-  /** The archive's id of the last message before which none is missing. */
+  /** The archive's id of the last message before which none is missing; '' if the archive was empty. */
   mark;
 
   #deliver;
   #gap;
   #begun = false;
   #held;
+  #pinned;
 
   /**
    * @param {(told: import('./archive.js').Kept, how: {live: boolean, fresh: boolean}) => void} deliver takes one
@@ -24,6 +25,24 @@ export class Feed {
     this.#deliver = deliver;
     this.#gap = gap;
     this.mark = mark;
+  }
+
+  /** From where on the archive is to be asked after a lost connection, or by the next page. */
+  get from() {
+    return this.#pinned ? this.#pinned.mark : this.mark;
+  }
+
+  /**
+   * Something of ours is given to the network. The archive may get it before what others say next, and then it would stand
+   * before the mark: so until `unpin`, the archive is asked from here on.
+   */
+  pin() {
+    this.#pinned ??= { mark: this.mark };
+  }
+
+  /** It is known of all that is ours whether the archive has it. */
+  unpin() {
+    this.#pinned = undefined;
   }
 
   /** A login has begun: from now on live messages wait for `catchUp`. */
@@ -54,6 +73,7 @@ export class Feed {
       whole = false;
     }
     this.#begun = true;
+    this.mark ??= '';
     const held = this.#held;
     this.#held = undefined;
     for (const told of held ?? []) this.#take(told, false, true);
@@ -69,7 +89,7 @@ export class Feed {
   }
 
   async #since(archive) {
-    const missed = await archive.since(this.mark);
+    const missed = await archive.since(this.from);
     if (missed) {
       for (const told of missed) this.#take(told, false, true);
       return true;

@@ -86,6 +86,24 @@ test('a connection that breaks while the archive answers loses nothing', async (
   assert.equal(seen(), 'ABcde');
 });
 
+test('as long as something of ours is under way, it asks from before it', async () => {
+  const { feed, seen } = feedOf();
+  feed.hold();
+  await feed.catchUp(archiveOf(''));
+  assert.equal(feed.from, '', 'an archive that was empty is asked for everything');
+  feed.heard(told('a'));
+  feed.pin(); // ours is b, and the connection breaks before anybody says that it arrived
+  feed.heard(told('c'));
+  assert.deepEqual([feed.mark, feed.from], ['c', 'a']);
+  feed.hold();
+  const archive = archiveOf('abcd');
+  assert.equal(await feed.catchUp(archive), true);
+  assert.deepEqual(archive.asked, ['since a']);
+  assert.equal(seen(), 'acbcd', 'whoever takes them knows c already');
+  feed.unpin();
+  assert.equal(feed.from, 'd');
+});
+
 test('an archive that does not reach back shows a gap, and nothing is certain', async () => {
   const { feed, seen } = feedOf();
   feed.hold();

@@ -52,7 +52,7 @@ export class Room {
 
   /** The last message known of each room's archive. */
   get marks() {
-    return Object.fromEntries([...this.#feeds].map(([address, { mark }]) => [address, mark]));
+    return Object.fromEntries([...this.#feeds].map(([address, { from }]) => [address, from]));
   }
 
   /** A login has succeeded. Kept when we are in the room and have heard what we missed; or when we cannot be. */
@@ -70,9 +70,9 @@ export class Room {
       const deliver = (told, how) => this.#deliver(conversation, told, how);
       this.#feeds.set(address, new Feed(deliver, (words) => conversation.gap(words), this.#calls.mark(address)));
     }
-    this.#feed.hold();
+    this.feed.hold();
     if (!(await this.#join())) return;
-    const whole = (await this.#feed.catchUp(this.archive)) && session.alone;
+    const whole = (await this.feed.catchUp(this.archive)) && session.alone;
     if (this.#session !== session) return;
     this.settled = true;
     if (!whole) conversation.doubted();
@@ -97,7 +97,7 @@ export class Room {
 
   heard(stanza) {
     const archiveId = stanza.getChildren('stanza-id', NS.ids).find(({ attrs }) => attrs.by === this.address)?.attrs.id;
-    this.#feed?.heard({ archiveId, stanza, when: Date.now() });
+    this.feed?.heard({ archiveId, stanza, when: Date.now() });
   }
 
   /** Something we said came back. */
@@ -134,7 +134,8 @@ export class Room {
     this.#calls.changed();
   }
 
-  get #feed() {
+  /** What is said in the room, as far as we have entered one. */
+  get feed() {
     return this.#feeds.get(this.address);
   }
 

@@ -85,6 +85,7 @@ fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
     let mut wanted: BTreeSet<String> = [
         "/usr/bin/portcullis",
         CONFIG,
+        "/etc/logrotate.d/portcullis",
         "/usr/share/bash-completion/completions/portcullis",
         "/usr/share/zsh/vendor-completions/_portcullis",
         "/usr/share/fish/vendor_completions.d/portcullis.fish",
@@ -123,7 +124,9 @@ fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
     assert!(field("Description").contains("WebSocket-to-TCP gateway"), "{}", field("Description"));
     assert_eq!(dpkg_deb(&["--info"], package).matches("/etc/").count(), 0, "a path in what apt shows");
     let conffiles = well(Command::new("dpkg-deb").arg("--info").arg(package).arg("conffiles"));
-    assert_eq!(conffiles.trim(), CONFIG, "what an administrator edits");
+    let mut conffiles: Vec<&str> = conffiles.trim().lines().collect();
+    conffiles.sort_unstable();
+    assert_eq!(conffiles, ["/etc/logrotate.d/portcullis", CONFIG], "what an administrator edits");
     for script in ["postinst", "prerm", "postrm"] {
         let text = well(Command::new("dpkg-deb").arg("--info").arg(package).arg(script));
         assert!(!text.contains("#DEBHELPER#") && text.contains("deb-systemd-"), "{script}: {text}");

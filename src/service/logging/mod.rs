@@ -469,9 +469,11 @@ mod tests {
         assert!(error.contains("the journal does not listen on /nowhere/socket: "), "{error}");
         assert!(error.contains("write format = \"text\" where"), "{error}");
         assert_eq!(shared.settings().format, LogFormat::Text);
-        // Nor is a reload for other reasons hindered by that.
+        // Nor is a reload for other reasons hindered by that. Without a collector of its own, this thread would tell the
+        // whole process that nobody listens.
         let logging = Logging { shared: Arc::new(shared) };
-        logging.reconfigure(&log).unwrap();
+        let collector = Collector { shared: Arc::clone(&logging.shared) };
+        with_default(tracing_subscriber::registry().with(collector), || logging.reconfigure(&log)).unwrap();
         assert_eq!(logging.shared.settings().format, LogFormat::Text);
     }
 }

@@ -11,13 +11,16 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// How much may wait for a place that does not keep up, in bytes: some ten thousand closing lines.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
 /// How much is given to the place at once, in bytes.
 const BATCH: usize = 64 * 1024;
+
+/// How long the thread rests after it has written, so that under load it wakes for many lines and not for each.
+const REST: Duration = Duration::from_millis(5);
 
 /// Where lines end up. May take its time.
 pub(super) trait Sink: Send + 'static {
@@ -53,6 +56,10 @@ struct State {
     bytes: usize,
     reopen: bool,
     closed: bool,
+    /// Whether the thread sleeps until it is woken: a call to the system that is saved where it does not.
+    is_asleep: bool,
+    /// How many wait for lines to be written.
+    waiting: usize,
 }
 
 impl Outlet {
@@ -70,7 +77,9 @@ impl Outlet {
                 }
                 let lost = if lines.is_empty() { 0 } else { sink.write(&lines) };
                 lost_lines.fetch_add(lost, Ordering::Relaxed);
-                written.done(&lines);
+                if written.done(&lines) {
+                    thread::sleep(REST);
+                }
             }
         })?;
         Ok(Self { queue, dropped })
@@ -86,8 +95,11 @@ impl Outlet {
         }
         state.bytes = bytes;
         state.lines.push_back(line);
+        let wake = std::mem::take(&mut state.is_asleep);
         drop(state);
-        self.queue.changed.notify_all();
+        if wake {
+            self.queue.changed.notify_all();
+        }
     }
 
     /// Has the place looked for again, before the next line is written.
@@ -104,8 +116,10 @@ impl Outlet {
             if left.is_zero() {
                 return;
             }
+            state.waiting += 1;
             let waited = self.queue.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 }
@@ -136,6 +150,7 @@ impl Queue {
             if state.closed {
                 return None;
             }
+            state.is_asleep = true;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let mut bytes = 0;
@@ -153,9 +168,17 @@ impl Queue {
         Some(Work { lines, reopen: std::mem::take(&mut state.reopen) })
     }
 
-    fn done(&self, lines: &[Vec<u8>]) {
-        self.state().bytes -= lines.iter().map(Vec::len).sum::<usize>();
-        self.changed.notify_all();
+    /// Takes note that these are written. Returns whether there is time for a rest.
+    fn done(&self, lines: &[Vec<u8>]) -> bool {
+        let mut state = self.state();
+        state.bytes -= lines.iter().map(Vec::len).sum::<usize>();
+        let (is_awaited, is_over) = (state.waiting > 0, state.closed);
+        let much_to_do = state.bytes >= BATCH;
+        drop(state);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+        !is_awaited && !is_over && !much_to_do
     }
 }
 

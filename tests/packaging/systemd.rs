@@ -252,6 +252,33 @@ fn the_watchdog_hears_that_the_program_moves_and_the_status_has_counts() {
 }
 
 #[test]
+fn the_service_manager_is_told_of_a_reload_from_its_beginning_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("gateway.toml");
+    fs::write(&config, PLAIN).unwrap();
+    let manager = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&manager).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("run").arg("--config").arg(&config).env("NOTIFY_SOCKET", &manager).stderr(Stdio::null());
+    let running = Running(command.spawn().unwrap());
+    assert_eq!(told(&socket), "READY=1");
+    let pid = running.0.id().to_string();
+    let mut before = 0;
+    // Whatever comes of it: systemd waits for the end (systemd.service(5), Type=notify-reload).
+    for text in [PLAIN.to_owned(), PLAIN.replace("vnc", "desk"), PLAIN.replace("path", "pth")] {
+        fs::write(&config, text).unwrap();
+        assert!(Command::new("sh").args(["-c", "kill -HUP \"$1\"", "sh", &pid]).status().unwrap().success());
+        let said = told(&socket);
+        let since = said.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{said:?}"));
+        let since: u64 = since.parse().unwrap_or_else(|_| panic!("{said:?}"));
+        assert!(since > before, "the clock of the system only goes forward: {since} after {before}");
+        before = since;
+        assert_eq!(told(&socket), "READY=1");
+    }
+}
+
+#[test]
 fn both_services_are_one_but_for_the_door() {
     let [one, other] = ["portcullis.service", "portcullis@.service"].map(|name| {
         let text = fs::read_to_string(unit_file().with_file_name(name)).unwrap();

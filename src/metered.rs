@@ -1,4 +1,7 @@
-//! A stream that counts what the other side of it took.
+//! What lies under every stream: one that counts what the other side of it took, and enums that are streams.
+//!
+//! Refuses to know what flows. Invariant: bytes go straight to the stream underneath, never through a buffer of this room's
+//! own.
 
 use std::{
     io::{self, IoSlice},
@@ -7,6 +10,70 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Makes an enum whose variants hold one stream each a stream itself: every call goes straight to the one that is there. All
+/// of them must take several buffers at once.
+macro_rules! pass_on {
+    ($name:ident { $($variant:ident),+ }) => {
+        impl tokio::io::AsyncRead for $name {
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &mut tokio::io::ReadBuf<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                match self.get_mut() {
+                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_read(cx, buf),)+
+                }
+            }
+        }
+
+        impl tokio::io::AsyncWrite for $name {
+            fn poll_write(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &[u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                match self.get_mut() {
+                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_write(cx, buf),)+
+                }
+            }
+
+            fn poll_write_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &[std::io::IoSlice<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                match self.get_mut() {
+                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_write_vectored(cx, bufs),)+
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                true
+            }
+
+            fn poll_flush(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                match self.get_mut() {
+                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_flush(cx),)+
+                }
+            }
+
+            fn poll_shutdown(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                match self.get_mut() {
+                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_shutdown(cx),)+
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use pass_on;
 
 /// A stream that counts what the other side of it took.
 #[derive(Debug)]

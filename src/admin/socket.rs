@@ -2,7 +2,7 @@
 //!
 //! Owns what is told when there can be none. Refuses to know what is said on it.
 
-use std::{fs, io, os::unix::fs::FileTypeExt};
+use std::io;
 
 use crate::{
     config::{Address, AdminAddress},
@@ -46,13 +46,9 @@ pub(super) fn bind(address: &AdminAddress) -> Result<Listening, SocketError> {
         }
         AdminAddress::Unix(path) => listen_privately(path),
     };
-    bound.map_err(|error| match (error.kind(), address) {
-        (io::ErrorKind::AddrInUse, AdminAddress::Unix(path))
-            if fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) =>
-        {
-            SocketError::NotASocket
-        }
-        (io::ErrorKind::AddrInUse, _) => SocketError::InUse,
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => SocketError::NotASocket,
+        io::ErrorKind::AddrInUse => SocketError::InUse,
         _ => error.into(),
     })
 }
@@ -81,7 +77,7 @@ mod tests {
         let long = bind(&unix(&directory.path().join("x".repeat(108)))).unwrap_err().to_string();
         assert!(long.contains("set a shorter"), "{long}");
         let file = directory.path().join("file");
-        fs::write(&file, "").unwrap();
+        std::fs::write(&file, "").unwrap();
         assert!(matches!(bind(&unix(&file)), Err(SocketError::NotASocket)));
         let path = directory.path().join("admin.sock");
         let first = bind(&unix(&path)).unwrap();

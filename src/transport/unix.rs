@@ -43,7 +43,8 @@ impl From<UnixError> for io::Error {
         match error {
             UnixError::System(error) => error,
             UnixError::TooLong => Self::new(io::ErrorKind::InvalidInput, error),
-            UnixError::InUse | UnixError::NotASocket => Self::new(io::ErrorKind::AddrInUse, error),
+            UnixError::InUse => Self::new(io::ErrorKind::AddrInUse, error),
+            UnixError::NotASocket => Self::new(io::ErrorKind::AlreadyExists, error),
         }
     }
 }

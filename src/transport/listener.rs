@@ -67,21 +67,23 @@ impl Listening {
         match socket {
             Accepting::Tcp(listener) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
-                let come = (0..BACKLOG).map_while(|_| listener.accept().ok());
-                let taken = come.filter_map(|(stream, peer)| {
-                    stream.set_nonblocking(true).ok()?;
-                    Some((Socket::Tcp(TcpStream::from_std(stream).ok()?), peer))
-                });
-                taken.collect()
+                waiting(
+                    || listener.accept(),
+                    |(stream, peer)| {
+                        stream.set_nonblocking(true)?;
+                        Ok((Socket::Tcp(TcpStream::from_std(stream)?), peer))
+                    },
+                )
             }
             Accepting::Unix(listener) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
-                let come = (0..BACKLOG).map_while(|_| listener.accept().ok());
-                let taken = come.filter_map(|(stream, _)| {
-                    stream.set_nonblocking(true).ok()?;
-                    Some((Socket::Unix(UnixStream::from_std(stream).ok()?), LOCAL))
-                });
-                taken.collect()
+                waiting(
+                    || listener.accept(),
+                    |(stream, _)| {
+                        stream.set_nonblocking(true)?;
+                        Ok((Socket::Unix(UnixStream::from_std(stream)?), LOCAL))
+                    },
+                )
             }
         }
     }
@@ -101,6 +103,14 @@ impl Listening {
             }
         }
     }
+}
+
+/// All that `accept` has at this moment, each taken over by `adopt`; who cannot be, is let go.
+fn waiting<S>(
+    accept: impl Fn() -> io::Result<S>,
+    adopt: impl Fn(S) -> io::Result<(Socket, SocketAddr)>,
+) -> Vec<(Socket, SocketAddr)> {
+    (0..BACKLOG).map_while(|_| accept().ok()).filter_map(|come| adopt(come).ok()).collect()
 }
 
 /// The sockets that the service manager handed over, by name (sd_listen_fds(3)). Kept for the life of the process, so

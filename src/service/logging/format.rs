@@ -27,15 +27,15 @@ pub(super) fn text(line: &Line, now: SystemTime, colours: bool) -> Vec<u8> {
 pub(super) fn json(line: &Line, now: SystemTime) -> Vec<u8> {
     let mut text = String::with_capacity(384);
     let _ = write!(text, "{{\"timestamp\":\"{}\",\"level\":\"{}\",\"message\":", micros(now), line.level);
-    in_json(&line.message, &mut text);
+    in_quotes(&line.message, &mut text);
     for (name, value) in &line.fields {
         text.push(',');
-        in_json(name, &mut text);
+        in_quotes(name, &mut text);
         text.push(':');
         match value {
-            Value::Text(value) => in_json(value, &mut text),
+            Value::Text(value) => in_quotes(value, &mut text),
             // JSON has no such numbers.
-            Value::Float(value) if !value.is_finite() => in_json(&value.to_string(), &mut text),
+            Value::Float(value) if !value.is_finite() => in_quotes(&value.to_string(), &mut text),
             value => drop(write!(text, "{value}")),
         }
     }
@@ -64,16 +64,7 @@ fn in_words(line: &Line, text: &mut String) {
         let _ = write!(text, " {name}=");
         match value {
             Value::Text(value) if is_bare(value) => text.push_str(value),
-            Value::Text(value) => {
-                text.push('"');
-                for char in value.chars() {
-                    if matches!(char, '"' | '\\') {
-                        text.push('\\');
-                    }
-                    text.push(char);
-                }
-                text.push('"');
-            }
+            Value::Text(value) => in_quotes(value, text),
             value => drop(write!(text, "{value}")),
         }
     }
@@ -85,8 +76,8 @@ fn is_bare(value: &str) -> bool {
         && !value.contains(|char: char| char.is_whitespace() || matches!(char, '"' | '=' | '\\'))
 }
 
-/// A JSON string of what has no control characters.
-fn in_json(value: &str, text: &mut String) {
+/// In quotes, as JSON has them: what is quoted here has no control characters.
+fn in_quotes(value: &str, text: &mut String) {
     text.push('"');
     for char in value.chars() {
         if matches!(char, '"' | '\\') {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     arrival::{Arrival, secure},
     closing_line::ClosingLine,
-    dial::{Dialled, dial, label},
+    dial::{Dialled, dial},
     request::converse,
 };
 use crate::{
@@ -149,7 +149,7 @@ async fn enter(
     line.session = Some(session.id());
     let caller = Caller { client: line.peer, called: arrival.called, tls: arrival.tls, id: line.id };
     let timeouts = &door.terms.timeouts;
-    let Dialled { backend, place: backend_place } =
+    let Dialled { backend, place: backend_place, label } =
         dial(&wanted, &caller, timeouts.connect, &house.metrics, line).await;
     if let Err(reason) = backend
         && route.backend_failure == BackendFailure::Status
@@ -160,9 +160,10 @@ async fn enter(
     let switching = wanted.handshake.switching(wanted.subprotocol.as_deref());
     let pipelined = exchange.upgrade(switching).await.map_err(Fault::reason)?;
     drop(handshake);
-    let living = line.backend.as_ref().filter(|_| backend.is_ok()).map(|backend| {
+    let reached = line.backend.as_ref().zip(label).filter(|_| backend.is_ok());
+    let living = reached.map(|(backend, label)| {
         session.reached(&backend.to_string());
-        house.metrics.open_session(&route.name, &label(route, backend))
+        house.metrics.open_session(&route.name, &label)
     });
     let rules = rules(route, timeouts);
     let guards = (place.or(wanted.place), wanted.slot, backend_place, living);

@@ -20,6 +20,8 @@ const TARGETS: &str = "targets";
 pub(super) struct Dialled {
     pub(super) backend: Result<BackendStream, Reason>,
     pub(super) place: Option<balance::Place>,
+    /// What counters call the server that was reached, or tried last.
+    pub(super) label: Option<Cow<'static, str>>,
 }
 
 /// Dials what was wished for, counts it, and notes for the closing line which server it came to.
@@ -32,25 +34,25 @@ pub(super) async fn dial(
 ) -> Dialled {
     let (route, start) = (&wanted.routed.route, Instant::now());
     let connected = wanted.routed.upstream.connect(&wanted.wish, caller, limit).await;
-    let dialled = match connected {
+    let (backend, place) = match connected {
         Ok(Connected { stream, backend, place }) => {
             line.backend = Some(backend);
-            Dialled { backend: Ok(stream), place }
+            (Ok(stream), place)
         }
         Err(error) => {
             line.backend = error.backend().cloned();
             line.detail = Some(error.to_string());
-            Dialled { backend: Err(error.reason()), place: None }
+            (Err(error.reason()), None)
         }
     };
-    let backend = line.backend.as_ref().map(|backend| label(route, backend));
-    let failed = dialled.backend.as_ref().err().copied();
-    metrics.count_dial(&route.name, backend.as_deref(), failed, start.elapsed());
-    dialled
+    let label = line.backend.as_ref().map(|backend| label(route, backend));
+    let failed = backend.as_ref().err().copied();
+    metrics.count_dial(&route.name, label.as_deref(), failed, start.elapsed());
+    Dialled { backend, place, label }
 }
 
 /// What counters call a server: a name that the configuration has, whatever clients ask for.
-pub(super) fn label(route: &Route, backend: &Backend) -> Cow<'static, str> {
+fn label(route: &Route, backend: &Backend) -> Cow<'static, str> {
     match route.upstream.destinations {
         Destinations::Fixed(_) => Cow::Owned(backend.to_string()),
         Destinations::Tokens(_) => Cow::Borrowed(TARGETS),

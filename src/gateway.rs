@@ -11,8 +11,6 @@ mod prepared;
 mod station;
 mod watches;
 
-use std::sync::Arc;
-
 pub use self::{
     control::{Control, ReloadError},
     prepared::{Prepared, StartError},
@@ -20,7 +18,6 @@ pub use self::{
 use crate::{
     admin::{server::AdminServer, steering::Steering},
     config::{Address, AdminAddress, Config},
-    metrics::Metrics,
     transport::listener::Inherited,
 };
 
@@ -49,11 +46,6 @@ impl Gateway {
     /// Where the operator is listened for, if anywhere; with the port that was given for port 0.
     pub fn admin_address(&self) -> Option<&AdminAddress> {
         self.admin.as_ref().map(AdminServer::address)
-    }
-
-    /// What was counted so far; outlives the gateway.
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.control.house().metrics)
     }
 
     /// How it is steered while it runs.

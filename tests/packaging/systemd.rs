@@ -170,20 +170,8 @@ impl Drop for Running {
 fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
     assert_eq!(directive("Type"), "notify");
     assert_eq!(directive("KillSignal"), "SIGTERM");
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("gateway.toml");
-    fs::write(&config, PLAIN).unwrap();
-    let manager = directory.path().join("notify");
-    let socket = UnixDatagram::bind(&manager).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut child = Command::new(PROGRAM)
-        .arg("run")
-        .arg("--config")
-        .arg(&config)
-        .env("NOTIFY_SOCKET", &manager)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let Managed { directory: _directory, socket, mut command, .. } = managed();
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut running = Running(child);
 
@@ -208,6 +196,26 @@ fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
     assert!(status.success(), "{status}: {rest}");
 }
 
+/// The program with a configuration of its own, and where its service manager listens.
+struct Managed {
+    directory: tempfile::TempDir,
+    config: PathBuf,
+    socket: UnixDatagram,
+    command: Command,
+}
+
+fn managed() -> Managed {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("gateway.toml");
+    fs::write(&config, PLAIN).expect("a file");
+    let manager = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&manager).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut command = Command::new(PROGRAM);
+    command.arg("run").arg("--config").arg(&config).env("NOTIFY_SOCKET", &manager);
+    Managed { directory, config, socket, command }
+}
+
 /// What the program says next to its service manager, beside its status.
 fn told(socket: &UnixDatagram) -> String {
     loop {
@@ -226,14 +234,8 @@ fn said_to_manager(socket: &UnixDatagram) -> String {
 
 #[test]
 fn the_watchdog_hears_that_the_program_moves_and_the_status_has_counts() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("gateway.toml");
-    fs::write(&config, PLAIN).unwrap();
-    let manager = directory.path().join("notify");
-    let socket = UnixDatagram::bind(&manager).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = Command::new(PROGRAM);
-    command.arg("run").arg("--config").arg(&config).env("NOTIFY_SOCKET", &manager).stderr(Stdio::null());
+    let Managed { directory: _directory, socket, mut command, .. } = managed();
+    command.stderr(Stdio::null());
     // Half a second is what systemd would wait for.
     let _running = Running(command.env("WATCHDOG_USEC", "500000").spawn().unwrap());
     let (mut moved, mut status) = (Vec::new(), None);
@@ -253,14 +255,8 @@ fn the_watchdog_hears_that_the_program_moves_and_the_status_has_counts() {
 
 #[test]
 fn the_service_manager_is_told_of_a_reload_from_its_beginning_to_its_end() {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("gateway.toml");
-    fs::write(&config, PLAIN).unwrap();
-    let manager = directory.path().join("notify");
-    let socket = UnixDatagram::bind(&manager).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = Command::new(PROGRAM);
-    command.arg("run").arg("--config").arg(&config).env("NOTIFY_SOCKET", &manager).stderr(Stdio::null());
+    let Managed { directory: _directory, config, socket, mut command } = managed();
+    command.stderr(Stdio::null());
     let running = Running(command.spawn().unwrap());
     assert_eq!(told(&socket), "READY=1");
     let pid = running.0.id().to_string();

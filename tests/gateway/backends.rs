@@ -11,7 +11,7 @@ mod tls;
 mod tokens;
 mod unix;
 
-use crate::support::{End, Gateway, PLAIN};
+use crate::support::{Door, End, Gateway, PLAIN, Session};
 
 /// A list of backends as the configuration wants it.
 fn list(backends: impl IntoIterator<Item = String>) -> String {
@@ -37,4 +37,19 @@ fn unreached<'a>(gateway: &'a Gateway, target: &'a str, reason: &'a str) -> impl
         assert!(end.text("detail").is_some_and(|detail| !detail.is_empty()), "{caller}: {end:?}");
         end
     }
+}
+
+/// Uses a session and closes it: which server it was.
+async fn use_and_close(gateway: &Gateway, mut session: Session) -> String {
+    session.echo(b"hello").await;
+    session.close(1000).await;
+    let peer = session.peer;
+    drop(session);
+    let end = gateway.ended(peer, "client_closed", Some(1000)).await;
+    end.text("backend").expect("a backend").to_owned()
+}
+
+/// Opens a session, uses it and closes it: which server it was.
+async fn works(gateway: &Gateway, door: Door, target: &str) -> String {
+    use_and_close(gateway, gateway.session_by(door, target).await).await
 }

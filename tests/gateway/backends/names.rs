@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
-use super::unreached;
-use crate::support::{Backend, PLAIN, Setup, alone, ask, assert_took};
+use super::{unreached, works};
+use crate::support::{Backend, PLAIN, Setup, TLS, alone, ask, assert_took};
 
 #[tokio::test]
 async fn a_name_that_leads_out_of_the_allowed_networks() {
@@ -27,11 +27,7 @@ async fn a_name_that_leads_out_of_the_allowed_networks() {
     assert!(detail.contains("allowed_networks"), "{end:?}");
     assert!(detail.contains("127.0.0.1") || detail.contains("::1"), "the address that was meant: {end:?}");
     assert_eq!(backend.calls().await, 0, "it was dialled");
-    let mut session = gateway.session("/inside").await;
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    gateway.ended(session.peer, "client_closed", Some(1000)).await;
-    drop(session);
+    works(&gateway, TLS, "/inside").await;
     gateway.finish().await;
 }
 
@@ -216,11 +212,7 @@ async fn what_name_servers_know() {
         .timeouts("connect = \"10s\"")
         .start()
         .await;
-    let mut session = gateway.session("/known").await;
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    gateway.ended(session.peer, "client_closed", Some(1000)).await;
-    drop(session);
+    works(&gateway, TLS, "/known").await;
 
     let start = Instant::now();
     let end = unreached(&gateway, "/unknown", "backend_unresolved").await;

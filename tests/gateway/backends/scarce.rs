@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::net::TcpStream;
 
-use super::list;
+use super::{list, works};
 use crate::support::{
     Backend, CLOSE, Gateway, PLAIN, Session, Setup, TLS, alone, ask, close_body, frame, within,
 };
@@ -34,16 +34,6 @@ async fn leave(gateway: &Gateway, mut session: Session, route: &str, why: &str) 
     let end = gateway.ended(peer, "overloaded", Some(1013)).await;
     assert_eq!(end.text("route"), Some(route));
     assert!(end.text("detail").is_some_and(|detail| detail.contains(why)), "{end:?}");
-}
-
-async fn works(gateway: &Gateway, target: &str) -> String {
-    let mut session = gateway.session_by(PLAIN, target).await;
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    let peer = session.peer;
-    drop(session);
-    let end = gateway.ended(peer, "client_closed", Some(1000)).await;
-    end.text("backend").expect("a backend").to_owned()
 }
 
 /// No backend is told off for what the gateway has not got.
@@ -119,9 +109,13 @@ async fn no_descriptor_for_the_dial() {
     for (route, session) in sessions {
         leave(&gateway, session, route, NO_DESCRIPTOR).await;
     }
-    assert_eq!(works(&gateway, "/echo").await, format!("tcp://{}", backend.address));
-    works(&gateway, "/name").await;
-    assert_ne!(works(&gateway, "/pool").await, works(&gateway, "/pool").await, "one of them was ejected");
+    assert_eq!(works(&gateway, PLAIN, "/echo").await, format!("tcp://{}", backend.address));
+    works(&gateway, PLAIN, "/name").await;
+    assert_ne!(
+        works(&gateway, PLAIN, "/pool").await,
+        works(&gateway, PLAIN, "/pool").await,
+        "one of them was ejected"
+    );
     no_backend_is_blamed(&gateway);
     before.echo(b"and after").await;
     before.close(1000).await;
@@ -191,14 +185,14 @@ async fn no_local_port_for_the_dial() {
     drop(wire);
     assert_eq!(gateway.end(peer).await.reason(), "overloaded");
     // Ports are counted for each server: there are some for another.
-    works(&gateway, "/other").await;
-    assert_eq!(works(&gateway, "/pool").await, format!("tcp://{}", other.address));
+    works(&gateway, PLAIN, "/other").await;
+    assert_eq!(works(&gateway, PLAIN, "/pool").await, format!("tcp://{}", other.address));
 
     for stream in taken {
         stream.set_zero_linger().expect("SO_LINGER");
     }
-    works(&gateway, "/echo").await;
-    assert_eq!(works(&gateway, "/pool").await, format!("tcp://{}", backend.address), "it was ejected");
+    works(&gateway, PLAIN, "/echo").await;
+    assert_eq!(works(&gateway, PLAIN, "/pool").await, format!("tcp://{}", backend.address), "it was ejected");
     no_backend_is_blamed(&gateway);
     ports.restore();
     gateway.finish().await;

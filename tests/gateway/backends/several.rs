@@ -17,7 +17,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
 use super::authority::echo;
-use super::{list, unreached};
+use super::{list, unreached, use_and_close};
 use crate::backend::{BlackHole, Nobody};
 use crate::support::{
     BINARY, Backend, Gateway, PATIENCE, PLAIN, Session, Setup, again, eventually, frame, part, within,
@@ -40,13 +40,7 @@ async fn pool(backends: &[SocketAddr], lines: &str) -> Gateway {
 /// Opens a session, uses it and closes it: which server it was.
 async fn visit(gateway: &Gateway, source: IpAddr) -> String {
     let wire = gateway.wire_from(Some(source), PLAIN).await;
-    let mut session = gateway.open(wire, &gateway.upgrade(PLAIN, "/pool")).await;
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    let peer = session.peer;
-    drop(session);
-    let end = gateway.ended(peer, "client_closed", Some(1000)).await;
-    end.text("backend").expect("a backend").to_owned()
+    use_and_close(gateway, gateway.open(wire, &gateway.upgrade(PLAIN, "/pool")).await).await
 }
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::authority::{Authority, Server, echo, quoted};
-use super::unreached;
+use super::{unreached, works};
 use crate::support::{
     BINARY, Backend, CLOSE, Check, Gateway, PLAIN, Setup, TLS, ask, assert_took, close_body, eventually,
     frame, pattern, within,
@@ -195,11 +195,7 @@ async fn a_certificate_of_another_name() {
 
     // Which is right if the route says so.
     let gateway = gateway(server.port(), &authority.trusted_with(", server_name = \"other.example\"")).await;
-    let mut session = gateway.session("/kind").await;
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    gateway.ended(session.peer, "client_closed", Some(1000)).await;
-    drop(session);
+    works(&gateway, TLS, "/kind").await;
     gateway.finish().await;
 }
 
@@ -217,11 +213,7 @@ async fn a_certificate_of_an_unknown_authority() {
     fails(server.port(), &authority.trusted(), &["authority", "trusted", "tls.ca"]).await;
     // Unless nobody looks.
     let gateway = gateway(server.port(), "tls = { insecure_no_verify = true }").await;
-    let mut session = gateway.session("/kind").await;
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    gateway.ended(session.peer, "client_closed", Some(1000)).await;
-    drop(session);
+    works(&gateway, TLS, "/kind").await;
     gateway.finish().await;
 }
 
@@ -278,11 +270,7 @@ async fn a_server_that_wants_to_know_who_calls() {
     let (certificate, key) = authority.write("client", &authority.leaf("gateway.example"));
     let pair = format!(", client_certificate = {}, client_key = {}", quoted(&certificate), quoted(&key));
     let known = gateway(server.port(), &authority.trusted_with(&pair)).await;
-    let mut session = known.session("/kind").await;
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    known.ended(session.peer, "client_closed", Some(1000)).await;
-    drop(session);
+    works(&known, TLS, "/kind").await;
     known.finish().await;
 
     // TLS 1.3 tells a client only after the handshake that it wants more of it.

@@ -4,8 +4,8 @@
 import fs from 'node:fs';
 import path from 'node:path';
 
+import { Broker, startBroker } from './broker.js';
 import { freePort, start } from './processes.js';
-import { until } from './until.js';
 
 const HOME = '/usr/share/activemq';
 const JAR = `${HOME}/bin/activemq.jar`;
@@ -27,44 +27,21 @@ const OPENED = [
   'java.naming/javax.naming.spi',
 ];
 
-/**
- * Starts a broker with one user, who may use topics and queues whose names begin with `prefix`, and nothing else.
- *
- * @param {object} options
- * @param {string} options.directory everything it writes lies here
- * @param {string} options.login
- * @param {string} options.password
- * @param {string} options.prefix letters and digits
- * @param {number} [options.port] of loopback; by default a free one
- * @param {string} [options.log] the file it logs to
- */
-export async function startActivemq({ directory, port, log = path.join(directory, 'activemq.log'), ...account }) {
-  fs.mkdirSync(directory, { recursive: true });
-  fs.writeFileSync(log, '');
-  const broker = new Activemq(path.resolve(directory), log);
-  await broker.prepare(account, port);
-  await broker.start();
-  return broker;
+/** Starts one: see `startBroker`. It logs to a file in its directory unless `log` names another. */
+export function startActivemq({ log, ...options }) {
+  return startBroker(Activemq, { ...options, log: log ?? path.join(options.directory, 'activemq.log') });
 }
 
-class Activemq {
+class Activemq extends Broker {
   name = 'ActiveMQ';
-  #directory;
-  #log;
-  #server;
-
-  constructor(directory, log) {
-    this.#directory = directory;
-    this.#log = log;
-  }
 
   async prepare(account, port) {
     this.port = port ?? (await freePort());
-    for (const name of ['data', 'tmp']) fs.mkdirSync(this.#file(name), { recursive: true });
-    const data = this.#file('data');
-    fs.writeFileSync(this.#file('activemq.xml'), configuration({ ...account, data, port: this.port }), { mode: 0o600 });
+    for (const name of ['data', 'tmp']) fs.mkdirSync(this.file(name), { recursive: true });
+    const data = this.file('data');
+    fs.writeFileSync(this.file('activemq.xml'), configuration({ ...account, data, port: this.port }), { mode: 0o600 });
     fs.writeFileSync(
-      this.#file('log4j.properties'),
+      this.file('log4j.properties'),
       `log4j.rootLogger=INFO, out
 log4j.appender.out=org.apache.log4j.ConsoleAppender
 log4j.appender.out.layout=org.apache.log4j.PatternLayout
@@ -75,15 +52,14 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c{1} %m%n
 
   /** Starts it; again, after it has ended, with all it had. */
   async start() {
-    const before = this.#started();
     const settings = {
-      'java.io.tmpdir': this.#file('tmp'),
+      'java.io.tmpdir': this.file('tmp'),
       'activemq.home': HOME,
-      'activemq.base': this.#directory,
-      'activemq.conf': this.#directory,
-      'activemq.data': this.#file('data'),
-      'activemq.classpath': this.#directory,
-      'log4j.configuration': `file:${this.#file('log4j.properties')}`,
+      'activemq.base': this.directory,
+      'activemq.conf': this.directory,
+      'activemq.data': this.file('data'),
+      'activemq.classpath': this.directory,
+      'log4j.configuration': `file:${this.file('log4j.properties')}`,
     };
     const args = [
       '-Xms64M',
@@ -93,41 +69,10 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c{1} %m%n
       '-jar',
       JAR,
       'start',
-      `xbean:file:${this.#file('activemq.xml')}`,
+      `xbean:file:${this.file('activemq.xml')}`,
     ];
-    const server = start('java', args, { env: { PATH: process.env.PATH }, log: this.#log, cwd: this.#directory });
-    this.#server = server;
-    await until('ActiveMQ has started', 60, (saw) => {
-      saw(server.log().slice(-500) || 'an empty log');
-      return server.end || this.#started() > before;
-    });
-    server.mustRun();
-  }
-
-  log() {
-    return fs.readFileSync(this.#log, 'utf8');
-  }
-
-  /** Throws if it has ended, with the end of its log. */
-  mustRun() {
-    this.#server.mustRun();
-  }
-
-  /** Ends it as a power cut would. */
-  kill() {
-    return this.#server.kill();
-  }
-
-  stop() {
-    return this.#server.stop();
-  }
-
-  #started() {
-    return this.log().match(/Apache ActiveMQ [\d.]+ \(.*\) started$/gm)?.length ?? 0;
-  }
-
-  #file(name) {
-    return path.join(this.#directory, name);
+    const options = { env: { PATH: process.env.PATH }, log: this.logFile, cwd: this.directory };
+    await this.begin(() => start('java', args, options), /Apache ActiveMQ [\d.]+ \(.*\) started$/gm);
   }
 }
 

@@ -20,10 +20,11 @@ import { buildPage } from '../../examples/build.js';
 import { startActivemq } from '../../examples/launch/activemq.js';
 import { Authority } from '../../examples/launch/certificates.js';
 import { replaceValues, startGateway } from '../../examples/launch/gateway.js';
-import { freePort, start } from '../../examples/launch/processes.js';
+import { freePort } from '../../examples/launch/processes.js';
 import { startRabbitmq } from '../../examples/launch/rabbitmq.js';
 import { until } from '../../examples/launch/until.js';
 import { trust } from './lib/browser.js';
+import { startExample } from './lib/example.js';
 import { Chromium, Player } from './lib/players.js';
 import { portrait } from './lib/portrait.js';
 import { servePages, startNetwork } from './lib/servers.js';
@@ -350,19 +351,18 @@ function sha256(bytes) {
 }
 
 test('./start does all of this with one command', { timeout: 90_000 }, async () => {
-  const log = path.join(artefacts, 'stomp-start.log');
-  fs.writeFileSync(log, '');
-  const args = ['--port', '0', '--certificate', certificate, '--private-key', privateKey, '--run', path.join(work, 'run')];
-  const env = { ...process.env, PORTCULLIS: program };
-  const started = start(path.join(example, 'start'), [...args, '--broker', 'activemq'], { env, log, cwd: '/' });
-  open.push(started);
-  const [, port] = await until('./start says what to open', 60, (saw) => {
-    saw(started.log());
-    started.mustRun();
-    return /^open https:\/\/localhost:(\d+)\/$/m.exec(started.log());
+  const { started, address } = await startExample({
+    example,
+    identity: { certificate, privateKey },
+    run: path.join(work, 'run'),
+    log: path.join(artefacts, 'stomp-start.log'),
+    program,
+    args: ['--broker', 'activemq'],
+    cwd: '/',
   });
+  open.push(started);
   const [, password] = /^password of the game: (\S+)$/m.exec(started.log());
-  const player = await Player.open(await chromium(), 'dee', `https://${HOST}:${port}/`);
+  const player = await Player.open(await chromium(), 'dee', address.replace('localhost', HOST));
   await player.goIn(password);
   await player.sees('banner', /^Connected to ActiveMQ/);
   await player.press('Open a game');

@@ -19,11 +19,12 @@ import { promisify } from 'node:util';
 import { buildPage } from '../../examples/build.js';
 import { Authority } from '../../examples/launch/certificates.js';
 import { replaceValues, startGateway } from '../../examples/launch/gateway.js';
-import { isAlive, start } from '../../examples/launch/processes.js';
+import { isAlive } from '../../examples/launch/processes.js';
 import { until } from '../../examples/launch/until.js';
 import { BACKGROUND, BLUE, CLOCK, GREEN, INK, LOGO } from '../../examples/launch/vnc.js';
 import { EDGE, FONT, REACTOR_WINDOW, SCREEN, SHELL_CURSOR, SHELL_PROMPT, SHELL_WINDOW, startDesktop } from '../../examples/launch/vnc.js';
 import { accessibilityFaults, startBrowser, trust } from './lib/browser.js';
+import { startExample } from './lib/example.js';
 import { Picture } from './lib/picture.js';
 import { servePages, startNetwork } from './lib/servers.js';
 import { story } from './lib/story.js';
@@ -639,16 +640,9 @@ scene('the address of a route, opened as a page, says what it is for', async () 
 });
 
 scene('./start is all it takes, and Ctrl-C ends everything', async () => {
-  const { certificate, privateKey } = authority.issue('localhost');
-  const log = artefact('start.log');
-  fs.writeFileSync(log, '');
-  const args = ['--port', '0', '--run', path.join(work, 'run'), '--certificate', certificate, '--private-key', privateKey];
-  const started = start(path.join(example, 'start'), args, { env: { ...process.env, PORTCULLIS: program }, log });
-  const address = await until('it says which address to open', 30, (saw) => {
-    saw(started.log());
-    started.mustRun();
-    return /^open (https:\/\/localhost:\d+\/)$/m.exec(started.log())?.[1];
-  });
+  const identity = authority.issue('localhost');
+  const options = { example, identity, run: path.join(work, 'run'), log: artefact('start.log'), program, seconds: 30 };
+  const { started, address } = await startExample(options);
   const [, password] = /password of the desktop is: (\S+)/.exec(started.log());
   viewer = await Viewer.open(browser, address);
   await viewer.givePassword(password);

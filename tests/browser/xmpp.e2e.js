@@ -20,10 +20,11 @@ import { promisify } from 'node:util';
 import { buildPage } from '../../examples/build.js';
 import { Authority } from '../../examples/launch/certificates.js';
 import { replaceValues, startGateway } from '../../examples/launch/gateway.js';
-import { start } from '../../examples/launch/processes.js';
+import { isAlive } from '../../examples/launch/processes.js';
 import { startProsody } from '../../examples/launch/prosody.js';
 import { until } from '../../examples/launch/until.js';
 import { accessibilityFaults, startBrowser, trust } from './lib/browser.js';
+import { startExample } from './lib/example.js';
 import { startLateNetwork } from './lib/late.js';
 import { servePages, startNetwork } from './lib/servers.js';
 import { story } from './lib/story.js';
@@ -497,26 +498,10 @@ scene('a session that an operator has killed does not come back by itself', asyn
   expiring.stop();
 });
 
-/** One that has ended and is not buried yet does not count. */
-function isAlive(pid) {
-  try {
-    return !/^\d+ \(.*\) Z/s.test(fs.readFileSync(`/proc/${pid}/stat`, 'utf8'));
-  } catch {
-    return false;
-  }
-}
-
 scene('./start is all it takes, and Ctrl-C ends everything', async () => {
-  const { certificate, privateKey } = authority.issue('localhost');
-  const log = artefact('start.log');
-  fs.writeFileSync(log, '');
-  const args = ['--port', '0', '--run', path.join(work, 'run'), '--certificate', certificate, '--private-key', privateKey];
-  const started = start(path.join(example, 'start'), args, { env: { ...process.env, PORTCULLIS: program }, log });
-  const address = await until('it says which address to open', 40, (saw) => {
-    saw(started.log());
-    started.mustRun();
-    return /^open (https:\/\/localhost:\d+\/)$/m.exec(started.log())?.[1];
-  });
+  const identity = authority.issue('localhost');
+  const options = { example, identity, run: path.join(work, 'run'), log: artefact('start.log'), program, seconds: 40 };
+  const { started, address } = await startExample(options);
   const told = [...started.log().matchAll(/^(\S+) has the password (\S+)$/gm)];
   const passwords = Object.fromEntries(told.map(([, who, word]) => [who, word]));
   const one = await Talker.open(browser, address, 'Alice by ./start');

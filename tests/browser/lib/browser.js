@@ -18,14 +18,12 @@ export function trust(authority, home) {
   execFileSync('certutil', ['-d', `sql:${database}`, ...entry]);
 }
 
-/** Starts Chromium with `home` as its home directory and every `hosts` name on loopback. */
-export async function startBrowser(home, hosts, viewport = { width: 1120, height: 860 }) {
-  const executablePath = execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim();
-  return chromium.launchPersistentContext(path.join(home, 'profile'), {
-    executablePath,
+/** How Chromium is started with `home` as its home directory and every `hosts` name on loopback. */
+export function chromiumOptions(home, hosts) {
+  return {
+    executablePath: execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim(),
     chromiumSandbox: false, // it does not work for root, and every page here is our own
     env: { ...process.env, HOME: home },
-    viewport,
     args: [
       '--no-proxy-server',
       '--disable-gpu',
@@ -35,7 +33,12 @@ export async function startBrowser(home, hosts, viewport = { width: 1120, height
       '--disable-sync',
       `--host-resolver-rules=${hosts.map((host) => `MAP ${host} 127.0.0.1`).join(', ')}`,
     ],
-  });
+  };
+}
+
+/** Starts Chromium with `home` as its home directory and every `hosts` name on loopback. */
+export async function startBrowser(home, hosts, viewport = { width: 1120, height: 860 }) {
+  return chromium.launchPersistentContext(path.join(home, 'profile'), { ...chromiumOptions(home, hosts), viewport });
 }
 
 /** Opens `address` in a new page; `heard` of the result is what its console says. */

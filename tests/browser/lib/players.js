@@ -1,30 +1,14 @@
 // The page of examples/stomp, as a player sees and uses it, in a browser that can be killed.
 
-import { execFileSync } from 'node:child_process';
-
 import { chromium } from 'playwright-core';
 
 import { until } from '../../../examples/launch/until.js';
-import { accessibilityFaults, openPage } from './browser.js';
+import { accessibilityFaults, chromiumOptions, openPage } from './browser.js';
 
 /** A browser as a process of its own, with `home` as its home directory and the name `host` on loopback. */
 export class Chromium {
   static async start(home, host) {
-    const executablePath = execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim();
-    const server = await chromium.launchServer({
-      executablePath,
-      chromiumSandbox: false, // it does not work for root, and every page here is our own
-      env: { ...process.env, HOME: home },
-      args: [
-        '--no-proxy-server',
-        '--disable-gpu',
-        '--disable-quic',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-        `--host-resolver-rules=MAP ${host} 127.0.0.1`,
-      ],
-    });
+    const server = await chromium.launchServer(chromiumOptions(home, [host]));
     const browser = await chromium.connect(server.wsEndpoint());
     return new Chromium(server, await browser.newContext({ viewport: { width: 1060, height: 860 } }));
   }

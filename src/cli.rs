@@ -2,8 +2,8 @@
 //!
 //! Owns the command line and the words that reach a terminal. Errors of every room meet here as one sentence.
 
+mod control;
 mod generate;
-mod steer;
 
 use std::{
     fs::{self, OpenOptions},
@@ -20,21 +20,17 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::generate::{Generate, generate};
 use crate::{
-    admin::{
-        Desk, Explanation, Question, QuestionError,
-        capacity::Capacity,
-        machine::Machine,
-        steering::{Standing, Steering},
-    },
+    admin::control::{GatewayStatus, ProcessControl},
     config::{Config, ConfigError, Host},
+    diagnose::{Diagnostics, Explanation, Question, QuestionError, capacity::Capacity, machine::Machine},
     gateway::{Prepared, StartError},
     service::{
         limits,
         logging::{self, LogError},
-        signals::{Signals, Told},
+        signals::{SignalEvent, Signals},
         systemd,
     },
-    transport::{listener::Inherited, self_signed::self_signed},
+    transport::{listener::InheritedSockets, self_signed::self_signed},
 };
 
 /// Bad usage (sysexits.h EX_USAGE).
@@ -84,15 +80,15 @@ enum Command {
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
     /// Have a running gateway read its configuration again; 1 if it refuses, and then nothing has changed
-    Reload(steer::Where),
+    Reload(control::AdminTarget),
     /// Have a running gateway accept nobody any more and send its sessions away; it goes on answering here
-    Drain(steer::Where),
+    Drain(control::AdminTarget),
     /// List the sessions of a running gateway
-    Sessions(steer::List),
+    Sessions(control::List),
     /// End sessions of a running gateway, with Close 1008
-    Kill(steer::Kill),
+    Kill(control::Kill),
     /// Ask a running gateway whether it takes new connections; 0 if it does, 1 if not
-    Health(steer::Health),
+    Health(control::Health),
     /// Make a self-signed certificate and its key for development
     Cert(Cert),
     /// Write the manual pages and shell completions that packages carry along
@@ -172,11 +168,11 @@ pub fn main() -> ExitCode {
         Some(Command::Run(file)) => run(&file.config).map(good),
         Some(Command::Check(asked)) => check(&asked).map(good),
         Some(Command::Explain(asked)) => explain(&asked),
-        Some(Command::Reload(place)) => steer::reload(&place).map(good),
-        Some(Command::Drain(place)) => steer::drain(&place).map(good),
-        Some(Command::Sessions(asked)) => steer::sessions(&asked).map(good),
-        Some(Command::Kill(asked)) => steer::kill(&asked),
-        Some(Command::Health(asked)) => steer::health(&asked),
+        Some(Command::Reload(place)) => control::reload(&place).map(good),
+        Some(Command::Drain(place)) => control::drain(&place).map(good),
+        Some(Command::Sessions(asked)) => control::sessions(&asked).map(good),
+        Some(Command::Kill(asked)) => control::kill(&asked),
+        Some(Command::Health(asked)) => control::health(&asked),
         Some(Command::Cert(cert)) => make_certificate(&cert).map(good),
         Some(Command::Generate(asked)) => generate(&asked, &Cli::command()).map(good),
     };
@@ -212,22 +208,22 @@ fn run(file: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let done = runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
-        let inherited =
-            Inherited::from_env().context("cannot use the sockets that the service manager handed over")?;
+        let inherited = InheritedSockets::from_env()
+            .context("cannot use the sockets that the service manager handed over")?;
         let gateway = prepared.bind(inherited).await?;
         let control = gateway.control();
         control.log_by(logging.clone());
         tracing::info!("ready");
         systemd::ready();
         let shown = control.clone();
-        let informing = systemd::keep_informed(move || status(&shown.standing()));
+        let informing = systemd::keep_informed(move || status(&shown.status()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {
             let mut stop = Some(stop);
             loop {
                 match signals.next().await {
-                    Told::Stop => match stop.take() {
+                    SignalEvent::Stop => match stop.take() {
                         Some(stop) => {
                             systemd::stopping();
                             let _ = stop.send(());
@@ -236,11 +232,11 @@ fn run(file: &Path) -> anyhow::Result<()> {
                     },
                     // In a task of its own: whatever it waits for, a second signal must end the process. The log says how
                     // it went.
-                    Told::Reload => {
+                    SignalEvent::Reload => {
                         let control = control.clone();
                         tokio::spawn(async move { control.reload().await.is_ok() });
                     }
-                    Told::Reopen => logging.reopen(),
+                    SignalEvent::Reopen => logging.reopen(),
                 }
             }
         };
@@ -257,9 +253,9 @@ fn run(file: &Path) -> anyhow::Result<()> {
 }
 
 /// The line of `systemctl status`.
-fn status(standing: &Standing) -> String {
-    let Standing { sessions: (sessions, most), handshakes: (handshakes, _), .. } = standing;
-    let draining = if standing.draining { "draining; " } else { "" };
+fn status(status: &GatewayStatus) -> String {
+    let GatewayStatus { sessions: (sessions, most), handshakes: (handshakes, _), .. } = status;
+    let draining = if status.draining { "draining; " } else { "" };
     format!("{draining}{sessions} of at most {most} sessions, {handshakes} being set up")
 }
 
@@ -273,7 +269,7 @@ fn check(asked: &Check) -> anyhow::Result<()> {
     println!("{}: good, {listeners} listener(s), {routes} route(s)", file.display());
     let shortfall = if asked.capacity { count_capacity(&config)? } else { None };
     if asked.dial {
-        let desk = Desk::new(config, prepared.routes(), prepared.files());
+        let desk = Diagnostics::new(config, prepared.routes(), prepared.files());
         let (all, failed) = block_on(desk.dial_all(|line| println!("{line}")))?;
         if failed > 0 {
             bail!("{failed} of {all} backend(s) cannot be reached");
@@ -297,7 +293,7 @@ fn explain(asked: &Explain) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    let desk = Desk::new(config, prepared.routes(), prepared.files());
+    let desk = Diagnostics::new(config, prepared.routes(), prepared.files());
     let Explanation { text, is_let_in } = block_on(desk.explain(&question, asked.dial))?;
     print!("{text}");
     Ok(if is_let_in { ExitCode::SUCCESS } else { FAILURE.into() })
@@ -381,7 +377,7 @@ mod tests {
     fn a_certificate_is_for_names_and_addresses_only() {
         let good = [
             ("localhost", "localhost"),
-            ("*.Desk.example", "*.desk.example"),
+            ("*.Diagnostics.example", "*.desk.example"),
             ("::1", "::1"),
             ("[::1]", "::1"),
         ];

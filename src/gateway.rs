@@ -6,19 +6,19 @@
 //! within `timeouts.drain`.
 
 mod control;
-mod goodbye;
+mod drain;
+mod listener;
 mod prepared;
-mod station;
-mod watches;
+mod watchers;
 
 pub use self::{
     control::{Control, ReloadError},
     prepared::{Prepared, StartError},
 };
 use crate::{
-    admin::{server::AdminServer, steering::Steering},
+    admin::{control::ProcessControl, server::AdminServer},
     config::{Address, AdminAddress, Config},
-    transport::listener::Inherited,
+    transport::listener::InheritedSockets,
 };
 
 /// A gateway that listens and accepts.
@@ -35,7 +35,7 @@ impl Gateway {
     /// # Errors
     /// See [`Prepared::load`] and [`Prepared::bind`].
     pub async fn bind(config: Config) -> Result<Self, StartError> {
-        Prepared::load(config)?.bind(Inherited::default()).await
+        Prepared::load(config)?.bind(InheritedSockets::default()).await
     }
 
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.

@@ -11,7 +11,7 @@
 //! | its stations | [`transport`], [`http`], [`backend`], [`relay`] |
 //! | the file | [`config`]: TOML to domain types |
 //! | pure rules | [`admission`], [`websocket`]; what is counted: [`session`], [`metrics`] |
-//! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`metered`] |
+//! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`counting_stream`] |
 
 pub mod admin;
 pub mod admission;
@@ -19,9 +19,10 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod counting_stream;
+pub mod diagnose;
 pub mod gateway;
 pub mod http;
-pub mod metered;
 pub mod metrics;
 pub mod outcome;
 pub mod relay;

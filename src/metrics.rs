@@ -25,26 +25,26 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const OK: &str = "ok";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct EndedLabels {
     route: String,
     reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Line {
+struct BackendLabels {
     route: String,
     backend: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Dial {
+struct DialLabels {
     route: String,
     backend: String,
     result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRoute {
+struct RouteLabels {
     route: String,
 }
 
@@ -52,13 +52,13 @@ struct OfRoute {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    ended: Family<Ended, Counter>,
+    ended: Family<EndedLabels, Counter>,
     /// The same over all routes, in the order of the table.
     ended_for: [AtomicU64; Reason::ALL.len()],
-    sessions: Family<Line, Gauge>,
-    opened: Family<Line, Counter>,
-    dials: Family<Dial, Counter>,
-    dial_seconds: Family<OfRoute, Histogram, fn() -> Histogram>,
+    sessions: Family<BackendLabels, Gauge>,
+    opened: Family<BackendLabels, Counter>,
+    dials: Family<DialLabels, Counter>,
+    dial_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     tls_seconds: Histogram,
     accept_errors: Counter,
 }
@@ -103,27 +103,27 @@ impl Metrics {
     /// Counts one connection that ended for `reason`, on a route if it had reached one.
     pub fn count_end(&self, route: Option<&str>, reason: Reason) {
         let route = route.unwrap_or_default().to_owned();
-        self.ended.get_or_create(&Ended { route, reason: reason.as_str() }).inc();
+        self.ended.get_or_create(&EndedLabels { route, reason: reason.as_str() }).inc();
         self.ended_for[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one session, for as long as what this returns lives. `backend`: its URL in the configuration, or one word
     /// for all that tokens lead to.
     #[must_use = "the session is counted among the living until this is dropped"]
-    pub fn open_session(&self, route: &str, backend: &str) -> Living {
-        let line = Line { route: route.to_owned(), backend: backend.to_owned() };
-        self.opened.get_or_create(&line).inc();
-        let sessions = self.sessions.get_or_create_owned(&line);
+    pub fn open_session(&self, route: &str, backend: &str) -> SessionGauge {
+        let labels = BackendLabels { route: route.to_owned(), backend: backend.to_owned() };
+        self.opened.get_or_create(&labels).inc();
+        let sessions = self.sessions.get_or_create_owned(&labels);
         sessions.inc();
-        Living(sessions)
+        SessionGauge(sessions)
     }
 
     /// Counts one dial that took so long, to `backend` (none if there was none to be tried), and how it failed.
     pub fn count_dial(&self, route: &str, backend: Option<&str>, failed: Option<Reason>, took: Duration) {
         let (route, backend) = (route.to_owned(), backend.unwrap_or_default().to_owned());
-        self.dial_seconds.get_or_create(&OfRoute { route: route.clone() }).observe(took.as_secs_f64());
+        self.dial_seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
         let result = failed.map_or(OK, Reason::as_str);
-        self.dials.get_or_create(&Dial { route, backend, result }).inc();
+        self.dials.get_or_create(&DialLabels { route, backend, result }).inc();
     }
 
     /// Counts one good TLS handshake that took so long.
@@ -157,9 +157,9 @@ impl Metrics {
 
 /// One session among the living, until it is dropped.
 #[derive(Debug)]
-pub struct Living(Gauge);
+pub struct SessionGauge(Gauge);
 
-impl Drop for Living {
+impl Drop for SessionGauge {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -176,9 +176,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_says(metrics: &Metrics, line: &str) {
+    fn assert_says(metrics: &Metrics, labels: &str) {
         let text = text(metrics);
-        assert!(text.lines().any(|said| said == line), "{line} is not in\n{text}");
+        assert!(text.lines().any(|said| said == labels), "{labels} is not in\n{text}");
     }
 
     #[test]

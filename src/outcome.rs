@@ -128,7 +128,7 @@ reasons! {
 }
 
 /// The target of the event that ends each connection: what a log of sessions is made of.
-pub const ENDS: &str = "portcullis::ends";
+pub const ACCESS_LOG: &str = "portcullis::ends";
 
 impl Reason {
     /// The level of the closing line, of a session or of a connection that never became one: a stranger can cause as

@@ -28,11 +28,11 @@ pub struct Registry {
     /// The names of connections, be they sessions or not.
     pub connections: ConnectionIds,
     last: AtomicU64,
-    live: Mutex<Live>,
+    live: Mutex<RegistryState>,
 }
 
 #[derive(Debug, Default)]
-struct Live {
+struct RegistryState {
     sessions: HashMap<u64, Arc<Entry>>,
     /// Every route that ever had a session, and what those that have ended carried.
     routes: HashMap<Arc<str>, Payload>,
@@ -40,7 +40,7 @@ struct Live {
 
 /// What is known of a session when it begins.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct SessionInfo<'a> {
     /// The client.
     pub peer: SocketAddr,
     /// The name of its route.
@@ -70,7 +70,7 @@ impl Payload {
 
 /// A living session, as it was when it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct SessionSnapshot {
     /// Its number.
     pub id: u64,
     /// The client.
@@ -93,7 +93,7 @@ pub struct Seen {
 
 impl Registry {
     /// Enters a new session under the next number.
-    pub fn open(self: &Arc<Self>, facts: Facts<'_>) -> Session {
+    pub fn open(self: &Arc<Self>, facts: SessionInfo<'_>) -> Session {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let mut live = self.live();
         let route = live.route(facts.route);
@@ -103,7 +103,7 @@ impl Registry {
             user: facts.user.map(Arc::from),
             since: facts.since,
             backend: OnceLock::new(),
-            order: OnceLock::new(),
+            request_end: OnceLock::new(),
             waker: AtomicWaker::new(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -123,18 +123,18 @@ impl Registry {
     }
 
     /// The living sessions, oldest first.
-    pub fn look(&self) -> Vec<Seen> {
+    pub fn snapshot(&self) -> Vec<SessionSnapshot> {
         let entries = self.live().sessions.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
         // What they say is read outside of the lock: nobody waits for a long list.
         let mut entries: Vec<(u64, Arc<Entry>)> = entries;
         entries.sort_unstable_by_key(|(id, _)| *id);
-        entries.into_iter().map(|(id, entry)| entry.seen(id)).collect()
+        entries.into_iter().map(|(id, entry)| entry.snapshot(id)).collect()
     }
 
     /// One living session.
-    pub fn find(&self, id: u64) -> Option<Seen> {
+    pub fn get(&self, id: u64) -> Option<SessionSnapshot> {
         let entry = self.live().sessions.get(&id).cloned();
-        entry.map(|entry| entry.seen(id))
+        entry.map(|entry| entry.snapshot(id))
     }
 
     /// What the sessions of each route have carried, living ones included. Never less than before.
@@ -169,22 +169,22 @@ impl Registry {
 
     /// Tells one session to end for `reason`. Returns whether it lives.
     pub fn end(&self, id: u64, reason: Reason) -> bool {
-        self.end_because(id, reason, None)
+        self.end_with_message(id, reason, None)
     }
 
     /// Tells one session to end for `reason`, and its client why in these words. Returns whether it lives.
-    pub fn end_because(&self, id: u64, reason: Reason, words: Option<&str>) -> bool {
+    pub fn end_with_message(&self, id: u64, reason: Reason, message: Option<&str>) -> bool {
         let entry = self.live().sessions.get(&id).cloned();
-        entry.map(|entry| entry.order(Order { reason, words: words.map(Box::from) })).is_some()
+        entry.map(|entry| entry.request_end(EndRequest { reason, message: message.map(Box::from) })).is_some()
     }
 
-    fn live(&self) -> MutexGuard<'_, Live> {
+    fn live(&self) -> MutexGuard<'_, RegistryState> {
         // It is whole between any two statements, so a panic elsewhere leaves it usable.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Live {
+impl RegistryState {
     /// The name of a route, one text for all its sessions.
     fn route(&mut self, name: &str) -> Arc<str> {
         if let Some((known, _)) = self.routes.get_key_value(name) {
@@ -198,22 +198,22 @@ impl Live {
 
 /// That a session has to end, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct EndRequest {
     /// The end it comes to.
     pub reason: Reason,
-    words: Option<Box<str>>,
+    message: Option<Box<str>>,
 }
 
-impl Order {
+impl EndRequest {
     /// What the client is told.
-    pub fn words(&self) -> &str {
-        self.words.as_deref().unwrap_or(self.reason.explanation())
+    pub fn message(&self) -> &str {
+        self.message.as_deref().unwrap_or(self.reason.explanation())
     }
 }
 
 /// How far a session has got.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Progress {
+pub struct SessionProgress {
     /// What it has carried so far.
     pub payload: Payload,
     /// Bytes accepted from one side that the other has not taken yet.
@@ -240,7 +240,7 @@ impl Session {
     }
 
     /// Notes how far the session has got. Costs three stores: called at the end of every poll.
-    pub fn note(&self, progress: Progress) {
+    pub fn record(&self, progress: SessionProgress) {
         let Payload { bytes_in, bytes_out } = progress.payload;
         self.entry.bytes_in.store(bytes_in, Ordering::Relaxed);
         self.entry.bytes_out.store(bytes_out, Ordering::Relaxed);
@@ -249,17 +249,17 @@ impl Session {
     }
 
     /// Notes how long the client took to answer a Ping.
-    pub fn note_round_trip(&self, took: Duration) {
+    pub fn record_round_trip(&self, took: Duration) {
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
         self.entry.round_trip.store(micros, Ordering::Relaxed);
     }
 
     /// Ready once somebody has told this session to end. Wakes the last task that asked.
-    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<&Order> {
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<&EndRequest> {
         // Registered before looking, so that an order given in between wakes us.
         self.entry.waker.register(cx.waker());
-        match self.entry.order.get() {
-            Some(order) => Poll::Ready(order),
+        match self.entry.request_end.get() {
+            Some(request_end) => Poll::Ready(request_end),
             None => Poll::Pending,
         }
     }
@@ -285,7 +285,7 @@ struct Entry {
     since: SystemTime,
     backend: OnceLock<Arc<str>>,
     /// The first order stands; a later one changes nothing.
-    order: OnceLock<Box<Order>>,
+    request_end: OnceLock<Box<EndRequest>>,
     waker: AtomicWaker,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -295,8 +295,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn order(&self, order: Order) {
-        let _ = self.order.set(Box::new(order));
+    fn request_end(&self, request_end: EndRequest) {
+        let _ = self.request_end.set(Box::new(request_end));
         self.waker.wake();
     }
 
@@ -305,9 +305,9 @@ impl Entry {
         Payload { bytes_in: bytes_in.load(Ordering::Relaxed), bytes_out: bytes_out.load(Ordering::Relaxed) }
     }
 
-    fn seen(&self, id: u64) -> Seen {
+    fn snapshot(&self, id: u64) -> SessionSnapshot {
         let micros = self.round_trip.load(Ordering::Relaxed);
-        Seen {
+        SessionSnapshot {
             id,
             peer: self.peer,
             route: Arc::clone(&self.route),
@@ -327,8 +327,8 @@ mod tests {
 
     use super::*;
 
-    fn facts(route: &str) -> Facts<'_> {
-        Facts { peer: ([192, 0, 2, 7], 4711).into(), route, user: None, since: SystemTime::UNIX_EPOCH }
+    fn facts(route: &str) -> SessionInfo<'_> {
+        SessionInfo { peer: ([192, 0, 2, 7], 4711).into(), route, user: None, since: SystemTime::UNIX_EPOCH }
     }
 
     fn payload(bytes_in: u64, bytes_out: u64) -> Payload {
@@ -343,7 +343,7 @@ mod tests {
         drop(first);
         assert_eq!(registry.ids(), [second.id()]);
         assert!(!registry.end(1, Reason::Draining), "the first session is gone");
-        assert_eq!(registry.find(1), None);
+        assert_eq!(registry.get(1), None);
     }
 
     #[tokio::test]
@@ -352,12 +352,13 @@ mod tests {
         let session = registry.open(facts("a"));
         let id = session.id();
         assert!(session.poll_end(&mut Context::from_waker(Waker::noop())).is_pending());
-        let waiting = tokio::spawn(async move { poll_fn(|cx| session.poll_end(cx).map(Order::clone)).await });
+        let waiting =
+            tokio::spawn(async move { poll_fn(|cx| session.poll_end(cx).map(EndRequest::clone)).await });
         tokio::task::yield_now().await;
-        assert!(registry.end_because(id, Reason::Killed, Some("lunch")));
+        assert!(registry.end_with_message(id, Reason::Killed, Some("lunch")));
         registry.end(id, Reason::Internal);
-        let order = waiting.await.unwrap();
-        assert_eq!((order.reason, order.words()), (Reason::Killed, "lunch"));
+        let request_end = waiting.await.unwrap();
+        assert_eq!((request_end.reason, request_end.message()), (Reason::Killed, "lunch"));
     }
 
     #[test]
@@ -365,24 +366,24 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let session = registry.open(facts("a"));
         registry.end(session.id(), Reason::Draining);
-        let Poll::Ready(order) = session.poll_end(&mut Context::from_waker(Waker::noop())) else {
+        let Poll::Ready(request_end) = session.poll_end(&mut Context::from_waker(Waker::noop())) else {
             panic!("no order")
         };
-        assert_eq!(order.words(), Reason::Draining.explanation());
+        assert_eq!(request_end.message(), Reason::Draining.explanation());
     }
 
     #[test]
     fn a_look_shows_what_is_known() {
         let registry = Arc::new(Registry::default());
-        let user = Facts { user: Some("ada"), ..facts("desk") };
+        let user = SessionInfo { user: Some("ada"), ..facts("desk") };
         let (session, other) = (registry.open(user), registry.open(facts("chat")));
         session.reached("tcp://127.0.0.1:5900");
         session.reached("tcp://127.0.0.1:1");
-        session.note(Progress { payload: payload(3, 5), buffered: 7 });
-        session.note_round_trip(Duration::from_nanos(1));
-        let seen = registry.look();
-        assert_eq!(seen, [registry.find(session.id()).unwrap(), registry.find(other.id()).unwrap()]);
-        let expected = Seen {
+        session.record(SessionProgress { payload: payload(3, 5), buffered: 7 });
+        session.record_round_trip(Duration::from_nanos(1));
+        let snapshot = registry.snapshot();
+        assert_eq!(snapshot, [registry.get(session.id()).unwrap(), registry.get(other.id()).unwrap()]);
+        let expected = SessionSnapshot {
             id: session.id(),
             peer: ([192, 0, 2, 7], 4711).into(),
             route: "desk".into(),
@@ -393,8 +394,8 @@ mod tests {
             round_trip: Some(Duration::from_micros(1)),
             buffered: 7,
         };
-        assert_eq!(seen[0], expected);
-        assert_eq!((&seen[1].backend, seen[1].round_trip, seen[1].buffered), (&None, None, 0));
+        assert_eq!(snapshot[0], expected);
+        assert_eq!((&snapshot[1].backend, snapshot[1].round_trip, snapshot[1].buffered), (&None, None, 0));
     }
 
     #[test]
@@ -403,9 +404,9 @@ mod tests {
         let first = registry.open(facts("a"));
         let second = registry.open(facts("a"));
         let other = registry.open(facts("b"));
-        first.note(Progress { payload: payload(1, 10), buffered: 0 });
-        second.note(Progress { payload: payload(2, 20), buffered: 0 });
-        other.note(Progress { payload: payload(4, 40), buffered: 0 });
+        first.record(SessionProgress { payload: payload(1, 10), buffered: 0 });
+        second.record(SessionProgress { payload: payload(2, 20), buffered: 0 });
+        other.record(SessionProgress { payload: payload(4, 40), buffered: 0 });
         let expected = BTreeMap::from([("a".into(), payload(3, 30)), ("b".into(), payload(4, 40))]);
         assert_eq!(registry.payload(), expected);
         drop(first);

@@ -31,9 +31,13 @@ fn documents() -> Vec<PathBuf> {
     documents.push(root().join("examples/README.md"));
     documents.extend(examples().map(|example| example.join("README.md")));
     documents.sort();
-    for needed in
-        ["README.md", "docs/architecture.md", "docs/configuration.md", "docs/ends.md", "docs/operations.md"]
-    {
+    for needed in [
+        "README.md",
+        "docs/architecture.md",
+        "docs/configuration.md",
+        "docs/reasons.md",
+        "docs/operations.md",
+    ] {
         assert!(documents.contains(&root().join(needed)), "{needed} is missing");
     }
     documents
@@ -52,7 +56,7 @@ fn examples() -> impl Iterator<Item = PathBuf> {
 
 // The table of ends.
 
-/// What stands in a table row of `docs/ends.md` besides the words: HTTP status, close code, level.
+/// What stands in a table row of `docs/reasons.md` besides the words: HTTP status, close code, level.
 type End = [String; 3];
 
 /// The rows whose first cell is a word in backquotes, in their order.
@@ -83,7 +87,7 @@ fn in_the_program() -> Vec<(String, End)> {
 /// What one side says and the other does not.
 fn differences(documented: &[(String, End)], real: &[(String, End)]) -> Vec<String> {
     let mut differences = Vec::new();
-    for (end, there, nowhere) in [(documented, real, "the program"), (real, documented, "docs/ends.md")] {
+    for (end, there, nowhere) in [(documented, real, "the program"), (real, documented, "docs/reasons.md")] {
         let missing = end.iter().filter(|end| !there.contains(end));
         differences.extend(missing.map(|end| format!("{nowhere} does not have {end:?}")));
     }
@@ -95,7 +99,7 @@ fn differences(documented: &[(String, End)], real: &[(String, End)]) -> Vec<Stri
 
 #[test]
 fn the_table_of_ends_is_the_programs() {
-    let documented = ends(&read(&root().join("docs/ends.md")));
+    let documented = ends(&read(&root().join("docs/reasons.md")));
     let differences = differences(&documented, &in_the_program());
     assert!(differences.is_empty(), "\n{}\n", differences.join("\n"));
 }

@@ -1,7 +1,7 @@
 /**
  * What the end of a WebSocket means, in words for the person in front of the page, and whether to try again.
  *
- * The gateway sends a reason with every Close frame (docs/ends.md is its list); it is shown as it is, behind a word or
+ * The gateway sends a reason with every Close frame (docs/reasons.md is its list); it is shown as it is, behind a word or
  * two of ours. Whether to try again is decided by the code alone: a code is stable, a text is for people.
  */
 

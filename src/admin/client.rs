@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::answers::{Kill, Killed};
+use super::api::{Kill, Killed};
 use crate::{config::AdminAddress, transport::socket::Socket};
 
 /// How long a gateway may take to take a connection.
@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum ControlError {
     /// Nobody is there.
     #[error("no gateway listens on {address}: {cause}; is it running, and with this [admin] address?")]
     Nobody {
@@ -57,7 +57,7 @@ pub enum AskError {
     },
     /// It said no.
     #[error("{words}")]
-    Refused {
+    GuardRefusal {
         /// One line of the gateway's.
         words: String,
     },
@@ -65,7 +65,7 @@ pub enum AskError {
 
 /// Which sessions to end, and what to tell their clients.
 #[derive(Debug, Clone, Default)]
-pub struct Sentence {
+pub struct KillRequest {
     /// These numbers; none for any.
     pub ids: Vec<u64>,
     /// On this route.
@@ -81,16 +81,16 @@ pub struct Sentence {
 /// Sessions as the gateway tells them.
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "the names of the JSON, which docs/operations.md explains")]
-pub struct Sessions {
+pub struct SessionList {
     pub live: usize,
     pub matching: usize,
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<SessionEntry>,
 }
 
 /// A session as the gateway tells it.
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "the names of the JSON, which docs/operations.md explains")]
-pub struct Session {
+pub struct SessionEntry {
     pub id: u64,
     pub peer: String,
     pub route: String,
@@ -125,8 +125,8 @@ impl Client {
     /// The sessions that fit a query such as `route=vnc`, as JSON text.
     ///
     /// # Errors
-    /// See [`AskError`].
-    pub async fn sessions(&self, query: &str) -> Result<String, AskError> {
+    /// See [`ControlError`].
+    pub async fn sessions(&self, query: &str) -> Result<String, ControlError> {
         let body = self.good(Method::GET, &format!("/api/sessions?{query}"), &()).await?;
         String::from_utf8(body.into()).map_err(|error| self.strange(error))
     }
@@ -135,16 +135,16 @@ impl Client {
     ///
     /// # Errors
     /// It is not what a gateway says.
-    pub fn understand(&self, sessions: &str) -> Result<Sessions, AskError> {
+    pub fn understand(&self, sessions: &str) -> Result<SessionList, ControlError> {
         serde_json::from_str(sessions).map_err(|error| self.strange(error))
     }
 
     /// Ends sessions. Returns the numbers of those that were told.
     ///
     /// # Errors
-    /// See [`AskError`].
-    pub async fn kill(&self, sentence: Sentence) -> Result<Vec<u64>, AskError> {
-        let Sentence { ids, route, peer, user, reason } = sentence;
+    /// See [`ControlError`].
+    pub async fn kill(&self, sentence: KillRequest) -> Result<Vec<u64>, ControlError> {
+        let KillRequest { ids, route, peer, user, reason } = sentence;
         let kill = Kill { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, user, reason };
         let Killed { killed } = self.read(&self.good(Method::POST, "/api/sessions/kill", &kill).await?)?;
         Ok(killed)
@@ -153,24 +153,24 @@ impl Client {
     /// Has the configuration read again. Returns what the gateway says of it.
     ///
     /// # Errors
-    /// See [`AskError`]; refused if something is wrong with the configuration.
-    pub async fn reload(&self) -> Result<String, AskError> {
+    /// See [`ControlError`]; refused if something is wrong with the configuration.
+    pub async fn reload(&self) -> Result<String, ControlError> {
         self.order("/api/reload").await
     }
 
     /// Has all sessions sent away and nobody accepted any more. Returns what the gateway says of it.
     ///
     /// # Errors
-    /// See [`AskError`].
-    pub async fn drain(&self) -> Result<String, AskError> {
+    /// See [`ControlError`].
+    pub async fn drain(&self) -> Result<String, ControlError> {
         self.order("/api/drain").await
     }
 
     /// Whether it is well, and what it says of it. `live`: whether it is enough that it answers.
     ///
     /// # Errors
-    /// See [`AskError`].
-    pub async fn health(&self, live: bool) -> Result<(bool, String), AskError> {
+    /// See [`ControlError`].
+    pub async fn health(&self, live: bool) -> Result<(bool, String), ControlError> {
         let path = if live { "/healthz" } else { "/readyz" };
         let (status, body) = self.ask(Method::GET, path, &()).await?;
         match status {
@@ -182,7 +182,7 @@ impl Client {
         }
     }
 
-    async fn order(&self, path: &str) -> Result<String, AskError> {
+    async fn order(&self, path: &str) -> Result<String, ControlError> {
         #[derive(Deserialize)]
         struct Message {
             message: String,
@@ -192,7 +192,7 @@ impl Client {
     }
 
     /// Asks, and takes no for a refusal.
-    async fn good(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Bytes, AskError> {
+    async fn good(&self, method: Method, path: &str, body: &impl Serialize) -> Result<Bytes, ControlError> {
         #[derive(Deserialize)]
         struct Error {
             error: String,
@@ -202,7 +202,7 @@ impl Client {
             return Ok(body);
         }
         match serde_json::from_slice(&body) {
-            Ok(Error { error }) => Err(AskError::Refused { words: error }),
+            Ok(Error { error }) => Err(ControlError::GuardRefusal { words: error }),
             Err(_) => Err(self.strange(status)),
         }
     }
@@ -212,7 +212,7 @@ impl Client {
         method: Method,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<(StatusCode, Bytes), AskError> {
+    ) -> Result<(StatusCode, Bytes), ControlError> {
         let stream = match timeout(CONNECT, self.connect()).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(cause)) => return Err(self.unreached(cause)),
@@ -257,23 +257,23 @@ impl Client {
         })
     }
 
-    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, AskError> {
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ControlError> {
         serde_json::from_slice(body).map_err(|error| self.strange(error))
     }
 
-    fn unreached(&self, cause: io::Error) -> AskError {
+    fn unreached(&self, cause: io::Error) -> ControlError {
         let address = self.address.clone();
         match cause.kind() {
-            io::ErrorKind::PermissionDenied => AskError::NotAllowed { address },
-            _ => AskError::Nobody { address, cause },
+            io::ErrorKind::PermissionDenied => ControlError::NotAllowed { address },
+            _ => ControlError::Nobody { address, cause },
         }
     }
 
-    fn silent(&self) -> AskError {
-        AskError::Silent { address: self.address.clone() }
+    fn silent(&self) -> ControlError {
+        ControlError::Silent { address: self.address.clone() }
     }
 
-    fn strange(&self, cause: impl ToString) -> AskError {
-        AskError::Strange { address: self.address.clone(), cause: cause.to_string() }
+    fn strange(&self, cause: impl ToString) -> ControlError {
+        ControlError::Strange { address: self.address.clone(), cause: cause.to_string() }
     }
 }

@@ -1,105 +1,16 @@
-//! How an operator sees and steers it.
+//! The admin address of a running gateway, and its client.
 //!
-//! Owns the answers to an operator's questions: what would become of one connection ([`Desk::explain`]), and whether the
-//! servers behind the gateway answer ([`Desk::dial_all`]), and how many sessions the machine can hold ([`capacity`]); and the
-//! address of a running gateway ([`server`]), what is seen there, and what is asked for by the commands ([`client`]).
-//! Facts ([`findings`]) and words ([`explain`]) are kept apart. Refuses to decide anything: every judgement is that of the
-//! room which makes it while the gateway runs. Invariant: no token is shown, neither one that is asked about nor one of a
-//! file.
+//! Owns the server ([`server`], [`socket`]), who may use it (`guard`), its API and status page, the metrics text, and the
+//! client behind the commands ([`client`]). Acts on the process through [`control::ProcessControl`] alone.
 
-mod answers;
-pub mod capacity;
+mod api;
 pub mod client;
-pub mod dial;
-pub mod explain;
-mod exposition;
-pub mod findings;
-mod gate;
-pub mod machine;
+pub mod control;
+mod guard;
+mod metrics_text;
 mod page;
 mod process;
-pub mod question;
 pub mod server;
 pub mod sessions;
 pub mod socket;
 mod status;
-pub mod steering;
-
-use std::sync::Arc;
-
-use futures_util::{StreamExt, stream};
-
-use self::{
-    dial::dial,
-    findings::{Findings, Target},
-};
-pub use self::{
-    explain::Explanation,
-    question::{Question, QuestionError},
-};
-use crate::{
-    backend::Upstream,
-    config::Config,
-    http::{Files, Routes},
-};
-
-/// How many servers are dialled side by side.
-const SIDE_BY_SIDE: usize = 16;
-
-/// A configuration that can be asked about. Nothing is listened on.
-#[derive(Debug)]
-pub struct Desk {
-    config: Config,
-    routes: Routes<Arc<Upstream>>,
-    files: Option<Files>,
-}
-
-impl Desk {
-    /// A desk for `config` and what was loaded for it.
-    pub fn new(config: Config, routes: Routes<Arc<Upstream>>, files: Option<Files>) -> Self {
-        Self { config, routes, files }
-    }
-
-    /// What would become of a connection, step by step. With `dials`, the servers it could be led to are connected to, each
-    /// within `timeouts.connect`.
-    pub async fn explain(&self, question: &Question, dials: bool) -> Explanation {
-        let findings = Findings::of(&self.config, &self.routes, self.files.as_ref(), question).await;
-        let (mut backends, mut answers) = (Vec::new(), Vec::new());
-        if let Some(found) = findings.found.as_ref().ok().filter(|_| dials) {
-            backends = match &found.target {
-                Target::Any(backends) => backends.clone(),
-                Target::Token(backend) => vec![backend.clone()],
-                Target::NoToken | Target::UnknownToken => Vec::new(),
-            };
-            let limit = self.config.timeouts.connect;
-            let dialled = stream::iter(&backends).map(|backend| dial(found.routed, backend, limit));
-            answers = dialled.buffered(SIDE_BY_SIDE).collect().await;
-        }
-        explain::tell(&findings, &backends.into_iter().zip(answers).collect::<Vec<_>>())
-    }
-
-    /// Connects to every server of every route, each within `timeouts.connect`, and says one line of each as soon as it is
-    /// its turn. Returns how many there are and how many did not answer.
-    pub async fn dial_all(&self, mut say: impl FnMut(&str)) -> (usize, usize) {
-        let mut all = Vec::new();
-        for routed in self.routes.iter() {
-            all.extend(routed.upstream.backends().into_iter().map(|backend| (routed, backend)));
-        }
-        let names = all.iter().map(|(routed, _)| routed.route.name.chars().count()).max().unwrap_or(0);
-        let urls = all.iter().map(|(_, backend)| backend.to_string().chars().count()).max().unwrap_or(0);
-        let limit = self.config.timeouts.connect;
-        let dialled = stream::iter(&all).map(async |(routed, backend)| {
-            let answer = dial(routed, backend, limit).await;
-            let words = dial::words(&answer).join("; ");
-            let url = backend.to_string();
-            (format!("{:names$}  {url:urls$}  {words}", routed.route.name), answer.is_ok())
-        });
-        let mut failed = 0;
-        let mut dialled = std::pin::pin!(dialled.buffered(SIDE_BY_SIDE));
-        while let Some((line, is_reached)) = dialled.next().await {
-            say(&line);
-            failed += usize::from(!is_reached);
-        }
-        (all.len(), failed)
-    }
-}

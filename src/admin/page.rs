@@ -4,7 +4,7 @@
 
 use http::StatusCode;
 
-use super::answers::{Answer, answer};
+use super::api::{Answer, answer};
 
 /// Nothing from elsewhere, nothing inline; and nobody frames it or sends forms from it.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// A process at one moment.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(super) struct Measured {
+pub(super) struct ProcessStats {
     /// Descriptors that are open.
     pub(super) open_fds: Option<u64>,
     /// Descriptors that may be.
@@ -21,12 +21,12 @@ pub(super) struct Measured {
 }
 
 /// Looks at ourselves.
-pub(super) fn measure() -> Measured {
-    let Ok(process) = Process::myself() else { return Measured::default() };
+pub(super) fn measure() -> ProcessStats {
+    let Ok(process) = Process::myself() else { return ProcessStats::default() };
     let stat = process.stat().ok();
     let allowed = process.limits().ok().map(|limits| limits.max_open_files.soft_limit);
     let ticks = ticks_per_second() as f64;
-    Measured {
+    ProcessStats {
         open_fds: process.fd_count().ok().map(|count| count as u64),
         max_fds: allowed.and_then(|limit| match limit {
             LimitValue::Value(limit) => Some(limit),

@@ -14,10 +14,10 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    answers::{Answer, Office, answer},
-    gate::{self, Refused},
+    api::{AdminApi, Answer, answer},
+    control::ProcessControl,
+    guard::{self, GuardRefusal},
     socket::{SocketError, address_of, bind},
-    steering::Steering,
 };
 use crate::{
     config::AdminAddress,
@@ -25,7 +25,7 @@ use crate::{
     metrics::Metrics,
     session::Registry,
     transport::{
-        listener::{Backoff, Listening},
+        listener::{Backoff, ListeningSocket},
         socket::Socket,
     },
 };
@@ -52,7 +52,7 @@ pub struct AdminServer {
 #[derive(Debug)]
 pub struct AdminSocket {
     address: AdminAddress,
-    socket: Option<Listening>,
+    socket: Option<ListeningSocket>,
 }
 
 impl AdminSocket {
@@ -74,12 +74,12 @@ impl AdminSocket {
     /// Answers on it from now on, in tasks of the runtime this is called in.
     pub fn serve(
         self,
-        steering: Arc<dyn Steering>,
+        control: Arc<dyn ProcessControl>,
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
     ) -> AdminServer {
         let Self { address, socket } = self;
-        let office = Arc::new(Office::new(steering, registry, metrics));
+        let office = Arc::new(AdminApi::new(control, registry, metrics));
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned({
             let (address, stop) = (address.clone(), stop.clone());
@@ -105,7 +105,7 @@ impl AdminServer {
 }
 
 /// Asks for an address until whoever has it lets it go.
-async fn wait_for(address: &AdminAddress) -> Listening {
+async fn wait_for(address: &AdminAddress) -> ListeningSocket {
     tracing::warn!(%address, "another program has the admin address; asking again until it is free");
     loop {
         time::sleep(AGAIN).await;
@@ -117,7 +117,7 @@ async fn wait_for(address: &AdminAddress) -> Listening {
     }
 }
 
-async fn accept(socket: Listening, office: Arc<Office>, stop: CancellationToken) {
+async fn accept(socket: ListeningSocket, office: Arc<AdminApi>, stop: CancellationToken) {
     let (places, own) = (Arc::new(Semaphore::new(MOST)), socket.address().ip());
     let mut backoff = Backoff::default();
     loop {
@@ -126,7 +126,7 @@ async fn accept(socket: Listening, office: Arc<Office>, stop: CancellationToken)
         match socket.accept().await {
             Ok((stream, _)) => {
                 backoff.reset();
-                stream.send_at_once();
+                stream.set_nodelay();
                 let (office, stop) = (Arc::clone(&office), stop.clone());
                 tokio::spawn(async move {
                     stop.run_until_cancelled(serve(stream, own, office)).await;
@@ -144,7 +144,7 @@ async fn accept(socket: Listening, office: Arc<Office>, stop: CancellationToken)
 }
 
 /// Serves one connection to its end.
-async fn serve(stream: Socket, own: Option<SocketAddr>, office: Arc<Office>) {
+async fn serve(stream: Socket, own: Option<SocketAddr>, office: Arc<AdminApi>) {
     let mut io = TimeoutStream::new(stream);
     io.set_write_timeout(Some(STALL));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -162,15 +162,15 @@ async fn serve(stream: Socket, own: Option<SocketAddr>, office: Arc<Office>) {
     }
 }
 
-async fn judged(request: Request<Incoming>, own: Option<SocketAddr>, office: &Office) -> Answer {
-    match gate::judge(request.method(), request.headers(), own) {
+async fn judged(request: Request<Incoming>, own: Option<SocketAddr>, office: &AdminApi) -> Answer {
+    match guard::judge(request.method(), request.headers(), own) {
         Ok(()) => office.answer(request).await,
         Err(refused) => {
             let host = request.headers().get(HOST).map(|host| quoted(host.as_bytes()));
             tracing::debug!(host, why = %refused, "refused on the admin address");
             let status = match refused {
-                Refused::NoHost => StatusCode::BAD_REQUEST,
-                Refused::ForeignHost | Refused::Page => StatusCode::FORBIDDEN,
+                GuardRefusal::NoHost => StatusCode::BAD_REQUEST,
+                GuardRefusal::ForeignHost | GuardRefusal::Page => StatusCode::FORBIDDEN,
             };
             answer(status, "text/plain; charset=utf-8", format!("{refused}\n"))
         }

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::session::{Payload, Seen};
+use crate::session::{Payload, SessionSnapshot};
 
 /// Rates are told over at least this long, and a reading is not taken more often.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ const STALE: Duration = Duration::from_secs(10);
 
 /// Which sessions are meant: those that fit everything that is said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Choice {
+pub struct SessionFilter {
     /// These numbers.
     pub ids: Option<Vec<u64>>,
     /// On this route.
@@ -33,14 +33,14 @@ pub struct Choice {
     pub text: Option<String>,
 }
 
-impl Choice {
+impl SessionFilter {
     /// Whether nothing is said, which means every session.
     pub fn is_everything(&self) -> bool {
         *self == Self::default()
     }
 
     /// Whether a session is meant.
-    pub fn takes(&self, session: &Seen) -> bool {
+    pub fn matches(&self, session: &SessionSnapshot) -> bool {
         let fits = |wanted: &Option<String>, is: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
         };
@@ -52,7 +52,7 @@ impl Choice {
     }
 }
 
-fn shows(session: &Seen, text: &str) -> bool {
+fn shows(session: &SessionSnapshot, text: &str) -> bool {
     let has = |field: &str| field.to_lowercase().contains(text);
     has(&session.id.to_string())
         || has(&session.peer.to_string())
@@ -74,25 +74,25 @@ pub fn peer(text: &str) -> Result<IpNet, String> {
 
 /// What sessions have carried at two moments, from which rates are told. Only kept while somebody looks.
 #[derive(Debug, Default)]
-pub(super) struct Readings {
-    before: Option<Reading>,
-    last: Option<Reading>,
+pub(super) struct RateTable {
+    before: Option<RateSample>,
+    last: Option<RateSample>,
 }
 
 #[derive(Debug)]
-struct Reading {
+struct RateSample {
     at: Instant,
     payload: HashMap<u64, Payload>,
 }
 
-impl Readings {
+impl RateTable {
     /// Whether a reading must be taken now, and another one a moment later, before there are rates.
     pub(super) fn is_cold(&self, now: Instant) -> bool {
         self.last.as_ref().is_none_or(|last| now.saturating_duration_since(last.at) > STALE)
     }
 
     /// Takes a reading if one is due. `at_once`: whether it is due however short the time since the last.
-    pub(super) fn read(&mut self, now: Instant, sessions: &[Seen], at_once: bool) {
+    pub(super) fn read(&mut self, now: Instant, sessions: &[SessionSnapshot], at_once: bool) {
         let age = self.last.as_ref().map(|last| now.saturating_duration_since(last.at));
         match age {
             Some(age) if age < WINDOW && !at_once => return,
@@ -101,7 +101,7 @@ impl Readings {
             _ => self.before = self.last.take(),
         }
         let payload = sessions.iter().map(|session| (session.id, session.payload)).collect();
-        self.last = Some(Reading { at: now, payload });
+        self.last = Some(RateSample { at: now, payload });
     }
 
     /// Bytes per second in each direction between the last two readings; since its beginning if a session is younger.
@@ -118,18 +118,18 @@ impl Readings {
 
 /// What is told of the sessions.
 #[derive(Debug, Serialize)]
-pub(super) struct List {
+pub(super) struct SessionList {
     /// How many live.
     pub(super) live: usize,
     /// How many of them are meant.
     pub(super) matching: usize,
     /// Those, or the oldest of them if fewer were asked for.
-    pub(super) sessions: Vec<Told>,
+    pub(super) sessions: Vec<SessionEntry>,
 }
 
 /// What is told of one session.
 #[derive(Debug, Serialize)]
-pub(super) struct Told {
+pub(super) struct SessionEntry {
     id: u64,
     peer: String,
     route: String,
@@ -148,25 +148,25 @@ pub(super) struct Told {
 
 /// The sessions that are meant, oldest first, `most` of them at most.
 pub(super) fn list(
-    sessions: &[Seen],
-    choice: &Choice,
+    sessions: &[SessionSnapshot],
+    choice: &SessionFilter,
     most: usize,
-    readings: &Readings,
+    rates: &RateTable,
     now: SystemTime,
-) -> List {
-    let chosen: Vec<&Seen> = sessions.iter().filter(|session| choice.takes(session)).collect();
-    List {
+) -> SessionList {
+    let chosen: Vec<&SessionSnapshot> = sessions.iter().filter(|session| choice.matches(session)).collect();
+    SessionList {
         live: sessions.len(),
         matching: chosen.len(),
-        sessions: chosen.into_iter().take(most).map(|session| told(session, readings, now)).collect(),
+        sessions: chosen.into_iter().take(most).map(|session| told(session, rates, now)).collect(),
     }
 }
 
-fn told(session: &Seen, readings: &Readings, now: SystemTime) -> Told {
-    let rate = readings.rate(session.id);
+fn told(session: &SessionSnapshot, rates: &RateTable, now: SystemTime) -> SessionEntry {
+    let rate = rates.rate(session.id);
     let age = now.duration_since(session.since).unwrap_or_default();
     let thousandths = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
-    Told {
+    SessionEntry {
         id: session.id,
         peer: session.peer.to_string(),
         route: session.route.to_string(),
@@ -187,8 +187,8 @@ fn told(session: &Seen, readings: &Readings, now: SystemTime) -> Told {
 mod tests {
     use super::*;
 
-    fn session(id: u64) -> Seen {
-        Seen {
+    fn session(id: u64) -> SessionSnapshot {
+        SessionSnapshot {
             id,
             peer: ([192, 0, 2, 7], 4711).into(),
             route: "desk".into(),
@@ -201,69 +201,72 @@ mod tests {
         }
     }
 
-    fn carried(id: u64, bytes_in: u64, bytes_out: u64) -> Seen {
-        Seen { payload: Payload { bytes_in, bytes_out }, ..session(id) }
+    fn carried(id: u64, bytes_in: u64, bytes_out: u64) -> SessionSnapshot {
+        SessionSnapshot { payload: Payload { bytes_in, bytes_out }, ..session(id) }
     }
 
     #[test]
     fn a_session_is_meant_if_it_fits_everything_that_is_said() {
-        let all = Choice::default();
-        assert!(all.is_everything() && all.takes(&session(1)));
+        let all = SessionFilter::default();
+        assert!(all.is_everything() && all.matches(&session(1)));
         let text = |text: &str| Some(text.to_owned());
         for (fits, choice) in [
-            (true, Choice { ids: Some(vec![3, 1]), ..Choice::default() }),
-            (false, Choice { ids: Some(vec![]), ..Choice::default() }),
-            (true, Choice { route: text("desk"), ..Choice::default() }),
-            (false, Choice { route: text("des"), ..Choice::default() }),
-            (true, Choice { user: text("Ada"), route: text("desk"), ..Choice::default() }),
-            (false, Choice { user: text("ada"), ..Choice::default() }),
-            (false, Choice { user: text("Ada"), route: text("chat"), ..Choice::default() }),
-            (true, Choice { peer: Some(peer("192.0.2.7").unwrap()), ..Choice::default() }),
-            (true, Choice { peer: Some(peer("::ffff:192.0.2.7").unwrap()), ..Choice::default() }),
-            (true, Choice { peer: Some(peer("192.0.2.9/24").unwrap()), ..Choice::default() }),
-            (false, Choice { peer: Some(peer("192.0.2.8").unwrap()), ..Choice::default() }),
-            (true, Choice { text: text("DESK"), ..Choice::default() }),
-            (true, Choice { text: text(":47"), ..Choice::default() }),
-            (true, Choice { text: text("host:5"), ..Choice::default() }),
-            (true, Choice { text: text("ada"), ..Choice::default() }),
-            (false, Choice { text: text("bob"), ..Choice::default() }),
+            (true, SessionFilter { ids: Some(vec![3, 1]), ..SessionFilter::default() }),
+            (false, SessionFilter { ids: Some(vec![]), ..SessionFilter::default() }),
+            (true, SessionFilter { route: text("desk"), ..SessionFilter::default() }),
+            (false, SessionFilter { route: text("des"), ..SessionFilter::default() }),
+            (true, SessionFilter { user: text("Ada"), route: text("desk"), ..SessionFilter::default() }),
+            (false, SessionFilter { user: text("ada"), ..SessionFilter::default() }),
+            (false, SessionFilter { user: text("Ada"), route: text("chat"), ..SessionFilter::default() }),
+            (true, SessionFilter { peer: Some(peer("192.0.2.7").unwrap()), ..SessionFilter::default() }),
+            (
+                true,
+                SessionFilter { peer: Some(peer("::ffff:192.0.2.7").unwrap()), ..SessionFilter::default() },
+            ),
+            (true, SessionFilter { peer: Some(peer("192.0.2.9/24").unwrap()), ..SessionFilter::default() }),
+            (false, SessionFilter { peer: Some(peer("192.0.2.8").unwrap()), ..SessionFilter::default() }),
+            (true, SessionFilter { text: text("DESK"), ..SessionFilter::default() }),
+            (true, SessionFilter { text: text(":47"), ..SessionFilter::default() }),
+            (true, SessionFilter { text: text("host:5"), ..SessionFilter::default() }),
+            (true, SessionFilter { text: text("ada"), ..SessionFilter::default() }),
+            (false, SessionFilter { text: text("bob"), ..SessionFilter::default() }),
         ] {
-            assert_eq!(choice.takes(&session(1)), fits, "{choice:?}");
+            assert_eq!(choice.matches(&session(1)), fits, "{choice:?}");
             assert!(!choice.is_everything());
         }
-        let nobody = Choice { user: text("Ada"), ..Choice::default() };
-        assert!(!nobody.takes(&Seen { user: None, ..session(1) }));
+        let nobody = SessionFilter { user: text("Ada"), ..SessionFilter::default() };
+        assert!(!nobody.matches(&SessionSnapshot { user: None, ..session(1) }));
         assert!(peer("somewhere").unwrap_err().contains("192.0.2.7"));
     }
 
     #[test]
     fn rates_are_told_between_two_readings() {
-        let (start, mut readings) = (Instant::now(), Readings::default());
+        let (start, mut rates) = (Instant::now(), RateTable::default());
         let at = |millis| start + Duration::from_millis(millis);
-        assert!(readings.is_cold(start));
-        readings.read(start, &[carried(1, 1000, 0)], false);
-        assert_eq!(readings.rate(1), None, "one reading tells no rate");
-        assert!(!readings.is_cold(at(500)));
-        readings.read(at(500), &[carried(1, 1500, 50)], true);
-        assert_eq!(readings.rate(1), Some((1000.0, 100.0)));
+        assert!(rates.is_cold(start));
+        rates.read(start, &[carried(1, 1000, 0)], false);
+        assert_eq!(rates.rate(1), None, "one reading tells no rate");
+        assert!(!rates.is_cold(at(500)));
+        rates.read(at(500), &[carried(1, 1500, 50)], true);
+        assert_eq!(rates.rate(1), Some((1000.0, 100.0)));
         // Too soon: what was told is told again.
-        readings.read(at(600), &[carried(1, 99_000, 99_000)], false);
-        assert_eq!(readings.rate(1), Some((1000.0, 100.0)));
-        readings.read(at(2500), &[carried(1, 2500, 50), carried(2, 20, 0)], false);
-        assert_eq!((readings.rate(1), readings.rate(2)), (Some((500.0, 0.0)), Some((10.0, 0.0))));
-        assert_eq!(readings.rate(3), None);
+        rates.read(at(600), &[carried(1, 99_000, 99_000)], false);
+        assert_eq!(rates.rate(1), Some((1000.0, 100.0)));
+        rates.read(at(2500), &[carried(1, 2500, 50), carried(2, 20, 0)], false);
+        assert_eq!((rates.rate(1), rates.rate(2)), (Some((500.0, 0.0)), Some((10.0, 0.0))));
+        assert_eq!(rates.rate(3), None);
         // Nobody looked for a minute.
-        assert!(readings.is_cold(at(62_500)));
-        readings.read(at(62_500), &[carried(1, 1 << 40, 0)], false);
-        assert_eq!(readings.rate(1), None);
+        assert!(rates.is_cold(at(62_500)));
+        rates.read(at(62_500), &[carried(1, 1 << 40, 0)], false);
+        assert_eq!(rates.rate(1), None);
     }
 
     #[test]
     fn a_list_says_how_many_there_are_and_shows_so_many() {
-        let sessions = [session(1), session(2), Seen { route: "chat".into(), ..session(3) }];
-        let choice = Choice { route: Some("desk".into()), ..Choice::default() };
+        let sessions = [session(1), session(2), SessionSnapshot { route: "chat".into(), ..session(3) }];
+        let choice = SessionFilter { route: Some("desk".into()), ..SessionFilter::default() };
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
-        let list = list(&sessions, &choice, 1, &Readings::default(), now);
+        let list = list(&sessions, &choice, 1, &RateTable::default(), now);
         let expected = serde_json::json!({
             "live": 3,
             "matching": 2,

@@ -6,7 +6,7 @@ use std::io;
 
 use crate::{
     config::{Address, AdminAddress},
-    transport::listener::{Inherited, Listening, listen, listen_privately},
+    transport::listener::{InheritedSockets, ListeningSocket, listen, listen_privately},
 };
 
 /// Why the admin address cannot be listened on.
@@ -37,10 +37,10 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// Listens on `address`. A Unix socket that nobody listens on any more is replaced.
-pub(super) fn bind(address: &AdminAddress) -> Result<Listening, SocketError> {
+pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketError> {
     let bound = match address {
         AdminAddress::Loopback(address) => {
-            let listening = listen(&Address::Ip(*address), &Inherited::default());
+            let listening = listen(&Address::Ip(*address), &InheritedSockets::default());
             listening
                 .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
         }
@@ -54,7 +54,7 @@ pub(super) fn bind(address: &AdminAddress) -> Result<Listening, SocketError> {
 }
 
 /// Where it listens, with the port that was given for port 0.
-pub(super) fn address_of(listening: &Listening) -> Option<AdminAddress> {
+pub(super) fn address_of(listening: &ListeningSocket) -> Option<AdminAddress> {
     match listening.address() {
         Address::Ip(address) => Some(AdminAddress::Loopback(address)),
         Address::Unix(_) | Address::Inherited(_) => None,

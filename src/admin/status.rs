@@ -5,51 +5,51 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::{
-    exposition::Moment,
-    process::Measured,
-    steering::{BackendStanding, ListenerStanding},
+    control::{BackendStatus, ListenerStatus},
+    metrics_text::GatewaySnapshot,
+    process::ProcessStats,
 };
 use crate::{metrics::Metrics, outcome::Reason, session::Payload};
 
 const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 
 #[derive(Debug, Serialize)]
-pub(super) struct Status {
+pub(super) struct StatusReport {
     version: &'static str,
     now: String,
     started: String,
     loaded: String,
     ready: bool,
     draining: bool,
-    reloads: Reloads,
-    sessions: Use,
-    handshakes: Use,
+    reloads: ReloadCounts,
+    sessions: Usage,
+    handshakes: Usage,
     /// Since the process began.
     sessions_opened: u64,
     accept_errors: u64,
     bytes_in: u64,
     bytes_out: u64,
-    ends: Vec<End>,
-    listeners: Vec<Listener>,
-    backends: Vec<Backend>,
-    process: Measured,
+    ends: Vec<ReasonCount>,
+    listeners: Vec<ListenerEntry>,
+    backends: Vec<BackendEntry>,
+    process: ProcessStats,
 }
 
 #[derive(Debug, Serialize)]
-struct Reloads {
+struct ReloadCounts {
     ok: u64,
     failed: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Use {
+struct Usage {
     in_use: usize,
     limit: usize,
 }
 
 /// How many connections ended for a reason, since the process began.
 #[derive(Debug, Serialize)]
-struct End {
+struct ReasonCount {
     reason: &'static str,
     /// Before a server was asked, at the dial, or in a session.
     at: &'static str,
@@ -57,7 +57,7 @@ struct End {
 }
 
 #[derive(Debug, Serialize)]
-struct Listener {
+struct ListenerEntry {
     address: String,
     tls: bool,
     certificate_expiry: Option<String>,
@@ -66,7 +66,7 @@ struct Listener {
 }
 
 #[derive(Debug, Serialize)]
-struct Backend {
+struct BackendEntry {
     route: String,
     backend: String,
     up: bool,
@@ -74,39 +74,49 @@ struct Backend {
 }
 
 /// How everything stands.
-pub(super) fn status(metrics: &Metrics, opened: u64, moment: Moment, now: SystemTime) -> Status {
-    let Moment { standing, payload, process, started } = moment;
+pub(super) fn status(
+    metrics: &Metrics,
+    opened: u64,
+    moment: GatewaySnapshot,
+    now: SystemTime,
+) -> StatusReport {
+    let GatewaySnapshot { status, payload, process, started } = moment;
     let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     let carried = payload.into_values().fold(Payload::default(), Payload::plus);
-    let use_of = |(in_use, limit): (usize, usize)| Use { in_use, limit };
-    Status {
+    let use_of = |(in_use, limit): (usize, usize)| Usage { in_use, limit };
+    StatusReport {
         version: env!("CARGO_PKG_VERSION"),
         now: time(now),
         started: time(started),
-        loaded: time(standing.loaded),
-        ready: standing.ready,
-        draining: standing.draining,
-        reloads: Reloads { ok: standing.reloads.0, failed: standing.reloads.1 },
-        sessions: use_of(standing.sessions),
-        handshakes: use_of(standing.handshakes),
+        loaded: time(status.loaded),
+        ready: status.ready,
+        draining: status.draining,
+        reloads: ReloadCounts { ok: status.reloads.0, failed: status.reloads.1 },
+        sessions: use_of(status.sessions),
+        handshakes: use_of(status.handshakes),
         sessions_opened: opened,
         accept_errors: metrics.accept_errors(),
         bytes_in: carried.bytes_in,
         bytes_out: carried.bytes_out,
         ends: ends(metrics),
-        listeners: standing.listeners.into_iter().map(|listener| told(listener, now)).collect(),
-        backends: standing
+        listeners: status.listeners.into_iter().map(|listener| told(listener, now)).collect(),
+        backends: status
             .backends
             .into_iter()
-            .map(|BackendStanding { route, backend, up, sessions }| Backend { route, backend, up, sessions })
+            .map(|BackendStatus { route, backend, up, sessions }| BackendEntry {
+                route,
+                backend,
+                up,
+                sessions,
+            })
             .collect(),
         process,
     }
 }
 
 /// In the order of the table, those that have happened.
-fn ends(metrics: &Metrics) -> Vec<End> {
-    let happened = Reason::ALL.iter().map(|&reason| End {
+fn ends(metrics: &Metrics) -> Vec<ReasonCount> {
+    let happened = Reason::ALL.iter().map(|&reason| ReasonCount {
         reason: reason.as_str(),
         at: match reason as u8 {
             _ if reason == Reason::Served => "served",
@@ -120,13 +130,13 @@ fn ends(metrics: &Metrics) -> Vec<End> {
     happened.filter(|end| end.count > 0).collect()
 }
 
-fn told(listener: ListenerStanding, now: SystemTime) -> Listener {
-    let ListenerStanding { address, tls, certificate_expiry: end } = listener;
+fn told(listener: ListenerStatus, now: SystemTime) -> ListenerEntry {
+    let ListenerStatus { address, tls, certificate_expiry: end } = listener;
     let left = |end: SystemTime| match end.duration_since(now) {
         Ok(left) => left.as_secs() as i64,
         Err(over) => -(over.duration().as_secs() as i64),
     };
-    Listener {
+    ListenerEntry {
         address,
         tls,
         // The formatter knows no year beyond 9999.

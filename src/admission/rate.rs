@@ -2,7 +2,7 @@
 //!
 //! Owns the memory of who connected lately: two bounded tables, one per address family. It knows neither
 //! clocks (`now` is an argument) nor sockets, and not what becomes of a connection once it holds its
-//! [`Place`].
+//! [`AddressPermit`].
 //!
 //! A source is one IPv4 address or one IPv6 /64, the smallest block that a single subscriber is given (RFC
 //! 6177 §2); `::ffff:a.b.c.d` is `a.b.c.d`. Invariants: a table never outgrows its bound, whoever connects; a
@@ -33,7 +33,7 @@ pub struct PerIp {
 
 /// Why a source was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum LimitExceeded {
     /// It connects faster than `rate` and `burst` allow.
     #[error("connects too fast; the next connection is permitted in {retry_after:?}")]
     Rate {
@@ -51,71 +51,71 @@ pub enum Refused {
 /// The rate is GCRA (ITU-T I.371 Annex A, "virtual scheduling"): a leaky bucket whose whole state is one
 /// number, the theoretical arrival time of the next connection.
 #[derive(Debug)]
-pub struct Limiter {
-    manners: RwLock<Manners>,
+pub struct RateLimiter {
+    settings: RwLock<LimiterSettings>,
     epoch: Instant,
-    v4: Mutex<Table<u32>>,
-    v6: Mutex<Table<u64>>,
+    v4: Mutex<SourceTable<u32>>,
+    v6: Mutex<SourceTable<u64>>,
 }
 
-impl Limiter {
+impl RateLimiter {
     /// A limiter that remembers at most `sources` sources per address family (at least one). `sources` should
     /// exceed the number of connections the gateway can hold. A `now` before `epoch` counts as `epoch`.
-    pub fn new(rules: PerIp, sources: usize, epoch: Instant) -> Arc<Self> {
+    pub fn new(limits: PerIp, sources: usize, epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
-            manners: RwLock::new(Manners::new(rules)),
+            settings: RwLock::new(LimiterSettings::new(limits)),
             epoch,
-            v4: Mutex::new(Table::new(sources)),
-            v6: Mutex::new(Table::new(sources)),
+            v4: Mutex::new(SourceTable::new(sources)),
+            v6: Mutex::new(SourceTable::new(sources)),
         })
     }
 
     /// Counts one connection from `address` at `now` against its rate, and holds a place for it until the
-    /// [`Place`] is dropped. An exempt address gets a place that counts nothing.
+    /// [`AddressPermit`] is dropped. An exempt address gets a place that counts nothing.
     ///
     /// # Errors
-    /// [`Refused`], when the source may not connect now. [`Refused::Sessions`] is said before
-    /// [`Refused::Rate`], because waiting would not help; neither counts against the rate.
-    pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, Refused> {
-        let manners = self.manners.read().unwrap_or_else(PoisonError::into_inner);
-        if covers(&manners.exempt, address) {
-            return Ok(Place { held: None });
+    /// [`LimitExceeded`], when the source may not connect now. [`LimitExceeded::Sessions`] is said before
+    /// [`LimitExceeded::Rate`], because waiting would not help; neither counts against the rate.
+    pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<AddressPermit, LimitExceeded> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        if covers(&settings.exempt, address) {
+            return Ok(AddressPermit { held: None });
         }
         let now = nanos(now.saturating_duration_since(self.epoch));
         let source = Source::of(address);
         match source {
-            Source::V4(key) => lock(&self.v4).admit(key, now, &manners.pace),
-            Source::V6(key) => lock(&self.v6).admit(key, now, &manners.pace),
+            Source::V4(key) => lock(&self.v4).admit(key, now, &settings.bucket),
+            Source::V6(key) => lock(&self.v6).admit(key, now, &settings.bucket),
         }?;
-        Ok(Place { held: Some((Arc::clone(self), source)) })
+        Ok(AddressPermit { held: Some((Arc::clone(self), source)) })
     }
 
     /// Changes what a source may do and how many are remembered. What is remembered stays, and so does every place
     /// that is held.
-    pub fn set_rules(&self, rules: PerIp, sources: usize) {
-        *self.manners.write().unwrap_or_else(PoisonError::into_inner) = Manners::new(rules);
+    pub fn set_limits(&self, limits: PerIp, sources: usize) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = LimiterSettings::new(limits);
         lock(&self.v4).set_bound(sources);
         lock(&self.v6).set_bound(sources);
     }
 
     /// How many sources are remembered now, both families together.
-    pub fn remembered(&self) -> usize {
-        lock(&self.v4).rows.len() + lock(&self.v6).rows.len()
+    pub fn source_count(&self) -> usize {
+        lock(&self.v4).sources.len() + lock(&self.v6).sources.len()
     }
 }
 
 /// One connection's place; dropping it gives the place back.
 #[derive(Debug)]
 #[must_use = "the place is given back when it is dropped"]
-pub struct Place {
-    held: Option<(Arc<Limiter>, Source)>,
+pub struct AddressPermit {
+    held: Option<(Arc<RateLimiter>, Source)>,
 }
 
-impl Drop for Place {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         match &self.held {
-            Some((limiter, Source::V4(key))) => lock(&limiter.v4).leave(key),
-            Some((limiter, Source::V6(key))) => lock(&limiter.v6).leave(key),
+            Some((limiter, Source::V4(key))) => lock(&limiter.v4).release(key),
+            Some((limiter, Source::V6(key))) => lock(&limiter.v6).release(key),
             None => {}
         }
     }
@@ -162,20 +162,20 @@ impl Source {
 
 /// What a source may do now.
 #[derive(Debug)]
-struct Manners {
-    pace: Pace,
+struct LimiterSettings {
+    bucket: TokenBucket,
     exempt: Vec<IpNet>,
 }
 
-impl Manners {
-    fn new(rules: PerIp) -> Self {
-        Self { pace: Pace::new(&rules), exempt: rules.exempt }
+impl LimiterSettings {
+    fn new(limits: PerIp) -> Self {
+        Self { bucket: TokenBucket::new(&limits), exempt: limits.exempt }
     }
 }
 
 /// [`PerIp`] in the units of the tables.
 #[derive(Debug)]
-struct Pace {
+struct TokenBucket {
     /// Nanoseconds between connections in the long run; rounded up, so that `rate` is never exceeded.
     interval: u64,
     /// How many nanoseconds early a connection may come.
@@ -183,54 +183,54 @@ struct Pace {
     sessions: u32,
 }
 
-impl Pace {
-    fn new(rules: &PerIp) -> Self {
-        let interval = 1_000_000_000_u64.div_ceil(rules.rate.get().into());
-        let tolerance = interval.saturating_mul(u64::from(rules.burst.get()) - 1);
-        Self { interval, tolerance, sessions: rules.sessions.get() }
+impl TokenBucket {
+    fn new(limits: &PerIp) -> Self {
+        let interval = 1_000_000_000_u64.div_ceil(limits.rate.get().into());
+        let tolerance = interval.saturating_mul(u64::from(limits.burst.get()) - 1);
+        Self { interval, tolerance, sessions: limits.sessions.get() }
     }
 }
 
 /// What is remembered of one source.
 #[derive(Debug, Default)]
-struct Row {
+struct SourceState {
     /// GCRA's theoretical arrival time, in nanoseconds since the limiter's epoch. Once it is past, the source
     /// has its whole burst again and the row says nothing that an absent row would not.
     tat: u64,
     /// Places held.
-    live: u32,
+    held: u32,
 }
 
-impl Row {
-    fn admit(&mut self, now: u64, pace: &Pace) -> Result<(), Refused> {
-        if self.live >= pace.sessions {
-            return Err(Refused::Sessions);
+impl SourceState {
+    fn admit(&mut self, now: u64, bucket: &TokenBucket) -> Result<(), LimitExceeded> {
+        if self.held >= bucket.sessions {
+            return Err(LimitExceeded::Sessions);
         }
         let due = self.tat.max(now);
-        let early = (due - now).saturating_sub(pace.tolerance);
+        let early = (due - now).saturating_sub(bucket.tolerance);
         if early > 0 {
-            return Err(Refused::Rate { retry_after: Duration::from_nanos(early) });
+            return Err(LimitExceeded::Rate { retry_after: Duration::from_nanos(early) });
         }
-        self.tat = due.saturating_add(pace.interval);
-        self.live += 1;
+        self.tat = due.saturating_add(bucket.interval);
+        self.held += 1;
         Ok(())
     }
 }
 
 /// The sources of one family. The hasher is randomly keyed, so that nobody can choose addresses that collide.
 #[derive(Debug)]
-struct Table<K> {
-    rows: IndexMap<K, Row>,
+struct SourceTable<K> {
+    sources: IndexMap<K, SourceState>,
     bound: usize,
     draws: u64,
 }
 
-impl<K: Hash + Eq + Copy> Table<K> {
+impl<K: Hash + Eq + Copy> SourceTable<K> {
     /// How many rows are looked at to find one worth forgetting.
     const SAMPLE: usize = 8;
 
     fn new(bound: usize) -> Self {
-        Self { rows: IndexMap::new(), bound: bound.max(1), draws: 0 }
+        Self { sources: IndexMap::new(), bound: bound.max(1), draws: 0 }
     }
 
     /// A table that is larger than its new bound forgets those who hold no place, as new ones come.
@@ -238,39 +238,39 @@ impl<K: Hash + Eq + Copy> Table<K> {
         self.bound = bound.max(1);
     }
 
-    fn admit(&mut self, source: K, now: u64, pace: &Pace) -> Result<(), Refused> {
-        if let Some(row) = self.rows.get_mut(&source) {
-            return row.admit(now, pace);
+    fn admit(&mut self, source: K, now: u64, bucket: &TokenBucket) -> Result<(), LimitExceeded> {
+        if let Some(state) = self.sources.get_mut(&source) {
+            return state.admit(now, bucket);
         }
         // Two at a time where the bound has shrunk, so that no single connection pays for all that is too much.
-        for _ in 0..self.rows.len().saturating_sub(self.bound - 1).min(2) {
-            let victim = self.victim(now).ok_or(Refused::Sessions)?;
-            self.rows.swap_remove_index(victim);
+        for _ in 0..self.sources.len().saturating_sub(self.bound - 1).min(2) {
+            let eviction_candidate = self.eviction_candidate(now).ok_or(LimitExceeded::Sessions)?;
+            self.sources.swap_remove_index(eviction_candidate);
         }
-        let mut row = Row::default();
-        row.admit(now, pace)?;
-        self.rows.insert(source, row);
+        let mut state = SourceState::default();
+        state.admit(now, bucket)?;
+        self.sources.insert(source, state);
         Ok(())
     }
 
-    fn leave(&mut self, source: &K) {
+    fn release(&mut self, source: &K) {
         // Always there: a row with a place is never forgotten.
-        if let Some(row) = self.rows.get_mut(source) {
-            row.live = row.live.saturating_sub(1);
+        if let Some(state) = self.sources.get_mut(source) {
+            state.held = state.held.saturating_sub(1);
         }
     }
 
     /// The row to forget: of a random few, the one without a place whose arrival time is oldest, since it has
     /// the least left to say. A source that is being refused lies in the future and is the last to be
     /// forgotten.
-    fn victim(&mut self, now: u64) -> Option<usize> {
+    fn eviction_candidate(&mut self, now: u64) -> Option<usize> {
         let mut oldest: Option<(u64, usize)> = None;
         for _ in 0..Self::SAMPLE {
             let index = self.draw();
-            let row = &self.rows[index];
-            if row.live == 0 && oldest.is_none_or(|(tat, _)| row.tat < tat) {
-                oldest = Some((row.tat, index));
-                if row.tat <= now {
+            let state = &self.sources[index];
+            if state.held == 0 && oldest.is_none_or(|(tat, _)| state.tat < tat) {
+                oldest = Some((state.tat, index));
+                if state.tat <= now {
                     break;
                 }
             }
@@ -279,14 +279,14 @@ impl<K: Hash + Eq + Copy> Table<K> {
             return Some(index);
         }
         let start = self.draw();
-        (start..self.rows.len()).chain(0..start).find(|&index| self.rows[index].live == 0)
+        (start..self.sources.len()).chain(0..start).find(|&index| self.sources[index].held == 0)
     }
 
     /// An index nobody outside can foresee: a counter under the table's own keyed hash. The table must not be
     /// empty.
     fn draw(&mut self) -> usize {
         self.draws = self.draws.wrapping_add(1);
-        (self.rows.hasher().hash_one(self.draws) % self.rows.len() as u64) as usize
+        (self.sources.hasher().hash_one(self.draws) % self.sources.len() as u64) as usize
     }
 }
 
@@ -309,7 +309,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn rules(rate: u32, burst: u32, sessions: u32) -> PerIp {
+    fn limits(rate: u32, burst: u32, sessions: u32) -> PerIp {
         let some = |n| NonZeroU32::new(n).unwrap();
         PerIp { rate: some(rate), burst: some(burst), sessions: some(sessions), exempt: Vec::new() }
     }
@@ -329,28 +329,28 @@ mod tests {
     #[test]
     fn a_burst_and_then_the_rate() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(20, 3, 100), 16, epoch);
+        let limiter = RateLimiter::new(limits(20, 3, 100), 16, epoch);
         let admit = |at| limiter.admit(ip("192.0.2.1"), epoch + at);
-        let _held: Vec<Place> = (0..3).map(|_| admit(SECOND).unwrap()).collect();
+        let _held: Vec<AddressPermit> = (0..3).map(|_| admit(SECOND).unwrap()).collect();
         let wait = Duration::from_millis(50);
-        assert_eq!(admit(SECOND).unwrap_err(), Refused::Rate { retry_after: wait });
+        assert_eq!(admit(SECOND).unwrap_err(), LimitExceeded::Rate { retry_after: wait });
         let almost = SECOND + wait - Duration::from_nanos(1);
-        assert_eq!(admit(almost).unwrap_err(), Refused::Rate { retry_after: Duration::from_nanos(1) });
+        assert_eq!(admit(almost).unwrap_err(), LimitExceeded::Rate { retry_after: Duration::from_nanos(1) });
         let _fourth = admit(SECOND + wait).unwrap();
-        assert_eq!(admit(SECOND + wait).unwrap_err(), Refused::Rate { retry_after: wait });
-        let _burst_again: Vec<Place> = (0..3).map(|_| admit(SECOND * 2).unwrap()).collect();
+        assert_eq!(admit(SECOND + wait).unwrap_err(), LimitExceeded::Rate { retry_after: wait });
+        let _burst_again: Vec<AddressPermit> = (0..3).map(|_| admit(SECOND * 2).unwrap()).collect();
         assert!(admit(SECOND * 2).is_err());
     }
 
     #[test]
     fn refusals_do_not_prolong_themselves() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(1, 1, 100), 16, epoch);
+        let limiter = RateLimiter::new(limits(1, 1, 100), 16, epoch);
         let _held = limiter.admit(v4(1), epoch).unwrap();
         for n in 0..1000 {
             let at = Duration::from_micros(n);
             let refused = limiter.admit(v4(1), epoch + at).unwrap_err();
-            assert_eq!(refused, Refused::Rate { retry_after: SECOND - at });
+            assert_eq!(refused, LimitExceeded::Rate { retry_after: SECOND - at });
         }
         assert!(limiter.admit(v4(1), epoch + SECOND).is_ok());
     }
@@ -358,23 +358,23 @@ mod tests {
     #[test]
     fn a_place_is_held_until_it_is_dropped_and_a_full_house_costs_no_rate() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(1, 3, 2), 16, epoch);
+        let limiter = RateLimiter::new(limits(1, 3, 2), 16, epoch);
         let first = limiter.admit(v4(1), epoch).unwrap();
         let _second = limiter.admit(v4(1), epoch).unwrap();
         for _ in 0..10 {
-            assert_eq!(limiter.admit(v4(1), epoch).unwrap_err(), Refused::Sessions);
+            assert_eq!(limiter.admit(v4(1), epoch).unwrap_err(), LimitExceeded::Sessions);
         }
         let _other = limiter.admit(v4(2), epoch).unwrap();
         drop(first);
         let _third = limiter.admit(v4(1), epoch).unwrap();
         // Both limits are reached now; the one that waiting does not lift is named.
-        assert_eq!(limiter.admit(v4(1), epoch).unwrap_err(), Refused::Sessions);
+        assert_eq!(limiter.admit(v4(1), epoch).unwrap_err(), LimitExceeded::Sessions);
     }
 
     #[test]
     fn a_64_is_one_source_and_mapped_is_v4() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(1, 2, 100), 16, epoch);
+        let limiter = RateLimiter::new(limits(1, 2, 100), 16, epoch);
         let admit = |address: IpAddr| limiter.admit(address, epoch).map(std::mem::forget);
         assert!(admit(v6(0x2001_0db8_0000_0001, 1)).is_ok());
         assert!(admit(v6(0x2001_0db8_0000_0001, u64::MAX)).is_ok());
@@ -384,37 +384,37 @@ mod tests {
         assert!(admit(ip("192.0.2.1")).is_ok());
         assert!(admit(ip("::ffff:192.0.2.1")).is_err());
         assert!(admit(ip("::ffff:192.0.2.2")).is_ok(), "mapped addresses do not share a /64");
-        assert_eq!(limiter.remembered(), 4);
+        assert_eq!(limiter.source_count(), 4);
     }
 
     #[test]
     fn new_rules_hold_at_once_and_places_stay_held() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(1, 1, 9), 16, epoch);
+        let limiter = RateLimiter::new(limits(1, 1, 9), 16, epoch);
         let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap());
         let held = limiter.admit(one, epoch).unwrap();
-        assert!(matches!(limiter.admit(one, epoch), Err(Refused::Rate { .. })));
-        limiter.set_rules(rules(1000, 1000, 2), 16);
+        assert!(matches!(limiter.admit(one, epoch), Err(LimitExceeded::Rate { .. })));
+        limiter.set_limits(limits(1000, 1000, 2), 16);
         let second = limiter.admit(one, epoch + SECOND).unwrap();
-        assert_eq!(limiter.admit(one, epoch + SECOND).unwrap_err(), Refused::Sessions);
+        assert_eq!(limiter.admit(one, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
         // Less is remembered from now on, but nobody who holds a place is forgotten.
-        limiter.set_rules(rules(1000, 1000, 2), 1);
-        assert_eq!(limiter.admit(other, epoch + SECOND).unwrap_err(), Refused::Sessions);
+        limiter.set_limits(limits(1000, 1000, 2), 1);
+        assert_eq!(limiter.admit(other, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
         drop((held, second));
         assert!(limiter.admit(other, epoch + SECOND).is_ok());
-        assert_eq!(limiter.remembered(), 1);
+        assert_eq!(limiter.source_count(), 1);
     }
 
     #[test]
     fn exempt_networks_are_neither_counted_nor_refused() {
         let epoch = Instant::now();
         let exempt = ["10.0.0.0/8", "2001:db8::/32", "::ffff:192.0.2.0/120"].map(|net| net.parse().unwrap());
-        let limiter = Limiter::new(PerIp { exempt: exempt.to_vec(), ..rules(1, 1, 1) }, 16, epoch);
+        let limiter = RateLimiter::new(PerIp { exempt: exempt.to_vec(), ..limits(1, 1, 1) }, 16, epoch);
         for address in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8:7::1", "192.0.2.9", "::ffff:192.0.2.9"] {
             let held: Vec<_> = (0..5).map(|_| limiter.admit(ip(address), epoch)).collect();
             assert!(held.iter().all(Result::is_ok), "{address}");
         }
-        assert_eq!(limiter.remembered(), 0);
+        assert_eq!(limiter.source_count(), 0);
         let _one = limiter.admit(ip("192.0.3.9"), epoch).unwrap();
         assert!(limiter.admit(ip("192.0.3.9"), epoch).is_err());
     }
@@ -436,8 +436,8 @@ mod tests {
     fn one_million_sources_fit_into_the_bound_and_the_living_survive() {
         const BOUND: usize = 65_536;
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(20, 2, 1), BOUND, epoch);
-        let living: Vec<Place> = (0..9_000).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
+        let limiter = RateLimiter::new(limits(20, 2, 1), BOUND, epoch);
+        let living: Vec<AddressPermit> = (0..9_000).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
         for n in 0..1_000_000_u32 {
             let now = epoch + Duration::from_micros(n.into());
             drop(limiter.admit(v4(0x0100_0000 + n), now).unwrap());
@@ -445,13 +445,13 @@ mod tests {
                 drop(limiter.admit(v6(0x2001_0db8 << 32 | u64::from(n), 1), now).unwrap());
             }
             if n % 4096 == 0 {
-                assert!(limiter.remembered() <= 2 * BOUND, "{} sources after {n}", limiter.remembered());
+                assert!(limiter.source_count() <= 2 * BOUND, "{} sources after {n}", limiter.source_count());
             }
         }
         let (v4_table, v6_table) = (lock(&limiter.v4), lock(&limiter.v6));
-        assert_eq!((v4_table.rows.len(), v6_table.rows.len()), (BOUND, BOUND));
+        assert_eq!((v4_table.sources.len(), v6_table.sources.len()), (BOUND, BOUND));
         // Rows are 32 bytes with their hash, indices 9; both may have been over-allocated twofold by growing.
-        for capacity in [v4_table.rows.capacity(), v6_table.rows.capacity()] {
+        for capacity in [v4_table.sources.capacity(), v6_table.sources.capacity()] {
             assert!(capacity <= 4 * BOUND, "room for {capacity} rows in a table of {BOUND}");
         }
         drop((v4_table, v6_table));
@@ -459,7 +459,7 @@ mod tests {
         for n in 0..9_000 {
             assert_eq!(
                 limiter.admit(v4(n), later).unwrap_err(),
-                Refused::Sessions,
+                LimitExceeded::Sessions,
                 "source {n} was forgotten"
             );
         }
@@ -470,21 +470,21 @@ mod tests {
     #[test]
     fn a_table_full_of_the_living_refuses_newcomers_only() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(1000, 1000, 2), 64, epoch);
-        let mut living: Vec<Place> = (0..64).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
-        assert_eq!(limiter.admit(v4(64), epoch).unwrap_err(), Refused::Sessions);
+        let limiter = RateLimiter::new(limits(1000, 1000, 2), 64, epoch);
+        let mut living: Vec<AddressPermit> = (0..64).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
+        assert_eq!(limiter.admit(v4(64), epoch).unwrap_err(), LimitExceeded::Sessions);
         assert!(limiter.admit(v4(63), epoch).is_ok(), "who is known already is served");
         // One forgettable row among 64 is found, however unlikely the sample is to meet it.
         drop(living.remove(17));
         let _newcomer = limiter.admit(v4(64), epoch).unwrap();
-        assert_eq!(limiter.remembered(), 64);
-        assert!(!lock(&limiter.v4).rows.contains_key(&17));
+        assert_eq!(limiter.source_count(), 64);
+        assert!(!lock(&limiter.v4).sources.contains_key(&17));
     }
 
     #[test]
     fn a_source_that_is_refused_outlives_those_that_are_quiet() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(1, 60, 100), 1024, epoch);
+        let limiter = RateLimiter::new(limits(1, 60, 100), 1024, epoch);
         let greedy = v4(0);
         while limiter.admit(greedy, epoch).is_ok() {}
         for n in 1..100_000 {
@@ -496,9 +496,9 @@ mod tests {
     #[test]
     fn a_table_of_no_rows_has_one() {
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(1, 1, 1), 0, epoch);
+        let limiter = RateLimiter::new(limits(1, 1, 1), 0, epoch);
         let held = limiter.admit(v4(1), epoch).unwrap();
-        assert_eq!(limiter.admit(v4(2), epoch).unwrap_err(), Refused::Sessions);
+        assert_eq!(limiter.admit(v4(2), epoch).unwrap_err(), LimitExceeded::Sessions);
         drop(held);
         assert!(limiter.admit(v4(2), epoch).is_ok());
     }
@@ -506,31 +506,31 @@ mod tests {
     #[test]
     fn extreme_rules_and_times_saturate() {
         let epoch = Instant::now() + SECOND;
-        let limiter = Limiter::new(rules(u32::MAX, u32::MAX, u32::MAX), 16, epoch);
+        let limiter = RateLimiter::new(limits(u32::MAX, u32::MAX, u32::MAX), 16, epoch);
         assert!(limiter.admit(v4(1), epoch).is_ok());
         assert!(limiter.admit(v4(1), epoch - SECOND).is_ok(), "before the epoch is the epoch");
-        let slow = Limiter::new(rules(1, u32::MAX, u32::MAX), 16, epoch);
+        let slow = RateLimiter::new(limits(1, u32::MAX, u32::MAX), 16, epoch);
         assert!(slow.admit(v4(1), epoch + SECOND).is_ok());
         assert!(slow.admit(v4(1), epoch).is_ok(), "a time that steps back is no panic");
-        let mut row = Row { tat: u64::MAX, live: 0 };
-        let pace = Pace::new(&rules(1, 1, 1));
-        assert_eq!(row.admit(u64::MAX, &pace), Ok(()));
-        assert_eq!(row.tat, u64::MAX);
+        let mut source = SourceState { tat: u64::MAX, held: 0 };
+        let bucket = TokenBucket::new(&limits(1, 1, 1));
+        assert_eq!(source.admit(u64::MAX, &bucket), Ok(()));
+        assert_eq!(source.tat, u64::MAX);
     }
 
     #[test]
     fn a_place_crosses_threads() {
         fn crosses<T: Send + Sync + 'static>() {}
-        crosses::<Limiter>();
-        crosses::<Place>();
+        crosses::<RateLimiter>();
+        crosses::<AddressPermit>();
         let epoch = Instant::now();
-        let limiter = Limiter::new(rules(u32::MAX, 1_000_000, 7), 16, epoch);
+        let limiter = RateLimiter::new(limits(u32::MAX, 1_000_000, 7), 16, epoch);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| (0..2_000).for_each(|_| drop(limiter.admit(v4(1), epoch))));
             }
         });
-        assert_eq!(lock(&limiter.v4).rows[&1].live, 0);
+        assert_eq!(lock(&limiter.v4).sources[&1].held, 0);
         let held: Vec<_> = (0..8).filter_map(|_| limiter.admit(v4(1), epoch).ok()).collect();
         assert_eq!(held.len(), 7);
     }
@@ -543,13 +543,13 @@ mod tests {
             gaps in prop::collection::vec(0_u64..20_000_000, 1..300),
         ) {
             let epoch = Instant::now();
-            let limiter = Limiter::new(rules(rate, burst, u32::MAX), 16, epoch);
+            let limiter = RateLimiter::new(limits(rate, burst, u32::MAX), 16, epoch);
             let (mut at, mut admitted, mut held) = (0, Vec::new(), Vec::new());
             for gap in gaps {
                 at += gap;
                 match limiter.admit(v4(1), epoch + Duration::from_nanos(at)) {
-                    Ok(place) => { admitted.push(at); held.push(place); }
-                    Err(Refused::Rate { retry_after }) => {
+                    Ok(permit) => { admitted.push(at); held.push(permit); }
+                    Err(LimitExceeded::Rate { retry_after }) => {
                         prop_assert!(retry_after > Duration::ZERO);
                         prop_assert!(retry_after <= SECOND.div_f64(f64::from(rate)) + Duration::from_nanos(2));
                     }
@@ -569,12 +569,12 @@ mod tests {
             rate in 1_u32..2_000, burst in 1_u32..20, gaps in prop::collection::vec(0_u64..5_000_000, 1..100),
         ) {
             let epoch = Instant::now();
-            let limiter = Limiter::new(rules(rate, burst, u32::MAX), 16, epoch);
+            let limiter = RateLimiter::new(limits(rate, burst, u32::MAX), 16, epoch);
             let mut now = epoch;
             for gap in gaps {
                 now += Duration::from_nanos(gap);
                 if let Err(refused) = limiter.admit(v4(1), now) {
-                    let Refused::Rate { retry_after } = refused else { panic!("{refused}") };
+                    let LimitExceeded::Rate { retry_after } = refused else { panic!("{refused}") };
                     prop_assert!(limiter.admit(v4(1), now + retry_after - Duration::from_nanos(1)).is_err());
                     now += retry_after;
                     prop_assert!(limiter.admit(v4(1), now).is_ok());
@@ -585,21 +585,21 @@ mod tests {
         #[test]
         fn places_are_counted_exactly(steps in prop::collection::vec((0_u32..12, any::<bool>()), 1..400)) {
             let epoch = Instant::now();
-            let limiter = Limiter::new(rules(u32::MAX, u32::MAX, 3), 8, epoch);
-            let mut held: Vec<(u32, Place)> = Vec::new();
+            let limiter = RateLimiter::new(limits(u32::MAX, u32::MAX, 3), 8, epoch);
+            let mut held: Vec<(u32, AddressPermit)> = Vec::new();
             for (n, enter) in steps {
                 let mine = held.iter().filter(|(who, _)| *who == n).count();
                 let others = held.iter().map(|(who, _)| who).collect::<std::collections::HashSet<_>>().len();
                 if enter {
-                    let place = limiter.admit(v4(n), epoch);
-                    prop_assert_eq!(place.is_ok(), mine < 3 && (mine > 0 || others < 8));
-                    held.extend(place.ok().map(|place| (n, place)));
+                    let permit = limiter.admit(v4(n), epoch);
+                    prop_assert_eq!(permit.is_ok(), mine < 3 && (mine > 0 || others < 8));
+                    held.extend(permit.ok().map(|permit| (n, permit)));
                 } else if let Some(index) = held.iter().position(|(who, _)| *who == n) {
                     drop(held.swap_remove(index));
                 }
-                prop_assert!(limiter.remembered() <= 8);
-                let live: u32 = lock(&limiter.v4).rows.values().map(|row| row.live).sum();
-                prop_assert_eq!(live as usize, held.len());
+                prop_assert!(limiter.source_count() <= 8);
+                let counted: u32 = lock(&limiter.v4).sources.values().map(|source| source.held).sum();
+                prop_assert_eq!(counted as usize, held.len());
             }
         }
     }

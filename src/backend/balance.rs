@@ -3,7 +3,7 @@
 //! Owns what is known of the targets of one route: how many sessions each holds, which have failed lately, which
 //! the health checks found down. Pure: it dials nothing, knows no sockets and no clock (`now` is an argument).
 //!
-//! Invariants: no target holds more than `max_sessions`, not even for a moment, and each [`Place`] is counted
+//! Invariants: no target holds more than `max_sessions`, not even for a moment, and each [`BackendPermit`] is counted
 //! exactly as long as it lives. A target that the health checks found down is never named. Failed dials alone
 //! never leave a client without a target: when all that are left have failed lately, they are tried again, as
 //! nginx does when all have failed. A route with a single target therefore never waits, and says each time why it
@@ -36,30 +36,30 @@ const TRIAL: Duration = Duration::from_secs(1);
 /// The targets of all routes, as far as anybody still needs them: what is known of one outlives the list that named it, so
 /// that the next list goes on where the last one was, and `max_sessions` stays true whatever is reloaded.
 #[derive(Debug, Default)]
-pub struct Ledger {
-    targets: Mutex<HashMap<(String, Backend), Weak<Target>>>,
+pub struct BackendRegistry {
+    targets: Mutex<HashMap<(String, Backend), Weak<PooledBackend>>>,
 }
 
-impl Ledger {
+impl BackendRegistry {
     /// A pool of the `backends` of the route named `route`, in which those that the route had before are what they were.
-    pub fn pool(&self, route: &str, backends: &[Backend], rules: Rules) -> Arc<Pool> {
+    pub fn pool(&self, route: &str, backends: &[Backend], settings: PoolSettings) -> Arc<Pool> {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         targets.retain(|_, target| target.strong_count() > 0);
         let target = |backend: &Backend| {
             let entry = targets.entry((route.to_owned(), backend.clone())).or_default();
             entry.upgrade().unwrap_or_else(|| {
-                let target = Arc::new(Target::new(backend));
+                let target = Arc::new(PooledBackend::new(backend));
                 *entry = Arc::downgrade(&target);
                 target
             })
         };
-        Arc::new(Pool::of(backends.iter().map(target).collect(), rules))
+        Arc::new(Pool::of(backends.iter().map(target).collect(), settings))
     }
 }
 
 /// How a pool deals with its targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
+pub struct PoolSettings {
     /// Which is next.
     pub balance: Balance,
     /// Sessions at the same time, for each target.
@@ -76,31 +76,31 @@ pub struct Pool {
     is_checked: bool,
     /// How many orders were given.
     turn: AtomicUsize,
-    targets: Vec<Arc<Target>>,
+    targets: Vec<Arc<PooledBackend>>,
 }
 
 /// One target of one route, over all lists that name it.
 #[derive(Debug)]
-struct Target {
+struct PooledBackend {
     /// What the target is to [`Balance::SourceIp`]: a hash of how it is written.
     seed: u64,
-    state: Mutex<State>,
+    state: Mutex<BackendState>,
 }
 
 /// What is known of a target at one moment.
 #[derive(Debug, Clone, Copy)]
-struct State {
+struct BackendState {
     sessions: usize,
     /// What the health checks say. Without checks nobody says otherwise.
     healthy: bool,
     /// Failed dials in a row, those of one ejection counted as one.
     failures: u32,
-    standing: Standing,
+    dial_health: DialHealth,
 }
 
 /// What dials have shown of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum DialHealth {
     Good,
     /// The last dial failed.
     Ejected {
@@ -115,12 +115,12 @@ enum Standing {
 impl Pool {
     /// A pool of `backends`, all of them healthy and free. `max_sessions` is for each.
     pub fn new(backends: &[Backend], balance: Balance, max_sessions: Option<usize>) -> Arc<Self> {
-        let targets = backends.iter().map(|backend| Arc::new(Target::new(backend))).collect();
-        Arc::new(Self::of(targets, Rules { balance, max_sessions, is_checked: true }))
+        let targets = backends.iter().map(|backend| Arc::new(PooledBackend::new(backend))).collect();
+        Arc::new(Self::of(targets, PoolSettings { balance, max_sessions, is_checked: true }))
     }
 
-    fn of(targets: Vec<Arc<Target>>, rules: Rules) -> Self {
-        let Rules { balance, max_sessions, is_checked } = rules;
+    fn of(targets: Vec<Arc<PooledBackend>>, settings: PoolSettings) -> Self {
+        let PoolSettings { balance, max_sessions, is_checked } = settings;
         let max_sessions = max_sessions.unwrap_or(usize::MAX);
         Self { balance, max_sessions, is_checked, turn: AtomicUsize::new(0), targets }
     }
@@ -132,17 +132,17 @@ impl Pool {
     /// one of many again, but the first dial that would begin with it goes ahead alone: while it lasts, and for at
     /// most a second, others still pass the target by. Otherwise every client would wait for a target that swallows
     /// packets, each time its ejection ends.
-    pub fn order(&self, now: Instant, caller: IpAddr) -> Vec<usize> {
-        let states: Vec<State> = self.targets.iter().map(|target| *target.state()).collect();
+    pub fn order(&self, now: Instant, client_info: IpAddr) -> Vec<usize> {
+        let states: Vec<BackendState> = self.targets.iter().map(|target| *target.state()).collect();
         let (mut ready, mut ejected): (Vec<_>, Vec<_>) = (0..states.len())
             .filter(|&index| self.is_healthy_in(&states[index]) && states[index].sessions < self.max_sessions)
             .partition(|&index| states[index].ejected_until(now).is_none());
         if !ready.is_empty() {
-            self.sort(&mut ready, &states, caller);
+            self.sort(&mut ready, &states, client_info);
         }
         // Somebody else may have begun a trial, or ended one badly, since we looked.
         while let Some(&first) = ready.first()
-            && !self.targets[first].state().begin(now)
+            && !self.targets[first].state().try_begin_dial(now)
         {
             ejected.push(ready.remove(0));
         }
@@ -154,7 +154,7 @@ impl Pool {
     }
 
     /// Sorts those that are ready, at least one, the best first.
-    fn sort(&self, ready: &mut [usize], states: &[State], caller: IpAddr) {
+    fn sort(&self, ready: &mut [usize], states: &[BackendState], client_info: IpAddr) {
         match self.balance {
             Balance::First => {}
             Balance::RoundRobin => self.rotate(ready),
@@ -164,8 +164,8 @@ impl Pool {
                 ready.sort_by_key(|&index| states[index].sessions);
             }
             Balance::SourceIp => {
-                let caller = hash_of(caller);
-                ready.sort_by_key(|&index| Reverse(mix(self.targets[index].seed ^ caller)));
+                let client_info = hash_of(client_info);
+                ready.sort_by_key(|&index| Reverse(mix(self.targets[index].seed ^ client_info)));
             }
         }
     }
@@ -178,32 +178,32 @@ impl Pool {
 
     /// A session's place at `target`, or `None` when it holds as many as it may. Take it before the dial: those who
     /// are on their way count for [`Balance::LeastSessions`] too, and a hundred at once do not all choose the same.
-    pub fn enter(&self, target: usize) -> Option<Place> {
+    pub fn try_acquire(&self, target: usize) -> Option<BackendPermit> {
         let mut state = self.targets[target].state();
         if state.sessions >= self.max_sessions {
             return None;
         }
         state.sessions += 1;
-        Some(Place { at: Arc::clone(&self.targets[target]), target })
+        Some(BackendPermit { at: Arc::clone(&self.targets[target]), target })
     }
 
     /// A dial failed: the target is ejected, for one second, then two, then four each time. How long, or `None` when
     /// it was ejected already: dials that were under way together fail together, and count once.
     pub fn failed(&self, target: usize, now: Instant) -> Option<Duration> {
         let mut target = self.targets[target].state();
-        if matches!(target.standing, Standing::Ejected { until } if now < until) {
+        if matches!(target.dial_health, DialHealth::Ejected { until } if now < until) {
             return None;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << target.failures.min(8)).min(LONGEST_PAUSE);
         target.failures = target.failures.saturating_add(1);
-        target.standing = Standing::Ejected { until: now + pause };
+        target.dial_health = DialHealth::Ejected { until: now + pause };
         Some(pause)
     }
 
     /// A dial went well: the target is as good as new. Whether it was not before.
     pub fn succeeded(&self, target: usize) -> bool {
         let mut target = self.targets[target].state();
-        let was_good = target.standing == Standing::Good;
+        let was_good = target.dial_health == DialHealth::Good;
         target.forgive();
         !was_good
     }
@@ -236,64 +236,64 @@ impl Pool {
         self.is_healthy_in(&state) && state.ejected_until(now).is_none()
     }
 
-    fn is_healthy_in(&self, state: &State) -> bool {
+    fn is_healthy_in(&self, state: &BackendState) -> bool {
         state.healthy || !self.is_checked
     }
 }
 
-impl Target {
+impl PooledBackend {
     fn new(backend: &Backend) -> Self {
-        let state = State { sessions: 0, healthy: true, failures: 0, standing: Standing::Good };
+        let state = BackendState { sessions: 0, healthy: true, failures: 0, dial_health: DialHealth::Good };
         Self { seed: hash(backend.to_string().as_bytes()), state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BackendState> {
         // Nothing in here panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl BackendState {
     fn ejected_until(&self, now: Instant) -> Option<Instant> {
-        match self.standing {
-            Standing::Ejected { until } | Standing::OnTrial { until } if now < until => Some(until),
+        match self.dial_health {
+            DialHealth::Ejected { until } | DialHealth::OnTrial { until } if now < until => Some(until),
             _ => None,
         }
     }
 
     /// A dial begins with this target, unless another is trying it out.
-    fn begin(&mut self, now: Instant) -> bool {
+    fn try_begin_dial(&mut self, now: Instant) -> bool {
         if self.ejected_until(now).is_some() {
             return false;
         }
-        if self.standing != Standing::Good {
-            self.standing = Standing::OnTrial { until: now + TRIAL };
+        if self.dial_health != DialHealth::Good {
+            self.dial_health = DialHealth::OnTrial { until: now + TRIAL };
         }
         true
     }
 
     fn forgive(&mut self) {
         self.failures = 0;
-        self.standing = Standing::Good;
+        self.dial_health = DialHealth::Good;
     }
 }
 
 /// One session's place at a target; dropping it gives the place back.
 #[derive(Debug)]
 #[must_use = "the place is given back when it is dropped"]
-pub struct Place {
-    at: Arc<Target>,
+pub struct BackendPermit {
+    at: Arc<PooledBackend>,
     target: usize,
 }
 
-impl Place {
+impl BackendPermit {
     /// The target it is at.
     pub fn target(&self) -> usize {
         self.target
     }
 }
 
-impl Drop for Place {
+impl Drop for BackendPermit {
     fn drop(&mut self) {
         self.at.state().sessions -= 1;
     }
@@ -303,8 +303,8 @@ impl Drop for Place {
 /// is lost, its clients go to the next of their own rank and nobody else moves. Neither the order of the list nor
 /// the process matters, so that several gateways, and one after its restart, agree. That needs hashes without a
 /// secret; whoever can choose among addresses could connect from any of them anyway.
-fn hash_of(caller: IpAddr) -> u64 {
-    match canonical(caller) {
+fn hash_of(client_info: IpAddr) -> u64 {
+    match canonical(client_info) {
         IpAddr::V4(address) => hash(&address.octets()),
         IpAddr::V6(address) => hash(&address.octets()),
     }
@@ -354,56 +354,65 @@ mod tests {
         v4.chain(v6)
     }
 
-    fn listed(ledger: &Ledger, number: usize, max_sessions: Option<usize>, is_checked: bool) -> Arc<Pool> {
-        ledger.pool("desk", &backends(number), Rules { balance: Balance::First, max_sessions, is_checked })
+    fn listed(
+        registry: &BackendRegistry,
+        number: usize,
+        max_sessions: Option<usize>,
+        is_checked: bool,
+    ) -> Arc<Pool> {
+        registry.pool(
+            "desk",
+            &backends(number),
+            PoolSettings { balance: Balance::First, max_sessions, is_checked },
+        )
     }
 
     #[test]
     fn another_list_goes_on_where_the_last_one_was() {
-        let (ledger, now) = (Ledger::default(), Instant::now());
-        let first = listed(&ledger, 3, Some(2), true);
-        let place = first.enter(0).unwrap();
+        let (registry, now) = (BackendRegistry::default(), Instant::now());
+        let first = listed(&registry, 3, Some(2), true);
+        let place = first.try_acquire(0).unwrap();
         first.failed(1, now);
         first.mark(2, false);
-        let second = listed(&ledger, 4, Some(1), true);
+        let second = listed(&registry, 4, Some(1), true);
         assert_eq!((second.sessions(0), second.is_up(1, now), second.is_healthy(2)), (1, false, false));
-        assert!(second.enter(0).is_none(), "it has as many as the new list allows");
+        assert!(second.try_acquire(0).is_none(), "it has as many as the new list allows");
         assert_eq!(second.order(now, NOBODY), [3]);
         // Whoever still asks the old list meets the same targets.
-        let other = first.enter(0).unwrap();
-        assert!(first.enter(0).is_none());
+        let other = first.try_acquire(0).unwrap();
+        assert!(first.try_acquire(0).is_none());
         drop((place, other));
         assert_eq!(second.sessions(0), 0);
-        let elsewhere = ledger.pool(
+        let elsewhere = registry.pool(
             "vnc",
             &backends(1),
-            Rules { balance: Balance::First, max_sessions: None, is_checked: true },
+            PoolSettings { balance: Balance::First, max_sessions: None, is_checked: true },
         );
-        let _place = elsewhere.enter(0).unwrap();
+        let _place = elsewhere.try_acquire(0).unwrap();
         assert_eq!(second.sessions(0), 0, "the same server of another route is another target");
     }
 
     #[test]
     fn a_target_is_remembered_for_as_long_as_a_session_is_there() {
-        let ledger = Ledger::default();
-        let place = listed(&ledger, 1, Some(1), true).enter(0).unwrap();
+        let registry = BackendRegistry::default();
+        let place = listed(&registry, 1, Some(1), true).try_acquire(0).unwrap();
         // It is in no list now, and then in one again.
-        assert!(listed(&ledger, 1, Some(1), true).enter(0).is_none());
+        assert!(listed(&registry, 1, Some(1), true).try_acquire(0).is_none());
         drop(place);
-        assert!(listed(&ledger, 1, Some(1), true).enter(0).is_some());
-        drop(listed(&ledger, 5, None, true));
-        listed(&ledger, 1, None, true).failed(0, Instant::now());
-        assert!(listed(&ledger, 1, None, true).is_up(0, Instant::now()), "nobody held it meanwhile");
-        assert_eq!(ledger.targets.lock().unwrap().len(), 1, "targets that nobody needs are forgotten");
+        assert!(listed(&registry, 1, Some(1), true).try_acquire(0).is_some());
+        drop(listed(&registry, 5, None, true));
+        listed(&registry, 1, None, true).failed(0, Instant::now());
+        assert!(listed(&registry, 1, None, true).is_up(0, Instant::now()), "nobody held it meanwhile");
+        assert_eq!(registry.targets.lock().unwrap().len(), 1, "targets that nobody needs are forgotten");
     }
 
     #[test]
     fn what_checks_have_found_counts_only_while_there_are_checks() {
-        let (ledger, now) = (Ledger::default(), Instant::now());
-        let checked = listed(&ledger, 2, None, true);
+        let (registry, now) = (BackendRegistry::default(), Instant::now());
+        let checked = listed(&registry, 2, None, true);
         checked.mark(0, false);
         assert_eq!(checked.order(now, NOBODY), [1]);
-        let unchecked = listed(&ledger, 2, None, false);
+        let unchecked = listed(&registry, 2, None, false);
         assert_eq!(unchecked.order(now, NOBODY), [0, 1]);
         assert!(unchecked.is_up(0, now));
     }
@@ -432,7 +441,7 @@ mod tests {
         let pool = Pool::new(&backends(3), Balance::First, Some(1));
         assert_eq!(pool.order(now, NOBODY), [0, 1, 2]);
         assert_eq!(pool.order(now, NOBODY), [0, 1, 2]);
-        let place = pool.enter(0).unwrap();
+        let place = pool.try_acquire(0).unwrap();
         assert_eq!((place.target(), pool.order(now, NOBODY)), (0, vec![1, 2]));
         pool.failed(1, now);
         assert_eq!(pool.order(now, NOBODY), [2]);
@@ -443,10 +452,11 @@ mod tests {
     #[test]
     fn sessions_even_out() {
         let (pool, now) = (pool(Balance::LeastSessions, 3), Instant::now());
-        let mut places: Vec<_> = (0..9).map(|_| pool.enter(pool.order(now, NOBODY)[0]).unwrap()).collect();
+        let mut places: Vec<_> =
+            (0..9).map(|_| pool.try_acquire(pool.order(now, NOBODY)[0]).unwrap()).collect();
         assert_eq!([0, 1, 2].map(|target| pool.sessions(target)), [3, 3, 3]);
         places.retain(|place| place.target() != 1);
-        let next: Vec<_> = (0..3).map(|_| pool.enter(pool.order(now, NOBODY)[0]).unwrap()).collect();
+        let next: Vec<_> = (0..3).map(|_| pool.try_acquire(pool.order(now, NOBODY)[0]).unwrap()).collect();
         assert!(next.iter().all(|place| place.target() == 1), "{next:?}");
     }
 
@@ -463,11 +473,11 @@ mod tests {
         let one = pool(Balance::SourceIp, 5);
         let reversed: Vec<_> = backends(5).into_iter().rev().collect();
         let other = Pool::new(&reversed, Balance::SourceIp, None);
-        for caller in callers() {
-            let order = one.order(now, caller);
-            assert_eq!(order, one.order(now, caller));
-            let mirrored: Vec<_> = other.order(now, caller).iter().map(|index| 4 - index).collect();
-            assert_eq!(order, mirrored, "{caller} depends on the order of the list");
+        for client_info in callers() {
+            let order = one.order(now, client_info);
+            assert_eq!(order, one.order(now, client_info));
+            let mirrored: Vec<_> = other.order(now, client_info).iter().map(|index| 4 - index).collect();
+            assert_eq!(order, mirrored, "{client_info} depends on the order of the list");
         }
         // A change of these numbers would send everybody elsewhere after an update.
         let ranks = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|ip| one.order(now, ip.parse().unwrap()));
@@ -593,10 +603,10 @@ mod tests {
         for balance in [Balance::RoundRobin, Balance::LeastSessions, Balance::First, Balance::SourceIp] {
             let pool = Pool::new(&backends(2), balance, Some(2));
             let places: Vec<_> =
-                (0..4).filter_map(|_| pool.enter(*pool.order(now, NOBODY).first()?)).collect();
+                (0..4).filter_map(|_| pool.try_acquire(*pool.order(now, NOBODY).first()?)).collect();
             assert_eq!((places.len(), pool.sessions(0), pool.sessions(1)), (4, 2, 2), "{balance:?}");
             assert!(pool.order(now, NOBODY).is_empty(), "{balance:?}");
-            assert!(pool.enter(0).is_none() && pool.enter(1).is_none(), "{balance:?}");
+            assert!(pool.try_acquire(0).is_none() && pool.try_acquire(1).is_none(), "{balance:?}");
             drop(places);
             assert_eq!(pool.order(now, NOBODY).len(), 2, "{balance:?}");
         }
@@ -609,16 +619,16 @@ mod tests {
         let pool = Pool::new(&backends(2), Balance::LeastSessions, Some(LIMIT));
         // Counted apart from the subject, by those who are inside.
         let inside = [const { AtomicUsize::new(0) }; 2];
-        let taken = AtomicUsize::new(0);
+        let bytes_written = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..5_000 {
                         for target in pool.order(now, NOBODY) {
-                            let Some(place) = pool.enter(target) else { continue };
+                            let Some(place) = pool.try_acquire(target) else { continue };
                             let there = inside[target].fetch_add(1, Ordering::SeqCst) + 1;
                             assert!(there <= LIMIT, "{there} at once");
-                            taken.fetch_add(1, Ordering::SeqCst);
+                            bytes_written.fetch_add(1, Ordering::SeqCst);
                             inside[target].fetch_sub(1, Ordering::SeqCst);
                             drop(place);
                         }
@@ -626,7 +636,7 @@ mod tests {
                 });
             }
         });
-        assert!(taken.into_inner() >= 5_000, "hardly anybody got in");
+        assert!(bytes_written.into_inner() >= 5_000, "hardly anybody got in");
         assert_eq!((pool.sessions(0), pool.sessions(1)), (0, 0));
     }
 
@@ -640,7 +650,7 @@ mod tests {
 
     fn a_step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (any::<u8>(), any::<bool>()).prop_map(|(caller, good)| Step::Dial(caller, good)),
+            4 => (any::<u8>(), any::<bool>()).prop_map(|(client_info, good)| Step::Dial(client_info, good)),
             2 => any::<usize>().prop_map(Step::Leave),
             1 => (any::<usize>(), any::<bool>()).prop_map(|(target, healthy)| Step::Mark(target, healthy)),
             1 => (0..3000_u64).prop_map(Step::Wait),
@@ -667,15 +677,15 @@ mod tests {
         }
 
         #[test]
-        fn a_lost_target_moves_none_but_its_own_clients(number in 2..8_usize, lost: usize, caller: u32) {
+        fn a_lost_target_moves_none_but_its_own_clients(number in 2..8_usize, lost: usize, client_info: u32) {
             let (pool, now) = (pool(Balance::SourceIp, number), Instant::now());
-            let (caller, lost) = (IpAddr::from(Ipv4Addr::from_bits(caller)), lost % number);
-            let mut expected = pool.order(now, caller);
+            let (client_info, lost) = (IpAddr::from(Ipv4Addr::from_bits(client_info)), lost % number);
+            let mut expected = pool.order(now, client_info);
             expected.retain(|&target| target != lost);
             pool.failed(lost, now);
-            prop_assert_eq!(&pool.order(now, caller), &expected);
+            prop_assert_eq!(&pool.order(now, client_info), &expected);
             pool.mark(lost, false);
-            prop_assert_eq!(&pool.order(now + 5 * SECOND, caller), &expected);
+            prop_assert_eq!(&pool.order(now + 5 * SECOND, client_info), &expected);
         }
 
         #[test]
@@ -687,7 +697,7 @@ mod tests {
         ) {
             let pool = Pool::new(&backends(number), balance, limit);
             let mut now = Instant::now();
-            let mut places: Vec<Place> = Vec::new();
+            let mut places: Vec<BackendPermit> = Vec::new();
             let mut healthy = vec![true; number];
             for step in steps {
                 let held: Vec<_> = (0..number)
@@ -695,8 +705,8 @@ mod tests {
                     .collect();
                 let open = |target: usize| healthy[target] && limit.is_none_or(|limit| held[target] < limit);
                 match step {
-                    Step::Dial(caller, good) => {
-                        let order = pool.order(now, Ipv4Addr::new(192, 0, 2, caller).into());
+                    Step::Dial(client_info, good) => {
+                        let order = pool.order(now, Ipv4Addr::new(192, 0, 2, client_info).into());
                         prop_assert!(order.iter().all(|&target| open(target)), "{order:?} of {held:?}");
                         prop_assert_eq!(order.is_empty(), !(0..number).any(open), "refused without need");
                         let mut once = order.clone();
@@ -705,13 +715,13 @@ mod tests {
                         prop_assert_eq!(once.len(), order.len(), "one target twice");
                         // Those that have failed are tried by themselves, whatever they hold.
                         if balance == Balance::LeastSessions && order.iter().all(|&target| {
-                            pool.targets[target].state().standing == Standing::Good
+                            pool.targets[target].state().dial_health == DialHealth::Good
                         }) {
                             prop_assert!(order.is_sorted_by_key(|&target| held[target]), "{order:?} of {held:?}");
                         }
                         let Some(&target) = order.first() else { continue };
                         if good {
-                            places.push(pool.enter(target).expect("a target of an order has room"));
+                            places.push(pool.try_acquire(target).expect("a target of an order has room"));
                             pool.succeeded(target);
                         } else {
                             let pause = pool.failed(target, now).unwrap_or_default();

@@ -20,12 +20,12 @@ use crate::config::{Backend, Health};
 /// of, and `route` the name by which the log calls the route.
 ///
 /// `probe` takes one backend and either reaches it or says why not; it is dropped when it takes longer than
-/// `rules.timeout`. The tries of several targets are spread over the interval.
+/// `settings.timeout`. The tries of several targets are spread over the interval.
 pub async fn watch<P, F, E>(
     pool: Arc<Pool>,
     backends: Vec<Backend>,
     route: String,
-    rules: Health,
+    settings: Health,
     probe: P,
     stop: CancellationToken,
 ) where
@@ -33,12 +33,17 @@ pub async fn watch<P, F, E>(
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: Display + Send + 'static,
 {
-    let spread = rules.interval / u32::try_from(backends.len().max(1)).unwrap_or(u32::MAX);
+    let spread = settings.interval / u32::try_from(backends.len().max(1)).unwrap_or(u32::MAX);
     let mut loops = JoinSet::new();
     for (target, backend) in backends.into_iter().enumerate() {
         let first = Instant::now() + spread * u32::try_from(target).unwrap_or(u32::MAX);
-        let checks =
-            Checks { pool: Arc::clone(&pool), target, backend, route: route.clone(), rules: rules.clone() };
+        let checks = Checks {
+            pool: Arc::clone(&pool),
+            target,
+            backend,
+            route: route.clone(),
+            settings: settings.clone(),
+        };
         loops.spawn(checks.run(first, probe.clone()));
     }
     // Dropping the set ends the loops, wherever they are.
@@ -51,7 +56,7 @@ struct Checks {
     target: usize,
     backend: Backend,
     route: String,
-    rules: Health,
+    settings: Health,
 }
 
 impl Checks {
@@ -62,17 +67,19 @@ impl Checks {
         E: Display,
     {
         let mut streak = Streak { down: !self.pool.is_healthy(self.target), contradictions: 0 };
-        let mut clock = interval_at(first, self.rules.interval.max(Duration::from_millis(1)));
+        let mut clock = interval_at(first, self.settings.interval.max(Duration::from_millis(1)));
         // A machine that was asleep need not make up for it.
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             clock.tick().await;
-            let result = match timeout(self.rules.timeout, probe(self.backend.clone())).await {
+            let result = match timeout(self.settings.timeout, probe(self.backend.clone())).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("no answer within {}", humantime::format_duration(self.rules.timeout))),
+                Err(_) => {
+                    Err(format!("no answer within {}", humantime::format_duration(self.settings.timeout)))
+                }
             };
-            if let Some(healthy) = streak.count(result.is_ok(), &self.rules) {
+            if let Some(healthy) = streak.count(result.is_ok(), &self.settings) {
                 self.pool.mark(self.target, healthy);
                 self.tell(result);
             }
@@ -104,13 +111,13 @@ struct Streak {
 
 impl Streak {
     /// Counts one try. What is believed from now on, if that is new.
-    fn count(&mut self, succeeded: bool, rules: &Health) -> Option<bool> {
+    fn count(&mut self, succeeded: bool, settings: &Health) -> Option<bool> {
         if succeeded != self.down {
             self.contradictions = 0;
             return None;
         }
         self.contradictions += 1;
-        if self.contradictions < if self.down { rules.rise } else { rules.fall } {
+        if self.contradictions < if self.down { settings.rise } else { settings.fall } {
             return None;
         }
         *self = Self { down: !self.down, contradictions: 0 };
@@ -145,7 +152,7 @@ mod tests {
     }
 
     /// A watch over backends whose first one can be taken down.
-    struct Watched {
+    struct Fixture {
         pool: Arc<Pool>,
         down: Arc<AtomicBool>,
         tries: Arc<AtomicUsize>,
@@ -153,7 +160,7 @@ mod tests {
         task: tokio::task::JoinHandle<()>,
     }
 
-    impl Watched {
+    impl Fixture {
         fn start(number: usize) -> Self {
             let pool = Pool::new(&backends(number), Balance::RoundRobin, None);
             let (down, tries) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -177,7 +184,7 @@ mod tests {
     async fn fall_tries_take_a_target_down_and_rise_tries_bring_it_up() {
         let (log, _guard) = Log::capture();
         let start = Instant::now();
-        let watched = Watched::start(2);
+        let watched = Fixture::start(2);
         let at = |millis| sleep_until(start + Duration::from_millis(millis));
         at(100).await;
         assert_eq!(watched.tries.load(Ordering::SeqCst), 1, "the first try is at once");
@@ -207,7 +214,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_when_it_is_told_to() {
-        let watched = Watched::start(3);
+        let watched = Fixture::start(3);
         sleep(Duration::from_millis(9900)).await;
         let tries = watched.tries.load(Ordering::SeqCst);
         assert_eq!(tries, 5, "at 0, 2, 4, 6 and 8 seconds");
@@ -262,7 +269,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_follows_another_goes_on_from_what_that_one_found() {
         let (log, _guard) = Log::capture();
-        let watched = Watched::start(2);
+        let watched = Fixture::start(2);
         // As an earlier watch of the same targets has left it.
         watched.pool.mark(0, false);
         sleep(RULES.interval + RULES.interval / 2).await;
@@ -274,9 +281,9 @@ mod tests {
 
     #[test]
     fn one_may_be_enough() {
-        let rules = Health { rise: 1, fall: 1, ..RULES };
+        let settings = Health { rise: 1, fall: 1, ..RULES };
         let mut streak = Streak::default();
-        let news = [false, false, true, true].map(|succeeded| streak.count(succeeded, &rules));
+        let news = [false, false, true, true].map(|succeeded| streak.count(succeeded, &settings));
         assert_eq!(news, [Some(false), None, Some(true), None]);
     }
 }

@@ -5,11 +5,11 @@
 //! within its deadline, all servers and addresses together; a client never names a server, only a token for one.
 
 pub mod allowed;
-pub mod announce;
 pub mod balance;
+pub mod connector;
+pub mod happy_eyeballs;
 pub mod health;
-pub mod race;
-pub mod reach;
+pub mod proxy_header;
 pub mod resolve;
 pub mod starttls;
 pub mod stream;
@@ -26,15 +26,15 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    announce::Caller,
-    reach::{Reach, ReachError, Tools},
-    stream::BackendStream,
-};
 use self::{
-    balance::{Place, Pool, Rules},
-    targets::{Table, TargetsError, token_of},
+    balance::{BackendPermit, Pool, PoolSettings},
+    targets::{TargetsError, TokenTable, token_of},
     tls::TlsConfigError,
+};
+pub use self::{
+    connector::{ConnectError, Connector, DialContext},
+    proxy_header::ClientInfo,
+    stream::BackendStream,
 };
 use crate::{
     config::{Backend, Destinations, Health, RoutePath, UpstreamConfig},
@@ -64,7 +64,7 @@ pub enum DialError {
         /// Which.
         backend: Backend,
         /// Why.
-        source: ReachError,
+        source: ConnectError,
     },
 }
 
@@ -94,12 +94,12 @@ pub struct Connected {
     /// Which one it is.
     pub backend: Backend,
     /// Its place among the sessions of its server.
-    pub place: Option<Place>,
+    pub permit: Option<BackendPermit>,
 }
 
 /// What a request asks for: any server of the route, or the one its token names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum BackendChoice {
     /// Whichever is next.
     Any,
     /// This one.
@@ -110,14 +110,14 @@ pub enum Wish {
 #[derive(Debug)]
 pub struct Upstream {
     servers: Servers,
-    reach: Reach,
+    connector: Connector,
     health: Option<Health>,
 }
 
 #[derive(Debug)]
 enum Servers {
     Pool { pool: Arc<Pool>, backends: Vec<Backend> },
-    Tokens(Arc<Table>),
+    Tokens(Arc<TokenTable>),
 }
 
 impl Upstream {
@@ -126,16 +126,20 @@ impl Upstream {
     ///
     /// # Errors
     /// Something is missing, unreadable or wrong.
-    pub fn load(route: &str, config: &UpstreamConfig, tools: &Tools) -> Result<Self, UpstreamError> {
+    pub fn load(route: &str, config: &UpstreamConfig, context: &DialContext) -> Result<Self, UpstreamError> {
         let servers = match &config.destinations {
             Destinations::Fixed(backends) => {
                 let is_checked = config.health.is_some();
-                let rules = Rules { balance: config.balance, max_sessions: config.max_sessions, is_checked };
-                Servers::Pool { pool: tools.ledger.pool(route, backends, rules), backends: backends.clone() }
+                let settings =
+                    PoolSettings { balance: config.balance, max_sessions: config.max_sessions, is_checked };
+                Servers::Pool {
+                    pool: context.registry.pool(route, backends, settings),
+                    backends: backends.clone(),
+                }
             }
-            Destinations::Tokens(file) => Servers::Tokens(Table::open(file)?),
+            Destinations::Tokens(file) => Servers::Tokens(TokenTable::open(file)?),
         };
-        Ok(Self { servers, reach: Reach::load(config, tools)?, health: config.health.clone() })
+        Ok(Self { servers, connector: Connector::load(config, context)?, health: config.health.clone() })
     }
 
     /// Whether what is loaded for `config` depends on nothing but `config`, no file included.
@@ -147,10 +151,10 @@ impl Upstream {
     }
 
     /// What a request for this route asks for; `None` if its token names nothing.
-    pub fn wish(&self, route: &RoutePath, path: &str, query: Option<&str>) -> Option<Wish> {
+    pub fn choose(&self, route: &RoutePath, path: &str, query: Option<&str>) -> Option<BackendChoice> {
         match &self.servers {
-            Servers::Pool { .. } => Some(Wish::Any),
-            Servers::Tokens(table) => table.find(&token_of(route, path, query)?).map(Wish::This),
+            Servers::Pool { .. } => Some(BackendChoice::Any),
+            Servers::Tokens(table) => table.find(&token_of(route, path, query)?).map(BackendChoice::This),
         }
     }
 
@@ -164,7 +168,7 @@ impl Upstream {
 
     /// The servers that are named in the configuration: whether sessions are led there, and how many are there or on
     /// their way. None where tokens lead.
-    pub fn standing(&self) -> Vec<(Backend, bool, usize)> {
+    pub fn status(&self) -> Vec<(Backend, bool, usize)> {
         let Servers::Pool { pool, backends } = &self.servers else { return Vec::new() };
         let now = StdInstant::now();
         let stands = |(target, backend): (usize, &Backend)| {
@@ -174,8 +178,8 @@ impl Upstream {
     }
 
     /// How its servers are reached.
-    pub fn reach(&self) -> &Reach {
-        &self.reach
+    pub fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     /// Connects to the server wished for, within `limit`. Several servers share the time that is left.
@@ -184,36 +188,36 @@ impl Upstream {
     /// None could be reached, or none may be tried.
     pub async fn connect(
         &self,
-        wish: &Wish,
-        caller: &Caller,
+        choose: &BackendChoice,
+        client_info: &ClientInfo,
         limit: Duration,
     ) -> Result<Connected, DialError> {
         let deadline = Instant::now() + limit;
-        let (pool, backends) = match (&self.servers, wish) {
-            (Servers::Pool { pool, backends }, Wish::Any) => (pool, backends),
-            (_, Wish::This(backend)) => {
-                let reached = self.reach.connect(backend, Some(caller), deadline).await;
+        let (pool, backends) = match (&self.servers, choose) {
+            (Servers::Pool { pool, backends }, BackendChoice::Any) => (pool, backends),
+            (_, BackendChoice::This(backend)) => {
+                let reached = self.connector.connect(backend, Some(client_info), deadline).await;
                 let backend = backend.clone();
                 return match reached {
-                    Ok(stream) => Ok(Connected { stream, backend, place: None }),
+                    Ok(stream) => Ok(Connected { stream, backend, permit: None }),
                     Err(source) => Err(DialError::Unreached { backend, source }),
                 };
             }
-            (Servers::Tokens(_), Wish::Any) => return Err(DialError::NoneHealthy),
+            (Servers::Tokens(_), BackendChoice::Any) => return Err(DialError::NoneHealthy),
         };
-        let order = pool.order(StdInstant::now(), caller.client.ip());
+        let order = pool.order(StdInstant::now(), client_info.client.ip());
         let mut last = DialError::NoneHealthy;
         for (index, &target) in order.iter().enumerate() {
-            let Some(place) = pool.enter(target) else { continue };
+            let Some(permit) = pool.try_acquire(target) else { continue };
             let backend = backends[target].clone();
             let left = u32::try_from(order.len() - index).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
-            match self.reach.connect(&backend, Some(caller), Instant::now() + share).await {
+            match self.connector.connect(&backend, Some(client_info), Instant::now() + share).await {
                 Ok(stream) => {
                     if pool.succeeded(target) {
                         tracing::info!(%backend, "backend answers again");
                     }
-                    return Ok(Connected { stream, backend, place: Some(place) });
+                    return Ok(Connected { stream, backend, permit: Some(permit) });
                 }
                 Err(source) => {
                     // What this machine has run out of, the server could not help. The next one may still do: local
@@ -245,7 +249,9 @@ impl Upstream {
                 let (upstream, limit) = (Arc::clone(&self), health.timeout);
                 let probe = move |backend: Backend| {
                     let upstream = Arc::clone(&upstream);
-                    async move { upstream.reach.connect(&backend, None, Instant::now() + limit).await.map(drop) }
+                    async move {
+                        upstream.connector.connect(&backend, None, Instant::now() + limit).await.map(drop)
+                    }
                 };
                 health::watch(Arc::clone(pool), backends.clone(), route, health, probe, stop).await;
             }

@@ -27,7 +27,7 @@ use hickory_resolver::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::race::is_exhaustion;
+use super::happy_eyeballs::is_exhaustion;
 use crate::{config::Host, outcome::Reason};
 
 /// How often the two files are looked at, at most.

@@ -10,31 +10,31 @@
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::metered::{Metered, pass_on};
+use crate::counting_stream::{CountingStream, delegate_io};
 
 /// A connection to a backend.
 #[derive(Debug)]
 pub enum BackendStream {
     /// `tcp://`
-    Tcp(Metered<TcpStream>),
+    Tcp(CountingStream<TcpStream>),
     /// `unix:`
-    Unix(Metered<UnixStream>),
+    Unix(CountingStream<UnixStream>),
     /// `tls://`, and `starttls+xmpp://` once TLS is there. Boxed: a plain session need not carry the room for it.
-    Tls(Box<TlsStream<Metered<TcpStream>>>),
+    Tls(Box<TlsStream<CountingStream<TcpStream>>>),
 }
 
 impl BackendStream {
     /// Bytes the socket has taken so far, TLS included.
-    pub fn taken(&self) -> u64 {
+    pub fn bytes_written(&self) -> u64 {
         match self {
-            Self::Tcp(stream) => stream.taken(),
-            Self::Unix(stream) => stream.taken(),
-            Self::Tls(stream) => stream.get_ref().0.taken(),
+            Self::Tcp(stream) => stream.bytes_written(),
+            Self::Unix(stream) => stream.bytes_written(),
+            Self::Tls(stream) => stream.get_ref().0.bytes_written(),
         }
     }
 }
 
-pass_on!(BackendStream { Tcp, Unix, Tls });
+delegate_io!(BackendStream { Tcp, Unix, Tls });
 
 #[cfg(test)]
 mod tests {
@@ -51,7 +51,7 @@ mod tests {
         let pieces = [IoSlice::new(b"two "), IoSlice::new(b"three")];
         assert_eq!(stream.write_vectored(&pieces).await.unwrap(), 9);
         stream.flush().await.unwrap();
-        assert_eq!(stream.taken(), 13);
+        assert_eq!(stream.bytes_written(), 13);
         stream.shutdown().await.unwrap();
         let mut heard = String::new();
         other.read_to_string(&mut heard).await.unwrap();
@@ -68,12 +68,12 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (other, _) = listener.accept().await.unwrap();
-        exercise(BackendStream::Tcp(Metered::new(stream)), other).await;
+        exercise(BackendStream::Tcp(CountingStream::new(stream)), other).await;
     }
 
     #[tokio::test]
     async fn a_unix_socket_goes_straight_through() {
         let (stream, other) = UnixStream::pair().unwrap();
-        exercise(BackendStream::Unix(Metered::new(stream)), other).await;
+        exercise(BackendStream::Unix(CountingStream::new(stream)), other).await;
     }
 }

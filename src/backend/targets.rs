@@ -73,16 +73,16 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Which token leads where.
-pub struct Table {
+pub struct TokenTable {
     path: PathBuf,
     key: hmac::Key,
     targets: RwLock<Arc<Targets>>,
-    seen: Mutex<Seen>,
+    watch_state: Mutex<WatchState>,
 }
 
 type Targets = HashMap<Digest, Backend>;
 
-impl Table {
+impl TokenTable {
     /// Reads the tokens for the first time. An empty file is a table without tokens.
     ///
     /// # Errors
@@ -96,7 +96,7 @@ impl Table {
             path: file.path.clone(),
             key,
             targets: RwLock::new(Arc::new(targets)),
-            seen: Mutex::new(Seen { files: Some(files), is_confirmed: false, is_bad: false }),
+            watch_state: Mutex::new(WatchState { files: Some(files), is_confirmed: false, is_bad: false }),
         }))
     }
 
@@ -145,27 +145,27 @@ impl Table {
     /// timestamps are too coarse to tell two changes in quick succession, and what is wrong at first may only be
     /// the beginning of what somebody is still writing.
     fn look(&self) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch_state = self.watch_state.lock().unwrap_or_else(PoisonError::into_inner);
         let found = files(&self.path);
         let files = found.as_ref().ok().cloned();
-        let is_new = files != seen.files;
-        if !is_new && seen.is_confirmed {
+        let is_new = files != watch_state.files;
+        if !is_new && watch_state.is_confirmed {
             return;
         }
-        (seen.files, seen.is_confirmed) = (files, !is_new);
+        (watch_state.files, watch_state.is_confirmed) = (files, !is_new);
         match found.and_then(|files| Read::of(&files, &self.key)) {
             Ok(read) if is_new && read.may_go_on => {}
             Ok(read) => {
                 let is_news = read.targets != *self.current();
                 let tokens = read.targets.len();
                 *self.targets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read.targets);
-                if std::mem::take(&mut seen.is_bad) || is_news {
+                if std::mem::take(&mut watch_state.is_bad) || is_news {
                     tracing::info!(path = %self.path.display(), tokens, "tokens reloaded");
                 }
             }
             Err(_) if is_new => {}
             Err(error) => {
-                seen.is_bad = true;
+                watch_state.is_bad = true;
                 let tokens = self.len();
                 tracing::warn!(
                     path = %self.path.display(),
@@ -182,7 +182,7 @@ impl Table {
     }
 }
 
-impl fmt::Debug for Table {
+impl fmt::Debug for TokenTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("path", &self.path).field("tokens", &self.len()).finish_non_exhaustive()
     }
@@ -217,7 +217,7 @@ impl Hash for Digest {
 
 /// What was read last.
 #[derive(Debug)]
-struct Seen {
+struct WatchState {
     /// `None` when there was nothing to read.
     files: Option<Vec<File>>,
     /// Whether it was read twice.
@@ -235,22 +235,22 @@ mod tests {
 
     use super::{super::test_log::Log, *};
 
-    fn table(path: PathBuf) -> Arc<Table> {
-        Table::open(&TokenFile { path }).unwrap()
+    fn table(path: PathBuf) -> Arc<TokenTable> {
+        TokenTable::open(&TokenFile { path }).unwrap()
     }
 
-    fn find(table: &Table, token: &str) -> Option<String> {
+    fn find(table: &TokenTable, token: &str) -> Option<String> {
         table.find(&Secret::new(token)).map(|backend| backend.to_string())
     }
 
-    fn leads(table: &Table, token: &str, backend: &str) -> bool {
+    fn leads(table: &TokenTable, token: &str, backend: &str) -> bool {
         find(table, token).as_deref() == Some(backend)
     }
 
     /// A directory with one token file in it, and its table.
     struct Desk {
         directory: TempDir,
-        table: Arc<Table>,
+        table: Arc<TokenTable>,
     }
 
     impl Desk {
@@ -398,10 +398,10 @@ mod tests {
         desk.table.look();
         // Same size, and as if in the same tick: only what is read says that it has changed.
         desk.write("now: 10.0.0.2:5900\n");
-        let mut seen = desk.table.seen.lock().unwrap();
+        let mut watch_state = desk.table.watch_state.lock().unwrap();
         assert_eq!(before.len(), 19);
-        seen.files = Some(files(&desk.file()).unwrap());
-        drop(seen);
+        watch_state.files = Some(files(&desk.file()).unwrap());
+        drop(watch_state);
         desk.table.look();
         assert!(leads(&desk.table, "now", "tcp://10.0.0.2:5900"));
         assert_eq!(find(&desk.table, "new"), None);
@@ -463,12 +463,13 @@ mod tests {
     fn a_bad_file_at_the_start_is_an_error() {
         let desk = Desk::new();
         desk.write("alice: 10.0.0.1:5900\n\nbob\n");
-        let error = Table::open(&TokenFile { path: desk.file() }).unwrap_err().to_string();
+        let error = TokenTable::open(&TokenFile { path: desk.file() }).unwrap_err().to_string();
         assert!(error.ends_with("tokens.cfg:3: this is not of the form \"token: host:port\"; a colon and a space divide the two"), "{error}");
-        let error = Table::open(&TokenFile { path: "/dev/null".into() }).unwrap_err().to_string();
+        let error = TokenTable::open(&TokenFile { path: "/dev/null".into() }).unwrap_err().to_string();
         assert_eq!(error, "/dev/null is neither a file nor a directory; name a file with tokens");
-        let error =
-            Table::open(&TokenFile { path: desk.directory.path().join("none") }).unwrap_err().to_string();
+        let error = TokenTable::open(&TokenFile { path: desk.directory.path().join("none") })
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("cannot read the tokens in /") && error.contains("/none: No such file"),
             "{error}"
@@ -517,7 +518,7 @@ mod tests {
     fn debug_shows_no_token() {
         let desk = Desk::new();
         let token = token_of(&RoutePath::Prefix("/".into()), "/old", None).unwrap();
-        let shown = format!("{:?} {token:?} {:?}", desk.table, desk.table.seen);
+        let shown = format!("{:?} {token:?} {:?}", desk.table, desk.table.watch_state);
         assert!(shown.contains("tokens: 1") && !shown.contains("old"), "{shown}");
     }
 

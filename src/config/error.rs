@@ -73,7 +73,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn invalid(file: &Path, text: &str, fault: Fault) -> Self {
+    pub(super) fn invalid(file: &Path, text: &str, fault: ConfigFault) -> Self {
         let (line, column) = position(text, fault.at.start);
         Self::Invalid { file: file.to_path_buf(), line, column, problem: fault.problem }
     }
@@ -148,20 +148,20 @@ pub enum Problem {
 
 /// A [`Problem`] and the bytes of the text it is about.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct ConfigFault {
     pub(super) at: Range<usize>,
     pub(super) problem: Problem,
 }
 
 /// A warning: a sentence and the bytes of the text it is about.
 #[derive(Debug)]
-pub(super) struct Remark {
+pub(super) struct ConfigWarning {
     pub(super) at: Range<usize>,
     pub(super) sentence: String,
 }
 
 /// The sentence behind its place in the file.
-pub(super) fn located(file: &Path, text: &str, remark: &Remark) -> String {
+pub(super) fn located(file: &Path, text: &str, remark: &ConfigWarning) -> String {
     let (line, column) = position(text, remark.at.start);
     format!("{}:{line}:{column}: {}", file.display(), remark.sentence)
 }

@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue, Error};
 
-use super::error::{Fault, Problem, alternatives, nearest, quoted};
-use super::mirror::{self, Table};
+use super::error::{ConfigFault, Problem, alternatives, nearest, quoted};
+use super::raw::{self, Table};
 
 /// The text is not TOML.
-pub(super) fn syntax(error: &Error, text: &str) -> Fault {
+pub(super) fn syntax(error: &Error, text: &str) -> ConfigFault {
     let at = error.span().unwrap_or(text.len()..text.len());
     let message = match (error.message(), text.get(at.clone())) {
         ("duplicate key", Some(key)) => {
@@ -19,13 +19,13 @@ pub(super) fn syntax(error: &Error, text: &str) -> Fault {
         }
         (other, _) => one_line(other),
     };
-    Fault { at, problem: Problem::Syntax { message } }
+    ConfigFault { at, problem: Problem::Syntax { message } }
 }
 
 /// A table that is written as a list, or the other way round. Serde would take a list for a table, and calls
 /// a table that is none by its Rust name, so this is looked at first.
-pub(super) fn brackets(document: &DeTable<'_>) -> Option<Fault> {
-    let tables = mirror::tables();
+pub(super) fn brackets(document: &DeTable<'_>) -> Option<ConfigFault> {
+    let tables = raw::tables();
     let nodes = nodes(document);
     let misshaped = |node: &&Node<'_>| match (header_of(node, &tables), node.path.last(), node.value) {
         (Some(header), Some(Step::Key(_)), DeValue::Array(_)) => !header.starts_with("[["),
@@ -38,17 +38,17 @@ pub(super) fn brackets(document: &DeTable<'_>) -> Option<Fault> {
     let brackets = if header.starts_with("[[") { "two brackets" } else { "one bracket" };
     let problem =
         Problem::Header { key: node.keys().join("."), header: header.into(), brackets: brackets.into() };
-    Some(Fault { at: node.key_at.clone().unwrap_or(node.at.clone()), problem })
+    Some(ConfigFault { at: node.key_at.clone().unwrap_or(node.at.clone()), problem })
 }
 
 /// The text is TOML but not a configuration: an unknown key, or a value of the wrong type.
-pub(super) fn shape(error: &Error, document: &DeTable<'_>, text: &str) -> Fault {
+pub(super) fn shape(error: &Error, document: &DeTable<'_>, text: &str) -> ConfigFault {
     let at = error.span().unwrap_or_default();
     let nodes = nodes(document);
     let problem = unknown_key(&at, &nodes)
         .or_else(|| wrong_value(error.message(), &at, &nodes, document, text))
         .unwrap_or_else(|| Problem::Syntax { message: one_line(error.message()) });
-    Fault { at, problem }
+    ConfigFault { at, problem }
 }
 
 /// `listener 2: address`, as messages call a key of a listener. `index` counts from 0, people from 1.
@@ -72,7 +72,7 @@ fn header_of(node: &Node<'_>, tables: &[Table]) -> Option<&'static str> {
 fn unknown_key(at: &Range<usize>, nodes: &[Node<'_>]) -> Option<Problem> {
     let node = nodes.iter().find(|node| node.key_at.as_ref() == Some(at))?;
     let (key, above) = node.keys().split_last().map(|(key, above)| (*key, above.to_vec()))?;
-    let known = mirror::tables();
+    let known = raw::tables();
     let table = known.iter().find(|table| table.path == above).filter(|table| !table.keys.contains(&key))?;
     let place =
         if table.path.is_empty() { "at the top level".into() } else { format!("in {}", table.header) };

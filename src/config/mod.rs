@@ -12,8 +12,8 @@ mod convert;
 mod error;
 mod explain;
 mod host;
-mod mirror;
 mod path;
+mod raw;
 mod types;
 mod upstream;
 
@@ -82,9 +82,9 @@ impl Config {
         if let Some(fault) = explain::brackets(document.get_ref()) {
             return Err(place(fault));
         }
-        let mirror = mirror::File::deserialize(Deserializer::from(document.clone()))
+        let raw = raw::File::deserialize(Deserializer::from(document.clone()))
             .map_err(|error| place(explain::shape(&error, document.get_ref(), text)))?;
-        let (mut config, remarks) = convert::config(mirror, file).map_err(place)?;
+        let (mut config, remarks) = convert::config(raw, file).map_err(place)?;
         config.warnings = remarks.iter().map(|remark| error::located(file, text, remark)).collect();
         Ok(config)
     }
@@ -644,7 +644,7 @@ mod tests {
 
     /// Lines that are nearly right, so that random files get past the syntax.
     fn line() -> impl Strategy<Value = String> {
-        let tables = mirror::tables();
+        let tables = raw::tables();
         let headers: Vec<String> = tables.iter().map(|table| table.header.to_owned()).collect();
         let keys: Vec<String> =
             tables.iter().flat_map(|table| table.keys).map(|key| (*key).to_owned()).collect();
@@ -710,7 +710,7 @@ mod tests {
         #[test]
         fn any_text_in_a_value_is_understood_or_refused_in_one_line(text in any::<String>(), key in 0..100usize) {
             let keys: Vec<_> =
-                mirror::tables().iter().flat_map(|table| table.keys.iter().map(|key| (table.header, *key))).collect();
+                raw::tables().iter().flat_map(|table| table.keys.iter().map(|key| (table.header, *key))).collect();
             let (header, key) = keys[key % keys.len()];
             let quoted: String = text.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
             assert_error_or_whole(&format!("{LISTENER}{ROUTE}{header}\n{key} = \"{quoted}\""))?;

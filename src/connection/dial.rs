@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{closing_line::ClosingLine, request::Wanted};
+use super::{access_log::AccessLogLine, request::SessionRequest};
 use crate::{
-    backend::{BackendStream, Caller, Connected, balance},
+    backend::{BackendStream, ClientInfo, Connected, balance},
     config::{Backend, Destinations, Route},
     metrics::Metrics,
     outcome::Reason,
@@ -17,38 +17,38 @@ use crate::{
 const TARGETS: &str = "targets";
 
 /// What came of a dial.
-pub(super) struct Dialled {
+pub(super) struct DialOutcome {
     pub(super) backend: Result<BackendStream, Reason>,
-    pub(super) place: Option<balance::Place>,
+    pub(super) permit: Option<balance::BackendPermit>,
     /// What counters call the server that was reached, or tried last.
     pub(super) label: Option<Cow<'static, str>>,
 }
 
 /// Dials what was wished for, counts it, and notes for the closing line which server it came to.
 pub(super) async fn dial(
-    wanted: &Wanted,
-    caller: &Caller,
+    request: &SessionRequest,
+    client_info: &ClientInfo,
     limit: Duration,
     metrics: &Metrics,
-    line: &mut ClosingLine,
-) -> Dialled {
-    let (route, start) = (&wanted.routed.route, Instant::now());
-    let connected = wanted.routed.upstream.connect(&wanted.wish, caller, limit).await;
-    let (backend, place) = match connected {
-        Ok(Connected { stream, backend, place }) => {
-            line.backend = Some(backend);
-            (Ok(stream), place)
+    log_line: &mut AccessLogLine,
+) -> DialOutcome {
+    let (route, start) = (&request.routed.route, Instant::now());
+    let connected = request.routed.upstream.connect(&request.choice, client_info, limit).await;
+    let (backend, permit) = match connected {
+        Ok(Connected { stream, backend, permit }) => {
+            log_line.backend = Some(backend);
+            (Ok(stream), permit)
         }
         Err(error) => {
-            line.backend = error.backend().cloned();
-            line.detail = Some(error.to_string());
+            log_line.backend = error.backend().cloned();
+            log_line.detail = Some(error.to_string());
             (Err(error.reason()), None)
         }
     };
-    let label = line.backend.as_ref().map(|backend| label(route, backend));
+    let label = log_line.backend.as_ref().map(|backend| label(route, backend));
     let failed = backend.as_ref().err().copied();
     metrics.count_dial(&route.name, label.as_deref(), failed, start.elapsed());
-    Dialled { backend, place, label }
+    DialOutcome { backend, permit, label }
 }
 
 /// What counters call a server: a name that the configuration has, whatever clients ask for.

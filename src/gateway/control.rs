@@ -14,21 +14,21 @@ use tokio::{sync, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    goodbye::say_goodbye,
-    prepared::{Heritage, Prepared, Ready, StartError, house, sources},
-    station::{Station, Tasks},
-    watches::Watches,
+    drain::close_sessions,
+    listener::{OpenListener, Tasks},
+    prepared::{Carryover, Prepared, Ready, StartError, shared, sources},
+    watchers::Watchers,
 };
 use crate::{
-    admin::steering::{BackendStanding, BoxFuture, ListenerStanding, Standing, Steering},
-    backend::Tools,
+    admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl},
+    backend::DialContext,
     config::{Address, Admin, Config, ConfigError},
-    connection::{House, Terms},
+    connection::{ConfigSnapshot, Shared},
     service::{
         logging::{LogError, Logging},
         systemd,
     },
-    transport::listener::Inherited,
+    transport::listener::InheritedSockets,
 };
 
 /// Why a reload changed nothing.
@@ -59,20 +59,20 @@ pub enum ReloadError {
 /// The one who steers a running gateway. Clones steer the same gateway.
 #[derive(Debug, Clone)]
 pub struct Control {
-    helm: Arc<Helm>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Helm {
+struct Inner {
     /// The configuration file, as it was named.
     file: PathBuf,
-    house: Arc<House>,
+    shared: Arc<Shared>,
     /// Kept open for the life of the process, whoever listens on them now.
-    inherited: Inherited,
+    inherited: InheritedSockets,
     tasks: Tasks,
     /// Held for the length of a reload: one at a time.
     reloading: sync::Mutex<()>,
-    course: Mutex<Course>,
+    state: Mutex<GatewayState>,
     /// Cancelled when a drain is over.
     drained: CancellationToken,
     /// Where the operator comes in, since the start.
@@ -83,59 +83,59 @@ struct Helm {
 
 /// What the newest configuration has made of the gateway.
 #[derive(Debug)]
-struct Course {
-    stations: Vec<Station>,
-    terms: Arc<Terms>,
-    tools: Tools,
-    watches: Watches,
+struct GatewayState {
+    listeners: Vec<OpenListener>,
+    snapshot: Arc<ConfigSnapshot>,
+    context: DialContext,
+    watchers: Watchers,
     loaded: SystemTime,
     reloads: (u64, u64),
     draining: bool,
 }
 
 impl Control {
-    pub(super) fn new(ready: Ready, inherited: Inherited) -> Self {
-        let Ready { file, stations, terms, limits, admin, tools, .. } = ready;
-        let (house, tasks) = (Arc::new(house(&limits)), Tasks::default());
-        let mut opened = Vec::with_capacity(stations.len());
-        for (_, bound, door) in stations {
+    pub(super) fn new(ready: Ready, inherited: InheritedSockets) -> Self {
+        let Ready { file, listeners, snapshot, limits, admin, context, .. } = ready;
+        let (shared, tasks) = (Arc::new(shared(&limits)), Tasks::default());
+        let mut opened = Vec::with_capacity(listeners.len());
+        for (_, bound, settings) in listeners {
             for bound in bound.into_iter().flatten() {
-                opened.push(Station::open(bound, Arc::clone(&door), &house, &tasks));
+                opened.push(OpenListener::open(bound, Arc::clone(&settings), &shared, &tasks));
             }
         }
-        let stations = opened;
-        let watches = Watches::default().over(&terms, &stations);
+        let listeners = opened;
+        let watchers = Watchers::default().over(&snapshot, &listeners);
         let (loaded, reloads) = (SystemTime::now(), (0, 0));
-        let course = Course { stations, terms, tools, watches, loaded, reloads, draining: false };
+        let state = GatewayState { listeners, snapshot, context, watchers, loaded, reloads, draining: false };
         let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
-        let (course, logging) = (Mutex::new(course), OnceLock::new());
-        let helm = Helm { file, house, inherited, tasks, reloading, course, drained, admin, logging };
-        Self { helm: Arc::new(helm) }
+        let (state, logging) = (Mutex::new(state), OnceLock::new());
+        let inner = Inner { file, shared, inherited, tasks, reloading, state, drained, admin, logging };
+        Self { inner: Arc::new(inner) }
     }
 
     /// From now on, this log follows what is steered. Only the first one does.
     pub fn log_by(&self, logging: Logging) {
-        let _ = self.helm.logging.set(logging);
+        let _ = self.inner.logging.set(logging);
     }
 
     /// What the connections of this gateway share.
-    pub fn house(&self) -> &Arc<House> {
-        &self.helm.house
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
     }
 
     /// The configuration file that a reload reads.
     pub fn file(&self) -> &Path {
-        &self.helm.file
+        &self.inner.file
     }
 
     /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
     pub fn addresses(&self) -> Vec<Address> {
-        self.course().stations.iter().map(|station| station.local.clone()).collect()
+        self.state().listeners.iter().map(|listener| listener.local.clone()).collect()
     }
 
     /// Ready when a drain is over: all sessions have ended, or its time has.
     pub async fn drained(&self) {
-        self.helm.drained.cancelled().await;
+        self.inner.drained.cancelled().await;
     }
 
     /// Takes over a configuration as a reload does.
@@ -143,7 +143,7 @@ impl Control {
     /// # Errors
     /// Something is wrong, and nothing has changed.
     pub async fn apply(&self, config: Config) -> Result<String, ReloadError> {
-        let _turn = self.helm.reloading.lock().await;
+        let _turn = self.inner.reloading.lock().await;
         self.take_over(move || Ok(config)).await
     }
 
@@ -151,13 +151,13 @@ impl Control {
         &self,
         read: impl FnOnce() -> Result<Config, ConfigError> + Send + 'static,
     ) -> Result<String, ReloadError> {
-        let heritage = self.heritage()?;
+        let carryover = self.carryover()?;
         // Files can be far away.
-        let loading = spawn_blocking(move || Ok::<_, ReloadError>(Prepared::load_after(read()?, heritage)?));
+        let loading = spawn_blocking(move || Ok::<_, ReloadError>(Prepared::load_after(read()?, carryover)?));
         let prepared = loading.await.map_err(|_| ReloadError::Panicked)??;
-        let kept = self.course().stations.iter().map(|station| station.configured.clone()).collect();
-        let ready = prepared.bind_beside(kept, &self.helm.inherited)?;
-        if let Some(logging) = self.helm.logging.get() {
+        let kept = self.state().listeners.iter().map(|listener| listener.configured.clone()).collect();
+        let ready = prepared.bind_beside(kept, &self.inner.inherited)?;
+        if let Some(logging) = self.inner.logging.get() {
             logging
                 .reconfigure(&ready.log)
                 .map_err(|cause| ReloadError::Log { file: ready.file.display().to_string(), cause })?;
@@ -174,87 +174,88 @@ impl Control {
     }
 
     /// What the next configuration takes over from this one.
-    fn heritage(&self) -> Result<Heritage, ReloadError> {
-        let course = self.course();
-        if course.draining {
+    fn carryover(&self) -> Result<Carryover, ReloadError> {
+        let state = self.state();
+        if state.draining {
             return Err(ReloadError::Draining);
         }
-        let doors = course.stations.iter().map(|station| (station.configured.clone(), station.door()));
-        Ok(Heritage {
-            tools: course.tools.again(),
-            doors: doors.collect(),
-            terms: Some(Arc::clone(&course.terms)),
-            admin: self.helm.admin.clone(),
+        let listeners =
+            state.listeners.iter().map(|listener| (listener.configured.clone(), listener.settings()));
+        Ok(Carryover {
+            context: state.context.for_reload(),
+            listeners: listeners.collect(),
+            snapshot: Some(Arc::clone(&state.snapshot)),
+            admin: self.inner.admin.clone(),
         })
     }
 
     /// The one step. Nothing in here can fail but for a drain that has begun meanwhile.
     fn commit(&self, ready: Ready) -> Result<String, ReloadError> {
-        let Helm { house, tasks, .. } = &*self.helm;
-        let Ready { stations, terms, limits, tools, .. } = ready;
-        let mut course = self.course();
-        if course.draining {
+        let Inner { shared, tasks, .. } = &*self.inner;
+        let Ready { listeners, snapshot, limits, context, .. } = ready;
+        let mut state = self.state();
+        if state.draining {
             return Err(ReloadError::Draining);
         }
-        house.handshakes.set_limit(limits.max_handshakes);
-        house.sessions.set_limit(limits.max_sessions);
+        shared.handshakes.set_limit(limits.max_handshakes);
+        shared.sessions.set_limit(limits.max_sessions);
         let sources = sources(&limits);
-        house.limiter.set_rules(limits.per_ip, sources);
-        let mut before = std::mem::take(&mut course.stations);
-        let (listeners, routes) = (stations.len(), terms.routes.iter().count());
-        for (configured, bound, door) in stations {
+        shared.limiter.set_limits(limits.per_ip, sources);
+        let mut before = std::mem::take(&mut state.listeners);
+        let (listener_count, route_count) = (listeners.len(), snapshot.routes.iter().count());
+        for (configured, bound, settings) in listeners {
             if let Some(bound) = bound {
-                let open = |bound| Station::open(bound, Arc::clone(&door), house, tasks);
-                course.stations.extend(bound.into_iter().map(open));
+                let open = |bound| OpenListener::open(bound, Arc::clone(&settings), shared, tasks);
+                state.listeners.extend(bound.into_iter().map(open));
                 continue;
             }
-            while let Some(at) = before.iter().position(|station| station.configured == configured) {
-                let station = before.remove(at);
-                station.lead_through(Arc::clone(&door));
-                course.stations.push(station);
+            while let Some(at) = before.iter().position(|listener| listener.configured == configured) {
+                let listener = before.remove(at);
+                listener.update(Arc::clone(&settings));
+                state.listeners.push(listener);
                 // The name of what was handed over can be that of several sockets; an address is that of one.
                 if !matches!(configured, Address::Inherited(_)) {
                     break;
                 }
             }
         }
-        for station in before {
-            tracing::info!(address = %station.local, "no longer listening");
+        for listener in before {
+            tracing::info!(address = %listener.local, "no longer listening");
         }
-        course.watches = std::mem::take(&mut course.watches).over(&terms, &course.stations);
-        (course.terms, course.tools, course.loaded) = (terms, tools, SystemTime::now());
-        Ok(format!("reloaded: {listeners} listener(s), {routes} route(s)"))
+        state.watchers = std::mem::take(&mut state.watchers).over(&snapshot, &state.listeners);
+        (state.snapshot, state.context, state.loaded) = (snapshot, context, SystemTime::now());
+        Ok(format!("reloaded: {listener_count} listener(s), {route_count} route(s)"))
     }
 
     /// Closes the listeners, and tells nobody.
     pub(super) fn close(&self) {
-        let mut course = self.course();
-        course.stations.clear();
-        course.watches = Watches::default();
+        let mut state = self.state();
+        state.listeners.clear();
+        state.watchers = Watchers::default();
     }
 
-    fn course(&self) -> MutexGuard<'_, Course> {
+    fn state(&self) -> MutexGuard<'_, GatewayState> {
         // Whole between any two statements that could panic.
-        self.helm.course.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Steering for Control {
+impl ProcessControl for Control {
     fn reload(&self) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(async {
-            let _turn = self.helm.reloading.lock().await;
-            let file = self.helm.file.clone();
+            let _turn = self.inner.reloading.lock().await;
+            let file = self.inner.file.clone();
             systemd::reloading();
             let done = self.take_over(move || Config::load(&file)).await;
             systemd::ready();
             match done {
                 Ok(done) => {
-                    self.course().reloads.0 += 1;
+                    self.state().reloads.0 += 1;
                     tracing::info!("{done}");
                     Ok(done)
                 }
                 Err(error) => {
-                    self.course().reloads.1 += 1;
+                    self.state().reloads.1 += 1;
                     tracing::warn!(detail = %error, "not reloaded: everything is as it was");
                     Err(format!("not reloaded, everything is as it was: {error}"))
                 }
@@ -263,26 +264,26 @@ impl Steering for Control {
     }
 
     fn drain(&self) {
-        let (stations, drain) = {
-            let mut course = self.course();
-            if std::mem::replace(&mut course.draining, true) {
+        let (listeners, drain) = {
+            let mut state = self.state();
+            if std::mem::replace(&mut state.draining, true) {
                 return;
             }
-            course.watches = Watches::default();
-            (std::mem::take(&mut course.stations), course.terms.timeouts.drain)
+            state.watchers = Watchers::default();
+            (std::mem::take(&mut state.listeners), state.snapshot.timeouts.drain)
         };
-        drop(stations);
-        let helm = Arc::clone(&self.helm);
+        drop(listeners);
+        let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
-            let Helm { house, tasks, drained, .. } = &*helm;
-            tracing::info!(sessions = house.registry.len(), "draining");
+            let Inner { shared, tasks, drained, .. } = &*inner;
+            tracing::info!(sessions = shared.registry.len(), "draining");
             tasks.loops.close();
             tasks.loops.wait().await;
-            house.draining.cancel();
+            shared.draining.cancel();
             tasks.connections.close();
             tokio::select! {
                 () = tasks.connections.wait() => {}
-                () = say_goodbye(&house.registry, drain) => {
+                () = close_sessions(&shared.registry, drain) => {
                     tracing::warn!(connections = tasks.connections.len(), "drain time is over, cutting what is left");
                 }
             }
@@ -292,41 +293,41 @@ impl Steering for Control {
 
     fn set_log_level(&self, level: tracing::Level) -> Result<(), String> {
         let foreign = "the log belongs to the program that this gateway is a part of; set its level there";
-        let logging = self.helm.logging.get().ok_or(foreign)?;
+        let logging = self.inner.logging.get().ok_or(foreign)?;
         logging.set_level(level);
         tracing::info!(%level, "log level set");
         Ok(())
     }
 
-    fn standing(&self) -> Standing {
-        let house = self.house();
-        let course = self.course();
-        let listeners = course.stations.iter().map(|station| {
-            let door = station.door();
-            ListenerStanding {
-                address: station.configured.to_string(),
-                tls: door.tls.is_some(),
-                certificate_expiry: door.tls.as_ref().and_then(|tls| tls.shown().expiry()),
+    fn status(&self) -> GatewayStatus {
+        let shared = self.shared();
+        let state = self.state();
+        let listeners = state.listeners.iter().map(|listener| {
+            let settings = listener.settings();
+            ListenerStatus {
+                address: listener.configured.to_string(),
+                tls: settings.tls.is_some(),
+                certificate_expiry: settings.tls.as_ref().and_then(|tls| tls.certificate().expiry()),
             }
         });
-        let backends = course.terms.routes.iter().flat_map(|routed| {
-            routed.upstream.standing().into_iter().map(|(backend, up, sessions)| BackendStanding {
+        let backends = state.snapshot.routes.iter().flat_map(|routed| {
+            routed.upstream.status().into_iter().map(|(backend, up, sessions)| BackendStatus {
                 route: routed.route.name.clone(),
                 backend: backend.to_string(),
                 up,
                 sessions,
             })
         });
-        Standing {
-            ready: !course.draining && !course.stations.is_empty(),
-            draining: course.draining,
-            loaded: course.loaded,
-            reloads: course.reloads,
-            sessions: (house.sessions.in_use(), house.sessions.limit()),
-            handshakes: (house.handshakes.in_use(), house.handshakes.limit()),
+        GatewayStatus {
+            ready: !state.draining && !state.listeners.is_empty(),
+            draining: state.draining,
+            loaded: state.loaded,
+            reloads: state.reloads,
+            sessions: (shared.sessions.in_use(), shared.sessions.limit()),
+            handshakes: (shared.handshakes.in_use(), shared.handshakes.limit()),
             listeners: listeners.collect(),
             backends: backends.collect(),
-            dropped_log_lines: self.helm.logging.get().map_or(0, Logging::dropped_lines),
+            dropped_log_lines: self.inner.logging.get().map_or(0, Logging::dropped_lines),
         }
     }
 }
@@ -391,20 +392,20 @@ mod tests {
         let server = server().await;
         let gateway = Gateway::bind(config(&route("/desk", server))).await.unwrap();
         let (control, address) = (gateway.control(), only_address(&gateway));
-        let before = control.standing();
+        let before = control.status();
         assert!(before.ready && !before.draining);
         assert_eq!((before.reloads, before.sessions, before.handshakes), ((0, 0), (0, 9000), (0, 1024)));
         let [listener] = before.listeners.as_slice() else { panic!("{before:?}") };
         assert_eq!((listener.address.as_str(), listener.tls), ("127.0.0.1:0", false));
         let session = connect(address, "/desk").await.unwrap().expect("a session");
-        let [backend] = &control.standing().backends[..] else { panic!("one server was due") };
+        let [backend] = &control.status().backends[..] else { panic!("one server was due") };
         assert_eq!((backend.route.as_str(), backend.up, backend.sessions), ("desk", true, 1));
         assert_eq!(backend.backend, format!("tcp://{server}"));
 
         let limited = config(&format!("{}[limits]\nmax_sessions = 7\n", route("/other", server)));
         let done = control.apply(limited).await.unwrap();
         assert_eq!(done, "reloaded: 1 listener(s), 1 route(s)");
-        let after = control.standing();
+        let after = control.status();
         assert_eq!((after.sessions, after.backends[0].sessions), ((1, 7), 1));
         assert!(after.loaded >= before.loaded);
         assert_eq!(only_address(&gateway), address, "the listener stays");
@@ -415,7 +416,7 @@ mod tests {
         let failed = control.reload().await.unwrap_err();
         assert!(failed.starts_with("not reloaded, everything is as it was: "), "{failed}");
         assert!(failed.contains("gateway.toml"), "{failed}");
-        assert_eq!(control.standing().reloads, (0, 1));
+        assert_eq!(control.status().reloads, (0, 1));
         drop(session);
     }
 
@@ -430,8 +431,8 @@ mod tests {
         }
         control.drain();
         control.drain();
-        let standing = control.standing();
-        assert!(!standing.ready && standing.draining && standing.listeners.is_empty(), "{standing:?}");
+        let status = control.status();
+        assert!(!status.ready && status.draining && status.listeners.is_empty(), "{status:?}");
         for session in &mut sessions {
             let told = timeout(PATIENCE, session.next()).await.unwrap();
             let Some(Ok(Message::Close(Some(close)))) = told else { panic!("{told:?}") };
@@ -462,7 +463,7 @@ mod tests {
         let gateway = Gateway::bind(config(&route("/desk", server().await))).await.unwrap();
         let (control, address) = (gateway.control(), only_address(&gateway));
         drop(gateway);
-        assert!(!control.standing().ready);
+        assert!(!control.status().ready);
         let closed = async {
             while connect(address, "/desk").await.is_ok() {
                 tokio::task::yield_now().await;

@@ -4,18 +4,18 @@ use std::{collections::HashSet, io, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Control, Gateway, station::Bound};
+use super::{Control, Gateway, listener::BoundListener};
 use crate::{
     admin::{server::AdminSocket, socket::SocketError},
-    admission::{Capacity, Limiter},
-    backend::{Tools, Upstream, UpstreamError},
+    admission::{ConcurrencyLimit, RateLimiter},
+    backend::{DialContext, Upstream, UpstreamError},
     config::{Address, Admin, AdminAddress, Config, Limits, Listener, Log, Route},
-    connection::{Door, House, Terms},
+    connection::{ConfigSnapshot, ListenerSettings, Shared},
     http::{Files, Routed, Routes},
     service::limits,
     transport::{
-        identity::open_key,
-        listener::Inherited,
+        certificate::world_readable_key,
+        listener::InheritedSockets,
         tls::{IdentityError, Tls},
     },
 };
@@ -93,21 +93,21 @@ impl StartError {
 
 /// What a reading of the configuration takes over from the one before it.
 #[derive(Debug)]
-pub(super) struct Heritage {
-    pub(super) tools: Tools,
-    pub(super) doors: Vec<(Address, Arc<Door>)>,
-    pub(super) terms: Option<Arc<Terms>>,
+pub(super) struct Carryover {
+    pub(super) context: DialContext,
+    pub(super) listeners: Vec<(Address, Arc<ListenerSettings>)>,
+    pub(super) snapshot: Option<Arc<ConfigSnapshot>>,
     pub(super) admin: Option<Admin>,
 }
 
-impl Heritage {
+impl Carryover {
     fn none() -> Self {
-        Self { tools: Tools::default(), doors: Vec::new(), terms: None, admin: None }
+        Self { context: DialContext::default(), listeners: Vec::new(), snapshot: None, admin: None }
     }
 
     /// What led to the same servers in the same way, if that is all there is to it.
     fn upstream(&self, route: &Route) -> Option<Arc<Upstream>> {
-        let mut before = self.terms.iter().flat_map(|terms| terms.routes.iter());
+        let mut before = self.snapshot.iter().flat_map(|snapshot| snapshot.routes.iter());
         let before = before.find(|before| before.route.name == route.name)?;
         let is_same = before.route.upstream == route.upstream && Upstream::is_all_of(&route.upstream);
         is_same.then(|| Arc::clone(&before.upstream))
@@ -115,8 +115,8 @@ impl Heritage {
 
     /// The TLS side of the listener that had this address. Of several, each has one heir.
     fn tls(&mut self, address: &Address) -> Option<Tls> {
-        let at = self.doors.iter().position(|(before, _)| before == address)?;
-        self.doors.remove(at).1.tls.clone()
+        let at = self.listeners.iter().position(|(before, _)| before == address)?;
+        self.listeners.remove(at).1.tls.clone()
     }
 }
 
@@ -124,12 +124,12 @@ impl Heritage {
 #[derive(Debug)]
 pub struct Prepared {
     file: PathBuf,
-    doors: Vec<(Address, Arc<Door>)>,
-    terms: Arc<Terms>,
+    listeners: Vec<(Address, Arc<ListenerSettings>)>,
+    snapshot: Arc<ConfigSnapshot>,
     limits: Limits,
     admin: Option<Admin>,
     log: Log,
-    tools: Tools,
+    context: DialContext,
     warnings: Vec<String>,
 }
 
@@ -139,28 +139,28 @@ impl Prepared {
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(config: Config) -> Result<Self, StartError> {
-        Self::load_after(config, Heritage::none())
+        Self::load_after(config, Carryover::none())
     }
 
     /// The same for one that takes the place of another.
-    pub(super) fn load_after(config: Config, mut heritage: Heritage) -> Result<Self, StartError> {
+    pub(super) fn load_after(config: Config, mut carryover: Carryover) -> Result<Self, StartError> {
         let Config { file: path, listeners, routes, limits, timeouts, web, admin, log, mut warnings } =
             config;
         let file = path.display().to_string();
         let mut secured = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
-            let before = heritage.tls(&listener.address);
+            let before = carryover.tls(&listener.address);
             let tls = listener.identity.as_ref().map(|identity| {
                 Tls::load(identity, listener.min_tls, before.as_ref()).map_err(|cause| {
                     // It is said now; whoever looks after the files need not say it once more.
                     if let Some(before) = &before {
-                        before.shown().refused(identity);
+                        before.certificate().refused(identity);
                     }
                     StartError::Identity { file: file.clone(), number: index + 1, cause: Box::new(cause) }
                 })
             });
             let tls = tls.transpose()?;
-            warnings.extend(tls.iter().flat_map(|tls| tls.shown().warnings()));
+            warnings.extend(tls.iter().flat_map(|tls| tls.certificate().warnings()));
             secured.push((listener, tls));
         }
         let files = web.map(|web| {
@@ -170,10 +170,10 @@ impl Prepared {
         let mut routed = Vec::with_capacity(routes.len());
         for route in routes {
             let client = route.upstream.tls.client.as_ref();
-            warnings.extend(client.and_then(|(_, key)| open_key("tls.client_key", key)));
-            let upstream = match heritage.upstream(&route) {
+            warnings.extend(client.and_then(|(_, key)| world_readable_key("tls.client_key", key)));
+            let upstream = match carryover.upstream(&route) {
                 Some(upstream) => upstream,
-                None => Arc::new(Upstream::load(&route.name, &route.upstream, &heritage.tools).map_err(
+                None => Arc::new(Upstream::load(&route.name, &route.upstream, &carryover.context).map_err(
                     |cause| StartError::Upstream {
                         file: file.clone(),
                         route: route.name.clone(),
@@ -183,20 +183,29 @@ impl Prepared {
             };
             routed.push(Routed { route, upstream });
         }
-        let terms = Arc::new(Terms { routes: Routes::new(routed), files: files.transpose()?, timeouts });
-        let doors = secured.into_iter().map(|(listener, tls)| {
+        let snapshot =
+            Arc::new(ConfigSnapshot { routes: Routes::new(routed), files: files.transpose()?, timeouts });
+        let listeners = secured.into_iter().map(|(listener, tls)| {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
-            (address, Arc::new(Door { tls, trusted_proxies, proxy_protocol, terms: Arc::clone(&terms) }))
+            (
+                address,
+                Arc::new(ListenerSettings {
+                    tls,
+                    trusted_proxies,
+                    proxy_protocol,
+                    snapshot: Arc::clone(&snapshot),
+                }),
+            )
         });
-        if heritage.terms.is_some() && heritage.admin != admin {
+        if carryover.snapshot.is_some() && carryover.admin != admin {
             let sentence = "[admin] has changed; its address moves at the next start, and not by a reload";
             warnings.push(sentence.to_owned());
         }
         // The same key for two listeners is one warning.
         let mut said = HashSet::new();
         warnings.retain(|warning| said.insert(warning.clone()));
-        let (doors, tools) = (doors.collect(), heritage.tools);
-        let mut prepared = Self { file: path, doors, terms, limits, admin, log, tools, warnings };
+        let (listeners, context) = (listeners.collect(), carryover.context);
+        let mut prepared = Self { file: path, listeners, snapshot, limits, admin, log, context, warnings };
         prepared.warnings.extend(prepared.descriptor_warning());
         Ok(prepared)
     }
@@ -208,18 +217,18 @@ impl Prepared {
 
     /// The routes, and what they lead to.
     pub fn routes(&self) -> Routes<Arc<Upstream>> {
-        self.terms.routes.clone()
+        self.snapshot.routes.clone()
     }
 
     /// The files of `[web] root`, if there is one.
     pub fn files(&self) -> Option<Files> {
-        self.terms.files.clone()
+        self.snapshot.files.clone()
     }
 
     /// How many descriptors the limits can lead to: two a session, one a handshake, and some to spare.
     pub fn descriptors(&self) -> u64 {
         let Limits { max_sessions, max_handshakes, .. } = self.limits;
-        2 * max_sessions as u64 + max_handshakes as u64 + self.doors.len() as u64 + SPARE_DESCRIPTORS
+        2 * max_sessions as u64 + max_handshakes as u64 + self.listeners.len() as u64 + SPARE_DESCRIPTORS
     }
 
     /// Raises the descriptor limit; says so if the configured limits still do not fit.
@@ -235,7 +244,7 @@ impl Prepared {
     /// # Errors
     /// An address is in use, not ours, or not allowed, or its socket was not handed over. The ones before it are given up
     /// again.
-    pub async fn bind(self, inherited: Inherited) -> Result<Gateway, StartError> {
+    pub async fn bind(self, inherited: InheritedSockets) -> Result<Gateway, StartError> {
         let ready = self.bind_beside(Vec::new(), &inherited)?;
         let admin = ready.admin.as_ref().map(|Admin { address }| {
             AdminSocket::bind(address).map_err(|cause| StartError::Admin {
@@ -247,7 +256,7 @@ impl Prepared {
         let admin = admin.transpose()?;
         let control = Control::new(ready, inherited);
         let admin = admin.map(|socket| {
-            let House { registry, metrics, .. } = &**control.house();
+            let Shared { registry, metrics, .. } = &**control.shared();
             socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))
         });
         Ok(Gateway { control, admin })
@@ -257,26 +266,26 @@ impl Prepared {
     pub(super) fn bind_beside(
         self,
         mut kept: Vec<Address>,
-        inherited: &Inherited,
+        inherited: &InheritedSockets,
     ) -> Result<Ready, StartError> {
-        let Self { file, doors, terms, limits, admin, log, tools, warnings } = self;
-        let mut stations = Vec::with_capacity(doors.len());
-        for (index, (address, door)) in doors.into_iter().enumerate() {
+        let Self { file, listeners, snapshot, limits, admin, log, context, warnings } = self;
+        let mut bound_listeners = Vec::with_capacity(listeners.len());
+        for (index, (address, settings)) in listeners.into_iter().enumerate() {
             if let Some(at) = kept.iter().position(|other| *other == address) {
                 kept.remove(at);
-                stations.push((address, None, door));
+                bound_listeners.push((address, None, settings));
                 continue;
             }
-            let bound = Bound::to(&address, inherited).map_err(|cause| StartError::Listen {
+            let bound = BoundListener::to(&address, inherited).map_err(|cause| StartError::Listen {
                 file: file.display().to_string(),
                 number: index + 1,
                 advice: advice(&address, &cause, &kept),
                 address: address.clone(),
                 cause,
             })?;
-            stations.push((address, Some(bound), door));
+            bound_listeners.push((address, Some(bound), settings));
         }
-        Ok(Ready { file, stations, terms, limits, admin, log, tools, warnings })
+        Ok(Ready { file, listeners: bound_listeners, snapshot, limits, admin, log, context, warnings })
     }
 }
 
@@ -286,12 +295,12 @@ pub(super) struct Ready {
     /// The configuration file, as it was named.
     pub(super) file: PathBuf,
     /// Each listener's configured address, its sockets unless there are some already, and what it leads through.
-    pub(super) stations: Vec<(Address, Option<Vec<Bound>>, Arc<Door>)>,
-    pub(super) terms: Arc<Terms>,
+    pub(super) listeners: Vec<(Address, Option<Vec<BoundListener>>, Arc<ListenerSettings>)>,
+    pub(super) snapshot: Arc<ConfigSnapshot>,
     pub(super) limits: Limits,
     pub(super) admin: Option<Admin>,
     pub(super) log: Log,
-    pub(super) tools: Tools,
+    pub(super) context: DialContext,
     pub(super) warnings: Vec<String>,
 }
 
@@ -319,11 +328,11 @@ fn advice(address: &Address, error: &io::Error, ours: &[Address]) -> &'static st
 }
 
 /// What connections share for as long as the process lives.
-pub(super) fn house(limits: &Limits) -> House {
-    House {
-        limiter: Limiter::new(limits.per_ip.clone(), sources(limits), Instant::now()),
-        handshakes: Capacity::new(limits.max_handshakes),
-        sessions: Capacity::new(limits.max_sessions),
+pub(super) fn shared(limits: &Limits) -> Shared {
+    Shared {
+        limiter: RateLimiter::new(limits.per_ip.clone(), sources(limits), Instant::now()),
+        handshakes: ConcurrencyLimit::new(limits.max_handshakes),
+        sessions: ConcurrencyLimit::new(limits.max_sessions),
         registry: Arc::default(),
         metrics: Arc::default(),
         draining: CancellationToken::new(),

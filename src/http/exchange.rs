@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::answer::{Body, Refusal};
+use super::response::{Body, Refusal};
 use crate::outcome::Reason;
 
 /// The largest request head, in bytes.
@@ -41,7 +41,7 @@ const MAX_LINGER: u64 = 256 * 1024;
 
 /// Why there is no next request, or why its answer did not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ExchangeError {
     /// The client left, or its connection broke.
     #[error("the client left")]
     Gone,
@@ -59,7 +59,7 @@ pub enum Fault {
     Stalled,
 }
 
-impl Fault {
+impl ExchangeError {
     /// The end this leads to.
     pub fn reason(self) -> Reason {
         match self {
@@ -90,7 +90,7 @@ fn is_timeout(error: &hyper::Error) -> bool {
     source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
 }
 
-type Io<'a, S> = Pin<Box<TimeoutStream<Muted<'a, S>>>>;
+type Io<'a, S> = Pin<Box<TimeoutStream<SuppressedOutput<'a, S>>>>;
 
 /// An HTTP/1.1 connection that is asked for one request at a time. It borrows the stream, which is as good as new
 /// once the exchange is over.
@@ -98,10 +98,10 @@ pub struct Exchange<'a, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connection: http1::Connection<TokioIo<Io<'a, S>>, Desk>,
-    desk: Desk,
+    connection: http1::Connection<TokioIo<Io<'a, S>>, RequestSlot>,
+    slot: RequestSlot,
     answer: Option<oneshot::Sender<Response<Body>>>,
-    muted: Arc<AtomicBool>,
+    suppressed: Arc<AtomicBool>,
 }
 
 impl<'a, S> Exchange<'a, S>
@@ -110,35 +110,36 @@ where
 {
     /// Begins to speak HTTP on `stream`. A client that takes nothing of an answer for `stall` is cut.
     pub fn new(stream: &'a mut S, stall: Option<Duration>) -> Self {
-        let muted = Arc::new(AtomicBool::new(true));
-        let mut io = Box::pin(TimeoutStream::new(Muted { stream, muted: Arc::clone(&muted) }));
+        let suppressed = Arc::new(AtomicBool::new(true));
+        let mut io =
+            Box::pin(TimeoutStream::new(SuppressedOutput { stream, suppressed: Arc::clone(&suppressed) }));
         io.as_mut().set_write_timeout_pinned(stall);
-        let desk = Desk::default();
+        let slot = RequestSlot::default();
         let connection = http1::Builder::new()
             // The deadline is ours: hyper's would start anew with every request, and say nothing.
             .header_read_timeout(None)
             .max_header_size(MAX_HEAD)
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_READ_AHEAD)
-            .serve_connection(TokioIo::new(io), desk.clone());
-        Self { connection, desk, answer: None, muted }
+            .serve_connection(TokioIo::new(io), slot.clone());
+        Self { connection, slot, answer: None, suppressed }
     }
 
     /// The next request. The one before must have been answered.
     ///
     /// # Errors
-    /// There is none; see [`Fault`]. Call [`Exchange::close`] then.
-    pub async fn next(&mut self, deadline: Instant) -> Result<Request<()>, Fault> {
+    /// There is none; see [`ExchangeError`]. Call [`Exchange::close`] then.
+    pub async fn next(&mut self, deadline: Instant) -> Result<Request<()>, ExchangeError> {
         let next = poll_fn(|cx| self.poll_next(cx));
         match timeout_at(deadline, next).await {
             Ok(next) => next,
-            Err(_) => Err(Fault::Timeout),
+            Err(_) => Err(ExchangeError::Timeout),
         }
     }
 
     /// Answers the last request. The answer travels while the next request is asked for.
     pub fn answer(&mut self, response: Response<Body>) {
-        self.muted.store(false, Ordering::Relaxed);
+        self.suppressed.store(false, Ordering::Relaxed);
         if let Some(answer) = self.answer.take() {
             // Nobody takes it if the connection broke meanwhile, which the next call tells.
             let _ = answer.send(response);
@@ -149,7 +150,7 @@ where
     ///
     /// # Errors
     /// The client is gone or takes nothing.
-    pub async fn upgrade(mut self, switching: Response<Body>) -> Result<Bytes, Fault> {
+    pub async fn upgrade(mut self, switching: Response<Body>) -> Result<Bytes, ExchangeError> {
         self.answer(switching);
         self.run().await?;
         // A copy, usually of nothing: hyper's buffer would keep its 8 KiB for as long as the session lives.
@@ -161,53 +162,56 @@ where
     pub async fn refuse(mut self, refusal: Refusal, linger: Duration) {
         self.answer(refusal.into_response());
         if self.run().await.is_ok() {
-            hang_up(self.connection.into_parts().io.into_inner(), linger).await;
+            close_lingering(self.connection.into_parts().io.into_inner(), linger).await;
         }
     }
 
     /// Closes the connection after a fault, with a word to the client where that makes sense.
-    pub async fn close(self, fault: Fault, linger: Duration) {
-        if fault == Fault::Stalled {
+    pub async fn close(self, error: ExchangeError, linger: Duration) {
+        if error == ExchangeError::Stalled {
             return;
         }
         let parts = self.connection.into_parts();
         let mut io = parts.io.into_inner();
         // A browser opens connections before it needs them; only one that has begun to ask is told that it is late.
-        let asked = fault != Fault::Gone && (fault != Fault::Timeout || !parts.read_buf.is_empty());
+        let pending =
+            error != ExchangeError::Gone && (error != ExchangeError::Timeout || !parts.read_buf.is_empty());
         // Behind an answer of ours, hyper has answered by itself.
-        if asked && self.muted.swap(false, Ordering::Relaxed) {
-            let answer = Refusal::new(fault.reason()).into_bytes();
+        if pending && self.suppressed.swap(false, Ordering::Relaxed) {
+            let answer = Refusal::new(error.reason()).into_bytes();
             let _ = timeout(linger, io.write_all(&answer)).await;
         }
-        hang_up(io, linger).await;
+        close_lingering(io, linger).await;
     }
 
     /// Lets hyper finish what it has to do.
-    async fn run(&mut self) -> Result<(), Fault> {
-        poll_fn(|cx| self.connection.poll_without_shutdown(cx)).await.map_err(|error| Fault::of(&error))
+    async fn run(&mut self) -> Result<(), ExchangeError> {
+        poll_fn(|cx| self.connection.poll_without_shutdown(cx))
+            .await
+            .map_err(|error| ExchangeError::of(&error))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request<()>, Fault>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request<()>, ExchangeError>> {
         let ended = self.connection.poll_without_shutdown(cx);
-        if let Some((request, answer)) = self.desk.take() {
+        if let Some((request, answer)) = self.slot.take() {
             self.answer = Some(answer);
             return Poll::Ready(Ok(request));
         }
-        ended.map(|ended| Err(ended.map_or_else(|error| Fault::of(&error), |()| Fault::Gone)))
+        ended.map(|ended| Err(ended.map_or_else(|error| ExchangeError::of(&error), |()| ExchangeError::Gone)))
     }
 }
 
 /// Refuses a client that does not speak HTTP to us, in HTTP: most likely it speaks that to somebody else.
-pub async fn refuse_unheard<S>(mut io: S, refusal: Refusal, linger: Duration)
+pub async fn refuse_without_request<S>(mut io: S, refusal: Refusal, linger: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let _ = timeout(linger, io.write_all(&refusal.into_bytes())).await;
-    hang_up(io, linger).await;
+    close_lingering(io, linger).await;
 }
 
 /// Ends our direction and reads on: a socket closed with unread bytes is reset, and what was sent is lost.
-async fn hang_up<S>(mut io: S, linger: Duration)
+async fn close_lingering<S>(mut io: S, linger: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -220,12 +224,12 @@ where
 
 /// A stream that swallows what is written before the first answer: hyper answers a head that it cannot read without a
 /// word about why, or not at all.
-struct Muted<'a, S> {
+struct SuppressedOutput<'a, S> {
     stream: &'a mut S,
-    muted: Arc<AtomicBool>,
+    suppressed: Arc<AtomicBool>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Muted<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for SuppressedOutput<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -235,9 +239,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Muted<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Muted<'_, S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for SuppressedOutput<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.muted.load(Ordering::Relaxed) {
+        if self.suppressed.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(buf.len()));
         }
         Pin::new(&mut *self.stream).poll_write(cx, buf)
@@ -253,54 +257,54 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Muted<'_, S> {
 }
 
 /// A request, and where its answer goes.
-type Asked = (Request<()>, oneshot::Sender<Response<Body>>);
+type PendingRequest = (Request<()>, oneshot::Sender<Response<Body>>);
 
 /// Where hyper leaves a request and waits for its answer.
 #[derive(Clone, Default)]
-struct Desk {
-    asked: Arc<Mutex<Option<Asked>>>,
+struct RequestSlot {
+    pending: Arc<Mutex<Option<PendingRequest>>>,
 }
 
-impl Desk {
-    fn take(&self) -> Option<Asked> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take()
+impl RequestSlot {
+    fn take(&self) -> Option<PendingRequest> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl Service<Request<Incoming>> for Desk {
+impl Service<Request<Incoming>> for RequestSlot {
     type Response = Response<Body>;
-    type Error = Unanswered;
-    type Future = Answer;
+    type Error = NoResponse;
+    type Future = PendingResponse;
 
-    fn call(&self, request: Request<Incoming>) -> Answer {
+    fn call(&self, request: Request<Incoming>) -> PendingResponse {
         let (answer, waiting) = oneshot::channel();
         // Nothing here wants a body: hyper reads past a short one and closes the connection behind a long one.
         let (head, _body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, answer));
-        Answer(waiting)
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, answer));
+        PendingResponse(waiting)
     }
 }
 
 /// The answer to one request, once somebody gives it.
-struct Answer(oneshot::Receiver<Response<Body>>);
+struct PendingResponse(oneshot::Receiver<Response<Body>>);
 
-impl Future for Answer {
-    type Output = Result<Response<Body>, Unanswered>;
+impl Future for PendingResponse {
+    type Output = Result<Response<Body>, NoResponse>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_err(|_| Unanswered)
+        Pin::new(&mut self.0).poll(cx).map_err(|_| NoResponse)
     }
 }
 
 /// Nobody answered: the connection is being dropped.
 #[derive(Debug)]
-struct Unanswered;
+struct NoResponse;
 
-impl fmt::Display for Unanswered {
+impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("nobody answered the request")
     }
 }
 
-impl std::error::Error for Unanswered {}
+impl std::error::Error for NoResponse {}

@@ -18,7 +18,7 @@ use tower_http::services::{
     fs::{Backend, TokioBackend, TokioFile},
 };
 
-use super::answer::{Body, Refusal};
+use super::response::{Body, Refusal};
 use crate::outcome::Reason;
 
 /// The files below one directory.

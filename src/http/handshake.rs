@@ -10,7 +10,7 @@ use http::{
 use http_body_util::{BodyExt, Empty};
 use tungstenite::handshake::server::create_response;
 
-use super::answer::{Body, Refusal, route_page};
+use super::response::{Body, Refusal, route_page};
 use crate::outcome::Reason;
 
 /// The longest request target, in bytes.

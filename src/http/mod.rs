@@ -4,14 +4,14 @@
 //! ([`Exchange`]), judges heads ([`check_head`], [`Handshake`]), finds routes and files, and words the answers. Refuses to
 //! know backends and sessions. Invariant: after a refusal nothing more is read as a request.
 
-mod answer;
 mod exchange;
 mod files;
 mod handshake;
+mod response;
 mod route;
 
-pub use answer::{Body, Refusal, quoted};
-pub use exchange::{Exchange, Fault, refuse_unheard};
+pub use exchange::{Exchange, ExchangeError, refuse_without_request};
 pub use files::Files;
 pub use handshake::{Handshake, check_head, host_name};
+pub use response::{Body, Refusal, quoted};
 pub use route::{Routed, Routes};

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Rules;
+use super::RelaySettings;
 use crate::outcome::Reason;
 
 /// What a look at the session shows.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Observed {
+pub(super) struct Activity {
     /// The client said something since the last look.
     pub(super) heard: bool,
     /// A frame header has begun and not ended.
@@ -19,16 +19,16 @@ pub(super) struct Observed {
     /// The client does not take what waits for it, and how much its socket has taken so far.
     pub(super) client_blocked: bool,
     /// See `client_blocked`.
-    pub(super) client_taken: u64,
+    pub(super) client_written: u64,
     /// The backend does not take what waits for it, so the client is not read.
     pub(super) backend_blocked: bool,
     /// See `backend_blocked`.
-    pub(super) backend_taken: u64,
+    pub(super) backend_written: u64,
 }
 
 /// What the clocks say.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ClockEvent {
     /// Nothing to do before this time, if ever.
     Wait(Option<Instant>),
     /// The client has been silent: ask whether it is there.
@@ -41,76 +41,76 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Clocks {
     started: Instant,
-    heard: Instant,
+    last_heard: Instant,
     /// When the client was last asked, until its Pong has come.
-    asked: Option<Instant>,
+    ping_sent: Option<Instant>,
     /// Whether it has said nothing since.
     silent: bool,
     payload: (u64, Instant),
     header: Option<Instant>,
-    client: Stall,
-    backend: Stall,
+    client: StallClock,
+    backend: StallClock,
 }
 
 impl Clocks {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
-            heard: now,
-            asked: None,
+            last_heard: now,
+            ping_sent: None,
             silent: false,
             payload: (0, now),
             header: None,
-            client: Stall::default(),
-            backend: Stall::default(),
+            client: StallClock::default(),
+            backend: StallClock::default(),
         }
     }
 
-    /// Looks at the session. Ask again after [`Verdict::Ping`].
-    pub(super) fn look(&mut self, now: Instant, seen: Observed, rules: &Rules) -> Verdict {
-        self.note(now, seen);
+    /// Looks at the session. Ask again after [`ClockEvent::Ping`].
+    pub(super) fn check(&mut self, now: Instant, activity: Activity, settings: &RelaySettings) -> ClockEvent {
+        self.record(now, activity);
         // In the order of blame: a peer that takes nothing is stalled, even if it does not answer either.
         let deadlines = [
-            (after(self.client.since, rules.stall), Reason::ClientStalled),
-            (after(self.backend.since, rules.stall), Reason::BackendStalled),
-            (after(self.header, rules.stall), Reason::ClientStalled),
-            (after(self.asked.filter(|_| self.silent), rules.pong), Reason::PongTimeout),
-            (after(Some(self.payload.1), rules.idle), Reason::IdleTimeout),
-            (after(Some(self.started), rules.lifetime), Reason::LifetimeReached),
+            (after(self.client.since, settings.stall), Reason::ClientStalled),
+            (after(self.backend.since, settings.stall), Reason::BackendStalled),
+            (after(self.header, settings.stall), Reason::ClientStalled),
+            (after(self.ping_sent.filter(|_| self.silent), settings.pong), Reason::PongTimeout),
+            (after(Some(self.payload.1), settings.idle), Reason::IdleTimeout),
+            (after(Some(self.started), settings.lifetime), Reason::LifetimeReached),
         ];
         if let Some((_, reason)) = deadlines.iter().find(|(at, _)| at.is_some_and(|at| at <= now)) {
-            return Verdict::End(*reason);
+            return ClockEvent::End(*reason);
         }
         // A Ping would stand behind what the client does not take; the stall clock runs then.
-        let may_ping = !self.silent && !seen.client_blocked && !seen.backend_blocked;
-        let ping = if may_ping { after(Some(self.heard), rules.ping) } else { None };
+        let may_ping = !self.silent && !activity.client_blocked && !activity.backend_blocked;
+        let ping = if may_ping { after(Some(self.last_heard), settings.ping) } else { None };
         if ping.is_some_and(|at| at <= now) {
-            self.asked = Some(now);
+            self.ping_sent = Some(now);
             self.silent = true;
-            return Verdict::Ping;
+            return ClockEvent::Ping;
         }
-        Verdict::Wait(deadlines.iter().map(|(at, _)| *at).chain([ping]).flatten().min())
+        ClockEvent::Wait(deadlines.iter().map(|(at, _)| *at).chain([ping]).flatten().min())
     }
 
     /// How long the client took to answer: a Pong has come. None if it was not asked; a Pong may come unasked.
     pub(super) fn round_trip(&mut self, now: Instant) -> Option<Duration> {
-        self.asked.take().map(|asked| now.saturating_duration_since(asked))
+        self.ping_sent.take().map(|ping_sent| now.saturating_duration_since(ping_sent))
     }
 
-    fn note(&mut self, now: Instant, seen: Observed) {
-        let client_takes = self.client.watch(now, seen.client_blocked, seen.client_taken);
-        self.backend.watch(now, seen.backend_blocked, seen.backend_taken);
+    fn record(&mut self, now: Instant, activity: Activity) {
+        let client_takes = self.client.update(now, activity.client_blocked, activity.client_written);
+        self.backend.update(now, activity.backend_blocked, activity.backend_written);
         // While the backend keeps us from reading, silence is our own. And a client that takes what was stuck is
         // alive: its Pong stands behind all of that.
-        if seen.heard || seen.backend_blocked || client_takes {
-            self.heard = now;
+        if activity.heard || activity.backend_blocked || client_takes {
+            self.last_heard = now;
             self.silent = false;
         }
-        if seen.payload != self.payload.0 {
-            self.payload = (seen.payload, now);
+        if activity.payload != self.payload.0 {
+            self.payload = (activity.payload, now);
         }
         self.header = match self.header {
-            _ if !seen.in_header || seen.backend_blocked => None,
+            _ if !activity.in_header || activity.backend_blocked => None,
             None => Some(now),
             since => since,
         };
@@ -119,21 +119,21 @@ impl Clocks {
 
 /// How long a peer has taken nothing of what waits for it.
 #[derive(Debug, Default)]
-pub(super) struct Stall {
+pub(super) struct StallClock {
     since: Option<Instant>,
-    taken: u64,
+    bytes_written: u64,
 }
 
-impl Stall {
+impl StallClock {
     /// Looks at a peer that does or does not keep us waiting. Returns whether it took something of what was stuck.
-    pub(super) fn watch(&mut self, now: Instant, blocked: bool, taken: u64) -> bool {
-        let took = self.since.is_some() && taken != self.taken;
+    pub(super) fn update(&mut self, now: Instant, blocked: bool, bytes_written: u64) -> bool {
+        let took = self.since.is_some() && bytes_written != self.bytes_written;
         if !blocked {
             self.since = None;
         } else if self.since.is_none() || took {
             self.since = Some(now);
         }
-        self.taken = taken;
+        self.bytes_written = bytes_written;
         took
     }
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{READS_PER_WAKE, Stop, outbound::Outbound, pending::Pending, scratch};
 use crate::{
     outcome::Reason,
-    websocket::{Decoder, Event, Progress, Utf8Stream},
+    websocket::{DecodeProgress, Decoder, Event, Utf8Stream},
 };
 
 /// The direction from the client to the backend.
@@ -174,7 +174,7 @@ impl Inbound {
     where
         C: AsyncWrite + Unpin,
     {
-        let mut progress = Progress::default();
+        let mut progress = DecodeProgress::default();
         let stop = loop {
             match self.decoder.decode(input, &mut progress) {
                 Ok(None) => break None,

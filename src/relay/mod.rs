@@ -6,7 +6,7 @@
 //! side is delivered to the other before the session ends well; a session ends with exactly one [`Reason`].
 
 mod clocks;
-mod farewell;
+mod closing;
 mod inbound;
 mod outbound;
 mod pending;
@@ -28,14 +28,14 @@ use tokio::{
 };
 
 use self::{
-    clocks::{Clocks, Observed, Verdict},
-    farewell::Farewell,
+    clocks::{Activity, ClockEvent, Clocks},
+    closing::Closing,
     inbound::Inbound,
     outbound::Outbound,
 };
 use crate::{
     outcome::Reason,
-    session::{Payload, Progress, Session},
+    session::{Payload, Session, SessionProgress},
     websocket::{CloseFrame, Violation},
 };
 
@@ -45,14 +45,14 @@ const READS_PER_WAKE: usize = 8;
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One end of a session.
-pub trait Link: AsyncRead + AsyncWrite + Unpin {
+pub trait RelayStream: AsyncRead + AsyncWrite + Unpin {
     /// How many bytes the socket underneath has taken so far: tells a slow peer from one that takes nothing.
-    fn taken(&self) -> u64;
+    fn bytes_written(&self) -> u64;
 }
 
 /// What a session is held to. A clock that is `None` is off.
 #[derive(Debug, Clone)]
-pub struct Rules {
+pub struct RelaySettings {
     /// Whether text frames are accepted (as bytes).
     pub accept_text: bool,
     /// Whether the backend's bytes are sent in text frames.
@@ -73,7 +73,7 @@ pub struct Rules {
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct SessionEnd {
     /// Why.
     pub reason: Reason,
     /// The code of the Close frame the client was sent, if it was sent one with a code.
@@ -86,26 +86,26 @@ pub struct Ended {
 
 /// Carries bytes between `client` and `backend` until the session ends and both are closed. `pipelined` is what the
 /// client sent behind its request head.
-pub fn relay<'a, C: Link, B: Link>(
+pub fn relay<'a, C: RelayStream, B: RelayStream>(
     client: C,
     pipelined: Bytes,
     backend: B,
-    rules: &'a Rules,
+    settings: &'a RelaySettings,
     session: &'a Session,
-) -> impl Future<Output = Ended> + use<'a, C, B> {
-    run(Relay::new(client, pipelined, Some(backend), rules), session)
+) -> impl Future<Output = SessionEnd> + use<'a, C, B> {
+    run(Relay::new(client, pipelined, Some(backend), settings), session)
 }
 
 /// Ends a session that never had a backend: tells the client why in a Close frame a page can show.
-pub fn refuse<'a, C: Link>(
+pub fn refuse<'a, C: RelayStream>(
     client: C,
     pipelined: Bytes,
     why: (Reason, &str),
-    rules: &'a Rules,
+    settings: &'a RelaySettings,
     session: &'a Session,
-) -> impl Future<Output = Ended> + use<'a, C> {
-    let mut relay = Relay::<C, Empty>::new(client, pipelined, None, rules);
-    relay.begin_farewell(Stop::because(why.0, why.1));
+) -> impl Future<Output = SessionEnd> + use<'a, C> {
+    let mut relay = Relay::<C, Empty>::new(client, pipelined, None, settings);
+    relay.begin_closing(Stop::because(why.0, why.1));
     run(relay, session)
 }
 
@@ -113,10 +113,10 @@ pub fn refuse<'a, C: Link>(
     clippy::manual_async_fn,
     reason = "an async fn would hold what it is given a second time once it runs"
 )]
-fn run<'a, C: Link, B: Link>(
+fn run<'a, C: RelayStream, B: RelayStream>(
     mut relay: Relay<'a, C, B>,
     session: &'a Session,
-) -> impl Future<Output = Ended> + use<'a, C, B> {
+) -> impl Future<Output = SessionEnd> + use<'a, C, B> {
     async move {
         let mut timer = pin!(sleep_until(Instant::now() + NEVER));
         poll_fn(|cx| relay.poll(cx, timer.as_mut(), session)).await
@@ -135,8 +135,8 @@ impl Stop {
         Self::because(reason, reason.explanation())
     }
 
-    fn because(reason: Reason, words: &str) -> Self {
-        Self { reason, close: reason.close_code().map(|code| CloseFrame::new(code, words)) }
+    fn because(reason: Reason, message: &str) -> Self {
+        Self { reason, close: reason.close_code().map(|code| CloseFrame::new(code, message)) }
     }
 
     fn violation(violation: Violation) -> Self {
@@ -157,26 +157,26 @@ struct Relay<'a, C, B> {
     outbound: Outbound,
     clocks: Clocks,
     /// Boxed: a session that goes on need not carry the room for its end.
-    farewell: Option<Box<Farewell>>,
-    rules: &'a Rules,
+    closing: Option<Box<Closing>>,
+    settings: &'a RelaySettings,
 }
 
-impl<'a, C: Link, B: Link> Relay<'a, C, B> {
-    fn new(client: C, pipelined: Bytes, backend: Option<B>, rules: &'a Rules) -> Self {
+impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
+    fn new(client: C, pipelined: Bytes, backend: Option<B>, settings: &'a RelaySettings) -> Self {
         Self {
             client: Some(client),
             backend,
-            inbound: Inbound::new(pipelined, rules.accept_text),
-            outbound: Outbound::new(rules.send_text),
+            inbound: Inbound::new(pipelined, settings.accept_text),
+            outbound: Outbound::new(settings.send_text),
             clocks: Clocks::new(Instant::now()),
-            farewell: None,
-            rules,
+            closing: None,
+            settings,
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, session: &Session) -> Poll<Ended> {
+    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, session: &Session) -> Poll<SessionEnd> {
         let ended = self.advance(cx, timer, session);
-        session.note(Progress {
+        session.record(SessionProgress {
             payload: Payload { bytes_in: self.inbound.bytes(), bytes_out: self.outbound.bytes() },
             buffered: self.inbound.buffered() + self.outbound.buffered(),
         });
@@ -188,18 +188,18 @@ impl<'a, C: Link, B: Link> Relay<'a, C, B> {
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Sleep>,
         session: &Session,
-    ) -> Poll<Ended> {
+    ) -> Poll<SessionEnd> {
         loop {
-            let next = if self.farewell.is_none() {
+            let next = if self.closing.is_none() {
                 match self.poll_open(cx, session) {
                     Ok(next) => next,
                     Err(stop) => {
-                        self.begin_farewell(stop);
+                        self.begin_closing(stop);
                         continue;
                     }
                 }
             } else {
-                match self.poll_farewell(cx) {
+                match self.poll_closing(cx) {
                     Ok(next) => next,
                     Err(ended) => return Poll::Ready(ended),
                 }
@@ -215,8 +215,8 @@ impl<'a, C: Link, B: Link> Relay<'a, C, B> {
         let (Some(client), Some(backend)) = (&mut self.client, &mut self.backend) else {
             return Err(Stop::new(Reason::Internal));
         };
-        if let Poll::Ready(order) = session.poll_end(cx) {
-            return Err(Stop::because(order.reason, order.words()));
+        if let Poll::Ready(request) = session.poll_end(cx) {
+            return Err(Stop::because(request.reason, request.message()));
         }
         if let Poll::Ready(stop) = self.inbound.poll(cx, client, Some(backend), &mut self.outbound) {
             return Err(stop);
@@ -225,25 +225,25 @@ impl<'a, C: Link, B: Link> Relay<'a, C, B> {
             if let Poll::Ready(stop) = self.outbound.poll(cx, client, backend) {
                 return Err(stop);
             }
-            let seen = Observed {
+            let activity = Activity {
                 heard: self.inbound.take_heard(),
                 in_header: self.inbound.in_header(),
                 payload: self.inbound.bytes() + self.outbound.bytes(),
                 client_blocked: self.outbound.is_blocked(),
-                client_taken: client.taken(),
+                client_written: client.bytes_written(),
                 backend_blocked: self.inbound.is_blocked(),
-                backend_taken: backend.taken(),
+                backend_written: backend.bytes_written(),
             };
             let now = Instant::now();
             if self.inbound.take_pong()
                 && let Some(took) = self.clocks.round_trip(now)
             {
-                session.note_round_trip(took);
+                session.record_round_trip(took);
             }
-            match self.clocks.look(now, seen, self.rules) {
-                Verdict::Wait(next) => return Ok(next),
-                Verdict::Ping => self.outbound.ping(),
-                Verdict::End(reason) => return Err(Stop::new(reason)),
+            match self.clocks.check(now, activity, self.settings) {
+                ClockEvent::Wait(next) => return Ok(next),
+                ClockEvent::Ping => self.outbound.ping(),
+                ClockEvent::End(reason) => return Err(Stop::new(reason)),
             }
         }
     }
@@ -260,8 +260,8 @@ fn poll_timer(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, next: Option<Ins
 }
 
 /// Stands where the backend would be, in a session that never had one.
-impl Link for Empty {
-    fn taken(&self) -> u64 {
+impl RelayStream for Empty {
+    fn bytes_written(&self) -> u64 {
         0
     }
 }

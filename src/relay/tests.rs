@@ -11,7 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    session::{Facts, Registry},
+    session::{Registry, SessionInfo},
     websocket::client::frame,
 };
 
@@ -24,7 +24,7 @@ const PONG: u8 = 0x8a;
 /// A pipe that counts what its other end took, as a socket's meter does.
 struct Pipe {
     inner: DuplexStream,
-    taken: u64,
+    bytes_written: u64,
 }
 
 impl AsyncRead for Pipe {
@@ -41,7 +41,7 @@ impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(len)) = written {
-            self.taken += len as u64;
+            self.bytes_written += len as u64;
         }
         written
     }
@@ -55,9 +55,9 @@ impl AsyncWrite for Pipe {
     }
 }
 
-impl Link for Pipe {
-    fn taken(&self) -> u64 {
-        self.taken
+impl RelayStream for Pipe {
+    fn bytes_written(&self) -> u64 {
+        self.bytes_written
     }
 }
 
@@ -66,8 +66,8 @@ fn secs(seconds: u64) -> Duration {
 }
 
 /// The defaults of a gateway.
-fn rules() -> Rules {
-    Rules {
+fn settings() -> RelaySettings {
+    RelaySettings {
         accept_text: true,
         send_text: false,
         close: secs(2),
@@ -79,9 +79,9 @@ fn rules() -> Rules {
     }
 }
 
-fn facts() -> Facts<'static> {
+fn facts() -> SessionInfo<'static> {
     let peer = ([192, 0, 2, 7], 4711).into();
-    Facts { peer, route: "test", user: None, since: SystemTime::UNIX_EPOCH }
+    SessionInfo { peer, route: "test", user: None, since: SystemTime::UNIX_EPOCH }
 }
 
 /// A session between two pipes, seen from their far ends.
@@ -89,22 +89,22 @@ struct World {
     client: DuplexStream,
     backend: DuplexStream,
     registry: Arc<Registry>,
-    session: JoinHandle<Ended>,
+    session: JoinHandle<SessionEnd>,
 }
 
 impl World {
-    fn new(rules: Rules) -> Self {
-        Self::with_pipes(rules, 64 * 1024, b"")
+    fn new(settings: RelaySettings) -> Self {
+        Self::with_pipes(settings, 64 * 1024, b"")
     }
 
-    fn with_pipes(rules: Rules, size: usize, pipelined: &'static [u8]) -> Self {
+    fn with_pipes(settings: RelaySettings, size: usize, pipelined: &'static [u8]) -> Self {
         let ((client, near_client), (backend, near_backend)) = (duplex(size), duplex(size));
         let registry = Arc::new(Registry::default());
         let entry = registry.open(facts());
         let session = tokio::spawn(async move {
-            let client = Pipe { inner: near_client, taken: 0 };
-            let backend = Pipe { inner: near_backend, taken: 0 };
-            relay(client, Bytes::from_static(pipelined), backend, &rules, &entry).await
+            let client = Pipe { inner: near_client, bytes_written: 0 };
+            let backend = Pipe { inner: near_backend, bytes_written: 0 };
+            relay(client, Bytes::from_static(pipelined), backend, &settings, &entry).await
         });
         Self { client, backend, registry, session }
     }
@@ -125,7 +125,7 @@ impl World {
         timeout(secs(3600), receive(&mut self.client)).await.expect("no frame within an hour").unwrap()
     }
 
-    async fn ended(self) -> Ended {
+    async fn ended(self) -> SessionEnd {
         timeout(secs(3600), self.session).await.expect("the session did not end within an hour").unwrap()
     }
 }
@@ -149,7 +149,7 @@ fn close_code(payload: &[u8]) -> Option<u16> {
 
 #[tokio::test(start_paused = true)]
 async fn the_client_closes_and_everything_it_said_is_delivered() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     world.send(BINARY, b"last words").await;
     world.send(CLOSE, b"\x0f\xa1bye").await;
     assert_eq!(world.backend_hears(10).await, b"last words");
@@ -160,13 +160,13 @@ async fn the_client_closes_and_everything_it_said_is_delivered() {
     let ended = world.session.await.unwrap();
     assert_eq!(
         ended,
-        Ended { reason: Reason::ClientClosed, close_code: Some(4001), bytes_in: 10, bytes_out: 0 }
+        SessionEnd { reason: Reason::ClientClosed, close_code: Some(4001), bytes_in: 10, bytes_out: 0 }
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_close_without_a_code_is_answered_without_one() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     world.send(CLOSE, b"").await;
     assert_eq!(world.receive().await, (CLOSE, Vec::new()));
     assert_eq!(world.ended().await.close_code, None);
@@ -174,7 +174,7 @@ async fn a_close_without_a_code_is_answered_without_one() {
 
 #[tokio::test(start_paused = true)]
 async fn what_follows_a_close_is_ignored() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     let bytes = [frame(CLOSE, b"\x03\xe8"), frame(BINARY, b"ignored"), vec![0xff; 100]].concat();
     world.client.write_all(&bytes).await.unwrap();
     assert_eq!(world.receive().await.0, CLOSE);
@@ -184,7 +184,7 @@ async fn what_follows_a_close_is_ignored() {
 
 #[tokio::test(start_paused = true)]
 async fn the_backend_ends_and_everything_it_said_is_delivered() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     world.backend.write_all(&[7; 100_000]).await.unwrap();
     world.backend.shutdown().await.unwrap();
     let mut heard = 0;
@@ -210,7 +210,7 @@ async fn the_backend_ends_and_everything_it_said_is_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_close_that_is_never_answered_is_waited_for_no_longer_than_its_time() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     world.backend.shutdown().await.unwrap();
     let start = Instant::now();
     assert_eq!(close_code(&world.receive().await.1), Some(1000));
@@ -222,7 +222,7 @@ async fn a_close_that_is_never_answered_is_waited_for_no_longer_than_its_time() 
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_vanishes_ends_the_backend_after_what_it_said() {
-    let World { mut client, mut backend, session, .. } = World::new(rules());
+    let World { mut client, mut backend, session, .. } = World::new(settings());
     client.write_all(&frame(BINARY, b"half a word")).await.unwrap();
     drop(client);
     let mut heard = Vec::new();
@@ -234,7 +234,7 @@ async fn a_client_that_vanishes_ends_the_backend_after_what_it_said() {
 
 #[tokio::test(start_paused = true)]
 async fn a_violation_is_answered_and_what_came_before_it_delivered() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     let bytes = [frame(BINARY, b"good"), vec![0x02, 0x01, 0x00]].concat();
     world.client.write_all(&bytes).await.unwrap();
     assert_eq!(world.backend_hears(4).await, b"good");
@@ -246,7 +246,7 @@ async fn a_violation_is_answered_and_what_came_before_it_delivered() {
 
 #[tokio::test(start_paused = true)]
 async fn text_is_checked_only_for_being_text() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     world.send(0x01, b"\xe2\x82").await;
     world.send(PING, b"between").await;
     world.send(0x80, b"\xac").await;
@@ -259,7 +259,7 @@ async fn text_is_checked_only_for_being_text() {
 
 #[tokio::test(start_paused = true)]
 async fn text_is_refused_where_only_binary_is_received() {
-    let mut world = World::new(Rules { accept_text: false, ..rules() });
+    let mut world = World::new(RelaySettings { accept_text: false, ..settings() });
     world.send(BINARY, b"fine").await;
     world.send(TEXT, b"not").await;
     assert_eq!(world.backend_hears(4).await, b"fine");
@@ -269,7 +269,7 @@ async fn text_is_refused_where_only_binary_is_received() {
 
 #[tokio::test(start_paused = true)]
 async fn text_is_sent_in_whole_code_points() {
-    let mut world = World::new(Rules { send_text: true, ..rules() });
+    let mut world = World::new(RelaySettings { send_text: true, ..settings() });
     world.backend.write_all(b"a\xe2").await.unwrap();
     assert_eq!(world.receive().await, (TEXT, b"a".to_vec()));
     world.backend.write_all(b"\x82").await.unwrap();
@@ -283,7 +283,7 @@ async fn text_is_sent_in_whole_code_points() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_reads_is_stalled_and_little_is_held_for_it() {
-    let World { client, mut backend, session, .. } = World::with_pipes(rules(), 1024, b"");
+    let World { client, mut backend, session, .. } = World::with_pipes(settings(), 1024, b"");
     let start = Instant::now();
     let mut written = 0;
     while let Ok(len) = timeout(secs(10), backend.write(&[1; 1024])).await {
@@ -300,7 +300,7 @@ async fn a_client_that_never_reads_is_stalled_and_little_is_held_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_is_not_stalled() {
-    let mut world = World::with_pipes(rules(), 16, b"");
+    let mut world = World::with_pipes(settings(), 16, b"");
     world.backend.write_all(&[1; 12]).await.unwrap();
     world.backend.shutdown().await.unwrap();
     for _ in 0..14 {
@@ -313,7 +313,7 @@ async fn a_client_that_reads_slowly_is_not_stalled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_never_reads_is_stalled_while_the_client_is_not_blamed() {
-    let World { mut client, backend, session, .. } = World::with_pipes(rules(), 1024, b"");
+    let World { mut client, backend, session, .. } = World::with_pipes(settings(), 1024, b"");
     let (mut reader, mut writer) = tokio::io::split(client);
     let start = Instant::now();
     let payload = frame(BINARY, &[1; 200_000]);
@@ -340,7 +340,7 @@ async fn a_backend_that_never_reads_is_stalled_while_the_client_is_not_blamed() 
 
 #[tokio::test(start_paused = true)]
 async fn both_directions_stalled_at_once_go_on_when_they_can() {
-    let World { client, backend, session, .. } = World::with_pipes(rules(), 512, b"");
+    let World { client, backend, session, .. } = World::with_pipes(settings(), 512, b"");
     let payload: Vec<u8> = (0..300_000_u32).map(|byte| byte as u8).collect();
     let up = frame(BINARY, &payload);
     let down = payload.clone();
@@ -368,7 +368,7 @@ async fn both_directions_stalled_at_once_go_on_when_they_can() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_is_asked_and_one_that_answers_stays() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     let start = Instant::now();
     for round in 1..=3 {
         assert_eq!(world.receive().await.0, PING);
@@ -384,7 +384,7 @@ async fn a_silent_client_is_asked_and_one_that_answers_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn pings_are_answered_while_the_client_reads_and_collapsed_to_the_newest_otherwise() {
-    let mut world = World::with_pipes(rules(), 64, b"");
+    let mut world = World::with_pipes(settings(), 64, b"");
     for round in 0..100_u8 {
         world.send(PING, &[round]).await;
         assert_eq!(world.receive().await, (PONG, vec![round]));
@@ -408,11 +408,11 @@ async fn pings_are_answered_while_the_client_reads_and_collapsed_to_the_newest_o
 #[tokio::test(start_paused = true)]
 async fn idle_and_old_sessions_end_well() {
     let limits = [
-        (Rules { idle: Some(secs(100)), ..rules() }, Reason::IdleTimeout, 110),
-        (Rules { lifetime: Some(secs(100)), ..rules() }, Reason::LifetimeReached, 100),
+        (RelaySettings { idle: Some(secs(100)), ..settings() }, Reason::IdleTimeout, 110),
+        (RelaySettings { lifetime: Some(secs(100)), ..settings() }, Reason::LifetimeReached, 100),
     ];
-    for (rules, reason, at) in limits {
-        let mut world = World::new(Rules { ping: None, ..rules });
+    for (settings, reason, at) in limits {
+        let mut world = World::new(RelaySettings { ping: None, ..settings });
         let start = Instant::now();
         sleep(secs(10)).await;
         world.send(BINARY, b"x").await;
@@ -429,7 +429,7 @@ async fn idle_and_old_sessions_end_well() {
 
 #[tokio::test(start_paused = true)]
 async fn a_header_left_unfinished_is_a_stall() {
-    let mut world = World::new(Rules { ping: None, ..rules() });
+    let mut world = World::new(RelaySettings { ping: None, ..settings() });
     let start = Instant::now();
     for byte in [BINARY, 0xff, 0, 0] {
         world.client.write_u8(byte).await.unwrap();
@@ -443,7 +443,7 @@ async fn a_header_left_unfinished_is_a_stall() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_ends_when_told_to() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     tokio::task::yield_now().await;
     assert!(world.registry.end(1, Reason::Draining));
     let (first, payload) = world.receive().await;
@@ -457,8 +457,8 @@ async fn a_session_ends_when_told_to() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operator_ends_it_with_words_of_his_own() {
-    let mut world = World::new(rules());
-    assert!(world.registry.end_because(1, Reason::Killed, Some("back to work")));
+    let mut world = World::new(settings());
+    assert!(world.registry.end_with_message(1, Reason::Killed, Some("back to work")));
     let (first, payload) = world.receive().await;
     assert_eq!((first, close_code(&payload), &payload[2..]), (CLOSE, Some(1008), &b"back to work"[..]));
     world.send(CLOSE, &payload).await;
@@ -467,13 +467,13 @@ async fn an_operator_ends_it_with_words_of_his_own() {
 
 #[tokio::test(start_paused = true)]
 async fn the_registry_knows_how_far_a_session_has_got() {
-    let mut world = World::with_pipes(rules(), 1024, b"");
+    let mut world = World::with_pipes(settings(), 1024, b"");
     world.send(BINARY, b"hello").await;
     world.backend_hears(5).await;
     world.backend.write_all(b"hi").await.unwrap();
     world.receive().await;
     let registry = Arc::clone(&world.registry);
-    let seen = || registry.find(1).unwrap();
+    let seen = || registry.get(1).unwrap();
     assert_eq!(seen().payload, Payload { bytes_in: 5, bytes_out: 2 });
     assert_eq!((seen().buffered, seen().round_trip), (0, None));
     // A backend that takes nothing leaves a part of the frame here: a pipe holds 1024 of its bytes.
@@ -508,7 +508,7 @@ async fn a_session_that_never_had_a_backend_says_why() {
     let session = Arc::new(Registry::default()).open(facts());
     let refused = tokio::spawn(async move {
         let why = (Reason::BackendRefused, "the desktop is off");
-        refuse(Pipe { inner: near, taken: 0 }, Bytes::new(), why, &rules(), &session).await
+        refuse(Pipe { inner: near, bytes_written: 0 }, Bytes::new(), why, &settings(), &session).await
     });
     let (first, payload) = receive(&mut client).await.unwrap();
     assert_eq!((first, &payload[2..]), (CLOSE, &b"the desktop is off"[..]));
@@ -521,7 +521,7 @@ async fn a_session_that_never_had_a_backend_says_why() {
 
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_takes_nothing_more_may_finish_what_it_says() {
-    let mut world = World::new(rules());
+    let mut world = World::new(settings());
     world.backend.write_all(b"goodbye").await.unwrap();
     drop(world.backend);
     world.client.write_all(&frame(BINARY, &[0; 1000])).await.unwrap();
@@ -533,10 +533,10 @@ async fn a_backend_that_takes_nothing_more_may_finish_what_it_says() {
 
 #[test]
 fn a_session_is_small() {
-    let (rules, session) = (rules(), Arc::new(Registry::default()).open(facts()));
-    let pipe = || Pipe { inner: duplex(1).0, taken: 0 };
+    let (settings, session) = (settings(), Arc::new(Registry::default()).open(facts()));
+    let pipe = || Pipe { inner: duplex(1).0, bytes_written: 0 };
     let links = 2 * size_of::<Pipe>();
-    let size = size_of_val(&relay(pipe(), Bytes::new(), pipe(), &rules, &session));
+    let size = size_of_val(&relay(pipe(), Bytes::new(), pipe(), &settings, &session));
     assert!(size <= links + 768, "{size} bytes, {links} of them for the links");
 }
 
@@ -564,7 +564,7 @@ proptest! {
                 }
             }
             bytes.extend(frame(CLOSE, b"\x03\xe8"));
-            let World { client, backend, session, .. } = World::with_pipes(rules(), pipe, b"");
+            let World { client, backend, session, .. } = World::with_pipes(settings(), pipe, b"");
             let (mut reader, mut writer) = tokio::io::split(client);
             let (mut backend_reader, mut backend_writer) = tokio::io::split(backend);
             let (said, cuts) = (answer.clone(), pieces.clone());

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum SignalEvent {
     /// SIGTERM or SIGINT: the first asks for a drain, the second for the end.
     Stop,
     /// SIGHUP: read the configuration again.
@@ -20,7 +20,7 @@ pub enum Told {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
+    hangup: Signal,
     user_1: Signal,
 }
 
@@ -33,18 +33,18 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hangup: signal(SignalKind::hangup())?,
             user_1: signal(SignalKind::user_defined1())?,
         })
     }
 
     /// Waits for the next of them. Several of a kind that come before anybody asks are one.
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> SignalEvent {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hang_up.recv() => Told::Reload,
-            _ = self.user_1.recv() => Told::Reopen,
+            _ = self.terminate.recv() => SignalEvent::Stop,
+            _ = self.interrupt.recv() => SignalEvent::Stop,
+            _ = self.hangup.recv() => SignalEvent::Reload,
+            _ = self.user_1.recv() => SignalEvent::Reopen,
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use super::{
     socket::{LOCAL, Socket},
-    unix::{self, Name},
+    unix::{self, SocketPath},
 };
 use crate::config::Address;
 
@@ -26,31 +26,31 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
 /// A socket that accepts.
 #[derive(Debug)]
-pub struct Listening {
-    socket: Accepting,
+pub struct ListeningSocket {
+    socket: Socket2,
     /// Whether others may accept on it as well, now or later.
     shared: bool,
-    name: Option<Name>,
+    name: Option<SocketPath>,
 }
 
 #[derive(Debug)]
-enum Accepting {
+enum Socket2 {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-impl Listening {
+impl ListeningSocket {
     /// Waits for the next connection, and says where it comes from.
     ///
     /// # Errors
     /// See [`Backoff`].
     pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         match &self.socket {
-            Accepting::Tcp(listener) => {
+            Socket2::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 Ok((Socket::Tcp(stream), peer))
             }
-            Accepting::Unix(listener) => {
+            Socket2::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Socket::Unix(stream), LOCAL))
             }
@@ -65,7 +65,7 @@ impl Listening {
         }
         // Not through the runtime, which may not have heard of the newest. What fails now cannot be helped.
         match socket {
-            Accepting::Tcp(listener) => {
+            Socket2::Tcp(listener) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
                 waiting(
                     || listener.accept(),
@@ -75,7 +75,7 @@ impl Listening {
                     },
                 )
             }
-            Accepting::Unix(listener) => {
+            Socket2::Unix(listener) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
                 waiting(
                     || listener.accept(),
@@ -91,14 +91,14 @@ impl Listening {
     /// Where it listens, with the port that was given for port 0.
     pub fn address(&self) -> Address {
         match &self.socket {
-            Accepting::Tcp(listener) => {
+            Socket2::Tcp(listener) => {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
-            Accepting::Unix(listener) => {
+            Socket2::Unix(listener) => {
                 // A socket keeps the path that it was first bound to, which is not the name that it was given then.
                 let bound = listener.local_addr().ok();
                 let bound = bound.as_ref().and_then(|address| address.as_pathname());
-                let path = self.name.as_ref().map(Name::path).or(bound);
+                let path = self.name.as_ref().map(SocketPath::path).or(bound);
                 Address::Unix(path.unwrap_or(Path::new("")).to_path_buf())
             }
         }
@@ -116,7 +116,7 @@ fn waiting<S>(
 /// The sockets that the service manager handed over, by name (sd_listen_fds(3)). Kept for the life of the process, so
 /// that a listener can be given up and taken again.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub struct InheritedSockets {
     sockets: Vec<(String, Handed)>,
 }
 
@@ -126,7 +126,7 @@ enum Handed {
     Unix(std::os::unix::net::UnixListener),
 }
 
-impl Inherited {
+impl InheritedSockets {
     /// Takes over what the environment tells of (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`). To be called once.
     ///
     /// # Errors
@@ -153,22 +153,22 @@ impl Inherited {
         self.sockets.iter().map(|(name, _)| name.as_str())
     }
 
-    fn open(&self, name: &str) -> io::Result<Vec<Listening>> {
+    fn open(&self, name: &str) -> io::Result<Vec<ListeningSocket>> {
         let named = self.sockets.iter().filter(|(given, _)| given == name);
         let opened = named.map(|(_, socket)| {
             let socket = match socket {
                 Handed::Tcp(listener) => {
                     listener.set_nonblocking(true)?;
-                    Accepting::Tcp(TcpListener::from_std(listener.try_clone()?)?)
+                    Socket2::Tcp(TcpListener::from_std(listener.try_clone()?)?)
                 }
                 Handed::Unix(listener) => {
                     listener.set_nonblocking(true)?;
-                    Accepting::Unix(UnixListener::from_std(listener.try_clone()?)?)
+                    Socket2::Unix(UnixListener::from_std(listener.try_clone()?)?)
                 }
             };
-            Ok(Listening { socket, shared: true, name: None })
+            Ok(ListeningSocket { socket, shared: true, name: None })
         });
-        let opened = opened.collect::<io::Result<Vec<Listening>>>()?;
+        let opened = opened.collect::<io::Result<Vec<ListeningSocket>>>()?;
         if opened.is_empty() {
             let all: Vec<&str> = self.names().collect();
             let there =
@@ -184,10 +184,10 @@ impl Inherited {
 ///
 /// # Errors
 /// The address is in use, is not ours, or its port needs a privilege we do not have; no such socket was inherited.
-pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listening>> {
+pub fn listen(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<ListeningSocket>> {
     match address {
         Address::Ip(address) => {
-            Ok(vec![Listening { socket: Accepting::Tcp(on_ip(*address)?), shared: false, name: None }])
+            Ok(vec![ListeningSocket { socket: Socket2::Tcp(on_ip(*address)?), shared: false, name: None }])
         }
         Address::Unix(path) => Ok(vec![on_path(path, EVERYBODY)?]),
         Address::Inherited(name) => inherited.open(name),
@@ -198,13 +198,13 @@ pub fn listen(address: &Address, inherited: &Inherited) -> io::Result<Vec<Listen
 ///
 /// # Errors
 /// Somebody listens there, something else has the name, or the system refused.
-pub fn listen_privately(path: &Path) -> io::Result<Listening> {
+pub fn listen_privately(path: &Path) -> io::Result<ListeningSocket> {
     on_path(path, NOBODY_ELSE)
 }
 
-fn on_path(path: &Path, mode: u32) -> io::Result<Listening> {
+fn on_path(path: &Path, mode: u32) -> io::Result<ListeningSocket> {
     let (listener, name) = unix::bind(path, mode)?;
-    Ok(Listening { socket: Accepting::Unix(listener), shared: false, name: Some(name) })
+    Ok(ListeningSocket { socket: Socket2::Unix(listener), shared: false, name: Some(name) })
 }
 
 /// Listens on `address`.
@@ -276,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_nothing_was_handed_over_for_says_what_there_is() {
-        let error = listen(&Address::Inherited("web".into()), &Inherited::default()).unwrap_err();
+        let error = listen(&Address::Inherited("web".into()), &InheritedSockets::default()).unwrap_err();
         assert_eq!(error.to_string(), "no socket of that name was handed over (none was)");
     }
 

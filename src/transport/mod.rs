@@ -2,7 +2,7 @@
 //!
 //! Owns listening, TLS and the canonical client address. Refuses to know HTTP answers, routes and sessions.
 
-pub mod identity;
+pub mod certificate;
 pub mod listener;
 pub mod peer;
 pub mod proxy_protocol;

@@ -10,7 +10,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
-use proxy_header::{ParseConfig, Protocol, ProxyHeader};
+use proxy_header::{ParseConfig, Protocol, ProxyHeader as ParsedHeader};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     time::timeout,
@@ -37,7 +37,7 @@ const LOCAL: u8 = 0x20;
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Announced {
+pub struct ProxyHeader {
     /// The canonical address of the client, `::ffff:a.b.c.d` as `a.b.c.d`; unless [`Speaker::Client`] speaks, that
     /// of the proxy.
     pub client: SocketAddr,
@@ -61,7 +61,7 @@ pub enum Speaker {
 
 /// Why a connection has no valid header. All of these are one end: it is closed without an answer.
 #[derive(Debug, thiserror::Error)]
-pub enum HeaderError {
+pub enum ProxyHeaderError {
     /// The peer is not a trusted proxy. Nothing was read.
     #[error("{0} is not in trusted_proxies, and may not send a PROXY header")]
     Untrusted(SocketAddr),
@@ -97,20 +97,20 @@ pub fn begins(bytes: &[u8]) -> bool {
 /// Reads the header that `stream`, a connection from `peer`, begins with, and not a byte more.
 ///
 /// # Errors
-/// [`HeaderError`] says what is wrong. The connection is of no use then.
+/// [`ProxyHeaderError`] says what is wrong. The connection is of no use then.
 pub async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     peer: SocketAddr,
     trusted: &[IpNet],
-) -> Result<Announced, HeaderError> {
+) -> Result<ProxyHeader, ProxyHeaderError> {
     if !is_trusted(trusted, peer.ip()) {
-        return Err(HeaderError::Untrusted(canonical_address(peer)));
+        return Err(ProxyHeaderError::Untrusted(canonical_address(peer)));
     }
-    let header = timeout(DEADLINE, read_whole(stream)).await.map_err(|_| HeaderError::Late)??;
+    let header = timeout(DEADLINE, read_whole(stream)).await.map_err(|_| ProxyHeaderError::Late)??;
     parse(&header, peer)
 }
 
-async fn read_whole<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, HeaderError> {
+async fn read_whole<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, ProxyHeaderError> {
     let mut header = Vec::with_capacity(LONGEST_V1);
     loop {
         let missing = missing(&header)?;
@@ -118,16 +118,16 @@ async fn read_whole<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Hea
             return Ok(header);
         }
         if (&mut *stream).take(missing as u64).read_buf(&mut header).await? == 0 {
-            return Err(HeaderError::Cut);
+            return Err(ProxyHeaderError::Cut);
         }
     }
 }
 
 /// How many bytes a header that begins so has at least still to come; 0 when it is whole. As many can be read at once
 /// without reading beyond its end.
-fn missing(header: &[u8]) -> Result<usize, HeaderError> {
+fn missing(header: &[u8]) -> Result<usize, ProxyHeaderError> {
     if !agree(header, V1) && !agree(header, V2) {
-        return Err(HeaderError::Absent);
+        return Err(ProxyHeaderError::Absent);
     }
     if header.len() < SHORTEST {
         return Ok(SHORTEST - header.len());
@@ -139,12 +139,12 @@ fn missing(header: &[u8]) -> Result<usize, HeaderError> {
         });
     }
     match header.iter().position(|&byte| byte == b'\r').map(|at| &header[at..]) {
-        None if header.len() + 2 > LONGEST_V1 => Err(HeaderError::TooLong),
+        None if header.len() + 2 > LONGEST_V1 => Err(ProxyHeaderError::TooLong),
         None => Ok(2),
-        Some(b"\r") if header.len() + 1 > LONGEST_V1 => Err(HeaderError::TooLong),
+        Some(b"\r") if header.len() + 1 > LONGEST_V1 => Err(ProxyHeaderError::TooLong),
         Some(b"\r") => Ok(1),
         Some(b"\r\n") => Ok(0),
-        Some(_) => Err(HeaderError::Malformed),
+        Some(_) => Err(ProxyHeaderError::Malformed),
     }
 }
 
@@ -153,30 +153,30 @@ fn agree(one: &[u8], other: &[u8]) -> bool {
     one.iter().zip(other).all(|(one, other)| one == other)
 }
 
-fn parse(header: &[u8], peer: SocketAddr) -> Result<Announced, HeaderError> {
-    let own = |speaker| Announced { client: canonical_address(peer), destination: None, speaker };
+fn parse(header: &[u8], peer: SocketAddr) -> Result<ProxyHeader, ProxyHeaderError> {
+    let own = |speaker| ProxyHeader { client: canonical_address(peer), destination: None, speaker };
     // Whatever else stands in such a header is to be ignored (§2.2), the family included.
     if header.starts_with(V2) && header[V2.len()] == LOCAL {
         return Ok(own(Speaker::Proxy));
     }
     // A number may not have a sign, but Rust would take "+80" for one.
     if header.starts_with(V1) && !header[V1.len()..].starts_with(b"UNKNOWN") && header.contains(&b'+') {
-        return Err(HeaderError::Malformed);
+        return Err(ProxyHeaderError::Malformed);
     }
     // Nothing is made of the TLVs; they must be whole all the same.
     let config = ParseConfig { include_tlvs: true, ..ParseConfig::default() };
-    match ProxyHeader::parse(header, config) {
-        Ok((parsed, _)) if parsed.tlvs().any(|tlv| tlv.is_err()) => Err(HeaderError::Malformed),
+    match ParsedHeader::parse(header, config) {
+        Ok((parsed, _)) if parsed.tlvs().any(|tlv| tlv.is_err()) => Err(ProxyHeaderError::Malformed),
         Ok((parsed, length)) if length == header.len() => match parsed.proxied_address() {
-            Some(addresses) if addresses.protocol == Protocol::Stream => Ok(Announced {
+            Some(addresses) if addresses.protocol == Protocol::Stream => Ok(ProxyHeader {
                 client: canonical_address(addresses.source),
                 destination: Some(canonical_address(addresses.destination)),
                 speaker: Speaker::Client,
             }),
-            Some(_) => Err(HeaderError::Malformed),
+            Some(_) => Err(ProxyHeaderError::Malformed),
             None => Ok(own(Speaker::Unknown)),
         },
-        _ => Err(HeaderError::Malformed),
+        _ => Err(ProxyHeaderError::Malformed),
     }
 }
 
@@ -218,7 +218,7 @@ mod tests {
     const FOUR: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0xd4, 0x31, 0x01, 0xbb];
 
     /// Reads a header that comes one byte at a time, and then what is left.
-    async fn dripped(header: &[u8]) -> (Result<Announced, HeaderError>, Vec<u8>) {
+    async fn dripped(header: &[u8]) -> (Result<ProxyHeader, ProxyHeaderError>, Vec<u8>) {
         let (mut near, mut far) = duplex(1);
         let sent = [header, PAYLOAD].concat();
         tokio::spawn(async move { far.write_all(&sent).await });
@@ -230,23 +230,23 @@ mod tests {
         (read, rest)
     }
 
-    async fn announced(header: &[u8]) -> Announced {
+    async fn read_proxy_header(header: &[u8]) -> ProxyHeader {
         let (read, rest) = dripped(header).await;
         assert_eq!(rest, PAYLOAD, "what follows {:?}", header.escape_ascii().to_string());
         read.unwrap()
     }
 
-    async fn refused(header: &[u8]) -> HeaderError {
+    async fn refused(header: &[u8]) -> ProxyHeaderError {
         dripped(header).await.0.expect_err(&header.escape_ascii().to_string())
     }
 
-    fn client(client: &str, destination: &str) -> Announced {
+    fn client(client: &str, destination: &str) -> ProxyHeader {
         let destination = Some(destination.parse().unwrap());
-        Announced { client: client.parse().unwrap(), destination, speaker: Speaker::Client }
+        ProxyHeader { client: client.parse().unwrap(), destination, speaker: Speaker::Client }
     }
 
-    fn own(speaker: Speaker) -> Announced {
-        Announced { client: proxy(), destination: None, speaker }
+    fn own(speaker: Speaker) -> ProxyHeader {
+        ProxyHeader { client: proxy(), destination: None, speaker }
     }
 
     #[tokio::test]
@@ -281,7 +281,7 @@ mod tests {
                 client("[2001:db8::7]:1", "[::]:2"),
             ),
         ] {
-            assert_eq!(announced(&header).await, said, "{}", header.escape_ascii());
+            assert_eq!(read_proxy_header(&header).await, said, "{}", header.escape_ascii());
         }
     }
 
@@ -289,14 +289,14 @@ mod tests {
     async fn the_longest_header_of_each_version_is_taken() {
         let address = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
         let longest_known = format!("PROXY TCP6 {address} {address} 65535 65535\r\n");
-        assert_eq!(announced(longest_known.as_bytes()).await.client.port(), 65535);
+        assert_eq!(read_proxy_header(longest_known.as_bytes()).await.client.port(), 65535);
         // The one that the specification counts to 107.
         let longest = format!("PROXY UNKNOWN {address} {address} 65535 65535\r\n");
         assert_eq!(longest.len(), LONGEST_V1);
-        assert_eq!(announced(longest.as_bytes()).await, own(Speaker::Unknown));
+        assert_eq!(read_proxy_header(longest.as_bytes()).await, own(Speaker::Unknown));
         let padded = [FOUR, &[0xea, 0xff, 0xf0][..], &[0; 0xfff0][..]].concat();
         assert_eq!(padded.len(), 65535);
-        assert_eq!(announced(&v2(0x21, 0x11, &padded)).await.client.to_string(), "192.0.2.7:54321");
+        assert_eq!(read_proxy_header(&v2(0x21, 0x11, &padded)).await.client.to_string(), "192.0.2.7:54321");
     }
 
     #[tokio::test]
@@ -310,7 +310,7 @@ mod tests {
             (b"PROXY UNKNOWN\r\n".to_vec(), Speaker::Unknown),
             (b"PROXY UNKNOWN 192.0.2.7 198.51.100.1 +1 443\r\n".to_vec(), Speaker::Unknown),
         ] {
-            assert_eq!(announced(&header).await, own(speaker), "{}", header.escape_ascii());
+            assert_eq!(read_proxy_header(&header).await, own(speaker), "{}", header.escape_ascii());
         }
     }
 
@@ -342,7 +342,7 @@ mod tests {
             v2(0x21, 0x31, &[0; 215]),
         ] {
             let error = refused(&header).await;
-            assert!(matches!(error, HeaderError::Malformed), "{}: {error}", header.escape_ascii());
+            assert!(matches!(error, ProxyHeaderError::Malformed), "{}: {error}", header.escape_ascii());
         }
     }
 
@@ -352,12 +352,12 @@ mod tests {
             [&b"\x16\x03\x01\x02\0"[..], b"GET / HTTP/1.1\r\n", b"PROXYTCP4 ", b"proxy TCP4 ", b"\r\nQUIT\n"]
         {
             let error = refused(header).await;
-            assert!(matches!(error, HeaderError::Absent), "{}: {error}", header.escape_ascii());
+            assert!(matches!(error, ProxyHeaderError::Absent), "{}: {error}", header.escape_ascii());
         }
         // Nothing more is waited for.
         let (mut near, mut far) = duplex(64);
         far.write_all(b"G").await.unwrap();
-        assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(HeaderError::Absent)));
+        assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(ProxyHeaderError::Absent)));
     }
 
     #[tokio::test]
@@ -369,7 +369,11 @@ mod tests {
             let fits = header.len() <= LONGEST_V1;
             let (read, _) = dripped(&header).await;
             assert_eq!(read.is_ok(), fits, "{} bytes: {read:?}", header.len());
-            assert!(fits || matches!(read, Err(HeaderError::TooLong)), "{} bytes: {read:?}", header.len());
+            assert!(
+                fits || matches!(read, Err(ProxyHeaderError::TooLong)),
+                "{} bytes: {read:?}",
+                header.len()
+            );
         }
     }
 
@@ -380,7 +384,7 @@ mod tests {
             far.write_all(header).await.unwrap();
             drop(far);
             let read = read(&mut near, proxy(), &trusted()).await;
-            assert!(matches!(read, Err(HeaderError::Cut)), "{}: {read:?}", header.escape_ascii());
+            assert!(matches!(read, Err(ProxyHeaderError::Cut)), "{}: {read:?}", header.escape_ascii());
         }
     }
 
@@ -394,7 +398,7 @@ mod tests {
             }
         });
         let start = Instant::now();
-        assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(HeaderError::Late)));
+        assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(ProxyHeaderError::Late)));
         assert_eq!(start.elapsed(), DEADLINE);
     }
 
@@ -404,7 +408,7 @@ mod tests {
         far.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
         drop(far);
         let error = read(&mut near, "192.0.2.1:1".parse().unwrap(), &trusted()).await.unwrap_err();
-        assert!(matches!(error, HeaderError::Untrusted(_)), "{error}");
+        assert!(matches!(error, ProxyHeaderError::Untrusted(_)), "{error}");
         assert!(error.to_string().contains("192.0.2.1:1 is not in trusted_proxies"), "{error}");
         let mut rest = Vec::new();
         near.read_to_end(&mut rest).await.unwrap();
@@ -460,7 +464,7 @@ mod tests {
         }
     }
 
-    fn read_pieces(bytes: &[u8], sizes: &[usize]) -> (Result<Announced, HeaderError>, usize) {
+    fn read_pieces(bytes: &[u8], sizes: &[usize]) -> (Result<ProxyHeader, ProxyHeaderError>, usize) {
         let mut pieces = Pieces { bytes, sizes: sizes.iter().cycle(), given: 0 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let read = runtime.block_on(read(&mut pieces, proxy(), &trusted()));

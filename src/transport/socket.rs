@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::metered::pass_on;
+use crate::counting_stream::delegate_io;
 
 /// What the client of a Unix socket counts as: a program of this machine.
 pub const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -35,7 +35,7 @@ impl Socket {
     }
 
     /// Sends small writes at once. Frames are small and interactive: nothing is gained by waiting for more.
-    pub fn send_at_once(&self) {
+    pub fn set_nodelay(&self) {
         if let Self::Tcp(stream) = self {
             // A socket that cannot be told so is only slower.
             let _ = stream.set_nodelay(true);
@@ -57,7 +57,7 @@ impl Socket {
     }
 }
 
-pass_on!(Socket { Tcp, Unix });
+delegate_io!(Socket { Tcp, Unix });
 
 #[cfg(test)]
 mod tests {

@@ -4,15 +4,15 @@ use rustls::ProtocolVersion;
 use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
-use crate::metered::{Metered, pass_on};
+use crate::counting_stream::{CountingStream, delegate_io};
 
 /// What a client is connected by.
 #[derive(Debug)]
 pub enum ClientStream {
     /// `ws://` and `http://`.
-    Plain(Metered<Socket>),
+    Plain(CountingStream<Socket>),
     /// `wss://` and `https://`. Boxed: a plain session need not carry the room for it.
-    Tls(Box<TlsStream<Metered<Socket>>>),
+    Tls(Box<TlsStream<CountingStream<Socket>>>),
 }
 
 impl ClientStream {
@@ -25,12 +25,12 @@ impl ClientStream {
     }
 
     /// Bytes the socket has taken so far, TLS included.
-    pub fn taken(&self) -> u64 {
+    pub fn bytes_written(&self) -> u64 {
         match self {
-            Self::Plain(stream) => stream.taken(),
-            Self::Tls(stream) => stream.get_ref().0.taken(),
+            Self::Plain(stream) => stream.bytes_written(),
+            Self::Tls(stream) => stream.get_ref().0.bytes_written(),
         }
     }
 }
 
-pass_on!(ClientStream { Plain, Tls });
+delegate_io!(ClientStream { Plain, Tls });

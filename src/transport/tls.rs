@@ -10,21 +10,21 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub use super::identity::IdentityError;
-use super::{identity::Shown, socket::Socket, stream::ClientStream};
+pub use super::certificate::IdentityError;
+use super::{certificate::CertificateResolver, socket::Socket, stream::ClientStream};
 use crate::{
     config::{Identity, TlsVersion},
-    metered::Metered,
+    counting_stream::CountingStream,
 };
 
 /// The first byte of every TLS connection: a record that holds handshake messages (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 /// How often the files of a certificate are looked at.
-const EVERY: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What came of a connection on a TLS listener.
 #[derive(Debug)]
-pub enum Accepted {
+pub enum TlsAccept {
     /// TLS.
     Stream(ClientStream),
     /// Something else was spoken; nothing of it has been read.
@@ -35,7 +35,7 @@ pub enum Accepted {
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
-    shown: Arc<Shown>,
+    certificate: Arc<CertificateResolver>,
     tickets: Arc<dyn ProducesTickets>,
 }
 
@@ -57,15 +57,15 @@ impl Tls {
         min_tls: TlsVersion,
         before: Option<&Self>,
     ) -> Result<Self, IdentityError> {
-        let shown = Arc::new(match before {
-            Some(before) => Shown::load_after(identity, &before.shown)?,
-            None => Shown::load(identity)?,
+        let certificate = Arc::new(match before {
+            Some(before) => CertificateResolver::load_after(identity, &before.certificate)?,
+            None => CertificateResolver::load(identity)?,
         });
         let versions: &[&SupportedProtocolVersion] = match min_tls {
             TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
             TlsVersion::V1_3 => &[&version::TLS13],
         };
-        let unusable = |cause| IdentityError::Unusable { certificate: shown.certificate(), cause };
+        let unusable = |cause| IdentityError::Unusable { certificate: certificate.certificate(), cause };
         let tickets = match before {
             Some(before) => Arc::clone(&before.tickets),
             None => aws_lc_rs::Ticketer::new().map_err(unusable)?,
@@ -74,48 +74,48 @@ impl Tls {
             .with_protocol_versions(versions)
             .map_err(unusable)?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&shown) as _);
+            .with_cert_resolver(Arc::clone(&certificate) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Tickets instead of a session cache: resumption without memory or a lock. One is enough for a client that keeps
         // its connection for hours.
         config.send_tls13_tickets = 1;
         config.ticketer = Arc::clone(&tickets);
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), shown, tickets })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate, tickets })
     }
 
     /// The certificate and its key.
-    pub fn shown(&self) -> &Shown {
-        &self.shown
+    pub fn certificate(&self) -> &CertificateResolver {
+        &self.certificate
     }
 
     /// Takes over certificates that are renewed, until `stop`.
     pub async fn watch(self, stop: CancellationToken) {
-        let mut clock = time::interval_at(time::Instant::now() + EVERY, EVERY);
+        let mut clock = time::interval_at(time::Instant::now() + WATCH_INTERVAL, WATCH_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let look = async {
+        let check = async {
             loop {
                 clock.tick().await;
-                let shown = Arc::clone(&self.shown);
+                let certificate = Arc::clone(&self.certificate);
                 // Files can be far away; a panic has been reported by its hook, and the next look is as good as any.
-                let _ = spawn_blocking(move || shown.look()).await;
+                let _ = spawn_blocking(move || certificate.check()).await;
             }
         };
-        stop.run_until_cancelled(look).await;
+        stop.run_until_cancelled(check).await;
     }
 
     /// Shakes hands. Takes as long as the client does: put a deadline around it.
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.
-    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
+    pub async fn accept(&self, socket: Socket) -> io::Result<TlsAccept> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if first[0] != HANDSHAKE_RECORD {
-            return Ok(Accepted::NotTls(socket));
+            return Ok(TlsAccept::NotTls(socket));
         }
-        let stream = self.acceptor.accept(Metered::new(socket)).await?;
-        Ok(Accepted::Stream(ClientStream::Tls(Box::new(stream))))
+        let stream = self.acceptor.accept(CountingStream::new(socket)).await?;
+        Ok(TlsAccept::Stream(ClientStream::Tls(Box::new(stream))))
     }
 }

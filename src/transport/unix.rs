@@ -53,7 +53,7 @@ impl From<UnixError> for io::Error {
 ///
 /// # Errors
 /// Somebody listens there, something else has the name, or the system refuses. Each says what to do.
-pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Name)> {
+pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketPath)> {
     if path.as_os_str().as_bytes().len() > LONGEST_PATH {
         return Err(UnixError::TooLong.into());
     }
@@ -77,7 +77,9 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Name)> {
         .and_then(|()| fs::rename(&first, path))
         .and_then(|()| fs::symlink_metadata(path));
     match named {
-        Ok(found) => Ok((listener, Name { path: path.to_owned(), identity: (found.dev(), found.ino()) })),
+        Ok(found) => {
+            Ok((listener, SocketPath { path: path.to_owned(), identity: (found.dev(), found.ino()) }))
+        }
         Err(error) => {
             let _ = fs::remove_file(&first);
             Err(error)
@@ -87,19 +89,19 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Name)> {
 
 /// The name of a Unix socket; removed when dropped, unless somebody else has it by then.
 #[derive(Debug)]
-pub struct Name {
+pub struct SocketPath {
     path: PathBuf,
     identity: (u64, u64),
 }
 
-impl Name {
+impl SocketPath {
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for Name {
+impl Drop for SocketPath {
     fn drop(&mut self) {
         let now = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));
         if now.is_ok_and(|now| now == self.identity) {

@@ -12,14 +12,14 @@ use super::{
 
 /// How far an input has been decoded, and where its payload lies.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct DecodeProgress {
     /// Everything before this is done with.
     pub at: usize,
     /// The payload found so far, unmasked and in one run.
     pub payload: Range<usize>,
 }
 
-impl Progress {
+impl DecodeProgress {
     /// Where payload that lies at `from` belongs: behind the run, or where it is if it begins the run.
     fn place(&self, from: usize) -> usize {
         if self.payload.start == self.payload.end { from } else { self.payload.end }
@@ -82,13 +82,17 @@ impl Decoder {
     ///
     /// # Errors
     /// The first violation ends decoding: the decoder must not be called again.
-    pub fn decode(&mut self, input: &mut [u8], progress: &mut Progress) -> Result<Option<Event>, Violation> {
+    pub fn decode(
+        &mut self,
+        input: &mut [u8],
+        progress: &mut DecodeProgress,
+    ) -> Result<Option<Event>, Violation> {
         while progress.at < input.len() {
             self.short_frames(input, progress);
             let event = match &mut self.state {
                 State::Header(partial) => {
-                    let (taken, header) = partial.take(&input[progress.at..])?;
-                    progress.at += taken;
+                    let (bytes_written, header) = partial.take(&input[progress.at..])?;
+                    progress.at += bytes_written;
                     if let Some(header) = header {
                         self.begin(header)?;
                     }
@@ -116,7 +120,7 @@ impl Decoder {
 
     /// Decodes the whole binary messages of up to 125 bytes that come next: the stuff of chatty protocols, for which
     /// the way through the states would cost more than the payload.
-    fn short_frames(&mut self, input: &mut [u8], progress: &mut Progress) {
+    fn short_frames(&mut self, input: &mut [u8], progress: &mut DecodeProgress) {
         if self.message.is_some() || !matches!(self.state, State::Header(Partial { filled: 0, .. })) {
             return;
         }
@@ -151,7 +155,7 @@ impl Decoder {
     }
 
     /// Takes what there is of the current data frame.
-    fn data(&mut self, input: &mut [u8], progress: &mut Progress) -> Option<Event> {
+    fn data(&mut self, input: &mut [u8], progress: &mut DecodeProgress) -> Option<Event> {
         let State::Data { left, mask, text, last } = &mut self.state else { return None };
         let from = progress.at;
         let available = input.len() - from;
@@ -172,7 +176,11 @@ impl Decoder {
     }
 
     /// Takes what there is of the current control frame.
-    fn control(&mut self, input: &mut [u8], progress: &mut Progress) -> Result<Option<Event>, Violation> {
+    fn control(
+        &mut self,
+        input: &mut [u8],
+        progress: &mut DecodeProgress,
+    ) -> Result<Option<Event>, Violation> {
         let State::Control { opcode, left, mask, payload } = &mut self.state else { return Ok(None) };
         let len = (input.len() - progress.at).min(*left);
         let range = progress.at..progress.at + len;
@@ -217,7 +225,7 @@ mod tests {
         let mut heard = Heard::default();
         for piece in pieces {
             let mut piece = piece.to_vec();
-            let mut progress = Progress::default();
+            let mut progress = DecodeProgress::default();
             while progress.at < piece.len() {
                 let before = progress.at;
                 match decoder.decode(&mut piece, &mut progress)? {
@@ -291,11 +299,11 @@ mod tests {
     fn an_endless_frame_is_streamed() {
         let mut decoder = Decoder::default();
         let mut header = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0], &MASK[..]].concat();
-        assert_eq!(decoder.decode(&mut header, &mut Progress::default()), Ok(None));
+        assert_eq!(decoder.decode(&mut header, &mut DecodeProgress::default()), Ok(None));
         let mut chunk = vec![0; 1 << 16];
-        let mut progress = Progress::default();
+        let mut progress = DecodeProgress::default();
         assert_eq!(decoder.decode(&mut chunk, &mut progress), Ok(None));
-        assert_eq!(progress, Progress { at: 1 << 16, payload: 0..1 << 16 });
+        assert_eq!(progress, DecodeProgress { at: 1 << 16, payload: 0..1 << 16 });
         assert_eq!(chunk[..4], MASK);
     }
 
@@ -303,7 +311,7 @@ mod tests {
     fn the_payload_of_many_frames_becomes_one_run() {
         let frames = [&b"many"[..], b"", &[b' '; 300], b"small", &[b'.'; 40]];
         let mut input: Vec<u8> = frames.iter().flat_map(|payload| frame(0x82, payload)).collect();
-        let mut progress = Progress::default();
+        let mut progress = DecodeProgress::default();
         assert_eq!(Decoder::default().decode(&mut input, &mut progress), Ok(None));
         assert_eq!(progress.at, input.len());
         assert_eq!(input[progress.payload], frames.concat());
@@ -313,7 +321,7 @@ mod tests {
     fn a_header_that_has_begun_is_known() {
         let mut decoder = Decoder::default();
         let mut decode = |bytes: &[u8]| {
-            assert!(decoder.decode(&mut bytes.to_vec(), &mut Progress::default()).is_ok());
+            assert!(decoder.decode(&mut bytes.to_vec(), &mut DecodeProgress::default()).is_ok());
             decoder.in_header()
         };
         assert!(!decode(&[]));

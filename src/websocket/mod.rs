@@ -15,7 +15,7 @@ mod utf8;
 mod violation;
 
 pub use close::CloseFrame;
-pub use decoder::{Decoder, Event, Progress};
+pub use decoder::{DecodeProgress, Decoder, Event};
 pub use encoder::{ControlFrame, MAX_HEADER, data_header};
 pub use utf8::{InvalidUtf8, Utf8Stream};
 pub use violation::Violation;

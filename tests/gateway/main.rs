@@ -6,7 +6,7 @@
 mod support;
 
 mod admin;
-mod admin_gate;
+mod admin_guard;
 mod admin_metrics;
 mod admin_socket;
 mod backend;

@@ -17,7 +17,7 @@ use rustls::{
     version,
 };
 
-use super::verify::{InsecureNoVerify, Listed};
+use super::verify::{InsecureNoVerify, PinnedRoots};
 use crate::config::{BackendTls, TlsVersion};
 
 /// How many tickets of earlier sessions a route keeps, at eight for each name.
@@ -164,7 +164,7 @@ fn signed(
         .map_err(|error| TlsConfigError::Library(rustls::Error::General(error.to_string())))
 }
 
-fn listed(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<Listed>, TlsConfigError> {
+fn listed(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<PinnedRoots>, TlsConfigError> {
     let itself = certificates("tls.ca", path)?;
     let mut roots = RootCertStore::empty();
     for certificate in &itself {
@@ -172,7 +172,7 @@ fn listed(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<Listed>, Tl
             .add(certificate.clone())
             .map_err(|source| TlsConfigError::BadAuthority { path: path.to_owned(), source })?;
     }
-    Ok(Arc::new(Listed { signed: signed(Arc::new(roots), provider)?, itself }))
+    Ok(Arc::new(PinnedRoots { signed: signed(Arc::new(roots), provider)?, itself }))
 }
 
 /// All certificates of a PEM file, at least one.

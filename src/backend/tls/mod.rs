@@ -23,7 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, timeout_at},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::client::TlsStream;
 
 pub use self::load::{SystemRoots, TlsConfigError};
 use self::{load::client_config, verify::is_an_authority};
@@ -147,13 +147,13 @@ fn names(presented: &[String]) -> String {
 
 /// How a route speaks TLS with its backends.
 #[derive(Clone)]
-pub struct Connector {
-    tls: TlsConnector,
+pub struct TlsConnector {
+    tls: tokio_rustls::TlsConnector,
     server_name: Option<ServerName<'static>>,
     insecure: bool,
 }
 
-impl fmt::Debug for Connector {
+impl fmt::Debug for TlsConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")
             .field("server_name", &self.server_name)
@@ -162,7 +162,7 @@ impl fmt::Debug for Connector {
     }
 }
 
-impl Connector {
+impl TlsConnector {
     /// Loads what a route says about TLS.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl Connector {
             .as_deref()
             .map(|name| server_name_of(name).ok_or_else(|| TlsConfigError::ServerName(name.to_owned())));
         Ok(Self {
-            tls: TlsConnector::from(Arc::new(client_config(config, system)?)),
+            tls: tokio_rustls::TlsConnector::from(Arc::new(client_config(config, system)?)),
             server_name: server_name.transpose()?,
             insecure: config.insecure_no_verify,
         })

@@ -34,12 +34,12 @@ const ONLY_1_2: &[&SupportedProtocolVersion] = &[&version::TLS12];
 
 /// A certificate and its key, in PEM form.
 #[derive(Clone)]
-struct Pair {
+struct CertifiedPair {
     certificate: String,
     key: String,
 }
 
-impl Pair {
+impl CertifiedPair {
     fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
     }
@@ -63,10 +63,10 @@ fn params(names: &[&str], from: i64, days: i64) -> CertificateParams {
     params
 }
 
-fn self_signed(params: &CertificateParams) -> Pair {
+fn self_signed(params: &CertificateParams) -> CertifiedPair {
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap().pem();
-    Pair { certificate, key: key.serialize_pem() }
+    CertifiedPair { certificate, key: key.serialize_pem() }
 }
 
 /// Someone who signs certificates.
@@ -85,10 +85,10 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    fn sign(&self, params: &CertificateParams) -> Pair {
+    fn sign(&self, params: &CertificateParams) -> CertifiedPair {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair { certificate, key: key.serialize_pem() }
+        CertifiedPair { certificate, key: key.serialize_pem() }
     }
 
     fn roots(&self) -> RootCertStore {
@@ -99,7 +99,7 @@ impl Authority {
 }
 
 /// A backend's side of TLS.
-fn server(pair: &Pair, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+fn server(pair: &CertifiedPair, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -111,7 +111,7 @@ fn server(pair: &Pair, versions: &[&'static SupportedProtocolVersion]) -> Server
 
 /// The same for a backend that wants to see a certificate.
 fn demanding(
-    pair: &Pair,
+    pair: &CertifiedPair,
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ServerConfig {
@@ -146,11 +146,11 @@ impl Files {
     }
 }
 
-fn connector(config: &BackendTls) -> Connector {
-    Connector::load(config, &SystemRoots::default()).unwrap()
+fn connector(config: &BackendTls) -> TlsConnector {
+    TlsConnector::load(config, &SystemRoots::default()).unwrap()
 }
 
-fn trusting(certificate: &str) -> Connector {
+fn trusting(certificate: &str) -> TlsConnector {
     connector(&Files::new().trusting(certificate))
 }
 
@@ -158,7 +158,7 @@ type Accepted = io::Result<server::TlsStream<DuplexStream>>;
 
 /// Lets the two shake hands.
 async fn shake(
-    connector: &Connector,
+    connector: &TlsConnector,
     name: &str,
     server: &Arc<ServerConfig>,
 ) -> (Result<TlsStream<DuplexStream>, TlsError>, JoinHandle<Accepted>) {
@@ -168,14 +168,14 @@ async fn shake(
     (connector.connect(name, ours, soon()).await, accepted)
 }
 
-async fn refused(connector: &Connector, name: &str, server: ServerConfig) -> TlsError {
+async fn refused(connector: &TlsConnector, name: &str, server: ServerConfig) -> TlsError {
     let (connected, _) = shake(connector, name, &Arc::new(server)).await;
     let error = connected.expect_err("this must not be believed");
     assert_eq!(error.reason(), Reason::BackendTlsFailed);
     error
 }
 
-async fn believed(connector: &Connector, name: &str, server: ServerConfig) -> TlsStream<DuplexStream> {
+async fn believed(connector: &TlsConnector, name: &str, server: ServerConfig) -> TlsStream<DuplexStream> {
     shake(connector, name, &Arc::new(server)).await.0.unwrap_or_else(|error| panic!("refused: {error}"))
 }
 
@@ -302,7 +302,7 @@ async fn an_authority_that_is_not_ours_is_refused() {
 async fn without_ca_the_system_is_trusted() {
     let authority = Authority::new("the system's");
     let system = SystemRoots(OnceLock::from(Ok(Arc::new(authority.roots()))));
-    let connector = Connector::load(&BackendTls::default(), &system).unwrap();
+    let connector = TlsConnector::load(&BackendTls::default(), &system).unwrap();
     believed(&connector, NAME, server(&authority.sign(&params(&[NAME], -1, 1)), BOTH)).await;
     let other = Authority::new("another").sign(&params(&[NAME], -1, 1));
     assert!(matches!(refused(&connector, NAME, server(&other, BOTH)).await, TlsError::UnknownAuthority));
@@ -310,14 +310,14 @@ async fn without_ca_the_system_is_trusted() {
     assert!(matches!(error, TlsError::UnknownAuthority), "a listed authority replaces those of the system");
 
     let nobody = SystemRoots(OnceLock::from(Err("none were found".into())));
-    let error = Connector::load(&BackendTls::default(), &nobody).unwrap_err();
+    let error = TlsConnector::load(&BackendTls::default(), &nobody).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the system has no certificate authorities (none were found); install ca-certificates, or set tls.ca"
     );
     let files = Files::new();
     assert!(
-        Connector::load(&files.trusting(&authority.certificate), &nobody).is_ok(),
+        TlsConnector::load(&files.trusting(&authority.certificate), &nobody).is_ok(),
         "nobody asks the system"
     );
 }
@@ -472,7 +472,7 @@ async fn without_verification_anything_will_do_and_the_connector_says_so() {
     let expired = self_signed(&params(&["web.example.com"], -3, -2));
     let nobody = SystemRoots(OnceLock::from(Err("none were found".into())));
     let config = BackendTls { insecure_no_verify: true, ..BackendTls::default() };
-    let connector = Connector::load(&config, &nobody).unwrap();
+    let connector = TlsConnector::load(&config, &nobody).unwrap();
     assert!(connector.is_insecure());
     for versions in [BOTH, ONLY_1_2] {
         believed(&connector, NAME, server(&expired, versions)).await;
@@ -539,9 +539,9 @@ fn what_is_wrong_with_a_file_is_told() {
             "tls.server_name \"a b\" is neither a host name nor an IP address",
         ),
     ] {
-        let error = Connector::load(&config, &SystemRoots::default()).unwrap_err().to_string();
+        let error = TlsConnector::load(&config, &SystemRoots::default()).unwrap_err().to_string();
         let error = error.replace(&files.0.path().display().to_string(), "DIR");
         assert!(error.contains(message), "{error}\ndoes not say\n{message}");
     }
-    assert!(Connector::load(&client(&certificate, &key), &SystemRoots::default()).is_ok());
+    assert!(TlsConnector::load(&client(&certificate, &key), &SystemRoots::default()).is_ok());
 }

@@ -27,12 +27,12 @@ pub(super) fn is_an_authority(error: &CertificateError) -> bool {
 /// Believes what the listed authorities signed, and the listed certificates themselves, if they are in force and for the
 /// right name: an operator who lists a self-signed certificate means that one.
 #[derive(Debug)]
-pub(super) struct Listed {
+pub(super) struct PinnedRoots {
     pub(super) signed: Arc<WebPkiServerVerifier>,
     pub(super) itself: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Listed {
+impl ServerCertVerifier for PinnedRoots {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,

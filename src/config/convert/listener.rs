@@ -5,15 +5,15 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::values::{Result, TLS_VERSIONS, bare, conflict, missing, networks, resolved, value, word};
-use crate::config::error::Remark;
+use crate::config::error::ConfigWarning;
 use crate::config::explain::listener_key;
-use crate::config::mirror;
+use crate::config::raw;
 use crate::config::{Address, Identity, Listener};
 
 pub(super) fn listeners(
-    written: Vec<Spanned<mirror::Listener>>,
+    written: Vec<Spanned<raw::Listener>>,
     base: &Path,
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<Vec<Listener>> {
     if written.is_empty() {
         let wrong =
@@ -30,10 +30,10 @@ pub(super) fn listeners(
 
 fn listener(
     index: usize,
-    table: Spanned<mirror::Listener>,
+    table: Spanned<raw::Listener>,
     base: &Path,
     before: &[Listener],
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<Listener> {
     let key = |name| listener_key(index, name);
     let at = table.span();
@@ -62,12 +62,12 @@ fn listener(
              everything; add certificate and private_key, or listen on 127.0.0.1 behind a TLS proxy.",
             key("address")
         );
-        remarks.push(Remark { at: text.span(), sentence });
+        remarks.push(ConfigWarning { at: text.span(), sentence });
     }
     let min_tls_at = written.min_tls.as_ref().filter(|_| identity.is_none()).map(Spanned::span);
     if let Some(at) = min_tls_at {
         let sentence = format!("{} means nothing on a listener without a certificate.", key("min_tls"));
-        remarks.push(Remark { at, sentence });
+        remarks.push(ConfigWarning { at, sentence });
     }
     let min_tls = word(&key("min_tls"), written.min_tls, &TLS_VERSIONS)?.unwrap_or_default();
     let trusted_proxies = networks(&key("trusted_proxies"), &written.trusted_proxies, remarks)?;
@@ -77,7 +77,7 @@ fn listener(
                 "{} {net} trusts everyone, so every client can claim any address; list your proxies only.",
                 key("trusted_proxies")
             );
-            remarks.push(Remark { at: text.span(), sentence });
+            remarks.push(ConfigWarning { at: text.span(), sentence });
         }
     }
     let proxy_protocol = written.proxy_protocol.as_ref().is_some_and(|on| *on.get_ref());
@@ -91,8 +91,8 @@ fn listener(
 
 fn identity(
     index: usize,
-    certificate: mirror::Maybe<String>,
-    private_key: mirror::Maybe<String>,
+    certificate: raw::Maybe<String>,
+    private_key: raw::Maybe<String>,
     base: &Path,
 ) -> Result<Option<Identity>> {
     let key = |name| listener_key(index, name);

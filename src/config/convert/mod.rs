@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use tracing::Level;
 
-use super::error::{Remark, quoted};
-use super::mirror;
+use super::error::{ConfigWarning, quoted};
+use super::raw;
 use super::{
     Admin, AdminAddress, Config, Destinations, Identity, Limits, Listener, Log, LogFormat, Route, Timeouts,
     Web,
@@ -30,19 +30,17 @@ use values::{
 const MOST: u32 = 10_000_000;
 
 /// Understands a whole file. Its warnings are returned beside it, still with their places.
-pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<Remark>)> {
+pub(super) fn config(raw: raw::File, file: &Path) -> Result<(Config, Vec<ConfigWarning>)> {
     let base = base_of(file);
     let mut remarks = Vec::new();
-    let listeners = listener::listeners(mirror.listener, base, &mut remarks)?;
-    let routes = route::routes(mirror.route, base, &mut remarks)?;
-    let limits = limits(mirror.limits, &mut remarks)?;
-    let timeouts = timeouts(mirror.timeouts)?;
-    let admin = mirror.admin.map(|written| admin(written, base)).transpose()?;
-    let log = log(mirror.log, base)?;
-    let web = mirror
-        .web
-        .map(|written| web(written, file, (&listeners, &routes, &log), &mut remarks))
-        .transpose()?;
+    let listeners = listener::listeners(raw.listener, base, &mut remarks)?;
+    let routes = route::routes(raw.route, base, &mut remarks)?;
+    let limits = limits(raw.limits, &mut remarks)?;
+    let timeouts = timeouts(raw.timeouts)?;
+    let admin = raw.admin.map(|written| admin(written, base)).transpose()?;
+    let log = log(raw.log, base)?;
+    let web =
+        raw.web.map(|written| web(written, file, (&listeners, &routes, &log), &mut remarks)).transpose()?;
     if routes.is_empty() && web.is_none() {
         let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
         return Err(conflict(0..0, wrong));
@@ -51,7 +49,7 @@ pub(super) fn config(mirror: mirror::File, file: &Path) -> Result<(Config, Vec<R
     Ok((Config { file, listeners, routes, limits, timeouts, web, admin, log, warnings }, remarks))
 }
 
-fn limits(written: mirror::Limits, remarks: &mut Vec<Remark>) -> Result<Limits> {
+fn limits(written: raw::Limits, remarks: &mut Vec<ConfigWarning>) -> Result<Limits> {
     let Limits { max_sessions, max_handshakes, per_ip } = Limits::default();
     let sessions = whole("limits.max_sessions", written.max_sessions, MOST)?;
     let handshakes = whole("limits.max_handshakes", written.max_handshakes, MOST)?;
@@ -69,7 +67,7 @@ fn limits(written: mirror::Limits, remarks: &mut Vec<Remark>) -> Result<Limits> 
     })
 }
 
-fn timeouts(written: mirror::Timeouts) -> Result<Timeouts> {
+fn timeouts(written: raw::Timeouts) -> Result<Timeouts> {
     let default = Timeouts::default();
     Ok(Timeouts {
         tls: duration("timeouts.tls", written.tls, default.tls)?,
@@ -86,10 +84,10 @@ fn timeouts(written: mirror::Timeouts) -> Result<Timeouts> {
 }
 
 fn web(
-    written: Spanned<mirror::Web>,
+    written: Spanned<raw::Web>,
     file: &Path,
     (listeners, routes, log): (&[Listener], &[Route], &Log),
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<Web> {
     const KEY: &str = "web.root";
     let at = written.span();
@@ -127,12 +125,12 @@ fn web(
         let sentence = format!(
             "{KEY} {written} publishes this configuration file; give the pages a directory of their own."
         );
-        remarks.push(Remark { at: text.span(), sentence });
+        remarks.push(ConfigWarning { at: text.span(), sentence });
     }
     Ok(Web { root })
 }
 
-fn admin(written: Spanned<mirror::Admin>, base: &Path) -> Result<Admin> {
+fn admin(written: Spanned<raw::Admin>, base: &Path) -> Result<Admin> {
     const KEY: &str = "admin.address";
     let at = written.span();
     let Some(text) = written.into_inner().address else {
@@ -179,7 +177,7 @@ fn base_of(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new(""))
 }
 
-fn log(written: mirror::Log, base: &Path) -> Result<Log> {
+fn log(written: raw::Log, base: &Path) -> Result<Log> {
     let default = Log::default();
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json), ("journald", LogFormat::Journald)];
     let levels = [

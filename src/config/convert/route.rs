@@ -9,18 +9,18 @@ use toml::Spanned;
 use super::upstream::upstream;
 use super::values::{Result, bare, missing, parsed, value, word};
 use crate::admission::{MissingOrigin, OriginPolicy};
-use crate::config::error::{Remark, nearest};
+use crate::config::error::{ConfigWarning, nearest};
 use crate::config::explain::route_key;
-use crate::config::mirror::{self, Maybe, Texts};
+use crate::config::raw::{self, Maybe, Texts};
 use crate::config::{BackendFailure, Host, Receive, Route, Send};
 
 /// A name stands in every log line.
 const LONGEST_NAME: usize = 64;
 
 pub(super) fn routes(
-    written: Vec<Spanned<mirror::Route>>,
+    written: Vec<Spanned<raw::Route>>,
     base: &Path,
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<Vec<Route>> {
     let mut routes: Vec<Route> = Vec::with_capacity(written.len());
     let mut names = HashSet::new();
@@ -44,9 +44,9 @@ pub(super) fn routes(
 
 fn route(
     index: usize,
-    table: Spanned<mirror::Route>,
+    table: Spanned<raw::Route>,
     base: &Path,
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<Route> {
     let at = table.span();
     let mut written = table.into_inner();
@@ -75,7 +75,7 @@ fn route(
     })
 }
 
-fn name(index: usize, written: &mirror::Route, at: Range<usize>) -> Result<String> {
+fn name(index: usize, written: &raw::Route, at: Range<usize>) -> Result<String> {
     let key = route_key(index, None, "name");
     let Some(text) = &written.name else {
         return Err(missing(at, key, "add name = \"…\", a short name for log lines"));
@@ -104,7 +104,7 @@ fn origins(
     key: &str,
     written: Maybe<Texts>,
     missing_origin: MissingOrigin,
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<OriginPolicy> {
     let Some(list) = written else {
         let (any, null, listed) = (false, false, Vec::new());
@@ -131,14 +131,14 @@ fn origins(
             "{key} \"*\" lets every page that a visitor opens use this backend; list the pages that should, such as \
              \"https://desk.example.com\"."
         );
-        remarks.push(Remark { at, sentence });
+        remarks.push(ConfigWarning { at, sentence });
     }
     if let Some(at) = place_of("null") {
         let sentence = format!(
             "{key} \"null\" is what any page becomes in a sandboxed frame, so every page can use this backend; \
              list the pages that should."
         );
-        remarks.push(Remark { at, sentence });
+        remarks.push(ConfigWarning { at, sentence });
     }
     Ok(policy)
 }

@@ -5,18 +5,18 @@ use std::path::Path;
 use rustls::pki_types::DnsName;
 use toml::Spanned;
 
-use super::upstream::{Key, Placed, bare_name};
+use super::upstream::{Key, SpannedBackend, bare_name};
 use super::values::{Result, TLS_VERSIONS, conflict, missing, resolved, value, word};
-use crate::config::error::{Remark, quoted};
-use crate::config::mirror::{self, Maybe};
+use crate::config::error::{ConfigWarning, quoted};
+use crate::config::raw::{self, Maybe};
 use crate::config::{Backend, BackendTls, Host};
 
 pub(super) fn tls(
     key: Key<'_>,
-    written: Maybe<mirror::Tls>,
-    backends: &[Placed],
+    written: Maybe<raw::Tls>,
+    backends: &[SpannedBackend],
     base: &Path,
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<BackendTls> {
     let Some(table) = written else { return Ok(BackendTls::default()) };
     if !backends.iter().any(|(backend, _)| backend.is_encrypted()) {
@@ -34,7 +34,7 @@ pub(super) fn tls(
              change everything; name its authority with ca instead.",
             key("tls.insecure_no_verify")
         );
-        remarks.push(Remark { at: on.span(), sentence });
+        remarks.push(ConfigWarning { at: on.span(), sentence });
     }
     let file = |name: &str, text: &Spanned<String>| resolved(&key(name), text, base);
     let client = match (&written.client_certificate, &written.client_key) {
@@ -62,7 +62,7 @@ pub(super) fn tls(
 }
 
 /// Certificates are for fewer names than there are hosts. `key` is that of the backends.
-pub(super) fn nameable(key: &str, backends: &[Placed], xmpp_domain: Option<&str>) -> Result<()> {
+pub(super) fn nameable(key: &str, backends: &[SpannedBackend], xmpp_domain: Option<&str>) -> Result<()> {
     for (backend, text) in backends {
         let name = match backend {
             Backend::Tls { host: Host::Name(name), .. } => Some(name.as_str()),

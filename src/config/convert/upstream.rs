@@ -15,8 +15,8 @@ use super::values::{
     Result, bare, conflict, duration, longer_than_zero, missing, networks, parsed, resolved, value, whole,
     word,
 };
-use crate::config::error::Remark;
-use crate::config::mirror::{self, Maybe, OneOrMore, Texts};
+use crate::config::error::ConfigWarning;
+use crate::config::raw::{self, Maybe, OneOrMore, Texts};
 use crate::config::{Backend, Balance, Destinations, Health, Host, SendProxy, TokenFile, UpstreamConfig};
 
 /// More checks in a row than this are a slip of the finger.
@@ -26,15 +26,15 @@ const MOST_CHECKS: u32 = 1000;
 pub(super) type Key<'a> = &'a dyn Fn(&str) -> String;
 
 /// A backend and where it is written.
-pub(super) type Placed = (Backend, Spanned<String>);
+pub(super) type SpannedBackend = (Backend, Spanned<String>);
 
 /// Takes the keys that it understands out of the route.
 pub(super) fn upstream(
     key: Key<'_>,
     at: Range<usize>,
-    written: &mut mirror::Route,
+    written: &mut raw::Route,
     base: &Path,
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<UpstreamConfig> {
     let (destinations, backends) = destinations(key, at, written, base)?;
     let xmpp_domain = xmpp_domain(key, written.xmpp_domain.take(), &backends)?;
@@ -67,9 +67,9 @@ pub(super) fn upstream(
 fn destinations(
     key: Key<'_>,
     at: Range<usize>,
-    written: &mut mirror::Route,
+    written: &mut raw::Route,
     base: &Path,
-) -> Result<(Destinations, Vec<Placed>)> {
+) -> Result<(Destinations, Vec<SpannedBackend>)> {
     match (written.backend.take(), written.targets.take()) {
         (Some(_), Some(targets)) => {
             let sentence = format!("{} and backend exclude each other; keep one of them", key("targets"));
@@ -89,13 +89,13 @@ fn destinations(
     }
 }
 
-fn backends(key: &str, written: Spanned<OneOrMore>) -> Result<Vec<Placed>> {
+fn backends(key: &str, written: Spanned<OneOrMore>) -> Result<Vec<SpannedBackend>> {
     let at = written.span();
     let texts = match written.into_inner() {
         OneOrMore::One(text) => vec![Spanned::new(at.clone(), text)],
         OneOrMore::More(texts) => texts,
     };
-    let mut backends: Vec<Placed> = Vec::with_capacity(texts.len());
+    let mut backends: Vec<SpannedBackend> = Vec::with_capacity(texts.len());
     for text in texts {
         let backend = parsed(key, &text)?;
         if backends.iter().any(|(other, _)| *other == backend) {
@@ -110,9 +110,9 @@ fn backends(key: &str, written: Spanned<OneOrMore>) -> Result<Vec<Placed>> {
     Ok(backends)
 }
 
-fn tokens(key: Key<'_>, table: Spanned<mirror::Targets>, base: &Path) -> Result<TokenFile> {
+fn tokens(key: Key<'_>, table: Spanned<raw::Targets>, base: &Path) -> Result<TokenFile> {
     let at = table.span();
-    let mirror::Targets { from, path } = table.into_inner();
+    let raw::Targets { from, path } = table.into_inner();
     if from.is_none() {
         return Err(missing(at, key("targets.from"), "add from = \"file\""));
     }
@@ -138,7 +138,7 @@ fn tokens(key: Key<'_>, table: Spanned<mirror::Targets>, base: &Path) -> Result<
 }
 
 /// A token leads to one TCP server, so some keys would do nothing.
-fn only_with_backend(key: Key<'_>, written: &mirror::Route) -> Result<()> {
+fn only_with_backend(key: Key<'_>, written: &raw::Route) -> Result<()> {
     let present = [
         ("balance", written.balance.as_ref().map(Spanned::span)),
         ("max_sessions", written.max_sessions.as_ref().map(Spanned::span)),
@@ -158,10 +158,10 @@ fn only_with_backend(key: Key<'_>, written: &mirror::Route) -> Result<()> {
     }
 }
 
-fn xmpp_domain(key: Key<'_>, written: Maybe<String>, backends: &[Placed]) -> Result<Option<String>> {
+fn xmpp_domain(key: Key<'_>, written: Maybe<String>, backends: &[SpannedBackend]) -> Result<Option<String>> {
     const ADD: &str = "add xmpp_domain = \"example.com\", the domain that is served there";
     let key = key("xmpp_domain");
-    let is_xmpp = |placed: &&Placed| matches!(placed.0, Backend::StartTlsXmpp { .. });
+    let is_xmpp = |placed: &&SpannedBackend| matches!(placed.0, Backend::StartTlsXmpp { .. });
     let mut xmpp = backends.iter().filter(is_xmpp).peekable();
     if let Some(text) = written {
         if xmpp.peek().is_none() {
@@ -201,8 +201,8 @@ pub(super) fn bare_name(name: &str) -> &str {
 fn allowed(
     key: Key<'_>,
     list: &Spanned<Texts>,
-    backends: &[Placed],
-    remarks: &mut Vec<Remark>,
+    backends: &[SpannedBackend],
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<Vec<IpNet>> {
     if list.get_ref().is_empty() {
         let wrong = "an empty list would refuse every backend; list networks, such as [\"10.0.0.0/8\"], or \
@@ -220,12 +220,12 @@ fn allowed(
     }
     if !backends.is_empty() && backends.iter().all(|(backend, _)| matches!(backend, Backend::Unix(_))) {
         let sentence = format!("{} means nothing for Unix sockets.", key("allowed_networks"));
-        remarks.push(Remark { at: list.span(), sentence });
+        remarks.push(ConfigWarning { at: list.span(), sentence });
     }
     Ok(networks)
 }
 
-fn health(key: Key<'_>, written: mirror::Health) -> Result<Health> {
+fn health(key: Key<'_>, written: raw::Health) -> Result<Health> {
     const ZERO: &str = "there is time between two checks; leave health out to have none";
     let default = Health::default();
     let rise = whole(&key("health.rise"), written.rise, MOST_CHECKS)?;

@@ -14,10 +14,10 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 
 use crate::config::TlsVersion;
-use crate::config::error::{Fault, Problem, Remark, alternatives, nearest, quoted};
-use crate::config::mirror::{Maybe, Span, Whole};
+use crate::config::error::{ConfigFault, ConfigWarning, Problem, alternatives, nearest, quoted};
+use crate::config::raw::{Maybe, Span, Whole};
 
-pub(super) type Result<T> = std::result::Result<T, Fault>;
+pub(super) type Result<T> = std::result::Result<T, ConfigFault>;
 
 /// Timers stay far from where clocks overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -31,20 +31,24 @@ pub(super) const TLS_VERSIONS: [(&str, TlsVersion); 2] =
 const DURATIONS: &str = "write a duration such as \"5s\", \"1m 30s\" or \"250ms\"";
 
 /// A value that is wrong, and why.
-pub(super) fn value(key: impl Into<String>, written: &Spanned<String>, wrong: impl fmt::Display) -> Fault {
+pub(super) fn value(
+    key: impl Into<String>,
+    written: &Spanned<String>,
+    wrong: impl fmt::Display,
+) -> ConfigFault {
     let problem =
         Problem::Value { key: key.into(), value: quoted(written.get_ref()), wrong: wrong.to_string() };
-    Fault { at: written.span(), problem }
+    ConfigFault { at: written.span(), problem }
 }
 
 /// A key that must be there.
-pub(super) fn missing(at: Range<usize>, key: impl Into<String>, advice: impl Into<String>) -> Fault {
-    Fault { at, problem: Problem::Missing { key: key.into(), advice: advice.into() } }
+pub(super) fn missing(at: Range<usize>, key: impl Into<String>, advice: impl Into<String>) -> ConfigFault {
+    ConfigFault { at, problem: Problem::Missing { key: key.into(), advice: advice.into() } }
 }
 
 /// Something that is wrong with more than one value.
-pub(super) fn conflict(at: Range<usize>, sentence: impl Into<String>) -> Fault {
-    Fault { at, problem: Problem::Conflict(sentence.into()) }
+pub(super) fn conflict(at: Range<usize>, sentence: impl Into<String>) -> ConfigFault {
+    ConfigFault { at, problem: Problem::Conflict(sentence.into()) }
 }
 
 /// A value that is no text and is wrong, and why.
@@ -53,9 +57,9 @@ pub(super) fn bare<T: fmt::Display>(
     at: Range<usize>,
     written: T,
     wrong: impl fmt::Display,
-) -> Fault {
+) -> ConfigFault {
     let problem = Problem::Value { key: key.into(), value: written.to_string(), wrong: wrong.to_string() };
-    Fault { at, problem }
+    ConfigFault { at, problem }
 }
 
 /// A value whose type knows how it is written.
@@ -174,12 +178,12 @@ fn credential(name: &str, directory: Option<OsString>) -> Option<PathBuf> {
 pub(super) fn networks(
     key: &str,
     written: &[Spanned<String>],
-    remarks: &mut Vec<Remark>,
+    remarks: &mut Vec<ConfigWarning>,
 ) -> Result<Vec<IpNet>> {
     written.iter().map(|entry| network(key, entry, remarks)).collect()
 }
 
-fn network(key: &str, written: &Spanned<String>, remarks: &mut Vec<Remark>) -> Result<IpNet> {
+fn network(key: &str, written: &Spanned<String>, remarks: &mut Vec<ConfigWarning>) -> Result<IpNet> {
     const WRONG: &str =
         "no network; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\", or a single address";
     let text = written.get_ref();
@@ -189,7 +193,7 @@ fn network(key: &str, written: &Spanned<String>, remarks: &mut Vec<Remark>) -> R
         let meant = quoted(net.trunc().to_string());
         let sentence =
             format!("{key} {} names an address within a network and means all of {meant}.", quoted(text));
-        remarks.push(Remark { at: written.span(), sentence });
+        remarks.push(ConfigWarning { at: written.span(), sentence });
     }
     Ok(unmapped(net.trunc()))
 }

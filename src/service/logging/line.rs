@@ -7,7 +7,7 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use crate::outcome::ENDS;
+use crate::outcome::ACCESS_LOG;
 
 /// The longest text of a field, in characters: others can put much into one.
 const FIELD: usize = 256;
@@ -52,7 +52,7 @@ impl Line {
             level: *event.metadata().level(),
             message: String::new(),
             fields: Vec::with_capacity(16),
-            is_end: event.metadata().target() == ENDS,
+            is_end: event.metadata().target() == ACCESS_LOG,
         };
         event.record(&mut line);
         line
@@ -119,10 +119,10 @@ impl Visit for Line {
 /// The text in at most `most` characters, the last of which is an ellipsis if something is missing. What would end a
 /// line, steer a terminal or turn text around is written as an escape.
 fn clean(text: fmt::Arguments<'_>, most: usize) -> String {
-    let mut cleaner = Cleaner { text: String::new(), count: 0, most, whole: 0, is_cut: false };
+    let mut cleaner = Sanitizer { text: String::new(), count: 0, most, whole: 0, is_cut: false };
     // The cleaner stops the writing when it is full; other errors do not come from formatting.
     let _ = cleaner.write_fmt(text);
-    let Cleaner { mut text, whole, is_cut, .. } = cleaner;
+    let Sanitizer { mut text, whole, is_cut, .. } = cleaner;
     if is_cut {
         text.truncate(whole);
         text.push('…');
@@ -131,7 +131,7 @@ fn clean(text: fmt::Arguments<'_>, most: usize) -> String {
 }
 
 /// Takes text until it is full.
-struct Cleaner {
+struct Sanitizer {
     text: String,
     /// Of the text, in characters.
     count: usize,
@@ -141,7 +141,7 @@ struct Cleaner {
     is_cut: bool,
 }
 
-impl Write for Cleaner {
+impl Write for Sanitizer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
             let escaped = is_unfit(char).then(|| char.escape_default());

@@ -7,9 +7,9 @@
 
 mod format;
 mod line;
-mod outlet;
 mod sampling;
 mod sinks;
+mod writer;
 
 use std::{
     fmt, io,
@@ -32,13 +32,13 @@ use tracing_subscriber::{
 use self::{
     format::{journal, json, text},
     line::Line,
-    outlet::Outlet,
-    sampling::{Held, Sampler},
+    sampling::{Sampler, SuppressedLines},
     sinks::{Journal, SessionFile, Stderr},
+    writer::LogWriter,
 };
 use crate::{
     config::{Log, LogFormat},
-    outcome::ENDS,
+    outcome::ACCESS_LOG,
 };
 
 /// Where systemd's journal listens.
@@ -81,14 +81,14 @@ pub enum LogError {
 /// The log of the process. Clones are the same log.
 #[derive(Debug, Clone)]
 pub struct Logging {
-    shared: Arc<Shared>,
+    shared: Arc<LogState>,
 }
 
 /// Waits, when dropped, until the lines that were logged are written; for at most a second.
 #[derive(Debug)]
 #[must_use = "the last lines are lost if nobody waits for them"]
-pub struct LastLines {
-    shared: Arc<Shared>,
+pub struct FlushGuard {
+    shared: Arc<LogState>,
 }
 
 /// Sends log lines where `log` says, from now on and for the whole process. Where it says the journal and there is
@@ -96,15 +96,15 @@ pub struct LastLines {
 ///
 /// # Errors
 /// The file of sessions cannot be opened, or the system has no thread. Nothing is logged then.
-pub fn start(log: &Log) -> Result<(Logging, LastLines), LogError> {
-    let (shared, no_journal) = Shared::new(log, Path::new(JOURNAL))?;
+pub fn start(log: &Log) -> Result<(Logging, FlushGuard), LogError> {
+    let (shared, no_journal) = LogState::new(log, Path::new(JOURNAL))?;
     let shared = Arc::new(shared);
     let collector = Collector { shared: Arc::clone(&shared) };
     tracing_subscriber::registry().with(collector).try_init().map_err(|_| LogError::Taken)?;
     // A panic is a line like any other; the task it ends is told by its own closing line.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
     warn_of(no_journal);
-    Ok((Logging { shared: Arc::clone(&shared) }, LastLines { shared }))
+    Ok((Logging { shared: Arc::clone(&shared) }, FlushGuard { shared }))
 }
 
 fn warn_of(no_journal: Option<LogError>) {
@@ -128,11 +128,11 @@ impl Logging {
             false => main_outlet(log.format, &self.shared.journal, dropped)?,
         };
         let sessions = match (&old.sessions, same_file) {
-            (Some((path, outlet)), true) => Some((path.clone(), Arc::clone(outlet))),
+            (Some((path, writer)), true) => Some((path.clone(), Arc::clone(writer))),
             _ => sessions_outlet(log.sessions.as_deref(), dropped)?,
         };
         let colours = old.colours;
-        self.shared.set(Settings { format, level: log.level, colours, main, sessions });
+        self.shared.set(LogSettings { format, level: log.level, colours, main, sessions });
         self.shared.sampler().set_most(log.refused_per_second.get());
         drop(changing);
         if same_file {
@@ -146,14 +146,14 @@ impl Logging {
     pub fn set_level(&self, level: Level) {
         let _changing = self.shared.change();
         let old = self.shared.settings();
-        self.shared.set(Settings { level, ..(*old).clone() });
+        self.shared.set(LogSettings { level, ..(*old).clone() });
     }
 
     /// Opens the file of sessions again, which somebody may have moved away. If that fails the old one is kept, and a
     /// warning says why.
     pub fn reopen(&self) {
-        if let Some((_, outlet)) = &self.shared.settings().sessions {
-            outlet.reopen();
+        if let Some((_, writer)) = &self.shared.settings().sessions {
+            writer.reopen();
         }
     }
 
@@ -164,7 +164,7 @@ impl Logging {
     }
 }
 
-impl Drop for LastLines {
+impl Drop for FlushGuard {
     fn drop(&mut self) {
         self.shared.tell_of_held_back();
         let settings = self.shared.settings();
@@ -181,44 +181,44 @@ fn main_outlet(
     format: LogFormat,
     journal: &Path,
     dropped: &Arc<AtomicU64>,
-) -> Result<(LogFormat, Arc<Outlet>, Option<LogError>), LogError> {
-    let stderr = || Outlet::start("log", Stderr, Arc::clone(dropped));
-    let (format, outlet, no_journal) = match format {
+) -> Result<(LogFormat, Arc<LogWriter>, Option<LogError>), LogError> {
+    let stderr = || LogWriter::start("log", Stderr, Arc::clone(dropped));
+    let (format, writer, no_journal) = match format {
         LogFormat::Text | LogFormat::Json => (format, stderr(), None),
         LogFormat::Journald => match Journal::find(journal) {
-            Ok(journal) => (format, Outlet::start("log", journal, Arc::clone(dropped)), None),
+            Ok(journal) => (format, LogWriter::start("log", journal, Arc::clone(dropped)), None),
             Err(cause) => {
                 let error = LogError::Journal { path: journal.display().to_string(), cause };
                 (LogFormat::Text, stderr(), Some(error))
             }
         },
     };
-    Ok((format, outlet.map(Arc::new).map_err(LogError::Thread)?, no_journal))
+    Ok((format, writer.map(Arc::new).map_err(LogError::Thread)?, no_journal))
 }
 
 fn sessions_outlet(
     path: Option<&Path>,
     dropped: &Arc<AtomicU64>,
-) -> Result<Option<(PathBuf, Arc<Outlet>)>, LogError> {
+) -> Result<Option<(PathBuf, Arc<LogWriter>)>, LogError> {
     let Some(path) = path else { return Ok(None) };
     let file = SessionFile::open(path)
         .map_err(|cause| LogError::Sessions { path: path.display().to_string(), cause })?;
-    let outlet = Outlet::start("log-sessions", file, Arc::clone(dropped)).map_err(LogError::Thread)?;
-    Ok(Some((path.to_owned(), Arc::new(outlet))))
+    let writer = LogWriter::start("log-sessions", file, Arc::clone(dropped)).map_err(LogError::Thread)?;
+    Ok(Some((path.to_owned(), Arc::new(writer))))
 }
 
 /// What is logged how, and where to.
 #[derive(Clone)]
-struct Settings {
+struct LogSettings {
     format: LogFormat,
     level: Level,
     /// Whether a person reads standard error.
     colours: bool,
-    main: Arc<Outlet>,
-    sessions: Option<(PathBuf, Arc<Outlet>)>,
+    main: Arc<LogWriter>,
+    sessions: Option<(PathBuf, Arc<LogWriter>)>,
 }
 
-impl Settings {
+impl LogSettings {
     fn sessions_path(&self) -> Option<&Path> {
         self.sessions.as_ref().map(|(path, _)| path.as_path())
     }
@@ -226,7 +226,7 @@ impl Settings {
     fn wants(&self, event: &Metadata<'_>) -> bool {
         // Some events are asked about before they happen.
         !event.is_span()
-            && (*event.level() <= self.level || self.sessions.is_some() && event.target() == ENDS)
+            && (*event.level() <= self.level || self.sessions.is_some() && event.target() == ACCESS_LOG)
     }
 
     /// Gives a line to whom it concerns.
@@ -248,8 +248,8 @@ impl Settings {
     }
 }
 
-struct Shared {
-    settings: RwLock<Arc<Settings>>,
+struct LogState {
+    settings: RwLock<Arc<LogSettings>>,
     /// Held by whoever replaces the settings.
     changing: Mutex<()>,
     sampler: Mutex<Sampler>,
@@ -258,20 +258,20 @@ struct Shared {
     dropped: Arc<AtomicU64>,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for LogState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Logging").field("dropped", &self.dropped).finish_non_exhaustive()
     }
 }
 
-impl Shared {
+impl LogState {
     /// Also returns why lines do not go to the journal, if they should.
     fn new(log: &Log, journal: &Path) -> Result<(Self, Option<LogError>), LogError> {
         let dropped = Arc::new(AtomicU64::new(0));
         let (format, main, no_journal) = main_outlet(log.format, journal, &dropped)?;
         let colours = io::IsTerminal::is_terminal(&io::stderr());
         let sessions = sessions_outlet(log.sessions.as_deref(), &dropped)?;
-        let settings = Settings { format, level: log.level, colours, main, sessions };
+        let settings = LogSettings { format, level: log.level, colours, main, sessions };
         let shared = Self {
             settings: RwLock::new(Arc::new(settings)),
             changing: Mutex::default(),
@@ -282,7 +282,7 @@ impl Shared {
         Ok((shared, no_journal))
     }
 
-    fn settings(&self) -> Arc<Settings> {
+    fn settings(&self) -> Arc<LogSettings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -290,7 +290,7 @@ impl Shared {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, settings: Settings) {
+    fn set(&self, settings: LogSettings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         // Every place in the program that logs remembers whether anybody listens.
         tracing::callsite::rebuild_interest_cache();
@@ -303,7 +303,7 @@ impl Shared {
     /// Writes how many lines were held back since it was last told.
     fn tell_of_held_back(&self) {
         let held = self.sampler().take_held();
-        for Held { reason, count } in held {
+        for SuppressedLines { reason, count } in held {
             self.settings().write(&Line::about_held_back(HELD_BACK, &reason, count));
         }
     }
@@ -311,7 +311,7 @@ impl Shared {
 
 /// Takes every event of the process.
 struct Collector {
-    shared: Arc<Shared>,
+    shared: Arc<LogState>,
 }
 
 impl<S: Subscriber> Layer<S> for Collector {
@@ -365,13 +365,13 @@ mod tests {
     /// A log that writes sessions to `file`, and what it makes of `events`.
     fn logged(log: &Log, file: &Path, events: impl FnOnce(&Logging)) -> (Vec<String>, Logging) {
         let log = Log { sessions: Some(file.to_owned()), ..log.clone() };
-        let (shared, no_journal) = Shared::new(&log, Path::new("/nowhere")).unwrap();
+        let (shared, no_journal) = LogState::new(&log, Path::new("/nowhere")).unwrap();
         assert!(no_journal.is_none(), "{no_journal:?}");
         let shared = Arc::new(shared);
         let logging = Logging { shared: Arc::clone(&shared) };
         let collector = Collector { shared: Arc::clone(&shared) };
         with_default(tracing_subscriber::registry().with(collector), || events(&logging));
-        drop(LastLines { shared });
+        drop(FlushGuard { shared });
         (lines_of(file), logging)
     }
 
@@ -390,8 +390,8 @@ mod tests {
         let log = Log { level: Level::ERROR, ..Log::default() };
         let (lines, logging) = logged(&log, &directory.path().join("sessions.log"), |_| {
             tracing::error!("another line");
-            tracing::info!(target: ENDS, session = 7, "session ended");
-            tracing::debug!(target: ENDS, reason = "not_tls", "refused");
+            tracing::info!(target: ACCESS_LOG, session = 7, "session ended");
+            tracing::debug!(target: ACCESS_LOG, reason = "not_tls", "refused");
         });
         let lines: Vec<&str> = lines.iter().map(|line| untimed(line)).collect();
         assert_eq!(lines, ["INFO session ended session=7", "DEBUG refused reason=not_tls"]);
@@ -404,8 +404,8 @@ mod tests {
         let log = Log { refused_per_second: NonZeroU32::new(3).unwrap(), ..Log::default() };
         let (lines, logging) = logged(&log, &directory.path().join("sessions.log"), |_| {
             for _ in 0..1000 {
-                tracing::debug!(target: ENDS, reason = "origin_refused", "refused");
-                tracing::info!(target: ENDS, reason = "client_gone", "session ended");
+                tracing::debug!(target: ACCESS_LOG, reason = "origin_refused", "refused");
+                tracing::info!(target: ACCESS_LOG, reason = "client_gone", "session ended");
             }
         });
         let count = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
@@ -423,7 +423,7 @@ mod tests {
     fn a_new_configuration_changes_format_level_and_file() {
         let directory = tempfile::tempdir().unwrap();
         let [one, two] = ["one.log", "two.log"].map(|name| directory.path().join(name));
-        let end = |id: u64| tracing::info!(target: ENDS, id, "session ended");
+        let end = |id: u64| tracing::info!(target: ACCESS_LOG, id, "session ended");
         let json = Log { format: LogFormat::Json, sessions: Some(two.clone()), ..Log::default() };
         let (_, logging) = logged(&Log::default(), &one, |logging| {
             end(1);
@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn without_a_journal_lines_go_to_standard_error() {
         let log = Log { format: LogFormat::Journald, ..Log::default() };
-        let (shared, no_journal) = Shared::new(&log, Path::new("/nowhere/socket")).unwrap();
+        let (shared, no_journal) = LogState::new(&log, Path::new("/nowhere/socket")).unwrap();
         let error = no_journal.unwrap().to_string();
         assert!(error.contains("the journal does not listen on /nowhere/socket: "), "{error}");
         assert!(error.contains("write format = \"text\" where"), "{error}");

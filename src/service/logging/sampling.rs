@@ -25,7 +25,7 @@ struct Second {
 
 /// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct SampleDecision {
     pub(super) is_written: bool,
     /// Whether it is the first that is held back since [`Sampler::take_held`] last told of this reason, so that somebody
     /// should ask for that again after [`SPAN`].
@@ -34,7 +34,7 @@ pub(super) struct Verdict {
 
 /// How many lines of a reason were held back.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct SuppressedLines {
     pub(super) reason: String,
     pub(super) count: u64,
 }
@@ -48,29 +48,32 @@ impl Sampler {
         self.most = most;
     }
 
-    pub(super) fn judge(&mut self, reason: &str, now: Instant) -> Verdict {
+    pub(super) fn judge(&mut self, reason: &str, now: Instant) -> SampleDecision {
         if !self.seconds.contains_key(reason) {
             self.seconds.insert(reason.to_owned(), Second { began: now, seen: 0, held: 0 });
         }
         let Some(second) = self.seconds.get_mut(reason) else {
-            return Verdict { is_written: true, begins_to_hold: false };
+            return SampleDecision { is_written: true, begins_to_hold: false };
         };
         if now.duration_since(second.began) >= SPAN {
             (second.began, second.seen) = (now, 0);
         }
         if second.seen < self.most {
             second.seen += 1;
-            return Verdict { is_written: true, begins_to_hold: false };
+            return SampleDecision { is_written: true, begins_to_hold: false };
         }
         second.held += 1;
-        Verdict { is_written: false, begins_to_hold: second.held == 1 }
+        SampleDecision { is_written: false, begins_to_hold: second.held == 1 }
     }
 
     /// What was held back and not told yet.
-    pub(super) fn take_held(&mut self) -> Vec<Held> {
+    pub(super) fn take_held(&mut self) -> Vec<SuppressedLines> {
         let seconds = self.seconds.iter_mut().filter(|(_, second)| second.held > 0);
         seconds
-            .map(|(reason, second)| Held { reason: reason.clone(), count: std::mem::take(&mut second.held) })
+            .map(|(reason, second)| SuppressedLines {
+                reason: reason.clone(),
+                count: std::mem::take(&mut second.held),
+            })
             .collect()
     }
 }
@@ -79,21 +82,21 @@ impl Sampler {
 mod tests {
     use super::*;
 
-    const WRITTEN: Verdict = Verdict { is_written: true, begins_to_hold: false };
-    const FIRST_HELD: Verdict = Verdict { is_written: false, begins_to_hold: true };
-    const HELD: Verdict = Verdict { is_written: false, begins_to_hold: false };
+    const WRITTEN: SampleDecision = SampleDecision { is_written: true, begins_to_hold: false };
+    const FIRST_HELD: SampleDecision = SampleDecision { is_written: false, begins_to_hold: true };
+    const HELD: SampleDecision = SampleDecision { is_written: false, begins_to_hold: false };
 
     #[test]
     fn each_reason_has_its_lines_each_second() {
         let mut sampler = Sampler::new(2);
         let start = Instant::now();
         let late = start + Duration::from_millis(999);
-        let judged: Vec<Verdict> =
+        let judged: Vec<SampleDecision> =
             [start, start, late, late].map(|now| sampler.judge("origin_refused", now)).to_vec();
         assert_eq!(judged, [WRITTEN, WRITTEN, FIRST_HELD, HELD]);
         assert_eq!(sampler.judge("unknown_route", late), WRITTEN, "another reason");
         assert_eq!(sampler.judge("origin_refused", start + SPAN), WRITTEN, "another second");
-        assert_eq!(sampler.take_held(), [Held { reason: "origin_refused".to_owned(), count: 2 }]);
+        assert_eq!(sampler.take_held(), [SuppressedLines { reason: "origin_refused".to_owned(), count: 2 }]);
         assert_eq!(sampler.take_held(), [], "told once");
     }
 

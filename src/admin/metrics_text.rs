@@ -20,31 +20,31 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::{process::Measured, steering::Standing};
+use super::{control::GatewayStatus, process::ProcessStats};
 use crate::{metrics::Metrics, session::Payload};
 
 /// The Content-Type of it all.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfBackend {
+struct BackendLabels {
     route: String,
     backend: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfRoute {
+struct RouteLabels {
     route: String,
     direction: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfListener {
+struct ListenerLabels {
     listener: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Result {
+struct ResultLabels {
     result: &'static str,
 }
 
@@ -53,10 +53,10 @@ type Seconds = Gauge<f64, AtomicU64>;
 
 /// What is looked up at the moment of reading.
 #[derive(Debug)]
-pub(super) struct Moment {
-    pub(super) standing: Standing,
+pub(super) struct GatewaySnapshot {
+    pub(super) status: GatewayStatus,
     pub(super) payload: BTreeMap<Arc<str>, Payload>,
-    pub(super) process: Measured,
+    pub(super) process: ProcessStats,
     /// When the process began.
     pub(super) started: SystemTime,
 }
@@ -65,7 +65,7 @@ pub(super) struct Moment {
 ///
 /// # Errors
 /// Never: it is written to memory.
-pub(super) fn text(metrics: &Metrics, moment: &Moment) -> core::result::Result<String, fmt::Error> {
+pub(super) fn text(metrics: &Metrics, moment: &GatewaySnapshot) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(16 * 1024);
     metrics.encode(&mut text)?;
     encode_registry(&mut text, &of_gateway(moment))?;
@@ -74,56 +74,56 @@ pub(super) fn text(metrics: &Metrics, moment: &Moment) -> core::result::Result<S
     Ok(text)
 }
 
-fn of_gateway(moment: &Moment) -> Registry {
-    let Moment { standing, payload, .. } = moment;
+fn of_gateway(moment: &GatewaySnapshot) -> Registry {
+    let GatewaySnapshot { status, payload, .. } = moment;
     let mut registry = Registry::with_prefix("portcullis");
-    let carried = Family::<OfRoute, Counter>::default();
+    let carried = Family::<RouteLabels, Counter>::default();
     for (route, payload) in payload {
         for (direction, bytes) in [("in", payload.bytes_in), ("out", payload.bytes_out)] {
             let route = route.to_string();
-            carried.get_or_create(&OfRoute { route, direction }).inc_by(bytes);
+            carried.get_or_create(&RouteLabels { route, direction }).inc_by(bytes);
         }
     }
     let help = "Payload accepted from clients (in) and from backends (out), living sessions included";
     registry.register_with_unit("payload", help, Unit::Bytes, carried);
-    let up = Family::<OfBackend, Gauge>::default();
-    for backend in &standing.backends {
+    let up = Family::<BackendLabels, Gauge>::default();
+    for backend in &status.backends {
         let (route, url) = (backend.route.clone(), backend.backend.clone());
-        up.get_or_create(&OfBackend { route, backend: url }).set(backend.up.into());
+        up.get_or_create(&BackendLabels { route, backend: url }).set(backend.up.into());
     }
     registry.register("backend_up", "Whether sessions are led to this backend", up);
-    gauge(&mut registry, "handshakes", "Connections that are not sessions yet", standing.handshakes.0);
-    gauge(&mut registry, "handshakes_limit", "limits.max_handshakes", standing.handshakes.1);
-    gauge(&mut registry, "sessions_limit", "limits.max_sessions", standing.sessions.1);
-    let reloads = Family::<Result, Counter>::default();
-    for (result, times) in [("ok", standing.reloads.0), ("failed", standing.reloads.1)] {
-        reloads.get_or_create(&Result { result }).inc_by(times);
+    gauge(&mut registry, "handshakes", "Connections that are not sessions yet", status.handshakes.0);
+    gauge(&mut registry, "handshakes_limit", "limits.max_handshakes", status.handshakes.1);
+    gauge(&mut registry, "sessions_limit", "limits.max_sessions", status.sessions.1);
+    let reloads = Family::<ResultLabels, Counter>::default();
+    for (result, times) in [("ok", status.reloads.0), ("failed", status.reloads.1)] {
+        reloads.get_or_create(&ResultLabels { result }).inc_by(times);
     }
     registry.register("reloads", "Times the configuration was to be read again", reloads);
     let help = "When the configuration of new connections was loaded";
-    registry.register_with_unit("config_loaded_timestamp", help, Unit::Seconds, moment_of(standing.loaded));
-    let expiry = Family::<OfListener, Seconds>::default();
-    for listener in &standing.listeners {
+    registry.register_with_unit("config_loaded_timestamp", help, Unit::Seconds, moment_of(status.loaded));
+    let expiry = Family::<ListenerLabels, Seconds>::default();
+    for listener in &status.listeners {
         if let Some(end) = listener.certificate_expiry {
             let listener = listener.address.clone();
-            expiry.get_or_create(&OfListener { listener }).set(unix_seconds(end));
+            expiry.get_or_create(&ListenerLabels { listener }).set(unix_seconds(end));
         }
     }
     let help = "When the listener's certificate, the first of its chain, ends";
     registry.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiry);
-    gauge(&mut registry, "ready", "Whether new connections are welcome", standing.ready.into());
-    gauge(&mut registry, "draining", "Whether sessions are being sent away", standing.draining.into());
+    gauge(&mut registry, "ready", "Whether new connections are welcome", status.ready.into());
+    gauge(&mut registry, "draining", "Whether sessions are being sent away", status.draining.into());
     let dropped = Counter::<u64>::default();
-    dropped.inc_by(standing.dropped_log_lines);
+    dropped.inc_by(status.dropped_log_lines);
     registry.register("log_lines_dropped", "Log lines that nobody took fast enough", dropped);
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The program", version);
     registry
 }
 
-fn of_process(moment: &Moment) -> Registry {
+fn of_process(moment: &GatewaySnapshot) -> Registry {
     let mut registry = Registry::with_prefix("process");
-    let Measured { open_fds, max_fds, resident_bytes, cpu_seconds } = moment.process;
+    let ProcessStats { open_fds, max_fds, resident_bytes, cpu_seconds } = moment.process;
     if let Some(open) = open_fds {
         gauge(&mut registry, "open_fds", "Descriptors that are open", open as usize);
     }

@@ -13,17 +13,17 @@ use tokio::time;
 
 use super::{FAILURE, block_on};
 use crate::{
-    admin::client::{Client, Sentence, Session, Sessions},
+    admin::client::{Client, KillRequest, SessionEntry, SessionList},
     config::{AdminAddress, Config},
 };
 
 /// How often a list that is watched is written anew.
-const AGAIN: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Back to the first line, and forget what is below (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 #[derive(Debug, Args)]
-pub(super) struct Where {
+pub(super) struct AdminTarget {
     /// The configuration file of the gateway; its [admin] says where to ask
     #[arg(long, short, value_name = "FILE", default_value = "gateway.toml")]
     config: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Where {
     admin: Option<AdminAddress>,
 }
 
-impl Where {
+impl AdminTarget {
     fn client(&self) -> anyhow::Result<Client> {
         if let Some(address) = &self.admin {
             return Ok(Client::new(address.clone()));
@@ -66,7 +66,7 @@ pub(super) struct List {
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
-    place: Where,
+    target: AdminTarget,
 }
 
 #[derive(Debug, Args)]
@@ -88,7 +88,7 @@ pub(super) struct Kill {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
-    place: Where,
+    target: AdminTarget,
 }
 
 #[derive(Debug, Args)]
@@ -97,11 +97,11 @@ pub(super) struct Health {
     #[arg(long)]
     live: bool,
     #[command(flatten)]
-    place: Where,
+    target: AdminTarget,
 }
 
 pub(super) fn sessions(asked: &List) -> anyhow::Result<()> {
-    let client = asked.place.client()?;
+    let client = asked.target.client()?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (key, value) in [("route", &asked.route), ("peer", &asked.peer), ("user", &asked.user)] {
         if let Some(value) = value {
@@ -128,14 +128,14 @@ pub(super) fn sessions(asked: &List) -> anyhow::Result<()> {
             if !asked.watch {
                 return Ok(());
             }
-            time::sleep(AGAIN).await;
+            time::sleep(WATCH_INTERVAL).await;
         }
     })?
 }
 
 pub(super) fn kill(asked: &Kill) -> anyhow::Result<ExitCode> {
-    let client = asked.place.client()?;
-    let sentence = Sentence {
+    let client = asked.target.client()?;
+    let sentence = KillRequest {
         ids: asked.ids.clone(),
         route: asked.route.clone(),
         peer: asked.peer.clone(),
@@ -157,24 +157,24 @@ pub(super) fn kill(asked: &Kill) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn reload(place: &Where) -> anyhow::Result<()> {
-    println!("{}", block_on(place.client()?.reload())??);
+pub(super) fn reload(target: &AdminTarget) -> anyhow::Result<()> {
+    println!("{}", block_on(target.client()?.reload())??);
     Ok(())
 }
 
-pub(super) fn drain(place: &Where) -> anyhow::Result<()> {
-    println!("{}", block_on(place.client()?.drain())??);
+pub(super) fn drain(target: &AdminTarget) -> anyhow::Result<()> {
+    println!("{}", block_on(target.client()?.drain())??);
     Ok(())
 }
 
 pub(super) fn health(asked: &Health) -> anyhow::Result<ExitCode> {
-    let (well, words) = block_on(asked.place.client()?.health(asked.live))??;
+    let (well, words) = block_on(asked.target.client()?.health(asked.live))??;
     println!("{words}");
     Ok(if well { ExitCode::SUCCESS } else { FAILURE.into() })
 }
 
 /// Sessions for people.
-fn table(listed: &Sessions) -> String {
+fn table(listed: &SessionList) -> String {
     const HEADS: [&str; 11] =
         ["ID", "PEER", "ROUTE", "BACKEND", "USER", "AGE", "IN", "OUT", "IN/s", "OUT/s", "PING"];
     /// Text stands left, numbers right.
@@ -197,7 +197,7 @@ fn table(listed: &Sessions) -> String {
     text + &format!("{} of {} session(s)\n", listed.matching, listed.live)
 }
 
-fn row(session: &Session) -> [String; 11] {
+fn row(session: &SessionEntry) -> [String; 11] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     [
         session.id.to_string(),
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn sessions_stand_in_columns() {
-        let session = Session {
+        let session = SessionEntry {
             id: 7,
             peer: "192.0.2.7:4711".into(),
             route: "desk".into(),
@@ -263,7 +263,7 @@ mod tests {
             round_trip_ms: Some(12.34),
             buffered: 0,
         };
-        let listed = Sessions { live: 2, matching: 1, sessions: vec![session] };
+        let listed = SessionList { live: 2, matching: 1, sessions: vec![session] };
         let expected = "\
 ID  PEER            ROUTE  BACKEND               USER       AGE     IN     OUT  IN/s  OUT/s     PING
  7  192.0.2.7:4711  desk   tcp://127.0.0.1:5900  –     1h 2m 3s  164 B  6.4 kB   0 B      –  12.3 ms

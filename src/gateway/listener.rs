@@ -19,9 +19,9 @@ use tokio_util::{
 
 use crate::{
     config::Address,
-    connection::{self, Door, House},
+    connection::{self, ListenerSettings, Shared},
     transport::{
-        listener::{Backoff, Inherited, Listening, listen},
+        listener::{Backoff, InheritedSockets, ListeningSocket, listen},
         socket::Socket,
     },
 };
@@ -31,15 +31,15 @@ const ACCEPT_WARNING: Duration = Duration::from_secs(10);
 
 /// A socket that listens, and nobody accepts yet.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct BoundListener {
     /// The address as it is configured.
     configured: Address,
-    socket: Listening,
+    socket: ListeningSocket,
 }
 
-impl Bound {
+impl BoundListener {
     /// Listens on `address`, on several sockets where it is the name of several.
-    pub(super) fn to(address: &Address, inherited: &Inherited) -> io::Result<Vec<Self>> {
+    pub(super) fn to(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<Self>> {
         let sockets = listen(address, inherited)?.into_iter();
         Ok(sockets.map(|socket| Self { configured: address.clone(), socket }).collect())
     }
@@ -47,12 +47,12 @@ impl Bound {
 
 /// A listener that accepts, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Station {
+pub(super) struct OpenListener {
     /// The address as it is configured.
     pub(super) configured: Address,
     /// The address with the port that was given for port 0.
     pub(super) local: Address,
-    door: watch::Sender<Arc<Door>>,
+    settings: watch::Sender<Arc<ListenerSettings>>,
     _closes: DropGuard,
 }
 
@@ -65,50 +65,56 @@ pub(super) struct Tasks {
     pub(super) connections: TaskTracker,
 }
 
-impl Station {
+impl OpenListener {
     /// Begins to accept.
-    pub(super) fn open(bound: Bound, door: Arc<Door>, house: &Arc<House>, tasks: &Tasks) -> Self {
-        let Bound { configured, socket } = bound;
+    pub(super) fn open(
+        bound: BoundListener,
+        settings: Arc<ListenerSettings>,
+        shared: &Arc<Shared>,
+        tasks: &Tasks,
+    ) -> Self {
+        let BoundListener { configured, socket } = bound;
         let local = socket.address();
-        tracing::info!(address = %local, tls = door.tls.is_some(), "listening");
-        let (door, newest) = watch::channel(door);
+        tracing::info!(address = %local, tls = settings.tls.is_some(), "listening");
+        let (settings, newest) = watch::channel(settings);
         let closing = CancellationToken::new();
-        let hall = Hall { newest, house: Arc::clone(house), connections: tasks.connections.clone() };
-        tasks.loops.spawn(hall.accept(socket, closing.clone()));
-        Self { configured, local, door, _closes: closing.drop_guard() }
+        let accept_loop =
+            AcceptLoop { newest, shared: Arc::clone(shared), connections: tasks.connections.clone() };
+        tasks.loops.spawn(accept_loop.accept(socket, closing.clone()));
+        Self { configured, local, settings, _closes: closing.drop_guard() }
     }
 
     /// What new connections are led through.
-    pub(super) fn door(&self) -> Arc<Door> {
-        Arc::clone(&self.door.borrow())
+    pub(super) fn settings(&self) -> Arc<ListenerSettings> {
+        Arc::clone(&self.settings.borrow())
     }
 
     /// From now on, connections are led through this door.
-    pub(super) fn lead_through(&self, door: Arc<Door>) {
-        self.door.send_replace(door);
+    pub(super) fn update(&self, settings: Arc<ListenerSettings>) {
+        self.settings.send_replace(settings);
     }
 }
 
 /// What the loop of one listener holds.
-struct Hall {
-    newest: watch::Receiver<Arc<Door>>,
-    house: Arc<House>,
+struct AcceptLoop {
+    newest: watch::Receiver<Arc<ListenerSettings>>,
+    shared: Arc<Shared>,
     connections: TaskTracker,
 }
 
-impl Hall {
+impl AcceptLoop {
     /// Accepts until `closing`, and then those who are waiting already.
-    async fn accept(self, socket: Listening, closing: CancellationToken) {
+    async fn accept(self, socket: ListeningSocket, closing: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut warned: Option<Instant> = None;
         while let Some(accepted) = closing.run_until_cancelled(socket.accept()).await {
             match accepted {
                 Ok((stream, peer)) => {
                     backoff.reset();
-                    self.welcome(stream, peer);
+                    self.spawn_connection(stream, peer);
                 }
                 Err(error) => {
-                    self.house.metrics.count_accept_error();
+                    self.shared.metrics.count_accept_error();
                     let Some(pause) = backoff.after(&error) else { continue };
                     if warned.is_none_or(|last| last.elapsed() >= ACCEPT_WARNING) {
                         warned = Some(Instant::now());
@@ -119,12 +125,12 @@ impl Hall {
             }
         }
         for (stream, peer) in socket.into_waiting() {
-            self.welcome(stream, peer);
+            self.spawn_connection(stream, peer);
         }
     }
 
-    fn welcome(&self, stream: Socket, peer: SocketAddr) {
-        let door = Arc::clone(&self.newest.borrow());
-        self.connections.spawn(connection::live(stream, peer, door, Arc::clone(&self.house)));
+    fn spawn_connection(&self, stream: Socket, peer: SocketAddr) {
+        let settings = Arc::clone(&self.newest.borrow());
+        self.connections.spawn(connection::serve(stream, peer, settings, Arc::clone(&self.shared)));
     }
 }

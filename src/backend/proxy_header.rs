@@ -15,11 +15,11 @@ const NOT_VERIFIED: u32 = 1;
 
 /// Who is calling, and how the call came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
+pub struct ClientInfo {
     /// The client's canonical address; port 0 when it is not known.
     pub client: SocketAddr,
     /// The address of the gateway that was called.
-    pub called: SocketAddr,
+    pub local: SocketAddr,
     /// The version of TLS that the client spoke to the gateway, if it did.
     pub tls: Option<ProtocolVersion>,
     /// What its closing line calls it.
@@ -32,27 +32,27 @@ pub struct Caller {
 /// version 2. An IPv4 client that called an IPv6 address, or the other way round, which happens behind a trusted proxy,
 /// is written as IPv6 throughout, for a header knows only one family. Version 2 carries the connection's name as its
 /// unique id, and of TLS the version.
-pub fn header(version: SendProxy, caller: Option<&Caller>) -> Vec<u8> {
-    let addresses = caller.map(addresses);
+pub fn header(version: SendProxy, client_info: Option<&ClientInfo>) -> Vec<u8> {
+    let addresses = client_info.map(addresses);
     let mut bytes = Vec::with_capacity(128);
     // What the encoder could refuse is mixed families, TLVs in version 1 and TLVs of 64 KiB.
     let written = match version {
         SendProxy::V1 => ProxyHeader::with_tlvs(addresses, []).encode_v1(&mut bytes),
         SendProxy::V2 => {
-            ProxyHeader::with_tlvs(addresses, caller.into_iter().flat_map(tlvs)).encode_v2(&mut bytes)
+            ProxyHeader::with_tlvs(addresses, client_info.into_iter().flat_map(tlvs)).encode_v2(&mut bytes)
         }
     };
     debug_assert_eq!(written, Ok(()));
     bytes
 }
 
-fn addresses(caller: &Caller) -> ProxiedAddress {
-    let client = SocketAddr::new(canonical(caller.client.ip()), caller.client.port());
-    let called = SocketAddr::new(canonical(caller.called.ip()), caller.called.port());
-    if client.is_ipv4() == called.is_ipv4() {
-        ProxiedAddress::stream(client, called)
+fn addresses(client_info: &ClientInfo) -> ProxiedAddress {
+    let client = SocketAddr::new(canonical(client_info.client.ip()), client_info.client.port());
+    let local = SocketAddr::new(canonical(client_info.local.ip()), client_info.local.port());
+    if client.is_ipv4() == local.is_ipv4() {
+        ProxiedAddress::stream(client, local)
     } else {
-        ProxiedAddress::stream(as_ipv6(client), as_ipv6(called))
+        ProxiedAddress::stream(as_ipv6(client), as_ipv6(local))
     }
 }
 
@@ -63,13 +63,13 @@ fn as_ipv6(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn tlvs(caller: &Caller) -> impl Iterator<Item = Tlv<'static>> {
-    let tls = caller.tls.map(|version| {
+fn tlvs(client_info: &ClientInfo) -> impl Iterator<Item = Tlv<'static>> {
+    let tls = client_info.tls.map(|version| {
         let mut info = SslInfo::new(true, false, false, NOT_VERIFIED);
         info.append_tlv(Tlv::SslVersion(version_name(version).into()));
         Tlv::Ssl(info)
     });
-    let id = Tlv::UniqueId(caller.id.to_string().into_bytes().into());
+    let id = Tlv::UniqueId(client_info.id.to_string().into_bytes().into());
     [Some(id), tls].into_iter().flatten()
 }
 
@@ -90,29 +90,29 @@ mod tests {
 
     use super::*;
 
-    fn caller(client: &str, called: &str) -> Caller {
-        Caller {
+    fn client_info(client: &str, local: &str) -> ClientInfo {
+        ClientInfo {
             client: client.parse().unwrap(),
-            called: called.parse().unwrap(),
+            local: local.parse().unwrap(),
             tls: None,
             id: ConnectionId::new(0xabc, 7),
         }
     }
 
-    fn line(client: &str, called: &str) -> String {
-        String::from_utf8(header(SendProxy::V1, Some(&caller(client, called)))).unwrap()
+    fn line(client: &str, local: &str) -> String {
+        String::from_utf8(header(SendProxy::V1, Some(&client_info(client, local)))).unwrap()
     }
 
     #[test]
     fn version_1_is_one_line() {
-        for (client, called, written) in [
+        for (client, local, written) in [
             ("192.0.2.1:5555", "127.0.0.1:8443", "PROXY TCP4 192.0.2.1 127.0.0.1 5555 8443\r\n"),
             ("[2001:db8::1]:5555", "[::1]:8443", "PROXY TCP6 2001:db8::1 ::1 5555 8443\r\n"),
             ("192.0.2.1:0", "[::1]:8443", "PROXY TCP6 ::ffff:192.0.2.1 ::1 0 8443\r\n"),
             ("[2001:db8::1]:1", "10.0.0.1:2", "PROXY TCP6 2001:db8::1 ::ffff:10.0.0.1 1 2\r\n"),
             ("192.0.2.1:5555", "[::ffff:10.0.0.1]:8443", "PROXY TCP4 192.0.2.1 10.0.0.1 5555 8443\r\n"),
         ] {
-            assert_eq!(line(client, called), written);
+            assert_eq!(line(client, local), written);
         }
     }
 
@@ -124,12 +124,12 @@ mod tests {
 
     #[test]
     fn version_2_says_how_the_client_came_and_which_connection_it_is() {
-        let called = Caller {
+        let local = ClientInfo {
             tls: Some(ProtocolVersion::TLSv1_3),
             id: ConnectionId::new(0x9f1c_03ab_77d2, 12_345),
-            ..caller("192.0.2.1:5555", "127.0.0.1:8443")
+            ..client_info("192.0.2.1:5555", "127.0.0.1:8443")
         };
-        let bytes = header(SendProxy::V2, Some(&called));
+        let bytes = header(SendProxy::V2, Some(&local));
         let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x33".to_vec();
         expected.extend_from_slice(&[192, 0, 2, 1, 127, 0, 0, 1, 0x15, 0xb3, 0x20, 0xfb]);
         expected.extend_from_slice(b"\x05\0\x129f1c03ab77d2-12345");
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn without_tls_there_is_no_word_of_it() {
-        let bytes = header(SendProxy::V2, Some(&caller("[2001:db8::1]:1", "[::1]:2")));
+        let bytes = header(SendProxy::V2, Some(&client_info("[2001:db8::1]:1", "[::1]:2")));
         let (parsed, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
         assert_eq!(length, bytes.len());
         assert_eq!(parsed.unique_id(), Some(&b"000000000abc-7"[..]));
@@ -149,21 +149,21 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_addresses_are_the_header_is_whole(
-            client: IpAddr, called: IpAddr, ports: (u16, u16), number: u64, tls: bool,
+            client: IpAddr, local: IpAddr, ports: (u16, u16), number: u64, tls: bool,
         ) {
-            let caller = Caller {
+            let client_info = ClientInfo {
                 client: SocketAddr::new(client, ports.0),
-                called: SocketAddr::new(called, ports.1),
+                local: SocketAddr::new(local, ports.1),
                 tls: tls.then_some(ProtocolVersion::TLSv1_2),
                 id: ConnectionId::new(number, number),
             };
             for version in [SendProxy::V1, SendProxy::V2] {
-                let bytes = header(version, Some(&caller));
+                let bytes = header(version, Some(&client_info));
                 let (parsed, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
                 prop_assert_eq!(length, bytes.len());
                 let addresses = parsed.proxied_address().unwrap();
                 prop_assert_eq!(canonical(addresses.source.ip()), canonical(client));
-                prop_assert_eq!(canonical(addresses.destination.ip()), canonical(called));
+                prop_assert_eq!(canonical(addresses.destination.ip()), canonical(local));
                 prop_assert_eq!((addresses.source.port(), addresses.destination.port()), ports);
                 if version == SendProxy::V1 {
                     prop_assert!(bytes.len() <= 107, "{} bytes are too many for a line", bytes.len());

@@ -10,7 +10,7 @@ use http::{HeaderValue, StatusCode};
 use super::question::Question;
 use crate::{
     admission::{Origin, OriginRefused, rate},
-    backend::{Upstream, Wish, targets::token_of},
+    backend::{BackendChoice, Upstream, targets::token_of},
     config::{Address, Backend, Config, Listener, Route},
     http::{Files, Routed, Routes, check_head, host_name},
     outcome::Reason,
@@ -25,18 +25,18 @@ pub struct Findings<'a> {
     /// What is asked.
     pub question: &'a Question,
     /// Who takes the connection.
-    pub entrance: Entrance<'a>,
+    pub listener_match: ListenerMatch<'a>,
     /// Who it comes from.
-    pub caller: Caller,
+    pub caller: ClientKind,
     /// Where it leads, or why nowhere.
-    pub found: Result<Found<'a>, Refused>,
+    pub found: Result<RouteMatch<'a>, NotAdmitted>,
     /// Why it is not let in. The first reason is the one that a client meets.
-    pub refusal: Option<Refused>,
+    pub refusal: Option<NotAdmitted>,
 }
 
 /// Who takes a connection.
 #[derive(Debug)]
-pub enum Entrance<'a> {
+pub enum ListenerMatch<'a> {
     /// This one.
     Open {
         /// Which.
@@ -52,7 +52,7 @@ pub enum Entrance<'a> {
 
 /// Who a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
+pub enum ClientKind {
     /// It was not said.
     Unknown,
     /// A client that the limits do not count.
@@ -69,7 +69,7 @@ pub enum Caller {
 
 /// Where a connection leads.
 #[derive(Debug)]
-pub struct Found<'a> {
+pub struct RouteMatch<'a> {
     /// The route.
     pub routed: &'a Arc<Routed<Arc<Upstream>>>,
     /// Other routes that would take it, were this one not there.
@@ -79,12 +79,12 @@ pub struct Found<'a> {
     /// What the origin rule says.
     pub origin: Result<(), OriginRefused>,
     /// The servers.
-    pub target: Target,
+    pub target: DialTargets,
 }
 
 /// The servers that a connection may be led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum DialTargets {
     /// One of these.
     Any(Vec<Backend>),
     /// The one that its token names.
@@ -97,7 +97,7 @@ pub enum Target {
 
 /// Why a connection is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum NotAdmitted {
     /// Nobody listens.
     Nobody,
     /// It gets a file instead, with this status.
@@ -114,68 +114,72 @@ impl<'a> Findings<'a> {
         files: Option<&Files>,
         question: &'a Question,
     ) -> Self {
-        let entrance = entrance(config, question);
-        let caller = caller(config, &entrance, question);
+        let listener_match = listener_match(config, question);
+        let caller = caller(config, &listener_match, question);
         let request = question.request();
         let found = match check_head(&request) {
-            Err(refusal) => Err(Refused::End(refusal.reason())),
+            Err(refusal) => Err(NotAdmitted::End(refusal.reason())),
             Ok(host) => match routes.find(host_name(&host), request.uri().path()) {
-                Some(routed) => Ok(Found::of(routed, routes, &entrance, caller, question, &host)),
+                Some(routed) => Ok(RouteMatch::of(routed, routes, &listener_match, caller, question, &host)),
                 None => Err(no_route(files, question).await),
             },
         };
-        let refusal = at_the_door(&entrance, caller).or_else(|| match &found {
+        let refusal = at_the_door(&listener_match, caller).or_else(|| match &found {
             Err(refused) => Some(*refused),
-            Ok(found) if found.origin.is_err() => Some(Refused::End(Reason::OriginRefused)),
+            Ok(found) if found.origin.is_err() => Some(NotAdmitted::End(Reason::OriginRefused)),
             Ok(found) => match found.target {
-                Target::NoToken | Target::UnknownToken => Some(Refused::End(Reason::UnknownRoute)),
-                Target::Any(_) | Target::Token(_) => None,
+                DialTargets::NoToken | DialTargets::UnknownToken => {
+                    Some(NotAdmitted::End(Reason::UnknownRoute))
+                }
+                DialTargets::Any(_) | DialTargets::Token(_) => None,
             },
         });
-        Self { config, question, entrance, caller, found, refusal }
+        Self { config, question, listener_match, caller, found, refusal }
     }
 }
 
 /// Why a connection never gets to ask for anything.
-fn at_the_door(entrance: &Entrance<'_>, caller: Caller) -> Option<Refused> {
-    match (entrance, caller) {
-        (Entrance::None, _) => Some(Refused::Nobody),
-        (Entrance::Open { .. }, Caller::Intruder(_)) => Some(Refused::End(Reason::ProxyHeaderInvalid)),
-        (Entrance::Open { .. }, _) => None,
-        (Entrance::WrongScheme(listener), _) if listener.identity.is_some() => {
-            Some(Refused::End(Reason::NotTls))
+fn at_the_door(listener_match: &ListenerMatch<'_>, caller: ClientKind) -> Option<NotAdmitted> {
+    match (listener_match, caller) {
+        (ListenerMatch::None, _) => Some(NotAdmitted::Nobody),
+        (ListenerMatch::Open { .. }, ClientKind::Intruder(_)) => {
+            Some(NotAdmitted::End(Reason::ProxyHeaderInvalid))
+        }
+        (ListenerMatch::Open { .. }, _) => None,
+        (ListenerMatch::WrongScheme(listener), _) if listener.identity.is_some() => {
+            Some(NotAdmitted::End(Reason::NotTls))
         }
         // The beginning of a TLS handshake is no request.
-        (Entrance::WrongScheme(_), _) => Some(Refused::End(Reason::BadRequest)),
+        (ListenerMatch::WrongScheme(_), _) => Some(NotAdmitted::End(Reason::BadRequest)),
     }
 }
 
-impl<'a> Found<'a> {
+impl<'a> RouteMatch<'a> {
     fn of(
         routed: &'a Arc<Routed<Arc<Upstream>>>,
         routes: &'a Routes<Arc<Upstream>>,
-        entrance: &Entrance<'_>,
-        caller: Caller,
+        listener_match: &ListenerMatch<'_>,
+        caller: ClientKind,
         question: &Question,
         host: &str,
     ) -> Self {
         let request = question.request();
         let (path, query) = (request.uri().path(), request.uri().query());
         let others = routes.iter().filter(|other| !Arc::ptr_eq(other, routed)).map(|other| &other.route);
-        let https = match (entrance, caller) {
+        let https = match (listener_match, caller) {
             // A proxy passes on what the browser said.
-            (_, Caller::Proxy(_)) | (Entrance::None, _) => question.is_wss(),
-            (Entrance::Open { listener, .. } | Entrance::WrongScheme(listener), _) => {
+            (_, ClientKind::Proxy(_)) | (ListenerMatch::None, _) => question.is_wss(),
+            (ListenerMatch::Open { listener, .. } | ListenerMatch::WrongScheme(listener), _) => {
                 listener.identity.is_some()
             }
         };
         let own = Origin::of_host(https, host);
         let sent: Vec<&[u8]> = question.origin().map(HeaderValue::as_bytes).into_iter().collect();
-        let target = match routed.upstream.wish(&routed.route.path, path, query) {
-            Some(Wish::Any) => Target::Any(routed.upstream.backends()),
-            Some(Wish::This(backend)) => Target::Token(backend),
-            None if token_of(&routed.route.path, path, query).is_some() => Target::UnknownToken,
-            None => Target::NoToken,
+        let target = match routed.upstream.choose(&routed.route.path, path, query) {
+            Some(BackendChoice::Any) => DialTargets::Any(routed.upstream.backends()),
+            Some(BackendChoice::This(backend)) => DialTargets::Token(backend),
+            None if token_of(&routed.route.path, path, query).is_some() => DialTargets::UnknownToken,
+            None => DialTargets::NoToken,
         };
         Self {
             routed,
@@ -188,7 +192,7 @@ impl<'a> Found<'a> {
 }
 
 /// Which listener takes a connection: one of that port and scheme, or else one that trusts the proxy it comes from.
-fn entrance<'a>(config: &'a Config, question: &Question) -> Entrance<'a> {
+fn listener_match<'a>(config: &'a Config, question: &Question) -> ListenerMatch<'a> {
     let trusts = |listener: &Listener| {
         question.from().is_some_and(|from| peer::is_trusted(&listener.trusted_proxies, from))
     };
@@ -202,11 +206,11 @@ fn entrance<'a>(config: &'a Config, question: &Question) -> Entrance<'a> {
     let here = || config.listeners.iter().filter(|listener| is_called(&listener.address, question));
     let elsewhere = || config.listeners.iter().filter(|listener| trusts(listener));
     if let Some(listener) = here().find(fits) {
-        Entrance::Open { listener, elsewhere: false }
+        ListenerMatch::Open { listener, elsewhere: false }
     } else if let Some(listener) = elsewhere().find(fits) {
-        Entrance::Open { listener, elsewhere: true }
+        ListenerMatch::Open { listener, elsewhere: true }
     } else {
-        here().next().map_or(Entrance::None, Entrance::WrongScheme)
+        here().next().map_or(ListenerMatch::None, ListenerMatch::WrongScheme)
     }
 }
 
@@ -226,18 +230,18 @@ fn is_called(listener: &Address, question: &Question) -> bool {
     listener.port() == question.port() && question.address().is_none_or(listens_at)
 }
 
-fn caller(config: &Config, entrance: &Entrance<'_>, question: &Question) -> Caller {
-    let Some(from) = question.from() else { return Caller::Unknown };
-    if let Entrance::Open { listener, .. } = entrance {
+fn caller(config: &Config, listener_match: &ListenerMatch<'_>, question: &Question) -> ClientKind {
+    let Some(from) = question.from() else { return ClientKind::Unknown };
+    if let ListenerMatch::Open { listener, .. } = listener_match {
         match (listener.proxy_protocol, peer::is_trusted(&listener.trusted_proxies, from)) {
-            (true, true) => return Caller::ProxyByHeader(from),
-            (true, false) => return Caller::Intruder(from),
-            (false, true) => return Caller::Proxy(from),
+            (true, true) => return ClientKind::ProxyByHeader(from),
+            (true, false) => return ClientKind::Intruder(from),
+            (false, true) => return ClientKind::Proxy(from),
             (false, false) => {}
         }
     }
     let is_exempt = rate::covers(&config.limits.per_ip.exempt, from);
-    if is_exempt { Caller::Exempt(from) } else { Caller::Counted(from) }
+    if is_exempt { ClientKind::Exempt(from) } else { ClientKind::Counted(from) }
 }
 
 /// Whether a route would take a request, were it the only one.
@@ -246,10 +250,10 @@ fn fits(route: &Route, host: &str, path: &str) -> bool {
 }
 
 /// What becomes of a request for no route.
-async fn no_route(files: Option<&Files>, question: &Question) -> Refused {
-    let Some(files) = files else { return Refused::End(Reason::UnknownRoute) };
+async fn no_route(files: Option<&Files>, question: &Question) -> NotAdmitted {
+    let Some(files) = files else { return NotAdmitted::End(Reason::UnknownRoute) };
     match files.find(question.request()).await {
-        Ok(file) => Refused::File(file.status()),
-        Err(refusal) => Refused::End(refusal.reason()),
+        Ok(file) => NotAdmitted::File(file.status()),
+        Err(refusal) => NotAdmitted::End(refusal.reason()),
     }
 }

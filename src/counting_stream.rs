@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Makes an enum whose variants hold one stream each a stream itself: every call goes straight to the one that is there. All
 /// of them must take several buffers at once.
-macro_rules! pass_on {
+macro_rules! delegate_io {
     ($name:ident { $($variant:ident),+ }) => {
         impl tokio::io::AsyncRead for $name {
             fn poll_read(
@@ -73,24 +73,24 @@ macro_rules! pass_on {
     };
 }
 
-pub(crate) use pass_on;
+pub(crate) use delegate_io;
 
 /// A stream that counts what the other side of it took.
 #[derive(Debug)]
-pub struct Metered<S> {
+pub struct CountingStream<S> {
     inner: S,
-    taken: u64,
+    bytes_written: u64,
 }
 
-impl<S> Metered<S> {
+impl<S> CountingStream<S> {
     /// Starts counting at zero.
     pub fn new(inner: S) -> Self {
-        Self { inner, taken: 0 }
+        Self { inner, bytes_written: 0 }
     }
 
     /// Bytes written so far.
-    pub fn taken(&self) -> u64 {
-        self.taken
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written
     }
 
     /// The stream underneath.
@@ -99,7 +99,7 @@ impl<S> Metered<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountingStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -109,11 +109,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountingStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let taken = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.taken += taken as u64;
-        Poll::Ready(Ok(taken))
+        let bytes_written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.bytes_written += bytes_written as u64;
+        Poll::Ready(Ok(bytes_written))
     }
 
     fn poll_write_vectored(
@@ -121,9 +121,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let taken = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        self.taken += taken as u64;
-        Poll::Ready(Ok(taken))
+        let bytes_written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
+        self.bytes_written += bytes_written as u64;
+        Poll::Ready(Ok(bytes_written))
     }
 
     fn is_write_vectored(&self) -> bool {

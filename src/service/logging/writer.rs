@@ -32,12 +32,12 @@ pub(super) trait Sink: Send + 'static {
 }
 
 /// The way to one place. When it is dropped, what was handed over is still written.
-pub(super) struct Outlet {
+pub(super) struct LogWriter {
     queue: Arc<Queue>,
     dropped: Arc<AtomicU64>,
 }
 
-impl fmt::Debug for Outlet {
+impl fmt::Debug for LogWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outlet").field("waiting", &self.queue.state().bytes).finish_non_exhaustive()
     }
@@ -62,7 +62,7 @@ struct State {
     waiting: usize,
 }
 
-impl Outlet {
+impl LogWriter {
     /// Starts the thread that writes.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl Outlet {
     }
 }
 
-impl Drop for Outlet {
+impl Drop for LogWriter {
     fn drop(&mut self) {
         self.queue.state().closed = true;
         self.queue.changed.notify_all();
@@ -209,12 +209,12 @@ mod tests {
 
     type Given = mpsc::Receiver<Vec<Vec<u8>>>;
 
-    fn gate() -> (Outlet, Given, mpsc::Sender<()>, Arc<AtomicU64>) {
+    fn gate() -> (LogWriter, Given, mpsc::Sender<()>, Arc<AtomicU64>) {
         let ((given, seen), (allow, allowed)) = (mpsc::channel(), mpsc::channel());
         let dropped = Arc::new(AtomicU64::new(0));
-        let outlet =
-            Outlet::start("gate", Gate { given, allowed, reopened: 0 }, Arc::clone(&dropped)).unwrap();
-        (outlet, seen, allow, dropped)
+        let writer =
+            LogWriter::start("gate", Gate { given, allowed, reopened: 0 }, Arc::clone(&dropped)).unwrap();
+        (writer, seen, allow, dropped)
     }
 
     fn soon() -> Instant {
@@ -223,16 +223,16 @@ mod tests {
 
     #[test]
     fn lines_come_in_their_order_and_whole() {
-        let (outlet, seen, allow, dropped) = gate();
-        outlet.push(b"first\n".to_vec());
+        let (writer, seen, allow, dropped) = gate();
+        writer.push(b"first\n".to_vec());
         let mut all = seen.recv().unwrap();
         let long = vec![b'x'; 2 * BATCH];
         for line in [&b"second\n"[..], b"third\n", &long, b"last\n"] {
-            outlet.push(line.to_vec());
+            writer.push(line.to_vec());
         }
         drop(allow);
-        outlet.wait_until_written(soon());
-        drop(outlet);
+        writer.wait_until_written(soon());
+        drop(writer);
         let batches: Vec<Vec<Vec<u8>>> = seen.iter().collect();
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1], "a long line goes alone");
         all.extend(batches.concat());
@@ -242,33 +242,33 @@ mod tests {
 
     #[test]
     fn who_logs_never_waits_and_what_does_not_fit_is_counted() {
-        let (outlet, seen, allow, dropped) = gate();
+        let (writer, seen, allow, dropped) = gate();
         let line = vec![b'x'; 1024];
-        outlet.push(line.clone());
+        writer.push(line.clone());
         seen.recv().unwrap();
         // The place is stuck now.
         let fitting = MOST_WAITING / line.len() - 1;
         for _ in 0..fitting + 7 {
-            outlet.push(line.clone());
+            writer.push(line.clone());
         }
         assert_eq!(dropped.load(Ordering::Relaxed), 7);
-        outlet.wait_until_written(Instant::now());
+        writer.wait_until_written(Instant::now());
         drop(allow);
-        outlet.wait_until_written(soon());
-        outlet.push(line);
-        drop(outlet);
+        writer.wait_until_written(soon());
+        writer.push(line);
+        drop(writer);
         assert_eq!(seen.iter().flatten().count(), fitting + 1, "there is room again");
         assert_eq!(dropped.load(Ordering::Relaxed), 7);
     }
 
     #[test]
     fn a_place_is_looked_for_again_before_the_next_line() {
-        let (outlet, seen, allow, dropped) = gate();
+        let (writer, seen, allow, dropped) = gate();
         drop(allow);
-        outlet.reopen();
-        outlet.wait_until_written(soon());
-        outlet.push(b"a line\n".to_vec());
-        outlet.wait_until_written(soon());
+        writer.reopen();
+        writer.wait_until_written(soon());
+        writer.push(b"a line\n".to_vec());
+        writer.wait_until_written(soon());
         assert_eq!(seen.recv().unwrap(), [b"a line\n"]);
         assert_eq!(dropped.load(Ordering::Relaxed), 1, "the gate loses as many lines as it was reopened");
     }

@@ -1,7 +1,7 @@
 //! What the admin address answers: one function from a request to an answer.
 //!
 //! Owns the paths, the methods and the shapes of what is asked and told. Refuses to know sockets, and how anything is done:
-//! whatever is steered is steered by [`Steering`]. Invariants: nothing but POST and DELETE changes anything; a body is
+//! whatever is steered is steered by [`ProcessControl`]. Invariants: nothing but POST and DELETE changes anything; a body is
 //! read up to a limit; no answer may be kept, framed, or read by another site.
 
 use std::{
@@ -23,27 +23,27 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    exposition::{self, Moment},
+    control::ProcessControl,
+    metrics_text::{self, GatewaySnapshot},
     page,
     process::measure,
-    sessions::{Choice, Readings, list, peer},
+    sessions::{RateTable, SessionFilter, list, peer},
     status::status,
-    steering::Steering,
 };
 use crate::{
     metrics::Metrics,
     outcome::Reason,
-    session::{Registry, Seen},
+    session::{Registry, SessionSnapshot},
 };
 
 /// The largest body that is read, in bytes.
 const MAX_BODY: usize = 16 * 1024;
 /// How long a body may take.
-const BODY_TIME: Duration = Duration::from_secs(5);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first look at the sessions to the second, where rates must be told at once.
-const GLANCE: Duration = Duration::from_millis(300);
+const RATE_SAMPLE: Duration = Duration::from_millis(300);
 /// The longest reason for a kill, in bytes: what a Close frame has room for (RFC 6455 §5.5).
-const MAX_WORDS: usize = 123;
+const MAX_REASON: usize = 123;
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -52,11 +52,11 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 /// What the operator looks at and steers by.
 #[derive(Debug)]
-pub(super) struct Office {
-    steering: Arc<dyn Steering>,
+pub(super) struct AdminApi {
+    control: Arc<dyn ProcessControl>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    readings: Mutex<Readings>,
+    readings: Mutex<RateTable>,
     started: SystemTime,
 }
 
@@ -83,18 +83,22 @@ struct LogLevel {
 }
 
 /// Something that was asked for wrongly.
-struct Wrong(StatusCode, String);
+struct ApiError(StatusCode, String);
 
-impl Wrong {
-    fn request(words: impl Into<String>) -> Self {
-        Self(StatusCode::BAD_REQUEST, words.into())
+impl ApiError {
+    fn request(message: impl Into<String>) -> Self {
+        Self(StatusCode::BAD_REQUEST, message.into())
     }
 }
 
-impl Office {
-    pub(super) fn new(steering: Arc<dyn Steering>, registry: Arc<Registry>, metrics: Arc<Metrics>) -> Self {
+impl AdminApi {
+    pub(super) fn new(
+        control: Arc<dyn ProcessControl>,
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (readings, started) = (Mutex::default(), SystemTime::now());
-        Self { steering, registry, metrics, readings, started }
+        Self { control, registry, metrics, readings, started }
     }
 
     /// Answers a request that may be made.
@@ -133,11 +137,11 @@ impl Office {
             "/api/sessions" => self.sessions(request.uri().query()).await,
             "/api/sessions/kill" => match body(request).await {
                 Ok(kill) => self.kill(kill),
-                Err(wrong) => Err(wrong),
+                Err(error) => Err(error),
             },
             "/api/reload" => self.reload().await,
             "/api/drain" => {
-                self.steering.drain();
+                self.control.drain();
                 message(
                     StatusCode::ACCEPTED,
                     "draining: nobody is accepted any more, and every session is told",
@@ -145,68 +149,68 @@ impl Office {
             }
             "/api/log-level" => match body(request).await {
                 Ok(wanted) => self.log_level(&wanted),
-                Err(wrong) => Err(wrong),
+                Err(error) => Err(error),
             },
             path => self.kill_one(path, request.uri().query()),
         };
-        answered.unwrap_or_else(|Wrong(status, words)| {
+        answered.unwrap_or_else(|ApiError(status, message)| {
             #[derive(Serialize)]
             struct Error {
                 error: String,
             }
-            json_with(status, &Error { error: words })
+            json_with(status, &Error { error: message })
         })
     }
 
-    fn moment(&self) -> Moment {
-        let (standing, payload) = (self.steering.standing(), self.registry.payload());
-        Moment { standing, payload, process: measure(), started: self.started }
+    fn moment(&self) -> GatewaySnapshot {
+        let (status, payload) = (self.control.status(), self.registry.payload());
+        GatewaySnapshot { status, payload, process: measure(), started: self.started }
     }
 
     fn ready(&self) -> Answer {
-        let standing = self.steering.standing();
-        match (standing.ready, standing.draining) {
+        let status = self.control.status();
+        match (status.ready, status.draining) {
             (true, _) => answer(StatusCode::OK, TEXT, "ready\n"),
             (false, true) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
             (false, false) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
         }
     }
 
-    fn metrics(&self) -> Result<Answer, Wrong> {
-        let text = exposition::text(&self.metrics, &self.moment())
-            .map_err(|error| Wrong(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        Ok(answer(StatusCode::OK, exposition::CONTENT_TYPE, text))
+    fn metrics(&self) -> Result<Answer, ApiError> {
+        let text = metrics_text::text(&self.metrics, &self.moment())
+            .map_err(|error| ApiError(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        Ok(answer(StatusCode::OK, metrics_text::CONTENT_TYPE, text))
     }
 
-    async fn sessions(&self, query: Option<&str>) -> Result<Answer, Wrong> {
-        let (mut choice, mut most) = (Choice::default(), usize::MAX);
+    async fn sessions(&self, query: Option<&str>) -> Result<Answer, ApiError> {
+        let (mut choice, mut most) = (SessionFilter::default(), usize::MAX);
         for (key, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             let value = value.into_owned();
             match &*key {
                 "route" => choice.route = Some(value),
-                "peer" => choice.peer = Some(peer(&value).map_err(Wrong::request)?),
+                "peer" => choice.peer = Some(peer(&value).map_err(ApiError::request)?),
                 "user" => choice.user = Some(value),
                 "find" => choice.text = Some(value),
                 "limit" => {
                     most = value
                         .parse()
-                        .map_err(|_| Wrong::request(format!("limit {value:?}: must be a whole number")))?;
+                        .map_err(|_| ApiError::request(format!("limit {value:?}: must be a whole number")))?;
                 }
                 _ => {
                     let known = "route, peer, user, find and limit";
-                    return Err(Wrong::request(format!("unknown parameter {key:?}; there are {known}")));
+                    return Err(ApiError::request(format!("unknown parameter {key:?}; there are {known}")));
                 }
             }
         }
-        let sessions = self.look().await;
+        let sessions = self.snapshot().await;
         let readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
         json(&list(&sessions, &choice, most, &readings, SystemTime::now()))
     }
 
     /// Looks at all sessions, so that rates can be told.
-    async fn look(&self) -> Vec<Seen> {
+    async fn snapshot(&self) -> Vec<SessionSnapshot> {
         let read = |now, at_once| {
-            let sessions = self.registry.look();
+            let sessions = self.registry.snapshot();
             let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
             readings.read(now, &sessions, at_once);
             sessions
@@ -217,51 +221,52 @@ impl Office {
         if !cold {
             return sessions;
         }
-        sleep(GLANCE).await;
+        sleep(RATE_SAMPLE).await;
         read(Instant::now(), true)
     }
 
-    fn kill_one(&self, path: &str, query: Option<&str>) -> Result<Answer, Wrong> {
+    fn kill_one(&self, path: &str, query: Option<&str>) -> Result<Answer, ApiError> {
         let id = path.rsplit('/').next().unwrap_or_default();
-        let id: u64 = id.parse().map_err(|_| Wrong::request(format!("{id:?} is no number of a session")))?;
+        let id: u64 =
+            id.parse().map_err(|_| ApiError::request(format!("{id:?} is no number of a session")))?;
         let mut reason = None;
         for (key, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match &*key {
                 "reason" => reason = Some(value.into_owned()),
-                _ => return Err(Wrong::request(format!("unknown parameter {key:?}; there is reason"))),
+                _ => return Err(ApiError::request(format!("unknown parameter {key:?}; there is reason"))),
             }
         }
-        let choice = Choice { ids: Some(vec![id]), ..Choice::default() };
+        let choice = SessionFilter { ids: Some(vec![id]), ..SessionFilter::default() };
         let killed = self.end(&choice, reason.as_deref())?;
         if killed.is_empty() {
-            return Err(Wrong(StatusCode::NOT_FOUND, format!("there is no session {id}")));
+            return Err(ApiError(StatusCode::NOT_FOUND, format!("there is no session {id}")));
         }
         json(&Killed { killed })
     }
 
-    fn kill(&self, kill: Kill) -> Result<Answer, Wrong> {
+    fn kill(&self, kill: Kill) -> Result<Answer, ApiError> {
         let Kill { ids, route, peer: from, user, reason } = kill;
-        let peer = from.as_deref().map(peer).transpose().map_err(Wrong::request)?;
-        let choice = Choice { ids, route, peer, user, text: None };
+        let peer = from.as_deref().map(peer).transpose().map_err(ApiError::request)?;
+        let choice = SessionFilter { ids, route, peer, user, text: None };
         if choice.is_everything() {
-            return Err(Wrong::request("say which sessions: ids, route, peer or user"));
+            return Err(ApiError::request("say which sessions: ids, route, peer or user"));
         }
         json(&Killed { killed: self.end(&choice, reason.as_deref())? })
     }
 
     /// Tells the sessions that are meant to end. Returns their numbers.
-    fn end(&self, choice: &Choice, reason: Option<&str>) -> Result<Vec<u64>, Wrong> {
-        if reason.is_some_and(|words| words.len() > MAX_WORDS || words.contains(char::is_control)) {
-            let words = format!("the reason must be one line of at most {MAX_WORDS} bytes");
-            return Err(Wrong::request(words));
+    fn end(&self, choice: &SessionFilter, reason: Option<&str>) -> Result<Vec<u64>, ApiError> {
+        if reason.is_some_and(|message| message.len() > MAX_REASON || message.contains(char::is_control)) {
+            let message = format!("the reason must be one line of at most {MAX_REASON} bytes");
+            return Err(ApiError::request(message));
         }
         let meant = match choice.ids.as_deref() {
             // Whoever names them need not wait for a look at all.
-            Some(ids) => ids.iter().filter_map(|id| self.registry.find(*id)).collect(),
-            None => self.registry.look(),
+            Some(ids) => ids.iter().filter_map(|id| self.registry.get(*id)).collect(),
+            None => self.registry.snapshot(),
         };
-        let meant = meant.into_iter().filter(|session| choice.takes(session)).map(|session| session.id);
-        let told = meant.filter(|id| self.registry.end_because(*id, Reason::Killed, reason));
+        let meant = meant.into_iter().filter(|session| choice.matches(session)).map(|session| session.id);
+        let told = meant.filter(|id| self.registry.end_with_message(*id, Reason::Killed, reason));
         let told: Vec<u64> = told.collect();
         if !told.is_empty() {
             tracing::info!(sessions = told.len(), detail = reason, "killed by the operator");
@@ -269,24 +274,24 @@ impl Office {
         Ok(told)
     }
 
-    async fn reload(&self) -> Result<Answer, Wrong> {
+    async fn reload(&self) -> Result<Answer, ApiError> {
         // A task of its own: one who asks and leaves does not stop it halfway.
-        let steering = Arc::clone(&self.steering);
-        match tokio::spawn(async move { steering.reload().await }).await {
-            Ok(Ok(words)) => message(StatusCode::OK, words),
-            Ok(Err(words)) => Err(Wrong(StatusCode::UNPROCESSABLE_ENTITY, words)),
-            Err(error) => Err(Wrong(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        let control = Arc::clone(&self.control);
+        match tokio::spawn(async move { control.reload().await }).await {
+            Ok(Ok(text)) => message(StatusCode::OK, text),
+            Ok(Err(message)) => Err(ApiError(StatusCode::UNPROCESSABLE_ENTITY, message)),
+            Err(error) => Err(ApiError(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
         }
     }
 
-    fn log_level(&self, wanted: &LogLevel) -> Result<Answer, Wrong> {
-        let words = ["error", "warn", "info", "debug", "trace"];
-        let level = words.contains(&wanted.level.as_str()).then(|| wanted.level.parse().ok()).flatten();
+    fn log_level(&self, wanted: &LogLevel) -> Result<Answer, ApiError> {
+        let levels = ["error", "warn", "info", "debug", "trace"];
+        let level = levels.contains(&wanted.level.as_str()).then(|| wanted.level.parse().ok()).flatten();
         let level = level.ok_or_else(|| {
-            let known = words.join(", ");
-            Wrong::request(format!("unknown level {:?}; there are {known}", wanted.level))
+            let known = levels.join(", ");
+            ApiError::request(format!("unknown level {:?}; there are {known}", wanted.level))
         })?;
-        self.steering.set_log_level(level).map_err(|words| Wrong(StatusCode::CONFLICT, words))?;
+        self.control.set_log_level(level).map_err(|message| ApiError(StatusCode::CONFLICT, message))?;
         message(StatusCode::OK, format!("the log level is {} until the next reload", wanted.level))
     }
 }
@@ -297,34 +302,34 @@ pub(super) struct Killed {
     pub(super) killed: Vec<u64>,
 }
 
-async fn body<T, B>(request: Request<B>) -> Result<T, Wrong>
+async fn body<T, B>(request: Request<B>) -> Result<T, ApiError>
 where
     T: DeserializeOwned,
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
     let body = Limited::new(request.into_body(), MAX_BODY).collect();
-    let body = match timeout(BODY_TIME, body).await {
+    let body = match timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let words = format!("more than {MAX_BODY} bytes are not read");
-            return Err(Wrong(StatusCode::PAYLOAD_TOO_LARGE, words));
+            let message = format!("more than {MAX_BODY} bytes are not read");
+            return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
-        Ok(Err(error)) => return Err(Wrong::request(format!("the body is broken: {error}"))),
-        Err(_) => return Err(Wrong(StatusCode::REQUEST_TIMEOUT, "no whole body in time".to_owned())),
+        Ok(Err(error)) => return Err(ApiError::request(format!("the body is broken: {error}"))),
+        Err(_) => return Err(ApiError(StatusCode::REQUEST_TIMEOUT, "no whole body in time".to_owned())),
     };
     serde_json::from_slice(&body)
-        .map_err(|error| Wrong::request(format!("not the JSON that is needed: {error}")))
+        .map_err(|error| ApiError::request(format!("not the JSON that is needed: {error}")))
 }
 
-fn message(status: StatusCode, words: impl Into<String>) -> Result<Answer, Wrong> {
+fn message(status: StatusCode, message: impl Into<String>) -> Result<Answer, ApiError> {
     #[derive(Serialize)]
     struct Message {
         message: String,
     }
-    Ok(json_with(status, &Message { message: words.into() }))
+    Ok(json_with(status, &Message { message: message.into() }))
 }
 
-fn json(value: &impl Serialize) -> Result<Answer, Wrong> {
+fn json(value: &impl Serialize) -> Result<Answer, ApiError> {
     Ok(json_with(StatusCode::OK, value))
 }
 

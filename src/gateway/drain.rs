@@ -13,7 +13,7 @@ const DRAIN_BATCH: usize = 16;
 
 /// Tells all sessions that the gateway goes away, spread over the first half of `drain` so that their clients do not
 /// come back all at once; then waits for the rest of it.
-pub(super) async fn say_goodbye(registry: &Registry, drain: Duration) {
+pub(super) async fn close_sessions(registry: &Registry, drain: Duration) {
     let end = time::Instant::now() + drain;
     let ticks = (drain / 2).div_duration_f64(DRAIN_TICK).max(1.0);
     let batch = DRAIN_BATCH.max((registry.len() as f64 / ticks).ceil() as usize);

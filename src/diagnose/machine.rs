@@ -23,7 +23,7 @@ pub struct Machine {
     /// Connections that are tracked, and the most there can be, if the firewall tracks any.
     pub tracked: Option<(u64, u64)>,
     /// Sockets that one user may have watched (`fs.epoll.max_user_watches`).
-    pub watches: Option<u64>,
+    pub watchers: Option<u64>,
     /// Processors that the process may use.
     pub processors: u64,
 }
@@ -60,7 +60,7 @@ impl Machine {
             somaxconn: number("sys/net/core/somaxconn"),
             memory: memory(),
             tracked: tracked(),
-            watches: number("sys/fs/epoll/max_user_watches"),
+            watchers: number("sys/fs/epoll/max_user_watches"),
             processors: std::thread::available_parallelism().map_or(1, |count| count.get() as u64),
         }
     }
@@ -128,7 +128,7 @@ mod tests {
             somaxconn: Some(4096),
             memory: Some(20_796_000 * 1024),
             tracked: Some((12, 262_144)),
-            watches: Some(5_491_511),
+            watchers: Some(5_491_511),
             processors: 2,
         };
         assert_eq!(machine, expected);

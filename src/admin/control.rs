@@ -9,7 +9,7 @@ use std::{fmt::Debug, pin::Pin, time::SystemTime};
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the admin address may ask of the process.
-pub trait Steering: Debug + Send + Sync {
+pub trait ProcessControl: Debug + Send + Sync {
     /// Reads the configuration and everything it names again. Connections that come from then on live under it, sessions
     /// go on under what they were opened with.
     ///
@@ -29,12 +29,12 @@ pub trait Steering: Debug + Send + Sync {
     fn set_log_level(&self, level: tracing::Level) -> Result<(), String>;
 
     /// How the process stands now.
-    fn standing(&self) -> Standing;
+    fn status(&self) -> GatewayStatus;
 }
 
 /// How a gateway stands at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Standing {
+pub struct GatewayStatus {
     /// Whether new connections are welcome: it listens, and does not drain.
     pub ready: bool,
     /// Whether it has begun to send its sessions away.
@@ -48,17 +48,17 @@ pub struct Standing {
     /// Connections that are not sessions yet, and `limits.max_handshakes`.
     pub handshakes: (usize, usize),
     /// Where clients are accepted, in the order of the configuration; none once it drains.
-    pub listeners: Vec<ListenerStanding>,
+    pub listeners: Vec<ListenerStatus>,
     /// The servers behind the routes, most particular route first. Routes that lead by tokens are not among
     /// them: where those lead is nobody's business.
-    pub backends: Vec<BackendStanding>,
+    pub backends: Vec<BackendStatus>,
     /// Log lines that were dropped because nobody took them fast enough.
     pub dropped_log_lines: u64,
 }
 
 /// One address on which clients are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerStanding {
+pub struct ListenerStatus {
     /// As it is configured.
     pub address: String,
     /// Whether it speaks TLS.
@@ -69,7 +69,7 @@ pub struct ListenerStanding {
 
 /// One server of one route.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendStanding {
+pub struct BackendStatus {
     /// The name of the route.
     pub route: String,
     /// The server, as it is configured.

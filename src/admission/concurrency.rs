@@ -1,7 +1,7 @@
 //! How many may be inside at once.
 //!
 //! Owns one counter and its limit; knows nothing about who is counted. Invariant: the number of living
-//! [`Slot`]s of a [`Capacity`] is exactly [`Capacity::in_use`], and it never exceeds the limit, not even for
+//! [`Permit`]s of a [`ConcurrencyLimit`] is exactly [`ConcurrencyLimit::in_use`], and it never exceeds the limit, not even for
 //! a moment.
 
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A limit on how many of something exist at once.
 #[derive(Debug)]
-pub struct Capacity {
+pub struct ConcurrencyLimit {
     limit: AtomicUsize,
     in_use: AtomicUsize,
 }
 
-impl Capacity {
+impl ConcurrencyLimit {
     /// Room for `limit` slots. A limit of 0 admits nobody.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit: AtomicUsize::new(limit), in_use: AtomicUsize::new(0) })
@@ -22,12 +22,12 @@ impl Capacity {
 
     /// A slot, or `None` when all of them are taken.
     #[must_use = "the slot is given back when it is dropped"]
-    pub fn take(self: &Arc<Self>) -> Option<Slot> {
+    pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         // Add only below the limit: add-then-check would overshoot for a moment and refuse others meanwhile.
         let limit = self.limit();
         let room = |in_use| (in_use < limit).then_some(in_use + 1);
         self.in_use.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
-        Some(Slot { of: Arc::clone(self) })
+        Some(Permit { of: Arc::clone(self) })
     }
 
     /// How many slots are held now.
@@ -47,13 +47,13 @@ impl Capacity {
     }
 }
 
-/// One held place of a [`Capacity`]; dropping it gives the place back.
+/// One held place of a [`ConcurrencyLimit`]; dropping it gives the place back.
 #[derive(Debug)]
-pub struct Slot {
-    of: Arc<Capacity>,
+pub struct Permit {
+    of: Arc<ConcurrencyLimit>,
 }
 
-impl Drop for Slot {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.of.in_use.fetch_sub(1, Ordering::AcqRel);
     }
@@ -67,52 +67,56 @@ mod tests {
 
     #[test]
     fn slots_come_back_when_they_are_dropped() {
-        let capacity = Capacity::new(2);
-        let first = capacity.take().unwrap();
-        let _second = capacity.take().unwrap();
-        assert!(capacity.take().is_none());
+        let capacity = ConcurrencyLimit::new(2);
+        let first = capacity.try_acquire().unwrap();
+        let _second = capacity.try_acquire().unwrap();
+        assert!(capacity.try_acquire().is_none());
         assert_eq!((capacity.in_use(), capacity.limit()), (2, 2));
         drop(first);
         assert_eq!(capacity.in_use(), 1);
-        assert!(capacity.take().is_some());
+        assert!(capacity.try_acquire().is_some());
     }
 
     #[test]
     fn a_limit_that_shrinks_takes_no_slot_away() {
-        let capacity = Capacity::new(2);
-        let (first, second) = (capacity.take().unwrap(), capacity.take().unwrap());
+        let capacity = ConcurrencyLimit::new(2);
+        let (first, second) = (capacity.try_acquire().unwrap(), capacity.try_acquire().unwrap());
         capacity.set_limit(1);
         assert_eq!((capacity.in_use(), capacity.limit()), (2, 1));
         drop(first);
-        assert!(capacity.take().is_none());
+        assert!(capacity.try_acquire().is_none());
         drop(second);
-        assert!(capacity.take().is_some());
+        assert!(capacity.try_acquire().is_some());
         capacity.set_limit(3);
-        let _held = [capacity.take().unwrap(), capacity.take().unwrap(), capacity.take().unwrap()];
-        assert!(capacity.take().is_none());
+        let _held = [
+            capacity.try_acquire().unwrap(),
+            capacity.try_acquire().unwrap(),
+            capacity.try_acquire().unwrap(),
+        ];
+        assert!(capacity.try_acquire().is_none());
     }
 
     #[test]
     fn a_limit_of_zero_admits_nobody() {
-        assert!(Capacity::new(0).take().is_none());
+        assert!(ConcurrencyLimit::new(0).try_acquire().is_none());
     }
 
     #[test]
     fn the_limit_holds_under_threads() {
         const LIMIT: usize = 3;
         const THREADS: usize = 8;
-        let capacity = Capacity::new(LIMIT);
+        let capacity = ConcurrencyLimit::new(LIMIT);
         // Counted apart from the subject, by those who are inside.
-        let (inside, most, taken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let (inside, most, bytes_written) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let start = Barrier::new(THREADS);
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
                     start.wait();
                     for _ in 0..20_000 {
-                        let Some(slot) = capacity.take() else { continue };
+                        let Some(slot) = capacity.try_acquire() else { continue };
                         most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        taken.fetch_add(1, Ordering::SeqCst);
+                        bytes_written.fetch_add(1, Ordering::SeqCst);
                         assert!(capacity.in_use() <= LIMIT, "{} in use", capacity.in_use());
                         inside.fetch_sub(1, Ordering::SeqCst);
                         drop(slot);
@@ -120,20 +124,20 @@ mod tests {
                 });
             }
         });
-        let (most, taken) = (most.into_inner(), taken.into_inner());
+        let (most, bytes_written) = (most.into_inner(), bytes_written.into_inner());
         assert!(most <= LIMIT, "{most} were inside at once");
-        assert!(taken >= 20_000, "only {taken} slots were ever taken");
+        assert!(bytes_written >= 20_000, "only {bytes_written} slots were ever taken");
         assert_eq!(capacity.in_use(), 0);
     }
 
     #[test]
     fn everyone_finds_a_slot_while_there_are_enough() {
-        let capacity = Capacity::new(64);
+        let capacity = ConcurrencyLimit::new(64);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let held: Vec<Slot> = (0..8).filter_map(|_| capacity.take()).collect();
+                        let held: Vec<Permit> = (0..8).filter_map(|_| capacity.try_acquire()).collect();
                         assert_eq!(held.len(), 8, "a slot was refused below the limit");
                     }
                 });

@@ -7,20 +7,20 @@ use std::sync::Arc;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::station::Station;
-use crate::{backend::Upstream, connection::Terms};
+use super::listener::OpenListener;
+use crate::{backend::Upstream, connection::ConfigSnapshot};
 
 /// The tasks, which end when this is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Watches {
+pub(super) struct Watchers {
     upstreams: Vec<(Arc<Upstream>, DropGuard)>,
     _certificates: Vec<DropGuard>,
 }
 
-impl Watches {
+impl Watchers {
     /// Those of a configuration that takes the place of this one.
-    pub(super) fn over(mut self, terms: &Terms, stations: &[Station]) -> Self {
-        let upstreams = terms.routes.iter().map(|routed| {
+    pub(super) fn over(mut self, snapshot: &ConfigSnapshot, listeners: &[OpenListener]) -> Self {
+        let upstreams = snapshot.routes.iter().map(|routed| {
             let upstream = Arc::clone(&routed.upstream);
             let kept = self.upstreams.iter().position(|(before, _)| Arc::ptr_eq(before, &upstream));
             let guard = match kept {
@@ -33,8 +33,8 @@ impl Watches {
             (upstream, guard)
         });
         let upstreams = upstreams.collect();
-        let certificates = stations.iter().filter_map(|station| {
-            let tls = station.door().tls.clone()?;
+        let certificates = listeners.iter().filter_map(|listener| {
+            let tls = listener.settings().tls.clone()?;
             Some(spawn(|stop| tls.watch(stop)))
         });
         Self { upstreams, _certificates: certificates.collect() }

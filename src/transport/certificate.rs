@@ -115,15 +115,15 @@ fn at(time: SystemTime) -> humantime::Rfc3339Timestamp {
 
 /// The pair that a listener shows, and where it comes from.
 #[derive(Debug)]
-pub struct Shown {
+pub struct CertificateResolver {
     identity: Identity,
-    pair: RwLock<Arc<Pair>>,
-    seen: Mutex<Seen>,
+    pair: RwLock<Arc<CertifiedPair>>,
+    watch_state: Mutex<WatchState>,
 }
 
 /// What was seen of the files at the last look.
 #[derive(Debug)]
-struct Seen {
+struct WatchState {
     /// `None` when one of them was not there.
     stamps: Option<[Stamp; 2]>,
     /// Whether they were read twice since they changed.
@@ -136,7 +136,7 @@ struct Seen {
     is_awaited: bool,
 }
 
-impl Shown {
+impl CertificateResolver {
     /// Reads a pair for the first time. It may have expired: a browser can still be told to take it.
     ///
     /// # Errors
@@ -144,22 +144,23 @@ impl Shown {
     pub fn load(identity: &Identity) -> Result<Self, IdentityError> {
         // Stamps first: what changes while it is read is read again.
         let stamps = stamps(identity);
-        let pair = RwLock::new(Arc::new(Pair::read(identity)?));
-        let seen = Seen { stamps, is_confirmed: false, is_bad: false, is_told: false, is_awaited: false };
-        Ok(Self { identity: identity.clone(), pair, seen: Mutex::new(seen) })
+        let pair = RwLock::new(Arc::new(CertifiedPair::read(identity)?));
+        let watch_state =
+            WatchState { stamps, is_confirmed: false, is_bad: false, is_told: false, is_awaited: false };
+        Ok(Self { identity: identity.clone(), pair, watch_state: Mutex::new(watch_state) })
     }
 
     /// Reads a pair that is to replace `before`, unless it is the same.
     ///
     /// # Errors
-    /// As [`Shown::load`]; and a certificate that replaces another must be valid now.
+    /// As [`CertificateResolver::load`]; and a certificate that replaces another must be valid now.
     pub fn load_after(identity: &Identity, before: &Self) -> Result<Self, IdentityError> {
-        let shown = Self::load(identity)?;
-        let pair = shown.pair();
+        let resolver = Self::load(identity)?;
+        let pair = resolver.pair();
         if !pair.is(&before.pair()) {
             pair.check_validity(SystemTime::now())?;
         }
-        Ok(shown)
+        Ok(resolver)
     }
 
     /// Where the certificate comes from, as messages call it.
@@ -176,7 +177,7 @@ impl Shown {
     pub fn warnings(&self) -> Vec<String> {
         let unfit = self.pair().check_validity(SystemTime::now()).err().map(|error| error.to_string());
         let open = match &self.identity {
-            Identity::Files { private_key, .. } => open_key("private_key", private_key),
+            Identity::Files { private_key, .. } => world_readable_key("private_key", private_key),
             Identity::Pem { .. } => None,
         };
         unfit.into_iter().chain(open).collect()
@@ -185,19 +186,19 @@ impl Shown {
     /// Looks whether the files have changed, and shows what they hold if so. Each change is read when it is seen, and once
     /// more at the next look: timestamps are too coarse to tell two changes in quick succession, and what is wrong at
     /// first may only be half of what somebody is still writing.
-    pub fn look(&self) {
+    pub fn check(&self) {
         let Identity::Files { certificate, private_key } = &self.identity else { return };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch_state = self.watch_state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.identity);
-        let is_new = stamps != seen.stamps;
-        if !is_new && seen.is_confirmed && !seen.is_bad {
+        let is_new = stamps != watch_state.stamps;
+        if !is_new && watch_state.is_confirmed && !watch_state.is_bad {
             return;
         }
-        let (is_told, is_awaited) = (seen.is_told && !is_new, seen.is_awaited);
-        *seen = Seen { stamps, is_confirmed: !is_new, is_bad: false, is_told, is_awaited };
+        let (is_told, is_awaited) = (watch_state.is_told && !is_new, watch_state.is_awaited);
+        *watch_state = WatchState { stamps, is_confirmed: !is_new, is_bad: false, is_told, is_awaited };
         let (path, key) = (certificate.display(), private_key.display());
         let current = self.pair();
-        let read = Pair::read(&self.identity).and_then(|pair| {
+        let read = CertifiedPair::read(&self.identity).and_then(|pair| {
             // What is shown already stays, whatever time it is.
             if !pair.is(&current) {
                 pair.check_validity(SystemTime::now())?;
@@ -216,12 +217,12 @@ impl Shown {
                 } else if is_awaited {
                     tracing::info!(certificate = %path, expires = expiry, "certificate is good again");
                 }
-                seen.is_awaited = false;
+                watch_state.is_awaited = false;
             }
             Err(error) => {
-                seen.is_bad = true;
+                watch_state.is_bad = true;
                 if !is_new && !is_told {
-                    (seen.is_told, seen.is_awaited) = (true, true);
+                    (watch_state.is_told, watch_state.is_awaited) = (true, true);
                     tracing::warn!(
                         certificate = %path,
                         private_key = %key,
@@ -239,24 +240,25 @@ impl Shown {
         if *identity != self.identity {
             return;
         }
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch_state = self.watch_state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.identity);
-        *seen = Seen { stamps, is_confirmed: true, is_bad: true, is_told: true, is_awaited: true };
+        *watch_state =
+            WatchState { stamps, is_confirmed: true, is_bad: true, is_told: true, is_awaited: true };
     }
 
-    fn pair(&self) -> Arc<Pair> {
+    fn pair(&self) -> Arc<CertifiedPair> {
         Arc::clone(&self.pair.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.pair().certified))
     }
 }
 
 /// A warning about a key that everybody on the machine may read or change, with what to do.
-pub fn open_key(what: &str, path: &Path) -> Option<String> {
+pub fn world_readable_key(what: &str, path: &Path) -> Option<String> {
     let mode = fs::metadata(path).ok()?.mode();
     let path = path.display();
     (mode & OTHERS != 0)
@@ -265,7 +267,7 @@ pub fn open_key(what: &str, path: &Path) -> Option<String> {
 
 /// A chain and its key, found to belong together.
 #[derive(Debug)]
-struct Pair {
+struct CertifiedPair {
     certified: Arc<CertifiedKey>,
     /// When the certificate begins and when it ends, if it tells.
     validity: Option<[SystemTime; 2]>,
@@ -273,7 +275,7 @@ struct Pair {
     certificate: String,
 }
 
-impl Pair {
+impl CertifiedPair {
     fn read(identity: &Identity) -> Result<Self, IdentityError> {
         let (certificate_pem, key_pem, certificate, private_key) = match identity {
             Identity::Files { certificate, private_key } => (

@@ -7,13 +7,13 @@ use tracing::Level;
 use crate::{
     config::Backend,
     metrics::Metrics,
-    outcome::{ENDS, Reason},
-    relay::Ended,
+    outcome::{ACCESS_LOG, Reason},
+    relay::SessionEnd,
     session::ConnectionId,
 };
 
 /// The one line that closes a connection, and the count that goes with it. Written even if the connection is cut short.
-pub(super) struct ClosingLine {
+pub(super) struct AccessLogLine {
     /// What the connection is called here and by its server.
     pub(super) id: ConnectionId,
     /// The client: the socket's peer, until a trusted proxy says better.
@@ -30,7 +30,7 @@ pub(super) struct ClosingLine {
     written: bool,
 }
 
-impl ClosingLine {
+impl AccessLogLine {
     pub(super) fn new(id: ConnectionId, peer: SocketAddr, metrics: Arc<Metrics>) -> Self {
         let started = Instant::now();
         Self {
@@ -47,13 +47,13 @@ impl ClosingLine {
     }
 
     /// Writes it. `ended`: what is known of a session that was not cut short.
-    pub(super) fn write(&mut self, reason: Reason, ended: Option<Ended>) {
+    pub(super) fn write(&mut self, reason: Reason, ended: Option<SessionEnd>) {
         self.written = true;
         self.metrics.count_end(self.route.as_deref(), reason);
-        macro_rules! line {
+        macro_rules! event {
             ($macro:ident, $message:literal) => {
                 tracing::$macro!(
-                    target: ENDS,
+                    target: ACCESS_LOG,
                     request_id = %self.id,
                     session = self.session,
                     peer = %self.peer,
@@ -70,15 +70,15 @@ impl ClosingLine {
             };
         }
         match reason.level(self.session.is_some()) {
-            Level::ERROR => line!(error, "session ended"),
-            Level::INFO => line!(info, "session ended"),
-            _ if reason == Reason::Served => line!(debug, "served"),
-            _ => line!(debug, "refused"),
+            Level::ERROR => event!(error, "session ended"),
+            Level::INFO => event!(info, "session ended"),
+            _ if reason == Reason::Served => event!(debug, "served"),
+            _ => event!(debug, "refused"),
         }
     }
 }
 
-impl Drop for ClosingLine {
+impl Drop for AccessLogLine {
     fn drop(&mut self) {
         if !self.written {
             // Without a panic, only the end of the drain cuts a connection short.
@@ -100,8 +100,8 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let connections = TaskTracker::new();
         let ids = ConnectionIds::default();
-        let line = || ClosingLine::new(ids.next(), ([192, 0, 2, 7], 41114).into(), Arc::clone(&metrics));
-        let (mut other, broken) = (line(), line());
+        let event = || AccessLogLine::new(ids.next(), ([192, 0, 2, 7], 41114).into(), Arc::clone(&metrics));
+        let (mut other, broken) = (event(), event());
         let (go_on, told) = tokio::sync::oneshot::channel();
         let other = connections.spawn(async move {
             told.await.unwrap();

@@ -153,9 +153,9 @@ fn of_the_machine(config: &Config, machine: &Machine) -> Vec<Limit> {
             "raise net.netfilter.nf_conntrack_max, or do not track these ports (notrack in nftables)",
         );
     }
-    if let Some(watches) = machine.watches {
-        let why = format!("{watches} / {SOCKETS} a session");
-        add("watched sockets", watches / SOCKETS, why, "raise fs.epoll.max_user_watches");
+    if let Some(watchers) = machine.watchers {
+        let why = format!("{watchers} / {SOCKETS} a session");
+        add("watched sockets", watchers / SOCKETS, why, "raise fs.epoll.max_user_watches");
     }
     limits
 }
@@ -275,7 +275,7 @@ mod tests {
             somaxconn: Some(4096),
             memory: Some(8 << 30),
             tracked: Some((144, 262_144)),
-            watches: Some(1_000_000),
+            watchers: Some(1_000_000),
             processors: 4,
         }
     }
@@ -332,7 +332,7 @@ mod tests {
                 Machine { tracked: Some((0, 1000)), ..machine() },
                 ["tracked", "at 500 sessions", "nf_conntrack_max"],
             ),
-            (Machine { watches: Some(10), ..machine() }, ["watched", "at 5 sessions", "max_user_watches"]),
+            (Machine { watchers: Some(10), ..machine() }, ["watched", "at 5 sessions", "max_user_watches"]),
             (
                 Machine { files: Some((90, 100)), ..machine() },
                 ["open files", "at 5 sessions", "raise fs.file-max"],

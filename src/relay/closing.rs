@@ -10,18 +10,18 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Ended, Link, READS_PER_WAKE, Relay, Stop, clocks::Stall, scratch};
+use super::{READS_PER_WAKE, Relay, RelayStream, SessionEnd, Stop, clocks::StallClock, scratch};
 use crate::outcome::Reason;
 
 /// How far a session has got with its end.
 #[derive(Debug)]
-pub(super) struct Farewell {
+pub(super) struct Closing {
     reason: Reason,
     close_code: Option<u16>,
     client: ClientSide,
-    client_stall: Stall,
+    client_stall: StallClock,
     backend: BackendSide,
-    backend_stall: Stall,
+    backend_stall: StallClock,
 }
 
 /// What is still to be done for the client.
@@ -58,9 +58,9 @@ enum BackendSide {
     Discard { until: Instant },
 }
 
-impl<C: Link, B: Link> Relay<'_, C, B> {
+impl<C: RelayStream, B: RelayStream> Relay<'_, C, B> {
     /// Decides who is still to be heard, and gives up what cannot be.
-    pub(super) fn begin_farewell(&mut self, stop: Stop) {
+    pub(super) fn begin_closing(&mut self, stop: Stop) {
         let Stop { reason, close } = stop;
         let close_code = close.as_ref().and_then(|close| close.code);
         if let Some(close) = close {
@@ -76,18 +76,18 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
             Reason::BackendFailed | Reason::BackendStalled => self.backend = None,
             _ => {}
         }
-        self.farewell = Some(Box::new(Farewell {
+        self.closing = Some(Box::new(Closing {
             reason,
             close_code,
             client: ClientSide::Deliver { listen: !deaf },
-            client_stall: Stall::default(),
+            client_stall: StallClock::default(),
             backend: BackendSide::Forward,
-            backend_stall: Stall::default(),
+            backend_stall: StallClock::default(),
         }));
     }
 
     /// Goes on with the end. Returns when to look again, or how the session ended.
-    pub(super) fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Result<Option<Instant>, Ended> {
+    pub(super) fn poll_closing(&mut self, cx: &mut Context<'_>) -> Result<Option<Instant>, SessionEnd> {
         let now = Instant::now();
         let client_until = self.poll_client_side(cx, now);
         let backend_until = self.poll_backend_side(cx, now);
@@ -95,19 +95,24 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
             return Ok(client_until.into_iter().chain(backend_until).min());
         }
         let (reason, close_code) = self
-            .farewell
+            .closing
             .as_ref()
-            .map_or((Reason::Internal, None), |farewell| (farewell.reason, farewell.close_code));
-        Err(Ended { reason, close_code, bytes_in: self.inbound.bytes(), bytes_out: self.outbound.bytes() })
+            .map_or((Reason::Internal, None), |closing| (closing.reason, closing.close_code));
+        Err(SessionEnd {
+            reason,
+            close_code,
+            bytes_in: self.inbound.bytes(),
+            bytes_out: self.outbound.bytes(),
+        })
     }
 
     /// Takes the client's side as far as it goes; drops the client when it is done or out of time. Returns when to
     /// look again.
     fn poll_client_side(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
-        let farewell = self.farewell.as_mut()?;
+        let closing = self.closing.as_mut()?;
         loop {
             let client = self.client.as_mut()?;
-            let step = match farewell.client {
+            let step = match closing.client {
                 ClientSide::Deliver { listen } => {
                     let said = match listen {
                         true => self.inbound.poll(cx, client, self.backend.as_mut(), &mut self.outbound),
@@ -118,7 +123,7 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
                         (_, Poll::Ready(Err(_))) => Step::Done,
                         (Poll::Ready(_), _) => Step::Go(ClientSide::Deliver { listen: false }),
                         (Poll::Pending, Poll::Ready(Ok(()))) => {
-                            let until = now + self.rules.close;
+                            let until = now + self.settings.close;
                             Step::Go(if listen {
                                 ClientSide::Await { until }
                             } else {
@@ -126,9 +131,11 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
                             })
                         }
                         (Poll::Pending, Poll::Pending) => {
-                            farewell.client_stall.watch(now, true, client.taken());
+                            closing.client_stall.update(now, true, client.bytes_written());
                             Step::Wait(
-                                farewell.client_stall.deadline(self.rules.stall.unwrap_or(self.rules.close)),
+                                closing
+                                    .client_stall
+                                    .deadline(self.settings.stall.unwrap_or(self.settings.close)),
                             )
                         }
                     }
@@ -155,7 +162,7 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
                 },
             };
             match step {
-                Step::Go(side) => farewell.client = side,
+                Step::Go(side) => closing.client = side,
                 Step::Wait(Some(until)) if until > now => return Some(until),
                 Step::Wait(_) | Step::Done => self.client = None,
             }
@@ -165,19 +172,21 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
     /// Takes the backend's side as far as it goes; drops the backend when it is done or out of time. Returns when
     /// to look again.
     fn poll_backend_side(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
-        let farewell = self.farewell.as_mut()?;
+        let closing = self.closing.as_mut()?;
         loop {
             let backend = self.backend.as_mut()?;
-            let step = match farewell.backend {
+            let step = match closing.backend {
                 // The client's side has a deadline, and comes back here.
-                BackendSide::Forward if self.client.is_some() && farewell.client.listens() => return None,
+                BackendSide::Forward if self.client.is_some() && closing.client.listens() => return None,
                 BackendSide::Forward => Step::Go(BackendSide::Deliver),
                 BackendSide::Deliver => match self.inbound.poll_deliver(cx, Some(backend)) {
-                    Poll::Ready(()) => Step::Go(BackendSide::Shutdown { until: now + self.rules.close }),
+                    Poll::Ready(()) => Step::Go(BackendSide::Shutdown { until: now + self.settings.close }),
                     Poll::Pending => {
-                        farewell.backend_stall.watch(now, true, backend.taken());
+                        closing.backend_stall.update(now, true, backend.bytes_written());
                         Step::Wait(
-                            farewell.backend_stall.deadline(self.rules.stall.unwrap_or(self.rules.close)),
+                            closing
+                                .backend_stall
+                                .deadline(self.settings.stall.unwrap_or(self.settings.close)),
                         )
                     }
                 },
@@ -191,7 +200,7 @@ impl<C: Link, B: Link> Relay<'_, C, B> {
                 },
             };
             match step {
-                Step::Go(side) => farewell.backend = side,
+                Step::Go(side) => closing.backend = side,
                 Step::Wait(Some(until)) if until > now => return Some(until),
                 Step::Wait(_) | Step::Done => self.backend = None,
             }

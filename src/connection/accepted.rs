@@ -5,123 +5,123 @@ use std::{net::SocketAddr, time::Instant as StdInstant};
 use rustls::ProtocolVersion;
 use tokio::time::{self, Instant};
 
-use super::{Door, House, closing_line::ClosingLine};
+use super::{ListenerSettings, Shared, access_log::AccessLogLine};
 use crate::{
-    admission::{Place, Refused},
+    admission::{AddressPermit, LimitExceeded},
     config::Timeouts,
+    counting_stream::CountingStream,
     http::{self, Refusal},
-    metered::Metered,
     metrics::Metrics,
     outcome::Reason,
     transport::{
         peer,
-        proxy_protocol::{self, Announced, Speaker},
+        proxy_protocol::{self, ProxyHeader, Speaker},
         socket::Socket,
         stream::ClientStream,
-        tls::Accepted,
+        tls::TlsAccept,
     },
 };
 
 /// What is known of a connection before it asks for anything.
 #[derive(Clone, Copy)]
-pub(super) struct Arrival {
+pub(super) struct ConnectionInfo {
     /// The client, or the trusted proxy that speaks for it.
     pub(super) peer: SocketAddr,
     /// The address of ours that was called.
-    pub(super) called: SocketAddr,
+    pub(super) local: SocketAddr,
     /// The version of TLS that it speaks, if it does.
     pub(super) tls: Option<ProtocolVersion>,
     /// Whether its requests may say who the client is.
     pub(super) proxied: bool,
 }
 
-impl Arrival {
-    pub(super) fn of(socket: &Socket, peer: SocketAddr, door: &Door) -> Self {
-        let called = socket.local_addr();
-        Self { peer, called, tls: None, proxied: peer::is_trusted(&door.trusted_proxies, peer.ip()) }
+impl ConnectionInfo {
+    pub(super) fn new(socket: &Socket, peer: SocketAddr, settings: &ListenerSettings) -> Self {
+        let local = socket.local_addr();
+        Self { peer, local, tls: None, proxied: peer::is_trusted(&settings.trusted_proxies, peer.ip()) }
     }
 
     /// What a PROXY header makes of it.
-    pub(super) async fn announced(
+    pub(super) async fn read_proxy_header(
         self,
         socket: &mut Socket,
-        door: &Door,
-        line: &mut ClosingLine,
+        settings: &ListenerSettings,
+        log_line: &mut AccessLogLine,
     ) -> Result<Self, Reason> {
-        let Announced { client, destination, speaker } =
-            proxy_protocol::read(socket, self.peer, &door.trusted_proxies).await.map_err(|error| {
-                line.detail = Some(error.to_string());
+        let ProxyHeader { client, destination, speaker } =
+            proxy_protocol::read(socket, self.peer, &settings.trusted_proxies).await.map_err(|error| {
+                log_line.detail = Some(error.to_string());
                 Reason::ProxyHeaderInvalid
             })?;
-        line.peer = client;
+        log_line.peer = client;
         let proxied = match speaker {
-            Speaker::Client => peer::is_trusted(&door.trusted_proxies, client.ip()),
+            Speaker::Client => peer::is_trusted(&settings.trusted_proxies, client.ip()),
             Speaker::Proxy => true,
             // The connection is the proxy's, and its requests are a stranger's.
             Speaker::Unknown => false,
         };
-        Ok(Self { peer: client, called: destination.unwrap_or(self.called), proxied, ..self })
+        Ok(Self { peer: client, local: destination.unwrap_or(self.local), proxied, ..self })
     }
 
     /// Counts the connection against its client, unless only its request can say who that is.
-    pub(super) fn admit(&self, house: &House) -> Result<Option<Place>, Reason> {
-        let admitted = (!self.proxied).then(|| admit(house, self.peer)).transpose();
+    pub(super) fn admit(&self, shared: &Shared) -> Result<Option<AddressPermit>, Reason> {
+        let admitted = (!self.proxied).then(|| admit(shared, self.peer)).transpose();
         admitted.map_err(|refused| reason_of(&refused))
     }
 }
 
 /// Counts a connection against the address it comes from.
-pub(super) fn admit(house: &House, client: SocketAddr) -> Result<Place, Refused> {
-    house.limiter.admit(client.ip(), StdInstant::now())
+pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit, LimitExceeded> {
+    shared.limiter.admit(client.ip(), StdInstant::now())
 }
 
-pub(super) fn reason_of(refused: &Refused) -> Reason {
+pub(super) fn reason_of(refused: &LimitExceeded) -> Reason {
     match refused {
-        Refused::Rate { .. } => Reason::RateLimited,
-        Refused::Sessions => Reason::TooManySessions,
+        LimitExceeded::Rate { .. } => Reason::RateLimited,
+        LimitExceeded::Sessions => Reason::TooManySessions,
     }
 }
 
 /// TLS, where the listener has a certificate. Also returns when the first request head must be whole.
 pub(super) async fn secure(
     socket: Socket,
-    door: &Door,
+    settings: &ListenerSettings,
     metrics: &Metrics,
-    line: &mut ClosingLine,
+    log_line: &mut AccessLogLine,
 ) -> Result<(ClientStream, Instant), Reason> {
-    socket.send_at_once();
-    let Timeouts { tls: tls_limit, request, close, .. } = door.terms.timeouts;
-    let Some(tls) = &door.tls else {
+    socket.set_nodelay();
+    let Timeouts { tls: tls_limit, request, close, .. } = settings.snapshot.timeouts;
+    let Some(tls) = &settings.tls else {
         let head_by = Instant::now() + request;
-        if time::timeout_at(head_by, brings_proxy_header(&socket)).await == Ok(true) {
+        if time::timeout_at(head_by, begins_with_proxy_header(&socket)).await == Ok(true) {
             return Err(Reason::ProxyHeaderInvalid);
         }
-        return Ok((ClientStream::Plain(Metered::new(socket)), head_by));
+        return Ok((ClientStream::Plain(CountingStream::new(socket)), head_by));
     };
     let start = StdInstant::now();
     match time::timeout(tls_limit, tls.accept(socket)).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
-            line.detail = Some(error.to_string());
+            log_line.detail = Some(error.to_string());
             Err(Reason::TlsFailed)
         }
-        Ok(Ok(Accepted::Stream(stream))) => {
+        Ok(Ok(TlsAccept::Stream(stream))) => {
             metrics.count_tls(start.elapsed());
             Ok((stream, Instant::now() + request))
         }
-        Ok(Ok(Accepted::NotTls(socket))) => {
-            if brings_proxy_header(&socket).await {
+        Ok(Ok(TlsAccept::NotTls(socket))) => {
+            if begins_with_proxy_header(&socket).await {
                 return Err(Reason::ProxyHeaderInvalid);
             }
             // Most likely HTTP: a person who left out the s is told so.
-            http::refuse_unheard(socket, Refusal::new(Reason::NotTls), close).await;
+            http::refuse_without_request(socket, Refusal::new(Reason::NotTls), close).await;
             Err(Reason::NotTls)
         }
     }
 }
 
 /// Whether a connection that was not asked for a PROXY header begins with one. Nothing is read.
-async fn brings_proxy_header(socket: &Socket) -> bool {
+async fn begins_with_proxy_header(socket: &Socket) -> bool {
     let mut first = [0; 12];
     socket.peek(&mut first).await.is_ok_and(|len| proxy_protocol::begins(&first[..len]))
 }

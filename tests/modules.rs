@@ -1,7 +1,7 @@
 //! The rooms keep their floors: what a room of the library imports lies strictly below it.
 //!
 //! Reads the sources as Rust reads them: from `lib.rs` along its `mod` lines, without comments, strings and what is
-//! compiled for tests only. `lib.rs` is the map of the house and belongs to no floor.
+//! compiled for tests only. `lib.rs` is the map of the tree and belongs to no floor.
 
 use std::{
     collections::BTreeSet,
@@ -11,34 +11,34 @@ use std::{
     str::Chars,
 };
 
-/// The house, from the top floor down.
+/// The tree, from the top floor down.
 const FLOORS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["gateway"],
-    &["connection", "admin", "service"],
+    &["connection", "admin", "diagnose", "service"],
     &["http", "relay", "backend", "transport"],
     &["config"],
     &["session", "metrics", "admission", "websocket"],
-    &["metered", "outcome"],
+    &["counting_stream", "outcome"],
 ];
 
 #[test]
 fn rooms_import_from_floors_below_only() {
-    let house = House::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path());
-    let rooms: BTreeSet<&str> = house.imports.iter().map(|import| import.from.as_str()).collect();
+    let tree = SourceTree::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").as_path());
+    let rooms: BTreeSet<&str> = tree.imports.iter().map(|import| import.from.as_str()).collect();
     for room in ["cli", "gateway", "connection", "relay", "config", "session"] {
         assert!(rooms.contains(room), "no import of {room} was read, only those of {rooms:?}");
     }
-    let violations: Vec<String> = house.imports.iter().filter_map(violation).collect();
+    let violations: Vec<String> = tree.imports.iter().filter_map(violation).collect();
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
 #[test]
 fn every_source_file_is_reached() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let house = House::read(&src);
-    let strays: Vec<_> = all_files(&src).difference(&house.files).cloned().collect();
+    let tree = SourceTree::read(&src);
+    let strays: Vec<_> = all_files(&src).difference(&tree.files).cloned().collect();
     assert!(strays.is_empty(), "no `mod` line leads to {strays:?}, so nobody compiles or checks them");
 }
 
@@ -67,7 +67,7 @@ struct Import {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Target {
     Room(String),
-    /// The whole house at once, or under another name.
+    /// The whole tree at once, or under another name.
     Root,
 }
 
@@ -91,8 +91,8 @@ fn violation(import: &Import) -> Option<String> {
         Target::Root => Some("nobody can see what it means".to_owned()),
         Target::Room(to) if to == from => None,
         Target::Room(to) => match (floor(from), floor(to)) {
-            (None, _) => Some(format!("{from} has no floor yet: give it one in tests/rooms.rs")),
-            (_, None) => Some(format!("{to} has no floor yet: give it one in tests/rooms.rs")),
+            (None, _) => Some(format!("{from} has no floor yet: give it one in tests/modules.rs")),
+            (_, None) => Some(format!("{to} has no floor yet: give it one in tests/modules.rs")),
             (Some(above), Some(below)) if above < below => None,
             (Some(here), Some(there)) if here == there => Some("they are on one floor".to_owned()),
             _ => Some("it is on a floor above".to_owned()),
@@ -103,19 +103,19 @@ fn violation(import: &Import) -> Option<String> {
 
 /// What is found in the sources.
 #[derive(Debug, Default)]
-struct House {
+struct SourceTree {
     /// Every file a `mod` line leads to, those for tests included.
     files: BTreeSet<PathBuf>,
     imports: Vec<Import>,
 }
 
-impl House {
+impl SourceTree {
     fn read(src: &Path) -> Self {
-        let mut house = Self::default();
+        let mut tree = Self::default();
         let lib = src.join("lib.rs");
         for (room, for_tests) in modules(&source(&lib)) {
             assert!(!for_tests, "a room for tests only: {room}");
-            house.enter(file_of(src, &room), src, &[room]);
+            tree.enter(file_of(src, &room), src, &[room]);
         }
         let main = src.join("main.rs");
         // The program sees the library from outside, by its name.
@@ -125,9 +125,9 @@ impl House {
             }
             token
         });
-        house.add_imports(&main, &["main".to_owned()], of_main.collect());
-        house.files.extend([lib, main]);
-        house
+        tree.add_imports(&main, &["main".to_owned()], of_main.collect());
+        tree.files.extend([lib, main]);
+        tree
     }
 
     /// Reads one module and those it declares. `path` are the modules from the root to it.
@@ -559,8 +559,7 @@ mod checker {
 
     #[test]
     fn the_root_itself_is_never_imported() {
-        for source in
-            ["use crate::*;", "use crate as house;", "use crate::{self as house};", "use crate::{*};"]
+        for source in ["use crate::*;", "use crate as tree;", "use crate::{self as tree};", "use crate::{*};"]
         {
             assert_eq!(reached(&["a"], source), ["1 root"], "{source}");
         }
@@ -635,7 +634,7 @@ mod checker {
     }
 
     #[test]
-    fn a_house_is_read_along_its_mod_lines() {
+    fn a_tree_is_read_along_its_mod_lines() {
         let directory = tempfile::tempdir().unwrap();
         let src = directory.path();
         fs::create_dir_all(src.join("relay")).unwrap();
@@ -646,16 +645,16 @@ mod checker {
         write("relay/mod.rs", "#[cfg(test)]\nmod tests;\nmod inbound;\nuse crate::outcome::Reason;");
         write("relay/inbound.rs", "use crate::outcome::Reason;");
         write("relay/tests.rs", "use crate::gateway::Gateway;");
-        let house = House::read(src);
-        assert_eq!(house.files, all_files(src));
-        let violations: Vec<String> = house.imports.iter().filter_map(violation).collect();
+        let tree = SourceTree::read(src);
+        assert_eq!(tree.files, all_files(src));
+        let violations: Vec<String> = tree.imports.iter().filter_map(violation).collect();
         assert_eq!(violations.len(), 1, "{violations:?}");
         assert!(
             violations[0].ends_with("outcome.rs:1: outcome imports crate::relay: it is on a floor above")
         );
-        let from: BTreeSet<&str> = house.imports.iter().map(|import| import.from.as_str()).collect();
+        let from: BTreeSet<&str> = tree.imports.iter().map(|import| import.from.as_str()).collect();
         assert_eq!(from, BTreeSet::from(["main", "outcome", "relay"]));
         write("forgotten.rs", "use crate::gateway;");
-        assert_eq!(all_files(src).difference(&House::read(src).files).count(), 1);
+        assert_eq!(all_files(src).difference(&SourceTree::read(src).files).count(), 1);
     }
 }

@@ -9,11 +9,11 @@ use ipnet::IpNet;
 
 use super::{
     dial::{self, Reached},
-    findings::{Caller, Entrance, Findings, Found, Refused, Target},
+    findings::{ClientKind, DialTargets, Findings, ListenerMatch, NotAdmitted, RouteMatch},
 };
 use crate::{
     admission::MissingOrigin,
-    backend::{ReachError, announce},
+    backend::{ConnectError, proxy_header},
     config::{Backend, BackendFailure, Balance, Destinations, Listener, Route, RoutePath, SendProxy},
     outcome::Reason,
     session::ConnectionIds,
@@ -34,10 +34,10 @@ pub struct Explanation {
 }
 
 /// What came of dialling a server.
-pub type Dialled = (Backend, Result<Reached, ReachError>);
+pub type DialOutcome = (Backend, Result<Reached, ConnectError>);
 
 /// Tells what was found, and what the servers said that were dialled.
-pub fn tell(findings: &Findings<'_>, dialled: &[Dialled]) -> Explanation {
+pub fn report(findings: &Findings<'_>, dialled: &[DialOutcome]) -> Explanation {
     let mut page = Page::default();
     page.step("listener", listener(findings));
     page.step("from", from(findings));
@@ -75,8 +75,8 @@ impl Page {
 fn listener(findings: &Findings<'_>) -> Vec<String> {
     let port = findings.question.port();
     let tls = |listener: &Listener| if listener.identity.is_some() { "with TLS" } else { "without TLS" };
-    match findings.entrance {
-        Entrance::Open { listener, elsewhere } => {
+    match findings.listener_match {
+        ListenerMatch::Open { listener, elsewhere } => {
             let mut lines = vec![format!("{} takes it, {}", listener.address, tls(listener))];
             if elsewhere {
                 lines.push(format!("(nothing listens on port {port} itself: that is the proxy's)"));
@@ -87,14 +87,14 @@ fn listener(findings: &Findings<'_>) -> Vec<String> {
             }
             lines
         }
-        Entrance::WrongScheme(listener) => {
+        ListenerMatch::WrongScheme(listener) => {
             let advice = match listener.identity {
                 Some(_) => "ask for wss://",
                 None => "ask for ws://, or let a proxy of its trusted_proxies end TLS (--from its address)",
             };
             vec![format!("{} listens on that port, but {}: {advice}", listener.address, tls(listener))]
         }
-        Entrance::None => {
+        ListenerMatch::None => {
             let all = list(&findings.config.listeners, |listener| {
                 format!("{} {}", listener.address, tls(listener))
             });
@@ -114,20 +114,20 @@ fn from(findings: &Findings<'_>) -> Vec<String> {
         limits.rate, limits.burst, limits.sessions
     );
     match findings.caller {
-        Caller::Unknown => vec![format!("anywhere (see --from): one address may have {counts}")],
-        Caller::Exempt(ip) => vec![format!("{ip} is exempt from the limits per address")],
-        Caller::Counted(ip) => vec![format!("{ip} is counted: it may have {counts}")],
-        Caller::Proxy(ip) => vec![
+        ClientKind::Unknown => vec![format!("anywhere (see --from): one address may have {counts}")],
+        ClientKind::Exempt(ip) => vec![format!("{ip} is exempt from the limits per address")],
+        ClientKind::Counted(ip) => vec![format!("{ip} is counted: it may have {counts}")],
+        ClientKind::Proxy(ip) => vec![
             format!("{ip} is a trusted proxy: the client that it names is counted, with {counts}"),
             format!(
                 "taken for granted: it passes on Host, and X-Forwarded-Proto: {}",
                 if findings.question.is_wss() { "https" } else { "http" }
             ),
         ],
-        Caller::ProxyByHeader(ip) => {
+        ClientKind::ProxyByHeader(ip) => {
             vec![format!("{ip} is a trusted proxy: the client in its PROXY header is counted, with {counts}")]
         }
-        Caller::Intruder(ip) => {
+        ClientKind::Intruder(ip) => {
             vec![format!("{ip} is not in trusted_proxies, and may not send a PROXY header")]
         }
     }
@@ -136,14 +136,14 @@ fn from(findings: &Findings<'_>) -> Vec<String> {
 fn route(findings: &Findings<'_>) -> Vec<String> {
     let found = match &findings.found {
         Ok(found) => found,
-        Err(Refused::File(_)) => return vec!["none: it is a file of [web] root".to_owned()],
-        Err(Refused::End(Reason::UnknownRoute) | Refused::Nobody) => {
+        Err(NotAdmitted::File(_)) => return vec!["none: it is a file of [web] root".to_owned()],
+        Err(NotAdmitted::End(Reason::UnknownRoute) | NotAdmitted::Nobody) => {
             return vec![match findings.config.routes.as_slice() {
                 [] => "none: there is no [[route]]".to_owned(),
                 routes => format!("none takes this host and path; there is {}", list(routes, which)),
             }];
         }
-        Err(Refused::End(reason)) => return vec![format!("none: {}", reason.explanation())],
+        Err(NotAdmitted::End(reason)) => return vec![format!("none: {}", reason.explanation())],
     };
     let mut lines = vec![which(&found.routed.route)];
     if !found.others.is_empty() {
@@ -164,7 +164,7 @@ fn which(route: &Route) -> String {
     }
 }
 
-fn origin(found: &Found<'_>, findings: &Findings<'_>) -> Vec<String> {
+fn origin(found: &RouteMatch<'_>, findings: &Findings<'_>) -> Vec<String> {
     let policy = &found.routed.route.origins;
     let sent = findings.question.origin().map(|sent| String::from_utf8_lossy(sent.as_bytes()));
     let verdict = match (&found.origin, sent) {
@@ -207,20 +207,20 @@ fn subprotocols(route: &Route) -> String {
     }
 }
 
-fn backends(found: &Found<'_>) -> Vec<String> {
+fn backends(found: &RouteMatch<'_>) -> Vec<String> {
     let upstream = &found.routed.route.upstream;
     let mut lines = match (&found.target, &upstream.destinations) {
-        (Target::Token(backend), _) => vec![format!("{backend}, which the token names")],
-        (Target::NoToken, _) => {
+        (DialTargets::Token(backend), _) => vec![format!("{backend}, which the token names")],
+        (DialTargets::NoToken, _) => {
             let last = matches!(found.routed.route.path, RoutePath::Prefix(_));
             let or = if last { ", or as the last part of the path" } else { "" };
             vec![format!("none: the URL has no token, or two; it stands in ?token=…{or}")]
         }
-        (Target::UnknownToken, Destinations::Tokens(file)) => {
+        (DialTargets::UnknownToken, Destinations::Tokens(file)) => {
             vec![format!("none: the token is not in {}", file.path.display())]
         }
-        (Target::UnknownToken, Destinations::Fixed(_)) => vec!["none".to_owned()],
-        (Target::Any(backends), _) => match backends.as_slice() {
+        (DialTargets::UnknownToken, Destinations::Fixed(_)) => vec!["none".to_owned()],
+        (DialTargets::Any(backends), _) => match backends.as_slice() {
             [only] => vec![only.to_string()],
             several => {
                 let words = match upstream.balance {
@@ -259,37 +259,38 @@ fn proxy_header(findings: &Findings<'_>, route: &Route) -> String {
 
 /// The header in version 1, if the client is known and what it calls.
 fn exact_header(findings: &Findings<'_>) -> Option<String> {
-    let (Caller::Exempt(client) | Caller::Counted(client)) = findings.caller else { return None };
-    let Entrance::Open { listener, .. } = findings.entrance else { return None };
+    let (ClientKind::Exempt(client) | ClientKind::Counted(client)) = findings.caller else { return None };
+    let ListenerMatch::Open { listener, .. } = findings.listener_match else { return None };
     let listener = listener.address.ip()?;
     let bound = Some(listener.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
-    let called = (bound.or(findings.question.address())?, listener.port()).into();
-    let caller = announce::Caller {
+    let local = (bound.or(findings.question.address())?, listener.port()).into();
+    let caller = proxy_header::ClientInfo {
         client: (client, 0).into(),
-        called,
+        local,
         tls: None,
         id: ConnectionIds::default().next(),
     };
-    let line = String::from_utf8(announce::header(SendProxy::V1, Some(&caller))).ok()?;
+    let line = String::from_utf8(proxy_header::header(SendProxy::V1, Some(&caller))).ok()?;
     Some(line.trim_end().to_owned())
 }
 
-fn verdict(findings: &Findings<'_>, dialled: &[Dialled]) -> (String, bool) {
+fn verdict(findings: &Findings<'_>, dialled: &[DialOutcome]) -> (String, bool) {
     match findings.refusal {
-        Some(Refused::Nobody) => {
+        Some(NotAdmitted::Nobody) => {
             return (
                 format!("would be refused: nothing listens on port {}", findings.question.port()),
                 false,
             );
         }
-        Some(Refused::File(status)) => {
+        Some(NotAdmitted::File(status)) => {
             return (format!("would get a file and no session (HTTP {})", status.as_u16()), false);
         }
-        Some(Refused::End(reason)) => return (refused(reason), false),
+        Some(NotAdmitted::End(reason)) => return (refused(reason), false),
         None => {}
     }
     // Only when all have failed does a client hear of it: of the last one.
-    let failed: Vec<&ReachError> = dialled.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).collect();
+    let failed: Vec<&ConnectError> =
+        dialled.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).collect();
     let Some(last) = failed.last().filter(|_| failed.len() == dialled.len()) else {
         return ("would be let in".to_owned(), true);
     };

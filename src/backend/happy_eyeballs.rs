@@ -30,7 +30,7 @@ const NAMED_FAILURES: usize = 4;
 
 /// Why no address of a backend could be connected to. The texts continue "cannot reach tcp://…: ".
 #[derive(Debug, thiserror::Error)]
-pub enum RaceError {
+pub enum TcpConnectError {
     /// Every address said no.
     #[error("{0}")]
     Refused(Failures),
@@ -50,7 +50,7 @@ pub enum RaceError {
     Exhausted(io::Error),
 }
 
-impl RaceError {
+impl TcpConnectError {
     /// The end this leads to.
     pub fn reason(&self) -> Reason {
         match self {
@@ -77,15 +77,15 @@ impl Failures {
     }
 
     /// What to call all of this, once nothing is left to try.
-    fn conclude(mut self) -> RaceError {
+    fn conclude(mut self) -> TcpConnectError {
         let errors = || self.0.iter().filter_map(|(_, failure)| failure.io());
         if errors().next().is_none()
             && let Some((address, Failure::Forbidden(rule))) = self.0.last()
         {
-            return RaceError::Forbidden { address: address.ip(), rule: *rule };
+            return TcpConnectError::Forbidden { address: address.ip(), rule: *rule };
         }
         if errors().any(|error| error.kind() == io::ErrorKind::TimedOut) {
-            return RaceError::Timeout(self);
+            return TcpConnectError::Timeout(self);
         }
         // Ports are counted for each destination, so another address may still have done; none did.
         let exhausted = self.0.iter().position(|(address, failure)| {
@@ -93,8 +93,8 @@ impl Failures {
                 && has_way_to(*address)
         });
         match exhausted.map(|index| self.0.swap_remove(index)) {
-            Some((_, Failure::Io(error))) => RaceError::Exhausted(error),
-            _ => RaceError::Refused(self),
+            Some((_, Failure::Io(error))) => TcpConnectError::Exhausted(error),
+            _ => TcpConnectError::Refused(self),
         }
     }
 }
@@ -127,14 +127,14 @@ impl fmt::Display for Failures {
 /// Connects to the first of `addresses` that answers, by TCP and without Nagle's delay.
 ///
 /// # Errors
-/// Each way to fail is a [`RaceError`] of its own.
+/// Each way to fail is a [`TcpConnectError`] of its own.
 pub async fn tcp(
     addresses: Addresses,
     port: u16,
     allowed: &Allowed,
     deadline: Instant,
-) -> Result<TcpStream, RaceError> {
-    let stream = race(addresses, port, allowed, deadline, TcpStream::connect).await?;
+) -> Result<TcpStream, TcpConnectError> {
+    let stream = happy_eyeballs(addresses, port, allowed, deadline, TcpStream::connect).await?;
     // Frames are small and interactive; without this a first picture waits for delayed ACKs.
     let _ = stream.set_nodelay(true);
     Ok(stream)
@@ -143,14 +143,14 @@ pub async fn tcp(
 /// The race itself, whatever it is to `connect`. Cancel-safe: nothing goes on once it is dropped.
 ///
 /// # Errors
-/// Each way to fail is a [`RaceError`] of its own.
-pub async fn race<T, F>(
+/// Each way to fail is a [`TcpConnectError`] of its own.
+pub async fn happy_eyeballs<T, F>(
     addresses: Addresses,
     port: u16,
     allowed: &Allowed,
     deadline: Instant,
     connect: impl Fn(SocketAddr) -> F,
-) -> Result<T, RaceError>
+) -> Result<T, TcpConnectError>
 where
     F: Future<Output = io::Result<T>>,
 {
@@ -165,13 +165,13 @@ where
             biased;
             Some((address, result)) = attempts.next() => match result {
                 Ok(stream) => return Ok(stream),
-                Err(error) if is_exhaustion(&error) => return Err(RaceError::Exhausted(error)),
+                Err(error) if is_exhaustion(&error) => return Err(TcpConnectError::Exhausted(error)),
                 Err(error) => {
                     failures.0.push((address, Failure::Io(error)));
                     next_attempt = Instant::now();
                 }
             },
-            () = sleep_until(deadline) => return Err(RaceError::Timeout(failures)),
+            () = sleep_until(deadline) => return Err(TcpConnectError::Timeout(failures)),
             more = async { late.as_mut()?.await.ok() }, if late.is_some() => {
                 late = None;
                 waiting.extend(more.into_iter().flatten());
@@ -325,10 +325,10 @@ mod tests {
             })
         }
 
-        async fn race(&self, addresses: Addresses, limit: u64) -> Result<String, RaceError> {
+        async fn happy_eyeballs(&self, addresses: Addresses, limit: u64) -> Result<String, TcpConnectError> {
             let deadline = self.began + millis(limit);
             let connect = |address| self.connect(address);
-            let winner = race(addresses, 5900, &Allowed::default(), deadline, connect).await;
+            let winner = happy_eyeballs(addresses, 5900, &Allowed::default(), deadline, connect).await;
             assert_eq!(Arc::strong_count(&self.alive), 1, "an attempt outlived the race");
             winner.map(|address| address.ip().to_string())
         }
@@ -350,7 +350,7 @@ mod tests {
     async fn families_take_turns_a_quarter_of_a_second_apart_and_ipv6_begins() {
         let network =
             Network::new(&[(V6[0], Silent), (V6[1], Silent), (V4[0], Silent), (V4[1], Accepts(10))]);
-        let winner = network.race(named(&[V4[0], V4[1], V6[0], V6[1]], None), 5000).await.unwrap();
+        let winner = network.happy_eyeballs(named(&[V4[0], V4[1], V6[0], V6[1]], None), 5000).await.unwrap();
         assert_eq!(winner, V4[1]);
         assert_eq!(network.calls(), calls(&[(V6[0], 0), (V4[0], 250), (V6[1], 500), (V4[1], 750)]));
         assert_eq!(network.elapsed(), 760);
@@ -359,21 +359,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_family_alone_goes_in_order() {
         let network = Network::new(&[(V4[0], Silent), (V4[1], Silent), (V4[2], Accepts(0))]);
-        assert_eq!(network.race(named(&V4, None), 5000).await.unwrap(), V4[2]);
+        assert_eq!(network.happy_eyeballs(named(&V4, None), 5000).await.unwrap(), V4[2]);
         assert_eq!(network.calls(), calls(&[(V4[0], 0), (V4[1], 250), (V4[2], 500)]));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_makes_way_for_the_next_at_once() {
         let network = Network::new(&[(V6[0], Refuses(20)), (V4[0], Refuses(0)), (V6[1], Accepts(5))]);
-        assert_eq!(network.race(named(&[V6[0], V6[1], V4[0]], None), 5000).await.unwrap(), V6[1]);
+        assert_eq!(network.happy_eyeballs(named(&[V6[0], V6[1], V4[0]], None), 5000).await.unwrap(), V6[1]);
         assert_eq!(network.calls(), calls(&[(V6[0], 0), (V4[0], 20), (V6[1], 20)]));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_answer_wins_over_later_attempts_that_are_slower() {
         let network = Network::new(&[(V6[0], Accepts(300)), (V4[0], Accepts(100))]);
-        assert_eq!(network.race(named(&[V6[0], V4[0]], None), 5000).await.unwrap(), V6[0]);
+        assert_eq!(network.happy_eyeballs(named(&[V6[0], V4[0]], None), 5000).await.unwrap(), V6[0]);
         assert_eq!(network.elapsed(), 300);
     }
 
@@ -381,7 +381,7 @@ mod tests {
     async fn late_addresses_join_the_race() {
         let network = Network::new(&[(V6[0], Silent), (V6[1], Silent), (V4[0], Accepts(0))]);
         let addresses = named(&[V6[0], V6[1]], Some(later(100, &[V4[0]])));
-        assert_eq!(network.race(addresses, 5000).await.unwrap(), V4[0]);
+        assert_eq!(network.happy_eyeballs(addresses, 5000).await.unwrap(), V4[0]);
         assert_eq!(network.calls(), calls(&[(V6[0], 0), (V4[0], 250)]), "the other family is next");
     }
 
@@ -389,17 +389,17 @@ mod tests {
     async fn late_addresses_are_waited_for_when_all_others_have_failed() {
         let network = Network::new(&[(V6[0], Refuses(0)), (V4[0], Accepts(0))]);
         let addresses = named(&[V6[0]], Some(later(1000, &[V4[0]])));
-        assert_eq!(network.race(addresses, 5000).await.unwrap(), V4[0]);
+        assert_eq!(network.happy_eyeballs(addresses, 5000).await.unwrap(), V4[0]);
         assert_eq!(network.elapsed(), 1000);
         let none = named(&[V6[0]], Some(later(1000, &[])));
-        let error = network.race(none, 5000).await.unwrap_err();
-        assert!(matches!(error, RaceError::Refused(_)), "{error:?}");
+        let error = network.happy_eyeballs(none, 5000).await.unwrap_err();
+        assert!(matches!(error, TcpConnectError::Refused(_)), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_ends_it_and_what_failed_before_is_told() {
         let network = Network::new(&[(V6[0], Refuses(0)), (V4[0], Silent), (V4[1], Silent)]);
-        let error = network.race(named(&[V6[0], V4[0], V4[1]], None), 1000).await.unwrap_err();
+        let error = network.happy_eyeballs(named(&[V6[0], V4[0], V4[1]], None), 1000).await.unwrap_err();
         assert_eq!(network.elapsed(), 1000);
         assert_eq!(error.reason(), Reason::BackendTimeout);
         assert_eq!(
@@ -413,17 +413,17 @@ mod tests {
     async fn when_all_refuse_each_is_named_up_to_a_point() {
         let five = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
         let network = Network::new(&five.map(|address| (address, Refuses(1))));
-        let error = network.race(named(&five[..1], None), 5000).await.unwrap_err();
+        let error = network.happy_eyeballs(named(&five[..1], None), 5000).await.unwrap_err();
         assert_eq!(error.reason(), Reason::BackendRefused);
         assert_eq!(error.to_string(), "192.0.2.1:5900: connection refused");
-        let error = network.race(named(&five, None), 5000).await.unwrap_err().to_string();
+        let error = network.happy_eyeballs(named(&five, None), 5000).await.unwrap_err().to_string();
         assert!(error.ends_with("192.0.2.4:5900: connection refused; and 1 more"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_machine_without_descriptors_does_not_try_the_next() {
         let network = Network::new(&[(V4[0], Fails(24)), (V4[1], Accepts(0))]);
-        let error = network.race(named(&V4[..2], None), 5000).await.unwrap_err();
+        let error = network.happy_eyeballs(named(&V4[..2], None), 5000).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Overloaded);
         assert_eq!(network.calls().len(), 1);
     }
@@ -434,25 +434,26 @@ mod tests {
     async fn a_lack_of_ports_is_told_from_a_lack_of_addresses() {
         const NO_ADDRESS: i32 = 99;
         let network = Network::new(&[("127.0.0.1", Fails(NO_ADDRESS)), ("127.0.0.2", Accepts(0))]);
-        let error = network.race(named(&["127.0.0.1"], None), 5000).await.unwrap_err();
+        let error = network.happy_eyeballs(named(&["127.0.0.1"], None), 5000).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Overloaded, "{error}");
-        let winner = network.race(named(&["127.0.0.1", "127.0.0.2"], None), 5000).await.unwrap();
+        let winner = network.happy_eyeballs(named(&["127.0.0.1", "127.0.0.2"], None), 5000).await.unwrap();
         assert_eq!(winner, "127.0.0.2", "ports are counted for each destination");
         // There is no broadcast without asking for it, so this machine has no way there.
         let literal = Addresses::literal([255; 4].into());
         let connect = |_| async { Err::<(), _>(io::Error::from_raw_os_error(NO_ADDRESS)) };
         let deadline = Instant::now() + millis(5000);
-        let error = race(literal, 1, &Allowed::default(), deadline, connect).await.unwrap_err();
+        let error = happy_eyeballs(literal, 1, &Allowed::default(), deadline, connect).await.unwrap_err();
         assert_eq!(error.reason(), Reason::BackendRefused, "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refused_address_is_never_called_and_costs_no_time() {
         let network = Network::new(&[(V4[0], Accepts(0))]);
-        let winner = network.race(named(&["169.254.169.254", "fe80::1", V4[0]], None), 5000).await.unwrap();
+        let winner =
+            network.happy_eyeballs(named(&["169.254.169.254", "fe80::1", V4[0]], None), 5000).await.unwrap();
         assert_eq!(winner, V4[0]);
         assert_eq!(network.calls(), calls(&[(V4[0], 0)]));
-        let error = network.race(named(&["169.254.169.254"], None), 5000).await.unwrap_err();
+        let error = network.happy_eyeballs(named(&["169.254.169.254"], None), 5000).await.unwrap_err();
         assert_eq!(error.reason(), Reason::BackendRefused);
         assert_eq!(
             error.to_string(),
@@ -460,9 +461,9 @@ mod tests {
              allowed_networks could permit it"
         );
         let late = named(&["169.254.0.1"], Some(later(10, &["fd00:ec2::254"])));
-        let error = network.race(late, 5000).await.unwrap_err();
+        let error = network.happy_eyeballs(late, 5000).await.unwrap_err();
         assert!(
-            matches!(error, RaceError::Forbidden { rule: Rule::CloudMetadata, .. }),
+            matches!(error, TcpConnectError::Forbidden { rule: Rule::CloudMetadata, .. }),
             "late addresses are checked too: {error:?}"
         );
         assert_eq!(network.calls().len(), 1);

@@ -10,37 +10,37 @@ use tokio::{
 
 use super::{
     allowed::Allowed,
-    announce::{self, Caller},
-    balance::Ledger,
-    race::{self, RaceError, is_exhaustion},
+    balance::BackendRegistry,
+    happy_eyeballs::{self, TcpConnectError, is_exhaustion},
+    proxy_header::{self, ClientInfo},
     resolve::{ResolveError, Resolver},
     starttls::{self, StartTlsError},
     stream::BackendStream,
-    tls::{Connector, SystemRoots, TlsConfigError, TlsError},
+    tls::{SystemRoots, TlsConfigError, TlsConnector, TlsError},
 };
 use crate::{
     config::{Backend, Destinations, SendProxy, UpstreamConfig},
-    metered::Metered,
+    counting_stream::CountingStream,
     outcome::Reason,
 };
 
 /// What all routes share to reach their servers.
 #[derive(Debug, Default)]
-pub struct Tools {
+pub struct DialContext {
     /// Turns names into addresses.
     pub resolver: Arc<Resolver>,
     /// What is known of the servers.
-    pub ledger: Arc<Ledger>,
+    pub registry: Arc<BackendRegistry>,
     /// The authorities that the system trusts.
     pub roots: SystemRoots,
 }
 
-impl Tools {
+impl DialContext {
     /// The tools for another reading of the configuration: what was learned stays, and files are read again.
-    pub fn again(&self) -> Self {
+    pub fn for_reload(&self) -> Self {
         Self {
             resolver: Arc::clone(&self.resolver),
-            ledger: Arc::clone(&self.ledger),
+            registry: Arc::clone(&self.registry),
             roots: SystemRoots::default(),
         }
     }
@@ -48,19 +48,19 @@ impl Tools {
 
 /// Why one server was not reached. The texts continue "cannot reach tcp://…: ".
 #[derive(Debug, thiserror::Error)]
-pub enum ReachError {
+pub enum ConnectError {
     /// Its name.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// Its addresses.
     #[error(transparent)]
-    Race(#[from] RaceError),
+    Race(#[from] TcpConnectError),
     /// Its Unix socket.
     #[error("{0}")]
     Unix(io::Error),
     /// It took the connection and not the PROXY header.
     #[error("it does not take a PROXY header: {0}")]
-    Announce(io::Error),
+    ProxyHeader(io::Error),
     /// Its way into TLS.
     #[error(transparent)]
     StartTls(#[from] StartTlsError),
@@ -74,13 +74,13 @@ pub enum ReachError {
     Tls(#[from] TlsError),
 }
 
-impl ReachError {
+impl ConnectError {
     /// The end this leads to.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Resolve(error) => error.reason(),
             Self::Race(error) => error.reason(),
-            Self::Unix(error) | Self::Announce(error) => reason_of(error),
+            Self::Unix(error) | Self::ProxyHeader(error) => reason_of(error),
             Self::StartTls(error) => error.reason(),
             Self::NoTls => Reason::BackendTlsFailed,
             Self::Tls(error) => error.reason(),
@@ -98,28 +98,28 @@ fn reason_of(error: &io::Error) -> Reason {
 
 /// How the servers of one route are reached.
 #[derive(Debug)]
-pub struct Reach {
+pub struct Connector {
     resolver: Arc<Resolver>,
     allowed: Allowed,
-    connector: Option<Connector>,
+    tls_connector: Option<TlsConnector>,
     xmpp_domain: Option<String>,
     send_proxy: Option<SendProxy>,
 }
 
-impl Reach {
+impl Connector {
     /// Loads what a route says of its servers' TLS, if any of them speaks it.
     ///
     /// # Errors
     /// A certificate or key is missing, unreadable or wrong.
-    pub(super) fn load(config: &UpstreamConfig, tools: &Tools) -> Result<Self, TlsConfigError> {
+    pub(super) fn load(config: &UpstreamConfig, context: &DialContext) -> Result<Self, TlsConfigError> {
         Ok(Self {
-            resolver: Arc::clone(&tools.resolver),
+            resolver: Arc::clone(&context.resolver),
             allowed: Allowed { networks: config.allowed_networks.clone() },
-            connector: match &config.destinations {
+            tls_connector: match &config.destinations {
                 Destinations::Fixed(backends) if !backends.iter().any(Backend::is_encrypted) => None,
-                Destinations::Fixed(_) => Some(Connector::load(&config.tls, &tools.roots)?),
+                Destinations::Fixed(_) => Some(TlsConnector::load(&config.tls, &context.roots)?),
                 // Whether a token leads to TLS is not known yet; if none does, nothing is missing.
-                Destinations::Tokens(_) => Connector::load(&config.tls, &tools.roots).ok(),
+                Destinations::Tokens(_) => TlsConnector::load(&config.tls, &context.roots).ok(),
             },
             xmpp_domain: config.xmpp_domain.clone(),
             send_proxy: config.send_proxy,
@@ -129,22 +129,23 @@ impl Reach {
     /// Connects to one server. Without a caller it is the gateway that asks, to see whether the server is well.
     ///
     /// # Errors
-    /// Each way to fail is a [`ReachError`] of its own.
+    /// Each way to fail is a [`ConnectError`] of its own.
     pub async fn connect(
         &self,
         backend: &Backend,
-        caller: Option<&Caller>,
+        client_info: Option<&ClientInfo>,
         deadline: Instant,
-    ) -> Result<BackendStream, ReachError> {
+    ) -> Result<BackendStream, ConnectError> {
         let (host, port) = match backend {
-            Backend::Unix(path) => return self.unix(path, caller, deadline).await,
+            Backend::Unix(path) => return self.unix(path, client_info, deadline).await,
             Backend::Tcp { host, port }
             | Backend::Tls { host, port }
             | Backend::StartTlsXmpp { host, port } => (host, *port),
         };
         let addresses = self.resolver.resolve(host, deadline).await?;
-        let mut stream = Metered::new(race::tcp(addresses, port, &self.allowed, deadline).await?);
-        self.announce(&mut stream, caller, deadline).await?;
+        let mut stream =
+            CountingStream::new(happy_eyeballs::tcp(addresses, port, &self.allowed, deadline).await?);
+        self.send_proxy_header(&mut stream, client_info, deadline).await?;
         let host = host.to_string();
         let name = match backend {
             Backend::Tls { .. } => &host,
@@ -155,41 +156,41 @@ impl Reach {
             }
             Backend::Tcp { .. } | Backend::Unix(_) => return Ok(BackendStream::Tcp(stream)),
         };
-        match &self.connector {
-            Some(connector) => {
-                Ok(BackendStream::Tls(Box::new(connector.connect(name, stream, deadline).await?)))
+        match &self.tls_connector {
+            Some(tls_connector) => {
+                Ok(BackendStream::Tls(Box::new(tls_connector.connect(name, stream, deadline).await?)))
             }
-            None => Err(ReachError::NoTls),
+            None => Err(ConnectError::NoTls),
         }
     }
 
     async fn unix(
         &self,
         path: &Path,
-        caller: Option<&Caller>,
+        client_info: Option<&ClientInfo>,
         deadline: Instant,
-    ) -> Result<BackendStream, ReachError> {
+    ) -> Result<BackendStream, ConnectError> {
         let connected = timeout_at(deadline, UnixStream::connect(path)).await;
         let socket =
-            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ReachError::Unix)?;
-        let mut stream = Metered::new(socket);
-        self.announce(&mut stream, caller, deadline).await?;
+            connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ConnectError::Unix)?;
+        let mut stream = CountingStream::new(socket);
+        self.send_proxy_header(&mut stream, client_info, deadline).await?;
         Ok(BackendStream::Unix(stream))
     }
 
     /// Tells the server who is calling, where the route says so.
-    async fn announce<S>(
+    async fn send_proxy_header<S>(
         &self,
         stream: &mut S,
-        caller: Option<&Caller>,
+        client_info: Option<&ClientInfo>,
         deadline: Instant,
-    ) -> Result<(), ReachError>
+    ) -> Result<(), ConnectError>
     where
         S: AsyncWrite + Unpin,
     {
         let Some(version) = self.send_proxy else { return Ok(()) };
-        let header = announce::header(version, caller);
+        let header = proxy_header::header(version, client_info);
         let written = timeout_at(deadline, stream.write_all(&header)).await;
-        written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ReachError::Announce)
+        written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ConnectError::ProxyHeader)
     }
 }

@@ -21,7 +21,7 @@ use x509_parser::{
 
 use super::explain::list;
 use crate::{
-    backend::{BackendStream, ReachError, Upstream, tls::TlsError},
+    backend::{BackendStream, ConnectError, Upstream, tls::TlsError},
     config::Backend,
     http::Routed,
 };
@@ -72,9 +72,9 @@ pub async fn dial(
     Routed { route, upstream }: &Routed<Arc<Upstream>>,
     backend: &Backend,
     limit: Duration,
-) -> Result<Reached, ReachError> {
+) -> Result<Reached, ConnectError> {
     let begin = Instant::now();
-    let stream = upstream.reach().connect(backend, None, begin + limit).await?;
+    let stream = upstream.connector().connect(backend, None, begin + limit).await?;
     let took = begin.elapsed();
     let peer = |socket: &tokio::net::TcpStream| {
         socket.peer_addr().map_or_else(|_| backend.to_string(), |address| address.to_string())
@@ -135,7 +135,7 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 /// What came of dialling a server, a line each for TLS and for its certificate.
-pub fn words(outcome: &Result<Reached, ReachError>) -> Vec<String> {
+pub fn words(outcome: &Result<Reached, ConnectError>) -> Vec<String> {
     match outcome {
         Err(error) => vec![format!("FAILED: {error}")],
         Ok(Reached { took, address, tls }) => {

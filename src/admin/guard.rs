@@ -19,7 +19,7 @@ const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Why a request is not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum GuardRefusal {
     /// None, or several.
     #[error("one Host is needed")]
     NoHost,
@@ -32,18 +32,22 @@ pub(super) enum Refused {
 }
 
 /// Judges a request by its method and head. `own`: the address that was configured, if it has a port.
-pub(super) fn judge(method: &Method, headers: &HeaderMap, own: Option<SocketAddr>) -> Result<(), Refused> {
+pub(super) fn judge(
+    method: &Method,
+    headers: &HeaderMap,
+    own: Option<SocketAddr>,
+) -> Result<(), GuardRefusal> {
     let mut hosts = headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Refused::NoHost) };
-    let host = host.to_str().map_err(|_| Refused::ForeignHost)?;
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(GuardRefusal::NoHost) };
+    let host = host.to_str().map_err(|_| GuardRefusal::ForeignHost)?;
     if !is_own(host, own) {
-        return Err(Refused::ForeignHost);
+        return Err(GuardRefusal::ForeignHost);
     }
     // A page of another site, whatever else it says. A link or a typed address is not a page that asks.
     let is_change = method == Method::POST || method == Method::DELETE;
     let site = headers.get(SITE).map(|site| site.as_bytes());
     if is_change && site.is_some_and(|site| site != b"same-origin" && site != b"none") {
-        return Err(Refused::Page);
+        return Err(GuardRefusal::Page);
     }
     let mut origins = headers.get_all(ORIGIN).iter();
     match (origins.next(), origins.next()) {
@@ -52,9 +56,9 @@ pub(super) fn judge(method: &Method, headers: &HeaderMap, own: Option<SocketAddr
             let (field, word) = OWN_PAGE;
             let ours = origin.as_bytes() == format!("http://{host}").as_bytes();
             let named = headers.get(field).is_some_and(|said| said.as_bytes() == word.as_bytes());
-            if ours && named { Ok(()) } else { Err(Refused::Page) }
+            if ours && named { Ok(()) } else { Err(GuardRefusal::Page) }
         }
-        _ => Err(Refused::Page),
+        _ => Err(GuardRefusal::Page),
     }
 }
 
@@ -84,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    fn judged(method: Method, fields: &[(HeaderName, &str)]) -> Result<(), Refused> {
+    fn judged(method: Method, fields: &[(HeaderName, &str)]) -> Result<(), GuardRefusal> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_str(value).unwrap());
@@ -129,10 +133,13 @@ mod tests {
             "localhost:1:2",
             "[::1%lo]",
         ] {
-            assert_eq!(judged(Method::GET, &[(HOST, host)]), Err(Refused::ForeignHost), "{host}");
+            assert_eq!(judged(Method::GET, &[(HOST, host)]), Err(GuardRefusal::ForeignHost), "{host}");
         }
-        assert_eq!(judged(Method::GET, &[]), Err(Refused::NoHost));
-        assert_eq!(judged(Method::GET, &[(HOST, "localhost"), (HOST, "localhost")]), Err(Refused::NoHost));
+        assert_eq!(judged(Method::GET, &[]), Err(GuardRefusal::NoHost));
+        assert_eq!(
+            judged(Method::GET, &[(HOST, "localhost"), (HOST, "localhost")]),
+            Err(GuardRefusal::NoHost)
+        );
     }
 
     #[test]
@@ -144,9 +151,12 @@ mod tests {
             assert_eq!(judged(method.clone(), std::slice::from_ref(&host)), Ok(()));
             assert_eq!(judged(method.clone(), &[host.clone(), own.clone(), named.clone()]), Ok(()));
             // Each of the two alone is not enough, and neither is another's Origin with the field.
-            assert_eq!(judged(method.clone(), &[host.clone(), own.clone()]), Err(Refused::Page));
+            assert_eq!(judged(method.clone(), &[host.clone(), own.clone()]), Err(GuardRefusal::Page));
             let other_word = (field.clone(), "yes");
-            assert_eq!(judged(method.clone(), &[host.clone(), own.clone(), other_word]), Err(Refused::Page));
+            assert_eq!(
+                judged(method.clone(), &[host.clone(), own.clone(), other_word]),
+                Err(GuardRefusal::Page)
+            );
             for origin in [
                 "http://evil.example",
                 "https://localhost:9101",
@@ -160,18 +170,18 @@ mod tests {
             ] {
                 let foreign = (ORIGIN, origin);
                 let asked = judged(method.clone(), &[host.clone(), foreign, named.clone()]);
-                assert_eq!(asked, Err(Refused::Page), "{origin}");
+                assert_eq!(asked, Err(GuardRefusal::Page), "{origin}");
             }
             let twice = [host.clone(), own.clone(), own.clone(), named.clone()];
-            assert_eq!(judged(method.clone(), &twice), Err(Refused::Page));
+            assert_eq!(judged(method.clone(), &twice), Err(GuardRefusal::Page));
             for site in ["cross-site", "same-site", "anything"] {
                 let asked = [host.clone(), own.clone(), named.clone(), (SITE, site)];
-                assert_eq!(judged(method.clone(), &asked), Err(Refused::Page), "{site}");
-                assert_eq!(judged(method.clone(), &[host.clone(), (SITE, site)]), Err(Refused::Page));
+                assert_eq!(judged(method.clone(), &asked), Err(GuardRefusal::Page), "{site}");
+                assert_eq!(judged(method.clone(), &[host.clone(), (SITE, site)]), Err(GuardRefusal::Page));
             }
         }
         for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT] {
-            assert_eq!(judged(method, &[host.clone(), own.clone(), named.clone()]), Err(Refused::Page));
+            assert_eq!(judged(method, &[host.clone(), own.clone(), named.clone()]), Err(GuardRefusal::Page));
         }
         assert_eq!(judged(Method::GET, &[host, (SITE, "cross-site")]), Ok(()), "a link from anywhere");
     }

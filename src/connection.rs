@@ -43,7 +43,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// What the connections of one listener share, as of one reading of the configuration.
 #[derive(Debug)]
-pub struct ListenerSettings {
+pub(crate) struct ListenerSettings {
     /// Its certificate; without one the listener is plain.
     pub tls: Option<Tls>,
     /// Who may say for whom it speaks.
@@ -56,7 +56,7 @@ pub struct ListenerSettings {
 
 /// What connections are opened under: one reading of the configuration. A session keeps to it when another is read.
 #[derive(Debug)]
-pub struct ConfigSnapshot {
+pub(crate) struct ConfigSnapshot {
     /// Where requests may lead.
     pub routes: Routes<Arc<Upstream>>,
     /// What else may be asked for.
@@ -83,7 +83,12 @@ pub struct Shared {
 }
 
 /// Lives the life of one connection.
-pub async fn serve(socket: Socket, peer: SocketAddr, settings: Arc<ListenerSettings>, shared: Arc<Shared>) {
+pub(crate) async fn serve(
+    socket: Socket,
+    peer: SocketAddr,
+    settings: Arc<ListenerSettings>,
+    shared: Arc<Shared>,
+) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
     let id = shared.registry.connections.next();
     let mut log_line = AccessLogLine::new(id, peer, Arc::clone(&shared.metrics));

@@ -13,20 +13,22 @@
 //! | pure rules | [`admission`], [`websocket`]; what is counted: [`session`], [`metrics`] |
 //! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`counting_stream`] |
 
-pub mod admin;
-pub mod admission;
-pub mod backend;
+mod admin;
+mod admission;
+mod backend;
 pub mod cli;
 pub mod config;
-pub mod connection;
-pub mod counting_stream;
-pub mod diagnose;
+mod connection;
+mod counting_stream;
+mod diagnose;
 pub mod gateway;
-pub mod http;
-pub mod metrics;
+mod http;
+mod metrics;
 pub mod outcome;
-pub mod relay;
-pub mod service;
-pub mod session;
-pub mod transport;
-pub mod websocket;
+mod relay;
+mod service;
+mod session;
+mod transport;
+mod websocket;
+
+pub use transport::self_signed::{SelfSigned, self_signed};

@@ -19,7 +19,7 @@ use std::{
 
 use atomic_waker::AtomicWaker;
 
-pub use self::connection_id::{ConnectionId, ConnectionIds};
+pub(crate) use self::connection_id::{ConnectionId, ConnectionIds};
 use crate::outcome::Reason;
 
 /// Every session of the process, by number.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use portcullis::{config::Config, gateway::Gateway, transport::self_signed::self_signed};
+use portcullis::{config::Config, gateway::Gateway, self_signed};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
     RootCertStore, ServerConfig,

@@ -7,7 +7,7 @@
 use crate::picture::{Colour, Ink, LETTER, Picture};
 use crate::pixels::Converter;
 use crate::rfb::{Rectangle, raw_header, update_header};
-use crate::scene::{GatewaySnapshot, HEIGHT, Scene, WIDTH};
+use crate::scene::{HEIGHT, Moment, Scene, WIDTH};
 use crate::tiles::{Seen, Tiles};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -221,7 +221,7 @@ impl State {
             self.gate = (self.gate + 0.02).min(1.0);
         }
         self.wind += (self.gust - self.wind) * 0.08;
-        let moment = GatewaySnapshot { seconds, gate: self.gate, wind: self.wind };
+        let moment = Moment { seconds, gate: self.gate, wind: self.wind };
         let picture = &mut self.next;
         self.scene.paint(picture, moment);
         self.ink.over(picture);

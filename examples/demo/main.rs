@@ -300,8 +300,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_is_named() {
-        let bytes_written = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = bytes_written.local_addr().unwrap().port();
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = taken.local_addr().unwrap().port();
         let error = addresses(Some(port)).await.unwrap_err();
         assert!(
             format!("{error:#}").starts_with(&format!(

@@ -280,10 +280,10 @@ mod tests {
         fn no_bytes_panic_or_overrun(arrived in prop::collection::vec(any::<u8>(), 0..64), kind in 0_u8..8) {
             for bytes in [arrived.clone(), [vec![kind], arrived].concat()] {
                 let mut rest = bytes.as_slice();
-                while let Ok(Some((message, bytes_written))) = ClientMessage::parse(rest) {
-                    prop_assert!(0 < bytes_written && bytes_written <= rest.len());
+                while let Ok(Some((message, taken))) = ClientMessage::parse(rest) {
+                    prop_assert!(0 < taken && taken <= rest.len());
                     prop_assert!(message.discards() <= u64::from(MAX_CUT_TEXT));
-                    rest = &rest[bytes_written..];
+                    rest = &rest[taken..];
                 }
             }
         }

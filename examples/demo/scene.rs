@@ -38,7 +38,7 @@ struct Lantern {
 
 /// What the picture depends on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct GatewaySnapshot {
+pub(crate) struct Moment {
     /// Seconds since 1970, UTC.
     pub(crate) seconds: f64,
     /// How far the gate is up: 0 to 1.
@@ -63,7 +63,7 @@ impl Scene {
     }
 
     /// Paints the whole of `picture`.
-    pub(crate) fn paint(&self, picture: &mut Picture, moment: GatewaySnapshot) {
+    pub(crate) fn paint(&self, picture: &mut Picture, moment: Moment) {
         picture.pixels.copy_from_slice(&self.scenery.pixels);
         pennant(picture, moment.seconds);
         portcullis(picture, moment.gate);
@@ -75,7 +75,7 @@ impl Scene {
 }
 
 impl Lantern {
-    fn paint(&self, picture: &mut Picture, moment: GatewaySnapshot) {
+    fn paint(&self, picture: &mut Picture, moment: Moment) {
         let (low, high) = (HEIGHT as f32 + 30.0, -30.0);
         let travel = f64::from(low - high);
         let risen =
@@ -257,7 +257,7 @@ fn clock(picture: &mut Picture, seconds: f64) {
 mod tests {
     use super::*;
 
-    fn painted(moment: GatewaySnapshot) -> Picture {
+    fn painted(moment: Moment) -> Picture {
         let mut picture = Picture::new(WIDTH, HEIGHT);
         Scene::new().paint(&mut picture, moment);
         picture
@@ -265,19 +265,19 @@ mod tests {
 
     #[test]
     fn a_moment_paints_one_picture_and_the_next_another() {
-        let moment = GatewaySnapshot { seconds: 1.8e9, gate: 0.0, wind: 0.0 };
+        let moment = Moment { seconds: 1.8e9, gate: 0.0, wind: 0.0 };
         let first = painted(moment).pixels;
         assert!(painted(moment).pixels == first);
-        assert!(painted(GatewaySnapshot { seconds: moment.seconds + 1.0, ..moment }).pixels != first);
-        assert!(painted(GatewaySnapshot { gate: 1.0, ..moment }).pixels != first);
-        assert!(painted(GatewaySnapshot { wind: 40.0, ..moment }).pixels != first);
+        assert!(painted(Moment { seconds: moment.seconds + 1.0, ..moment }).pixels != first);
+        assert!(painted(Moment { gate: 1.0, ..moment }).pixels != first);
+        assert!(painted(Moment { wind: 40.0, ..moment }).pixels != first);
     }
 
     #[test]
     fn no_moment_is_out_of_bounds() {
         for seconds in [0.0, -1.0, 86_399.999, 4.1e12, f64::NAN] {
             for wind in [0.0, -1e6, 1e6] {
-                painted(GatewaySnapshot { seconds, gate: 2.0, wind });
+                painted(Moment { seconds, gate: 2.0, wind });
             }
         }
     }

@@ -129,17 +129,13 @@ where
 }
 
 /// What the reading half passes to the writing half, in the order it was said.
-enum BackendChoice {
+enum Wish {
     Format(PixelFormat),
     Update { incremental: bool, area: Rectangle },
 }
 
 /// Reads what the viewer says until it closes.
-async fn listen<R>(
-    mut stream: R,
-    viewer: &Viewer,
-    wishes: mpsc::Sender<BackendChoice>,
-) -> Result<(), SessionError>
+async fn listen<R>(mut stream: R, viewer: &Viewer, wishes: mpsc::Sender<Wish>) -> Result<(), SessionError>
 where
     R: AsyncRead + Unpin,
 {
@@ -148,9 +144,9 @@ where
         while let Some((message, length)) = ClientMessage::parse(&arrived)? {
             arrived.advance(length);
             let wish = match message {
-                ClientMessage::SetPixelFormat(format) => Some(BackendChoice::Format(format)),
+                ClientMessage::SetPixelFormat(format) => Some(Wish::Format(format)),
                 ClientMessage::UpdateRequest { incremental, area } => {
-                    Some(BackendChoice::Update { incremental, area })
+                    Some(Wish::Update { incremental, area })
                 }
                 ClientMessage::Key { down: true, keysym } => {
                     viewer.press(keysym);
@@ -203,11 +199,7 @@ where
 }
 
 /// Sends updates as they are asked for: at once if anything is new, otherwise with the next frame that is.
-async fn show<W>(
-    mut stream: W,
-    viewer: &Viewer,
-    mut wishes: mpsc::Receiver<BackendChoice>,
-) -> Result<(), SessionError>
+async fn show<W>(mut stream: W, viewer: &Viewer, mut wishes: mpsc::Receiver<Wish>) -> Result<(), SessionError>
 where
     W: AsyncWrite + Unpin,
 {
@@ -219,8 +211,8 @@ where
     loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
-                Some(BackendChoice::Format(new)) => format = Converter::new(new),
-                Some(BackendChoice::Update { incremental, area }) => {
+                Some(Wish::Format(new)) => format = Converter::new(new),
+                Some(Wish::Update { incremental, area }) => {
                     if !incremental {
                         viewer.forget(&mut seen, area);
                     }

@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+pub(crate) enum ControlError {
     /// Nobody is there.
     #[error("no gateway listens on {address}: {cause}; is it running, and with this [admin] address?")]
     Nobody {
@@ -65,7 +65,7 @@ pub enum ControlError {
 
 /// Which sessions to end, and what to tell their clients.
 #[derive(Debug, Clone, Default)]
-pub struct KillRequest {
+pub(crate) struct KillRequest {
     /// These numbers; none for any.
     pub ids: Vec<u64>,
     /// On this route.
@@ -80,8 +80,7 @@ pub struct KillRequest {
 
 /// Sessions as the gateway tells them.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the names of the JSON, which docs/operations.md explains")]
-pub struct SessionList {
+pub(crate) struct SessionList {
     pub live: usize,
     pub matching: usize,
     pub sessions: Vec<SessionEntry>,
@@ -89,8 +88,7 @@ pub struct SessionList {
 
 /// A session as the gateway tells it.
 #[derive(Debug, Clone, Deserialize)]
-#[expect(missing_docs, reason = "the names of the JSON, which docs/operations.md explains")]
-pub struct SessionEntry {
+pub(crate) struct SessionEntry {
     pub id: u64,
     pub peer: String,
     pub route: String,
@@ -102,31 +100,25 @@ pub struct SessionEntry {
     pub rate_in: Option<u64>,
     pub rate_out: Option<u64>,
     pub round_trip_ms: Option<f64>,
-    pub buffered: u32,
 }
 
 /// A gateway that can be asked.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(crate) struct Client {
     address: AdminAddress,
 }
 
 impl Client {
     /// The one that listens there.
-    pub fn new(address: AdminAddress) -> Self {
+    pub(crate) fn new(address: AdminAddress) -> Self {
         Self { address }
-    }
-
-    /// Its address.
-    pub fn address(&self) -> &AdminAddress {
-        &self.address
     }
 
     /// The sessions that fit a query such as `route=vnc`, as JSON text.
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn sessions(&self, query: &str) -> Result<String, ControlError> {
+    pub(crate) async fn sessions(&self, query: &str) -> Result<String, ControlError> {
         let body = self.good(Method::GET, &format!("/api/sessions?{query}"), &()).await?;
         String::from_utf8(body.into()).map_err(|error| self.strange(error))
     }
@@ -135,7 +127,7 @@ impl Client {
     ///
     /// # Errors
     /// It is not what a gateway says.
-    pub fn understand(&self, sessions: &str) -> Result<SessionList, ControlError> {
+    pub(crate) fn understand(&self, sessions: &str) -> Result<SessionList, ControlError> {
         serde_json::from_str(sessions).map_err(|error| self.strange(error))
     }
 
@@ -143,7 +135,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn kill(&self, sentence: KillRequest) -> Result<Vec<u64>, ControlError> {
+    pub(crate) async fn kill(&self, sentence: KillRequest) -> Result<Vec<u64>, ControlError> {
         let KillRequest { ids, route, peer, user, reason } = sentence;
         let kill = Kill { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, user, reason };
         let Killed { killed } = self.read(&self.good(Method::POST, "/api/sessions/kill", &kill).await?)?;
@@ -154,7 +146,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ControlError`]; refused if something is wrong with the configuration.
-    pub async fn reload(&self) -> Result<String, ControlError> {
+    pub(crate) async fn reload(&self) -> Result<String, ControlError> {
         self.order("/api/reload").await
     }
 
@@ -162,7 +154,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn drain(&self) -> Result<String, ControlError> {
+    pub(crate) async fn drain(&self) -> Result<String, ControlError> {
         self.order("/api/drain").await
     }
 
@@ -170,7 +162,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn health(&self, live: bool) -> Result<(bool, String), ControlError> {
+    pub(crate) async fn health(&self, live: bool) -> Result<(bool, String), ControlError> {
         let path = if live { "/healthz" } else { "/readyz" };
         let (status, body) = self.ask(Method::GET, path, &()).await?;
         match status {

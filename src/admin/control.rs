@@ -6,10 +6,10 @@
 use std::{fmt::Debug, pin::Pin, time::SystemTime};
 
 /// A future that can be kept without its name.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the admin address may ask of the process.
-pub trait ProcessControl: Debug + Send + Sync {
+pub(crate) trait ProcessControl: Debug + Send + Sync {
     /// Reads the configuration and everything it names again. Connections that come from then on live under it, sessions
     /// go on under what they were opened with.
     ///
@@ -34,7 +34,7 @@ pub trait ProcessControl: Debug + Send + Sync {
 
 /// How a gateway stands at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct GatewayStatus {
+pub(crate) struct GatewayStatus {
     /// Whether new connections are welcome: it listens, and does not drain.
     pub ready: bool,
     /// Whether it has begun to send its sessions away.
@@ -58,7 +58,7 @@ pub struct GatewayStatus {
 
 /// One address on which clients are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerStatus {
+pub(crate) struct ListenerStatus {
     /// As it is configured.
     pub address: String,
     /// Whether it speaks TLS.
@@ -69,7 +69,7 @@ pub struct ListenerStatus {
 
 /// One server of one route.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendStatus {
+pub(crate) struct BackendStatus {
     /// The name of the route.
     pub route: String,
     /// The server, as it is configured.

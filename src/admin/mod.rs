@@ -4,13 +4,13 @@
 //! client behind the commands ([`client`]). Acts on the process through [`control::ProcessControl`] alone.
 
 mod api;
-pub mod client;
-pub mod control;
+pub(crate) mod client;
+pub(crate) mod control;
 mod guard;
 mod metrics_text;
 mod page;
 mod process;
-pub mod server;
-pub mod sessions;
-pub mod socket;
+pub(crate) mod server;
+pub(crate) mod sessions;
+pub(crate) mod socket;
 mod status;

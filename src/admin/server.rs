@@ -43,14 +43,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The admin address while it is listened on: until this is dropped.
 #[derive(Debug)]
-pub struct AdminServer {
+pub(crate) struct AdminServer {
     address: AdminAddress,
     _closes: DropGuard,
 }
 
 /// A socket for the operator, or an address that somebody else still has.
 #[derive(Debug)]
-pub struct AdminSocket {
+pub(crate) struct AdminSocket {
     address: AdminAddress,
     socket: Option<ListeningSocket>,
 }
@@ -61,7 +61,7 @@ impl AdminSocket {
     ///
     /// # Errors
     /// It cannot be listened on, and waiting would not help.
-    pub fn bind(address: &AdminAddress) -> Result<Self, SocketError> {
+    pub(crate) fn bind(address: &AdminAddress) -> Result<Self, SocketError> {
         let socket = match bind(address) {
             Ok(socket) => Some(socket),
             Err(SocketError::InUse) => None,
@@ -72,7 +72,7 @@ impl AdminSocket {
     }
 
     /// Answers on it from now on, in tasks of the runtime this is called in.
-    pub fn serve(
+    pub(crate) fn serve(
         self,
         control: Arc<dyn ProcessControl>,
         registry: Arc<Registry>,
@@ -99,7 +99,7 @@ impl AdminSocket {
 
 impl AdminServer {
     /// Where it listens, with the port that was given for port 0.
-    pub fn address(&self) -> &AdminAddress {
+    pub(crate) fn address(&self) -> &AdminAddress {
         &self.address
     }
 }

@@ -20,7 +20,7 @@ const STALE: Duration = Duration::from_secs(10);
 
 /// Which sessions are meant: those that fit everything that is said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SessionFilter {
+pub(crate) struct SessionFilter {
     /// These numbers.
     pub ids: Option<Vec<u64>>,
     /// On this route.
@@ -35,12 +35,12 @@ pub struct SessionFilter {
 
 impl SessionFilter {
     /// Whether nothing is said, which means every session.
-    pub fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         *self == Self::default()
     }
 
     /// Whether a session is meant.
-    pub fn matches(&self, session: &SessionSnapshot) -> bool {
+    pub(crate) fn matches(&self, session: &SessionSnapshot) -> bool {
         let fits = |wanted: &Option<String>, is: Option<&str>| {
             wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
         };
@@ -65,7 +65,7 @@ fn shows(session: &SessionSnapshot, text: &str) -> bool {
 ///
 /// # Errors
 /// It is neither; one line for the caller's terminal.
-pub fn peer(text: &str) -> Result<IpNet, String> {
+pub(crate) fn peer(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
     address.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map_err(|_| {
         format!("{text:?}: no address; write one such as 192.0.2.7, or a network such as 2001:db8::/32")

@@ -122,13 +122,13 @@ impl Drop for AddressPermit {
 }
 
 /// The address that is meant: `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2) is `a.b.c.d`.
-pub fn canonical(address: IpAddr) -> IpAddr {
+pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
 /// Whether one of `networks` contains the canonical `address`. A network inside `::ffff:0:0/96` means the
 /// IPv4 network that it maps; a wider IPv6 network, even `::/0`, contains no IPv4 address.
-pub fn covers(networks: &[IpNet], address: IpAddr) -> bool {
+pub(crate) fn covers(networks: &[IpNet], address: IpAddr) -> bool {
     const MAPPED_BITS: u8 = 96;
     let address = canonical(address);
     networks.iter().any(|network| {

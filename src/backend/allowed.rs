@@ -68,7 +68,7 @@ impl fmt::Display for Rule {
 
 /// Where a route may lead.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Allowed {
+pub(crate) struct Allowed {
     /// The only networks that may be dialled. Without them, an address that stands in the configuration is dialled as it
     /// is, and a name may lead anywhere but to link-local, cloud metadata, unspecified and multicast addresses.
     pub networks: Option<Vec<IpNet>>,
@@ -79,7 +79,7 @@ impl Allowed {
     ///
     /// # Errors
     /// It may not; the rule says why.
-    pub fn check(&self, address: IpAddr, literal: bool) -> Result<(), Rule> {
+    pub(crate) fn check(&self, address: IpAddr, literal: bool) -> Result<(), Rule> {
         match &self.networks {
             Some(networks) if covers(networks, address) => Ok(()),
             Some(_) => Err(Rule::NotAllowed),

@@ -128,7 +128,7 @@ impl fmt::Display for Failures {
 ///
 /// # Errors
 /// Each way to fail is a [`TcpConnectError`] of its own.
-pub async fn tcp(
+pub(crate) async fn tcp(
     addresses: Addresses,
     port: u16,
     allowed: &Allowed,
@@ -144,7 +144,7 @@ pub async fn tcp(
 ///
 /// # Errors
 /// Each way to fail is a [`TcpConnectError`] of its own.
-pub async fn happy_eyeballs<T, F>(
+pub(crate) async fn happy_eyeballs<T, F>(
     addresses: Addresses,
     port: u16,
     allowed: &Allowed,

@@ -21,7 +21,7 @@ use crate::config::{Backend, Health};
 ///
 /// `probe` takes one backend and either reaches it or says why not; it is dropped when it takes longer than
 /// `settings.timeout`. The tries of several targets are spread over the interval.
-pub async fn watch<P, F, E>(
+pub(crate) async fn watch<P, F, E>(
     pool: Arc<Pool>,
     backends: Vec<Backend>,
     route: String,

@@ -4,19 +4,19 @@
 //! dialled, what it is told about the caller, and how TLS begins. Refuses to know what is carried. Invariants: a dial ends
 //! within its deadline, all servers and addresses together; a client never names a server, only a token for one.
 
-pub mod allowed;
-pub mod balance;
-pub mod connector;
-pub mod happy_eyeballs;
-pub mod health;
-pub mod proxy_header;
-pub mod resolve;
-pub mod starttls;
-pub mod stream;
-pub mod targets;
+pub(crate) mod allowed;
+pub(crate) mod balance;
+pub(crate) mod connector;
+pub(crate) mod happy_eyeballs;
+pub(crate) mod health;
+pub(crate) mod proxy_header;
+pub(crate) mod resolve;
+pub(crate) mod starttls;
+pub(crate) mod stream;
+pub(crate) mod targets;
 #[cfg(test)]
 mod test_log;
-pub mod tls;
+pub(crate) mod tls;
 
 use std::{
     sync::Arc,
@@ -31,7 +31,7 @@ use self::{
     targets::{TargetsError, TokenTable, token_of},
     tls::TlsConfigError,
 };
-pub use self::{
+pub(crate) use self::{
     connector::{ConnectError, Connector, DialContext},
     proxy_header::ClientInfo,
     stream::BackendStream,

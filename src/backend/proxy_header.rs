@@ -32,7 +32,7 @@ pub struct ClientInfo {
 /// version 2. An IPv4 client that called an IPv6 address, or the other way round, which happens behind a trusted proxy,
 /// is written as IPv6 throughout, for a header knows only one family. Version 2 carries the connection's name as its
 /// unique id, and of TLS the version.
-pub fn header(version: SendProxy, client_info: Option<&ClientInfo>) -> Vec<u8> {
+pub(crate) fn header(version: SendProxy, client_info: Option<&ClientInfo>) -> Vec<u8> {
     let addresses = client_info.map(addresses);
     let mut bytes = Vec::with_capacity(128);
     // What the encoder could refuse is mixed families, TLVs in version 1 and TLVs of 64 KiB.

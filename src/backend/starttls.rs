@@ -89,7 +89,7 @@ impl From<io::Error> for StartTlsError {
 ///
 /// # Errors
 /// Each way to fail is a [`StartTlsError`] of its own; the stream is of no more use then.
-pub async fn negotiate<S>(stream: &mut S, domain: &str, deadline: Instant) -> Result<(), StartTlsError>
+pub(crate) async fn negotiate<S>(stream: &mut S, domain: &str, deadline: Instant) -> Result<(), StartTlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -34,8 +34,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::file::TargetsError;
 use self::file::{File, Read, files};
-pub use self::file::{LineError, TargetsError};
 use crate::config::{Backend, RoutePath, Secret, TokenFile};
 
 /// How often the files are looked at.
@@ -44,7 +44,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The token that a request shows: that of `?token=…`, or else what `*` stands for in the path of the `route`, from
 /// its last slash on. Percent-decoded; a `+` is a `+`, for no token has a space in it. `None` when there is no token,
 /// when there are two, or when it is no text.
-pub fn token_of(route: &RoutePath, path: &str, query: Option<&str>) -> Option<Secret> {
+pub(crate) fn token_of(route: &RoutePath, path: &str, query: Option<&str>) -> Option<Secret> {
     let pairs = query.into_iter().flat_map(|query| query.split('&'));
     let mut values = pairs.filter_map(|pair| pair.strip_prefix("token="));
     let written = match (values.next(), values.next(), route) {
@@ -73,7 +73,7 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Which token leads where.
-pub struct TokenTable {
+pub(crate) struct TokenTable {
     path: PathBuf,
     key: hmac::Key,
     targets: RwLock<Arc<Targets>>,
@@ -87,7 +87,7 @@ impl TokenTable {
     ///
     /// # Errors
     /// [`TargetsError`] names the file, and the line where there is one.
-    pub fn open(file: &TokenFile) -> Result<Arc<Self>, TargetsError> {
+    pub(crate) fn open(file: &TokenFile) -> Result<Arc<Self>, TargetsError> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| TargetsError::NoRandomKey)?;
         let files = files(&file.path)?;
@@ -101,12 +101,12 @@ impl TokenTable {
     }
 
     /// Where `token` leads. How long the answer takes tells nothing of any token but this one.
-    pub fn find(&self, token: &Secret) -> Option<Backend> {
+    pub(crate) fn find(&self, token: &Secret) -> Option<Backend> {
         self.current().get(&Digest::of(&self.key, token.expose())).cloned()
     }
 
     /// Where tokens lead, each target once and in the order of their writing. Nothing tells which token leads where.
-    pub fn backends(&self) -> Vec<Backend> {
+    pub(crate) fn backends(&self) -> Vec<Backend> {
         let targets = self.current();
         let mut written: Vec<(String, &Backend)> =
             targets.values().map(|backend| (backend.to_string(), backend)).collect();
@@ -116,18 +116,13 @@ impl TokenTable {
     }
 
     /// How many tokens there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.current().len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Looks once a second whether the files have changed, and reads them if so, until `stop` is cancelled. Files that
     /// have an error in them change nothing; that is logged once, with file and line.
-    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut clock = interval_at(Instant::now() + EVERY, EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let look = async {

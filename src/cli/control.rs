@@ -261,7 +261,6 @@ mod tests {
             rate_in: Some(0),
             rate_out: None,
             round_trip_ms: Some(12.34),
-            buffered: 0,
         };
         let listed = SessionList { live: 2, matching: 1, sessions: vec![session] };
         let expected = "\

@@ -27,7 +27,7 @@ const HANDSHAKE: u64 = 400;
 
 /// One limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// What it is a limit of.
     pub name: String,
     /// How many sessions it lets be.
@@ -40,7 +40,7 @@ pub struct Limit {
 
 /// All limits, and what else is worth knowing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// The lowest first.
     pub limits: Vec<Limit>,
     /// What is no number of sessions.
@@ -51,7 +51,7 @@ pub struct Capacity {
 
 impl Capacity {
     /// Counts.
-    pub fn count(config: &Config, machine: &Machine) -> Self {
+    pub(crate) fn count(config: &Config, machine: &Machine) -> Self {
         let wanted = config.limits.max_sessions as u64;
         let mut limits = vec![Limit {
             name: "limits.max_sessions".to_owned(),
@@ -70,13 +70,13 @@ impl Capacity {
     }
 
     /// The limit that is hit first.
-    pub fn first(&self) -> &Limit {
+    pub(crate) fn first(&self) -> &Limit {
         // There is always the configured one.
         &self.limits[0]
     }
 
     /// What gives way before the configured limit, if anything does.
-    pub fn shortfall(&self) -> Option<String> {
+    pub(crate) fn shortfall(&self) -> Option<String> {
         let Limit { name, sessions, advice, .. } = self.first();
         let wanted = self.wanted;
         (*sessions < wanted).then(|| {
@@ -85,7 +85,7 @@ impl Capacity {
     }
 
     /// For people: a line for each limit, the lowest first, then what else there is to know.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::from("  sessions  limit\n");
         for Limit { name, sessions, why, .. } in &self.limits {
             // Writing to a String cannot fail.

@@ -32,7 +32,7 @@ const SECOND_THOUGHTS: Duration = Duration::from_millis(250);
 
 /// A server that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reached {
+pub(crate) struct Reached {
     /// How long it took, TLS included.
     pub took: Duration,
     /// The address that won, or the path of the socket.
@@ -43,7 +43,7 @@ pub struct Reached {
 
 /// What TLS with a server comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Secured {
+pub(crate) struct Secured {
     /// The version.
     pub version: Option<ProtocolVersion>,
     /// The cipher suite.
@@ -56,7 +56,7 @@ pub struct Secured {
 
 /// What a certificate says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// The DNS names and addresses it is for (RFC 5280 §4.2.1.6).
     pub names: Vec<String>,
     /// Until when it is valid.
@@ -68,7 +68,7 @@ pub struct Certificate {
 ///
 /// # Errors
 /// In the words of a session's closing line.
-pub async fn dial(
+pub(crate) async fn dial(
     Routed { route, upstream }: &Routed<Arc<Upstream>>,
     backend: &Backend,
     limit: Duration,
@@ -135,7 +135,7 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 /// What came of dialling a server, a line each for TLS and for its certificate.
-pub fn words(outcome: &Result<Reached, ConnectError>) -> Vec<String> {
+pub(crate) fn words(outcome: &Result<Reached, ConnectError>) -> Vec<String> {
     match outcome {
         Err(error) => vec![format!("FAILED: {error}")],
         Ok(Reached { took, address, tls }) => {

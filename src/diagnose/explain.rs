@@ -26,7 +26,7 @@ const MOST: usize = 8;
 
 /// What is told of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// For people; ends with a line of its own for the verdict.
     pub text: String,
     /// Whether it would become a session that can last.
@@ -34,10 +34,10 @@ pub struct Explanation {
 }
 
 /// What came of dialling a server.
-pub type DialOutcome = (Backend, Result<Reached, ConnectError>);
+pub(crate) type DialOutcome = (Backend, Result<Reached, ConnectError>);
 
 /// Tells what was found, and what the servers said that were dialled.
-pub fn report(findings: &Findings<'_>, dialled: &[DialOutcome]) -> Explanation {
+pub(crate) fn report(findings: &Findings<'_>, dialled: &[DialOutcome]) -> Explanation {
     let mut page = Page::default();
     page.step("listener", listener(findings));
     page.step("from", from(findings));

@@ -19,7 +19,7 @@ use crate::{
 
 /// Everything there is to say about a connection.
 #[derive(Debug)]
-pub struct Findings<'a> {
+pub(crate) struct Findings<'a> {
     /// The configuration that is asked.
     pub config: &'a Config,
     /// What is asked.
@@ -36,7 +36,7 @@ pub struct Findings<'a> {
 
 /// Who takes a connection.
 #[derive(Debug)]
-pub enum ListenerMatch<'a> {
+pub(crate) enum ListenerMatch<'a> {
     /// This one.
     Open {
         /// Which.
@@ -52,7 +52,7 @@ pub enum ListenerMatch<'a> {
 
 /// Who a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientKind {
+pub(crate) enum ClientKind {
     /// It was not said.
     Unknown,
     /// A client that the limits do not count.
@@ -69,7 +69,7 @@ pub enum ClientKind {
 
 /// Where a connection leads.
 #[derive(Debug)]
-pub struct RouteMatch<'a> {
+pub(crate) struct RouteMatch<'a> {
     /// The route.
     pub routed: &'a Arc<Routed<Arc<Upstream>>>,
     /// Other routes that would take it, were this one not there.
@@ -84,7 +84,7 @@ pub struct RouteMatch<'a> {
 
 /// The servers that a connection may be led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DialTargets {
+pub(crate) enum DialTargets {
     /// One of these.
     Any(Vec<Backend>),
     /// The one that its token names.
@@ -97,7 +97,7 @@ pub enum DialTargets {
 
 /// Why a connection is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotAdmitted {
+pub(crate) enum NotAdmitted {
     /// Nobody listens.
     Nobody,
     /// It gets a file instead, with this status.
@@ -108,7 +108,7 @@ pub enum NotAdmitted {
 
 impl<'a> Findings<'a> {
     /// Goes through all steps, those behind the first refusal included as far as they can be known.
-    pub async fn of(
+    pub(crate) async fn of(
         config: &'a Config,
         routes: &'a Routes<Arc<Upstream>>,
         files: Option<&Files>,

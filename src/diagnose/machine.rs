@@ -7,7 +7,7 @@ use std::{fs, io, path::Path};
 
 /// Numbers of a machine, as of one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Descriptors that the process that asks may open (RLIMIT_NOFILE, hard).
     pub descriptors: u64,
     /// The most that RLIMIT_NOFILE can be raised to (`fs.nr_open`).
@@ -30,7 +30,7 @@ pub struct Machine {
 
 impl Machine {
     /// Reads what stands under `proc`, which is `/proc` unless a test says otherwise.
-    pub fn read(proc: &Path, descriptors: u64) -> Self {
+    pub(crate) fn read(proc: &Path, descriptors: u64) -> Self {
         let text = |name: &str| fs::read_to_string(proc.join(name)).ok();
         let numbers = |name: &str| -> Option<Vec<u64>> {
             text(name)?.split_whitespace().map(|word| word.parse().ok()).collect()
@@ -69,14 +69,14 @@ impl Machine {
     ///
     /// # Errors
     /// There is no `/proc`.
-    pub fn this_one(descriptors: u64) -> io::Result<Self> {
+    pub(crate) fn this_one(descriptors: u64) -> io::Result<Self> {
         let proc = Path::new("/proc");
         proc.join("meminfo").metadata()?;
         Ok(Self::read(proc, descriptors))
     }
 
     /// How many outgoing connections one address of this machine can have to one address and port of another.
-    pub fn local_ports(&self) -> Option<u64> {
+    pub(crate) fn local_ports(&self) -> Option<u64> {
         let (first, last, reserved) = self.ports?;
         Some((u64::from(last) + 1).saturating_sub(u64::from(first)).saturating_sub(reserved))
     }

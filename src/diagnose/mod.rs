@@ -5,12 +5,12 @@
 //! the code that makes it while the gateway runs. Invariant: no token is shown, neither one that is asked about nor one of
 //! a token file.
 
-pub mod capacity;
-pub mod dial;
-pub mod explain;
-pub mod findings;
-pub mod machine;
-pub mod question;
+pub(crate) mod capacity;
+pub(crate) mod dial;
+pub(crate) mod explain;
+pub(crate) mod findings;
+pub(crate) mod machine;
+pub(crate) mod question;
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use self::{
     dial::dial,
     findings::{DialTargets, Findings},
 };
-pub use self::{
+pub(crate) use self::{
     explain::Explanation,
     question::{Question, QuestionError},
 };
@@ -35,7 +35,7 @@ const SIDE_BY_SIDE: usize = 16;
 
 /// A loaded configuration to examine. No address is bound.
 #[derive(Debug)]
-pub struct Diagnostics {
+pub(crate) struct Diagnostics {
     config: Config,
     routes: Routes<Arc<Upstream>>,
     files: Option<Files>,
@@ -43,13 +43,13 @@ pub struct Diagnostics {
 
 impl Diagnostics {
     /// Diagnostics for `config` and what was loaded for it.
-    pub fn new(config: Config, routes: Routes<Arc<Upstream>>, files: Option<Files>) -> Self {
+    pub(crate) fn new(config: Config, routes: Routes<Arc<Upstream>>, files: Option<Files>) -> Self {
         Self { config, routes, files }
     }
 
     /// What would become of a connection, step by step. With `dials`, the servers it could be led to are connected to, each
     /// within `timeouts.connect`.
-    pub async fn explain(&self, question: &Question, dials: bool) -> Explanation {
+    pub(crate) async fn explain(&self, question: &Question, dials: bool) -> Explanation {
         let findings = Findings::of(&self.config, &self.routes, self.files.as_ref(), question).await;
         let (mut backends, mut answers) = (Vec::new(), Vec::new());
         if let Some(found) = findings.found.as_ref().ok().filter(|_| dials) {
@@ -67,7 +67,7 @@ impl Diagnostics {
 
     /// Connects to every server of every route, each within `timeouts.connect`, and says one line of each as soon as it is
     /// its turn. Returns how many there are and how many did not answer.
-    pub async fn dial_all(&self, mut say: impl FnMut(&str)) -> (usize, usize) {
+    pub(crate) async fn dial_all(&self, mut say: impl FnMut(&str)) -> (usize, usize) {
         let mut all = Vec::new();
         for routed in self.routes.iter() {
             all.extend(routed.upstream.backends().into_iter().map(|backend| (routed, backend)));

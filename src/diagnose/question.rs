@@ -15,7 +15,7 @@ use crate::admission::canonical;
 
 /// What is wrong with a question.
 #[derive(Debug, thiserror::Error)]
-pub enum QuestionError {
+pub(crate) enum QuestionError {
     /// It is no URL.
     #[error("this is no URL: {0}; write wss://host/path")]
     Url(url::ParseError),
@@ -38,7 +38,7 @@ pub enum QuestionError {
 
 /// A connection to ask about.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub(crate) struct Question {
     url: Url,
     port: u16,
     target: Uri,
@@ -52,7 +52,7 @@ impl Question {
     ///
     /// # Errors
     /// A browser would not even try.
-    pub fn new(url: &str, origin: Option<&str>, from: Option<IpAddr>) -> Result<Self, QuestionError> {
+    pub(crate) fn new(url: &str, origin: Option<&str>, from: Option<IpAddr>) -> Result<Self, QuestionError> {
         let url = Url::parse(url).map_err(QuestionError::Url)?;
         let (Some(name), true) = (url.host_str(), matches!(url.scheme(), "ws" | "wss")) else {
             return Err(QuestionError::Scheme);
@@ -77,17 +77,17 @@ impl Question {
     }
 
     /// Whether the URL asks for TLS.
-    pub fn is_wss(&self) -> bool {
+    pub(crate) fn is_wss(&self) -> bool {
         self.url.scheme() == "wss"
     }
 
     /// The port that is connected to.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// The address that is connected to, if the URL has one and not a name.
-    pub fn address(&self) -> Option<IpAddr> {
+    pub(crate) fn address(&self) -> Option<IpAddr> {
         match self.url.host()? {
             url::Host::Domain(_) => None,
             url::Host::Ipv4(address) => Some(address.into()),
@@ -96,17 +96,17 @@ impl Question {
     }
 
     /// What the page's Origin header says, if there is one.
-    pub fn origin(&self) -> Option<&HeaderValue> {
+    pub(crate) fn origin(&self) -> Option<&HeaderValue> {
         self.origin.as_ref()
     }
 
     /// The canonical address that the connection comes from, if it was said.
-    pub fn from(&self) -> Option<IpAddr> {
+    pub(crate) fn from(&self) -> Option<IpAddr> {
         self.from
     }
 
     /// The request head, as far as it is looked at.
-    pub fn request(&self) -> Request<()> {
+    pub(crate) fn request(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.uri_mut() = self.target.clone();
         let headers = request.headers_mut();

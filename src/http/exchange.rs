@@ -41,7 +41,7 @@ const MAX_LINGER: u64 = 256 * 1024;
 
 /// Why there is no next request, or why its answer did not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ExchangeError {
+pub(crate) enum ExchangeError {
     /// The client left, or its connection broke.
     #[error("the client left")]
     Gone,
@@ -61,7 +61,7 @@ pub enum ExchangeError {
 
 impl ExchangeError {
     /// The end this leads to.
-    pub fn reason(self) -> Reason {
+    pub(crate) fn reason(self) -> Reason {
         match self {
             Self::Gone => Reason::ClientGone,
             Self::Timeout => Reason::RequestTimeout,
@@ -94,7 +94,7 @@ type Io<'a, S> = Pin<Box<TimeoutStream<SuppressedOutput<'a, S>>>>;
 
 /// An HTTP/1.1 connection that is asked for one request at a time. It borrows the stream, which is as good as new
 /// once the exchange is over.
-pub struct Exchange<'a, S>
+pub(crate) struct Exchange<'a, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -109,7 +109,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// Begins to speak HTTP on `stream`. A client that takes nothing of an answer for `stall` is cut.
-    pub fn new(stream: &'a mut S, stall: Option<Duration>) -> Self {
+    pub(crate) fn new(stream: &'a mut S, stall: Option<Duration>) -> Self {
         let suppressed = Arc::new(AtomicBool::new(true));
         let mut io =
             Box::pin(TimeoutStream::new(SuppressedOutput { stream, suppressed: Arc::clone(&suppressed) }));
@@ -129,7 +129,7 @@ where
     ///
     /// # Errors
     /// There is none; see [`ExchangeError`]. Call [`Exchange::close`] then.
-    pub async fn next(&mut self, deadline: Instant) -> Result<Request<()>, ExchangeError> {
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Request<()>, ExchangeError> {
         let next = poll_fn(|cx| self.poll_next(cx));
         match timeout_at(deadline, next).await {
             Ok(next) => next,
@@ -138,7 +138,7 @@ where
     }
 
     /// Answers the last request. The answer travels while the next request is asked for.
-    pub fn answer(&mut self, response: Response<Body>) {
+    pub(crate) fn answer(&mut self, response: Response<Body>) {
         self.suppressed.store(false, Ordering::Relaxed);
         if let Some(answer) = self.answer.take() {
             // Nobody takes it if the connection broke meanwhile, which the next call tells.
@@ -150,7 +150,7 @@ where
     ///
     /// # Errors
     /// The client is gone or takes nothing.
-    pub async fn upgrade(mut self, switching: Response<Body>) -> Result<Bytes, ExchangeError> {
+    pub(crate) async fn upgrade(mut self, switching: Response<Body>) -> Result<Bytes, ExchangeError> {
         self.answer(switching);
         self.run().await?;
         // A copy, usually of nothing: hyper's buffer would keep its 8 KiB for as long as the session lives.
@@ -159,7 +159,7 @@ where
 
     /// Refuses the last request and closes the connection, listening on for at most `linger` so that the answer is
     /// not lost to a reset.
-    pub async fn refuse(mut self, refusal: Refusal, linger: Duration) {
+    pub(crate) async fn refuse(mut self, refusal: Refusal, linger: Duration) {
         self.answer(refusal.into_response());
         if self.run().await.is_ok() {
             close_lingering(self.connection.into_parts().io.into_inner(), linger).await;
@@ -167,7 +167,7 @@ where
     }
 
     /// Closes the connection after a fault, with a word to the client where that makes sense.
-    pub async fn close(self, error: ExchangeError, linger: Duration) {
+    pub(crate) async fn close(self, error: ExchangeError, linger: Duration) {
         if error == ExchangeError::Stalled {
             return;
         }
@@ -202,7 +202,7 @@ where
 }
 
 /// Refuses a client that does not speak HTTP to us, in HTTP: most likely it speaks that to somebody else.
-pub async fn refuse_without_request<S>(mut io: S, refusal: Refusal, linger: Duration)
+pub(crate) async fn refuse_without_request<S>(mut io: S, refusal: Refusal, linger: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -22,7 +22,7 @@ const FRAMED: &str = "xmpp";
 ///
 /// # Errors
 /// The refusal to answer with.
-pub fn check_head(request: &Request<()>) -> Result<String, Refusal> {
+pub(crate) fn check_head(request: &Request<()>) -> Result<String, Refusal> {
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::because(Reason::BadRequest, "only HTTP/1.1 is spoken here"));
     }
@@ -49,7 +49,7 @@ pub fn check_head(request: &Request<()>) -> Result<String, Refusal> {
 
 /// A WebSocket handshake that may be accepted.
 #[derive(Debug)]
-pub struct Handshake {
+pub(crate) struct Handshake {
     accept: HeaderValue,
     offered: Vec<String>,
 }
@@ -59,7 +59,7 @@ impl Handshake {
     ///
     /// # Errors
     /// The refusal to answer with.
-    pub fn read(request: &Request<()>) -> Result<Self, Refusal> {
+    pub(crate) fn read(request: &Request<()>) -> Result<Self, Refusal> {
         if request.method() != Method::GET {
             return Err(Refusal::new(Reason::MethodNotAllowed));
         }
@@ -94,7 +94,7 @@ impl Handshake {
     ///
     /// # Errors
     /// The client offered only what the route does not list.
-    pub fn subprotocol(&self, listed: &[String]) -> Result<Option<&str>, Refusal> {
+    pub(crate) fn subprotocol(&self, listed: &[String]) -> Result<Option<&str>, Refusal> {
         let mut offered = self.offered.iter().map(String::as_str);
         if listed.is_empty() {
             let binary = offered.clone().find(|&name| name == "binary");
@@ -110,7 +110,7 @@ impl Handshake {
     }
 
     /// The 101 (RFC 6455 §4.2.2). Extensions are never accepted.
-    pub fn switching(&self, subprotocol: Option<&str>) -> Response<Body> {
+    pub(crate) fn switching(&self, subprotocol: Option<&str>) -> Response<Body> {
         let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -186,7 +186,7 @@ fn is_host(host: &str) -> bool {
 }
 
 /// The host without its port.
-pub fn host_name(host: &str) -> &str {
+pub(crate) fn host_name(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

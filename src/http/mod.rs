@@ -10,8 +10,8 @@ mod handshake;
 mod response;
 mod route;
 
-pub use exchange::{Exchange, ExchangeError, refuse_without_request};
-pub use files::Files;
-pub use handshake::{Handshake, check_head, host_name};
-pub use response::{Body, Refusal, quoted};
-pub use route::{Routed, Routes};
+pub(crate) use exchange::{Exchange, ExchangeError, refuse_without_request};
+pub(crate) use files::Files;
+pub(crate) use handshake::{Handshake, check_head, host_name};
+pub(crate) use response::{Body, Refusal, quoted};
+pub(crate) use route::{Routed, Routes};

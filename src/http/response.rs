@@ -14,7 +14,7 @@ use tungstenite::handshake::server::write_response;
 use crate::outcome::Reason;
 
 /// The body of any answer.
-pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// An answer that ends the connection: a status, a line of plain text, and the fields the status asks for.
 #[derive(Debug, Clone)]
@@ -130,7 +130,7 @@ pub(super) fn route_page(path: &str) -> String {
 }
 
 /// What a stranger sent, fit for a log: control characters and bidirectional marks escaped, cut at 256 characters.
-pub fn quoted(bytes: &[u8]) -> String {
+pub(crate) fn quoted(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(256).collect();
     format!("{text:?}")
 }

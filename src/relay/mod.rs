@@ -45,14 +45,14 @@ const READS_PER_WAKE: usize = 8;
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One end of a session.
-pub trait RelayStream: AsyncRead + AsyncWrite + Unpin {
+pub(crate) trait RelayStream: AsyncRead + AsyncWrite + Unpin {
     /// How many bytes the socket underneath has taken so far: tells a slow peer from one that takes nothing.
     fn bytes_written(&self) -> u64;
 }
 
 /// What a session is held to. A clock that is `None` is off.
 #[derive(Debug, Clone)]
-pub struct RelaySettings {
+pub(crate) struct RelaySettings {
     /// Whether text frames are accepted (as bytes).
     pub accept_text: bool,
     /// Whether the backend's bytes are sent in text frames.
@@ -73,7 +73,7 @@ pub struct RelaySettings {
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionEnd {
+pub(crate) struct SessionEnd {
     /// Why.
     pub reason: Reason,
     /// The code of the Close frame the client was sent, if it was sent one with a code.
@@ -86,7 +86,7 @@ pub struct SessionEnd {
 
 /// Carries bytes between `client` and `backend` until the session ends and both are closed. `pipelined` is what the
 /// client sent behind its request head.
-pub fn relay<'a, C: RelayStream, B: RelayStream>(
+pub(crate) fn relay<'a, C: RelayStream, B: RelayStream>(
     client: C,
     pipelined: Bytes,
     backend: B,
@@ -97,7 +97,7 @@ pub fn relay<'a, C: RelayStream, B: RelayStream>(
 }
 
 /// Ends a session that never had a backend: tells the client why in a Close frame a page can show.
-pub fn refuse<'a, C: RelayStream>(
+pub(crate) fn refuse<'a, C: RelayStream>(
     client: C,
     pipelined: Bytes,
     why: (Reason, &str),

@@ -46,7 +46,7 @@ impl Pending {
         while !rest.is_empty() {
             match Pin::new(&mut *writer).poll_write(cx, rest)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(bytes_written) => rest = &rest[bytes_written..],
+                Poll::Ready(written) => rest = &rest[written..],
                 Poll::Pending => {
                     self.bytes = rest.to_vec();
                     break;
@@ -64,7 +64,7 @@ impl Pending {
         while self.start < self.bytes.len() {
             match ready!(Pin::new(&mut *writer).poll_write(cx, &self.bytes[self.start..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                bytes_written => self.start += bytes_written,
+                written => self.start += written,
             }
         }
         if !self.bytes.is_empty() {

@@ -6,12 +6,12 @@ use std::io;
 ///
 /// # Errors
 /// The system refused.
-pub fn raise_descriptors() -> io::Result<u64> {
+pub(crate) fn raise_descriptors() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
 /// Says that `needed` descriptors do not fit into `allowed`, and by how much, if that is so.
-pub fn shortfall(needed: u64, allowed: u64) -> Option<String> {
+pub(crate) fn shortfall(needed: u64, allowed: u64) -> Option<String> {
     let missing = needed.checked_sub(allowed).filter(|missing| *missing > 0)?;
     Some(format!(
         "limits.max_sessions and max_handshakes can need {needed} descriptors, {missing} more than the {allowed} this \

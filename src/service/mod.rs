@@ -2,7 +2,7 @@
 //!
 //! Owns what the operating system and its service manager have to do with us. Refuses to know connections.
 
-pub mod limits;
-pub mod logging;
-pub mod signals;
-pub mod systemd;
+pub(crate) mod limits;
+pub(crate) mod logging;
+pub(crate) mod signals;
+pub(crate) mod systemd;

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SignalEvent {
+pub(crate) enum SignalEvent {
     /// SIGTERM or SIGINT: the first asks for a drain, the second for the end.
     Stop,
     /// SIGHUP: read the configuration again.
@@ -17,7 +17,7 @@ pub enum SignalEvent {
 
 /// The signals that the process listens to.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -29,7 +29,7 @@ impl Signals {
     ///
     /// # Errors
     /// The system refused.
-    pub fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -39,7 +39,7 @@ impl Signals {
     }
 
     /// Waits for the next of them. Several of a kind that come before anybody asks are one.
-    pub async fn next(&mut self) -> SignalEvent {
+    pub(crate) async fn next(&mut self) -> SignalEvent {
         tokio::select! {
             _ = self.terminate.recv() => SignalEvent::Stop,
             _ = self.interrupt.recv() => SignalEvent::Stop,

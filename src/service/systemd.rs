@@ -9,12 +9,12 @@ use tokio::time::{self, MissedTickBehavior};
 const STATUS: Duration = Duration::from_secs(2);
 
 /// Connections are being accepted, under what was last read.
-pub fn ready() {
+pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
 /// The configuration is being read again; [`ready`] ends it, whether anything came of it or not.
-pub fn reloading() {
+pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "cannot read the clock that systemd wants to be told"),
@@ -22,12 +22,12 @@ pub fn reloading() {
 }
 
 /// The end has begun.
-pub fn stopping() {
+pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
 /// Shows `status` in `systemctl status`, and shows the watchdog that the process moves, until dropped.
-pub async fn keep_informed(status: impl Fn() -> String) -> Infallible {
+pub(crate) async fn keep_informed(status: impl Fn() -> String) -> Infallible {
     let watched = sd_notify::watchdog_enabled();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return future::pending().await;

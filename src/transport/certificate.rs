@@ -115,7 +115,7 @@ fn at(time: SystemTime) -> humantime::Rfc3339Timestamp {
 
 /// The pair that a listener shows, and where it comes from.
 #[derive(Debug)]
-pub struct CertificateResolver {
+pub(crate) struct CertificateResolver {
     identity: Identity,
     pair: RwLock<Arc<CertifiedPair>>,
     watch_state: Mutex<WatchState>,
@@ -141,7 +141,7 @@ impl CertificateResolver {
     ///
     /// # Errors
     /// A file is missing, unreadable or not PEM, or the two do not belong together.
-    pub fn load(identity: &Identity) -> Result<Self, IdentityError> {
+    pub(crate) fn load(identity: &Identity) -> Result<Self, IdentityError> {
         // Stamps first: what changes while it is read is read again.
         let stamps = stamps(identity);
         let pair = RwLock::new(Arc::new(CertifiedPair::read(identity)?));
@@ -154,7 +154,7 @@ impl CertificateResolver {
     ///
     /// # Errors
     /// As [`CertificateResolver::load`]; and a certificate that replaces another must be valid now.
-    pub fn load_after(identity: &Identity, before: &Self) -> Result<Self, IdentityError> {
+    pub(crate) fn load_after(identity: &Identity, before: &Self) -> Result<Self, IdentityError> {
         let resolver = Self::load(identity)?;
         let pair = resolver.pair();
         if !pair.is(&before.pair()) {
@@ -164,17 +164,17 @@ impl CertificateResolver {
     }
 
     /// Where the certificate comes from, as messages call it.
-    pub fn certificate(&self) -> String {
+    pub(crate) fn certificate(&self) -> String {
         self.pair().certificate.clone()
     }
 
     /// When the certificate, the first of the chain, ends; `None` if it does not tell.
-    pub fn expiry(&self) -> Option<SystemTime> {
+    pub(crate) fn expiry(&self) -> Option<SystemTime> {
         self.pair().validity.map(|validity| validity[1])
     }
 
     /// What an operator should know of the pair as it stands now.
-    pub fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let unfit = self.pair().check_validity(SystemTime::now()).err().map(|error| error.to_string());
         let open = match &self.identity {
             Identity::Files { private_key, .. } => world_readable_key("private_key", private_key),
@@ -186,7 +186,7 @@ impl CertificateResolver {
     /// Looks whether the files have changed, and shows what they hold if so. Each change is read when it is seen, and once
     /// more at the next look: timestamps are too coarse to tell two changes in quick succession, and what is wrong at
     /// first may only be half of what somebody is still writing.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let Identity::Files { certificate, private_key } = &self.identity else { return };
         let mut watch_state = self.watch_state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.identity);
@@ -236,7 +236,7 @@ impl CertificateResolver {
 
     /// What `identity` leads to was refused elsewhere, and somebody was told. If that is what is looked at here, it need not
     /// be said once more.
-    pub fn refused(&self, identity: &Identity) {
+    pub(crate) fn refused(&self, identity: &Identity) {
         if *identity != self.identity {
             return;
         }
@@ -258,7 +258,7 @@ impl ResolvesServerCert for CertificateResolver {
 }
 
 /// A warning about a key that everybody on the machine may read or change, with what to do.
-pub fn world_readable_key(what: &str, path: &Path) -> Option<String> {
+pub(crate) fn world_readable_key(what: &str, path: &Path) -> Option<String> {
     let mode = fs::metadata(path).ok()?.mode();
     let path = path.display();
     (mode & OTHERS != 0)

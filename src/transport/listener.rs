@@ -16,7 +16,7 @@ use super::{
 use crate::config::Address;
 
 /// How many connections the kernel holds for us while we are busy.
-pub const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 /// A proxy in front mostly runs as a user of its own: who may reach the directory may connect.
 const EVERYBODY: u32 = 0o666;
 /// Our own user, and root, who may everything.
@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
 /// A socket that accepts.
 #[derive(Debug)]
-pub struct ListeningSocket {
+pub(crate) struct ListeningSocket {
     socket: Socket2,
     /// Whether others may accept on it as well, now or later.
     shared: bool,
@@ -44,7 +44,7 @@ impl ListeningSocket {
     ///
     /// # Errors
     /// See [`Backoff`].
-    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         match &self.socket {
             Socket2::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -58,7 +58,7 @@ impl ListeningSocket {
     }
 
     /// Stops listening; returns those who had already come. On a socket that others share, they wait for the others.
-    pub fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
+    pub(crate) fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
         let Self { socket, shared, name: _name } = self;
         if shared {
             return Vec::new();
@@ -89,7 +89,7 @@ impl ListeningSocket {
     }
 
     /// Where it listens, with the port that was given for port 0.
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         match &self.socket {
             Socket2::Tcp(listener) => {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
@@ -184,7 +184,7 @@ impl InheritedSockets {
 ///
 /// # Errors
 /// The address is in use, is not ours, or its port needs a privilege we do not have; no such socket was inherited.
-pub fn listen(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<ListeningSocket>> {
+pub(crate) fn listen(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<ListeningSocket>> {
     match address {
         Address::Ip(address) => {
             Ok(vec![ListeningSocket { socket: Socket2::Tcp(on_ip(*address)?), shared: false, name: None }])
@@ -198,7 +198,7 @@ pub fn listen(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec
 ///
 /// # Errors
 /// Somebody listens there, something else has the name, or the system refused.
-pub fn listen_privately(path: &Path) -> io::Result<ListeningSocket> {
+pub(crate) fn listen_privately(path: &Path) -> io::Result<ListeningSocket> {
     on_path(path, NOBODY_ELSE)
 }
 
@@ -222,18 +222,18 @@ fn on_ip(address: SocketAddr) -> io::Result<TcpListener> {
 /// How long to pause after failed accepts: some failures concern one connection only, the others (no descriptors,
 /// no memory) pass when somebody frees something, and asking again at once would burn a processor.
 #[derive(Debug, Default)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     pause: Duration,
 }
 
 impl Backoff {
     /// An accept went well.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.pause = Duration::ZERO;
     }
 
     /// An accept failed: how long to pause, if at all.
-    pub fn after(&mut self, error: &io::Error) -> Option<Duration> {
+    pub(crate) fn after(&mut self, error: &io::Error) -> Option<Duration> {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, TimedOut};
         // The peer gave up between its SYN and our accept.
         if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | TimedOut) {

@@ -2,12 +2,12 @@
 //!
 //! Owns listening, TLS and the canonical client address. Refuses to know HTTP answers, routes and sessions.
 
-pub mod certificate;
-pub mod listener;
-pub mod peer;
-pub mod proxy_protocol;
-pub mod self_signed;
-pub mod socket;
-pub mod stream;
-pub mod tls;
-pub mod unix;
+pub(crate) mod certificate;
+pub(crate) mod listener;
+pub(crate) mod peer;
+pub(crate) mod proxy_protocol;
+pub(crate) mod self_signed;
+pub(crate) mod socket;
+pub(crate) mod stream;
+pub(crate) mod tls;
+pub(crate) mod unix;

@@ -26,7 +26,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 
 /// What is known of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Client {
+pub(crate) struct Client {
     /// The canonical address: `::ffff:a.b.c.d` is `a.b.c.d`. Port 0 when it comes from a header that does not
     /// say.
     pub address: SocketAddr,
@@ -38,7 +38,7 @@ pub struct Client {
 }
 
 /// Whether `address` lies in one of the `trusted` networks; canonical on both sides.
-pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+pub(crate) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     covers(trusted, address)
 }
 
@@ -48,7 +48,7 @@ pub fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
 /// client is the rightmost hop that is not trusted itself, or the leftmost when all are. A hop that is
 /// unknown, obfuscated (RFC 7239 §6.3) or malformed ends the walk at the hop before it. `https` and `host`
 /// are what the nearest proxy said, which is the rightmost value.
-pub fn client(socket: SocketAddr, trusted: &[IpNet], headers: &HeaderMap) -> Client {
+pub(crate) fn client(socket: SocketAddr, trusted: &[IpNet], headers: &HeaderMap) -> Client {
     let address = SocketAddr::new(canonical(socket.ip()), socket.port());
     if !is_trusted(trusted, address.ip()) {
         return Client { address, https: None, host: None };

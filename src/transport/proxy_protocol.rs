@@ -20,7 +20,7 @@ use super::peer::is_trusted;
 use crate::admission::canonical;
 
 /// How long a whole header may take. A proxy sends it with the first packet.
-pub const DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How a header of version 1 begins (§2.1).
 const V1: &[u8] = b"PROXY ";
@@ -37,7 +37,7 @@ const LOCAL: u8 = 0x20;
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProxyHeader {
+pub(crate) struct ProxyHeader {
     /// The canonical address of the client, `::ffff:a.b.c.d` as `a.b.c.d`; unless [`Speaker::Client`] speaks, that
     /// of the proxy.
     pub client: SocketAddr,
@@ -49,7 +49,7 @@ pub struct ProxyHeader {
 
 /// Whose bytes follow a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaker {
+pub(crate) enum Speaker {
     /// Those of a client with an address.
     Client,
     /// Those of the proxy itself, which asks for its own sake: LOCAL, a health check.
@@ -61,7 +61,7 @@ pub enum Speaker {
 
 /// Why a connection has no valid header. All of these are one end: it is closed without an answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ProxyHeaderError {
+pub(crate) enum ProxyHeaderError {
     /// The peer is not a trusted proxy. Nothing was read.
     #[error("{0} is not in trusted_proxies, and may not send a PROXY header")]
     Untrusted(SocketAddr),
@@ -89,7 +89,7 @@ pub enum ProxyHeaderError {
 
 /// Whether a connection that begins with `bytes` brings a header. Five bytes are enough to tell; a listener that
 /// requires no header can name what is wrong with such a connection.
-pub fn begins(bytes: &[u8]) -> bool {
+pub(crate) fn begins(bytes: &[u8]) -> bool {
     const ENOUGH: usize = 5;
     bytes.len() >= ENOUGH && [V1, V2].iter().any(|start| agree(bytes, start))
 }
@@ -98,7 +98,7 @@ pub fn begins(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// [`ProxyHeaderError`] says what is wrong. The connection is of no use then.
-pub async fn read<S: AsyncRead + Unpin>(
+pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     peer: SocketAddr,
     trusted: &[IpNet],

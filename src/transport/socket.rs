@@ -14,11 +14,11 @@ use tokio::{
 use crate::counting_stream::delegate_io;
 
 /// What the client of a Unix socket counts as: a program of this machine.
-pub const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What a client is connected by, before TLS.
 #[derive(Debug)]
-pub enum Socket {
+pub(crate) enum Socket {
     /// From an address.
     Tcp(TcpStream),
     /// From a program of this machine.
@@ -27,7 +27,7 @@ pub enum Socket {
 
 impl Socket {
     /// The address of ours that was called.
-    pub fn local_addr(&self) -> SocketAddr {
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         match self {
             Self::Tcp(stream) => stream.local_addr().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
             Self::Unix(_) => LOCAL,
@@ -35,7 +35,7 @@ impl Socket {
     }
 
     /// Sends small writes at once. Frames are small and interactive: nothing is gained by waiting for more.
-    pub fn set_nodelay(&self) {
+    pub(crate) fn set_nodelay(&self) {
         if let Self::Tcp(stream) = self {
             // A socket that cannot be told so is only slower.
             let _ = stream.set_nodelay(true);
@@ -46,7 +46,7 @@ impl Socket {
     ///
     /// # Errors
     /// The connection broke.
-    pub async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.peek(first).await,
             Self::Unix(stream) => {

@@ -8,7 +8,7 @@ use crate::counting_stream::{CountingStream, delegate_io};
 
 /// What a client is connected by.
 #[derive(Debug)]
-pub enum ClientStream {
+pub(crate) enum ClientStream {
     /// `ws://` and `http://`.
     Plain(CountingStream<Socket>),
     /// `wss://` and `https://`. Boxed: a plain session need not carry the room for it.
@@ -17,7 +17,7 @@ pub enum ClientStream {
 
 impl ClientStream {
     /// The version of TLS that the client speaks to us, if it does.
-    pub fn tls_version(&self) -> Option<ProtocolVersion> {
+    pub(crate) fn tls_version(&self) -> Option<ProtocolVersion> {
         match self {
             Self::Plain(_) => None,
             Self::Tls(stream) => stream.get_ref().1.protocol_version(),
@@ -25,7 +25,7 @@ impl ClientStream {
     }
 
     /// Bytes the socket has taken so far, TLS included.
-    pub fn bytes_written(&self) -> u64 {
+    pub(crate) fn bytes_written(&self) -> u64 {
         match self {
             Self::Plain(stream) => stream.bytes_written(),
             Self::Tls(stream) => stream.get_ref().0.bytes_written(),

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub use super::certificate::IdentityError;
+pub(crate) use super::certificate::IdentityError;
 use super::{certificate::CertificateResolver, socket::Socket, stream::ClientStream};
 use crate::{
     config::{Identity, TlsVersion},
@@ -24,7 +24,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What came of a connection on a TLS listener.
 #[derive(Debug)]
-pub enum TlsAccept {
+pub(crate) enum TlsAccept {
     /// TLS.
     Stream(ClientStream),
     /// Something else was spoken; nothing of it has been read.
@@ -33,7 +33,7 @@ pub enum TlsAccept {
 
 /// A listener's TLS side. Clones show the same certificate.
 #[derive(Clone)]
-pub struct Tls {
+pub(crate) struct Tls {
     acceptor: TlsAcceptor,
     certificate: Arc<CertificateResolver>,
     tickets: Arc<dyn ProducesTickets>,
@@ -52,7 +52,7 @@ impl Tls {
     /// # Errors
     /// A file is missing, unreadable or not PEM, the pair does not match, or it would replace `before` by a certificate
     /// that is not valid now.
-    pub fn load(
+    pub(crate) fn load(
         identity: &Identity,
         min_tls: TlsVersion,
         before: Option<&Self>,
@@ -84,12 +84,12 @@ impl Tls {
     }
 
     /// The certificate and its key.
-    pub fn certificate(&self) -> &CertificateResolver {
+    pub(crate) fn certificate(&self) -> &CertificateResolver {
         &self.certificate
     }
 
     /// Takes over certificates that are renewed, until `stop`.
-    pub async fn watch(self, stop: CancellationToken) {
+    pub(crate) async fn watch(self, stop: CancellationToken) {
         let mut clock = time::interval_at(time::Instant::now() + WATCH_INTERVAL, WATCH_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let check = async {
@@ -107,7 +107,7 @@ impl Tls {
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.
-    pub async fn accept(&self, socket: Socket) -> io::Result<TlsAccept> {
+    pub(crate) async fn accept(&self, socket: Socket) -> io::Result<TlsAccept> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -53,7 +53,7 @@ impl From<UnixError> for io::Error {
 ///
 /// # Errors
 /// Somebody listens there, something else has the name, or the system refuses. Each says what to do.
-pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketPath)> {
+pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketPath)> {
     if path.as_os_str().as_bytes().len() > LONGEST_PATH {
         return Err(UnixError::TooLong.into());
     }
@@ -89,14 +89,14 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketPath)> {
 
 /// The name of a Unix socket; removed when dropped, unless somebody else has it by then.
 #[derive(Debug)]
-pub struct SocketPath {
+pub(crate) struct SocketPath {
     path: PathBuf,
     identity: (u64, u64),
 }
 
 impl SocketPath {
     /// Where it lies.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

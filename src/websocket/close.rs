@@ -9,7 +9,7 @@ const MAX_REASON: usize = 123;
 
 /// The body of a Close frame. Without a code the body is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CloseFrame {
+pub(crate) struct CloseFrame {
     /// The status code, if one was given.
     pub code: Option<u16>,
     /// The reason, for people. Empty without a code.
@@ -18,12 +18,12 @@ pub struct CloseFrame {
 
 impl CloseFrame {
     /// A Close frame with this code and reason. A reason over 123 bytes is cut at a character boundary.
-    pub fn new(code: u16, reason: &str) -> Self {
+    pub(crate) fn new(code: u16, reason: &str) -> Self {
         Self { code: Some(code), reason: reason[..reason.floor_char_boundary(MAX_REASON)].to_owned() }
     }
 
     /// The body as it travels.
-    pub fn body(&self) -> Vec<u8> {
+    pub(crate) fn body(&self) -> Vec<u8> {
         let Some(code) = self.code else { return Vec::new() };
         let mut body = Vec::with_capacity(2 + self.reason.len());
         body.extend_from_slice(&code.to_be_bytes());

@@ -12,7 +12,7 @@ use super::{
 
 /// How far an input has been decoded, and where its payload lies.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct DecodeProgress {
+pub(crate) struct DecodeProgress {
     /// Everything before this is done with.
     pub at: usize,
     /// The payload found so far, unmasked and in one run.
@@ -36,7 +36,7 @@ impl DecodeProgress {
 
 /// Something a client sent that is more than binary payload.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// Payload of a text message, at the end of the run.
     Text {
         /// Where it lies. Empty for an empty frame.
@@ -57,7 +57,7 @@ pub enum Event {
 /// Payload is unmasked where it lies and never copied or collected; the decoder itself holds a partial header, and
 /// a control payload while it arrives.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub(crate) struct Decoder {
     state: State,
     /// Of an unfinished message: whether it is text.
     message: Option<bool>,
@@ -82,7 +82,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The first violation ends decoding: the decoder must not be called again.
-    pub fn decode(
+    pub(crate) fn decode(
         &mut self,
         input: &mut [u8],
         progress: &mut DecodeProgress,
@@ -114,7 +114,7 @@ impl Decoder {
     }
 
     /// Whether a header has begun and not ended.
-    pub fn in_header(&self) -> bool {
+    pub(crate) fn in_header(&self) -> bool {
         matches!(self.state, State::Header(Partial { filled: 1.., .. }))
     }
 

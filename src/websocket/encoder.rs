@@ -8,13 +8,13 @@ use tungstenite::protocol::frame::{
 use super::CloseFrame;
 
 /// The longest header of an unmasked frame, in bytes (RFC 6455 §5.2).
-pub const MAX_HEADER: usize = 10;
+pub(crate) const MAX_HEADER: usize = 10;
 /// The longest control payload, in bytes (RFC 6455 §5.5).
 const MAX_CONTROL: usize = 125;
 
 /// Writes the header of a final data frame of `len` payload bytes so that it ends where `room` ends: the payload
 /// follows in the same buffer. Returns the header's length.
-pub fn data_header(text: bool, len: usize, room: &mut [u8; MAX_HEADER]) -> usize {
+pub(crate) fn data_header(text: bool, len: usize, room: &mut [u8; MAX_HEADER]) -> usize {
     let opcode = OpCode::Data(if text { Data::Text } else { Data::Binary });
     let header = header(opcode);
     let size = header.len(len as u64);
@@ -24,29 +24,29 @@ pub fn data_header(text: bool, len: usize, room: &mut [u8; MAX_HEADER]) -> usize
 
 /// A whole control frame, ready to be written.
 #[derive(Debug)]
-pub struct ControlFrame {
+pub(crate) struct ControlFrame {
     bytes: [u8; 2 + MAX_CONTROL],
     len: u8,
 }
 
 impl ControlFrame {
     /// A Ping. A payload over 125 bytes is cut.
-    pub fn ping(payload: &[u8]) -> Self {
+    pub(crate) fn ping(payload: &[u8]) -> Self {
         Self::new(Control::Ping, payload)
     }
 
     /// The Pong that answers a Ping with this payload.
-    pub fn pong(payload: &[u8]) -> Self {
+    pub(crate) fn pong(payload: &[u8]) -> Self {
         Self::new(Control::Pong, payload)
     }
 
     /// A Close.
-    pub fn close(frame: &CloseFrame) -> Self {
+    pub(crate) fn close(frame: &CloseFrame) -> Self {
         Self::new(Control::Close, &frame.body())
     }
 
     /// The frame as it travels.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 

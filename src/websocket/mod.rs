@@ -14,8 +14,8 @@ mod mask;
 mod utf8;
 mod violation;
 
-pub use close::CloseFrame;
-pub use decoder::{DecodeProgress, Decoder, Event};
-pub use encoder::{ControlFrame, MAX_HEADER, data_header};
-pub use utf8::{InvalidUtf8, Utf8Stream};
-pub use violation::Violation;
+pub(crate) use close::CloseFrame;
+pub(crate) use decoder::{DecodeProgress, Decoder, Event};
+pub(crate) use encoder::{ControlFrame, MAX_HEADER, data_header};
+pub(crate) use utf8::{InvalidUtf8, Utf8Stream};
+pub(crate) use violation::Violation;

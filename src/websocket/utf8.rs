@@ -3,11 +3,11 @@
 /// Bytes that are not, and cannot become, UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("text is not UTF-8")]
-pub struct InvalidUtf8;
+pub(crate) struct InvalidUtf8;
 
 /// Checks text piece by piece. Keeps at most the 3 bytes of a code point that a cut left unfinished.
 #[derive(Debug, Default)]
-pub struct Utf8Stream {
+pub(crate) struct Utf8Stream {
     tail: [u8; 4],
     len: u8,
 }
@@ -17,7 +17,7 @@ impl Utf8Stream {
     ///
     /// # Errors
     /// The piece continues or contains something that is not UTF-8.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), InvalidUtf8> {
+    pub(crate) fn push(&mut self, piece: &[u8]) -> Result<(), InvalidUtf8> {
         let rest = self.finish_tail(piece)?;
         match str::from_utf8(rest) {
             Ok(_) => Ok(()),
@@ -30,12 +30,12 @@ impl Utf8Stream {
     }
 
     /// Whether the text so far ends between two code points, as a message must.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.len == 0
     }
 
     /// The bytes of the unfinished code point, to be sent before the next piece.
-    pub fn unfinished(&self) -> &[u8] {
+    pub(crate) fn unfinished(&self) -> &[u8] {
         &self.tail[..usize::from(self.len)]
     }
 

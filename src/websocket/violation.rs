@@ -4,7 +4,7 @@ use crate::outcome::Reason;
 
 /// How a client broke RFC 6455.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
+pub(crate) enum Violation {
     /// §5.1: a client must mask every frame.
     #[error("frame is not masked")]
     Unmasked,
@@ -45,7 +45,7 @@ pub enum Violation {
 
 impl Violation {
     /// The end this violation leads to.
-    pub fn reason(self) -> Reason {
+    pub(crate) fn reason(self) -> Reason {
         match self {
             Self::CloseReason => Reason::InvalidText,
             _ => Reason::ProtocolError,

@@ -52,11 +52,11 @@ async fn an_address_that_is_taken_is_asked_for_until_it_is_free() {
     let second = unix(Setup::echo(&backend), &path).start().await;
     second
         .until("a word about the address", |lines| {
-            let bytes_written = |line: &&serde_json::Value| {
+            let taken = |line: &&serde_json::Value| {
                 line["level"] == "WARN"
                     && line["message"].as_str().is_some_and(|m| m.contains("admin address"))
             };
-            lines.iter().find(bytes_written).map(|_| ())
+            lines.iter().find(taken).map(|_| ())
         })
         .await;
     // The one that goes away answers to its end, and the other takes over.

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::support::{
-    Backend, End, Gateway, ListenerSettings, PATIENCE, Setup, TLS, ask, assert_took, within,
-};
+use crate::support::{Backend, Door, End, Gateway, PATIENCE, Setup, TLS, ask, assert_took, within};
 
 /// A port on which nobody listens: bound, so that nobody else gets it, and never listened on.
 pub(crate) struct Nobody {
@@ -62,7 +60,7 @@ async fn gateway(backend: &str) -> Gateway {
 }
 
 /// What a page gets, which cannot see an HTTP status: an open session that is closed with a reason to show.
-async fn close_of(gateway: &Gateway, door: ListenerSettings) -> (u16, String, End) {
+async fn close_of(gateway: &Gateway, door: Door) -> (u16, String, End) {
     let mut session = gateway.session_by(door, "/kind").await;
     let (data, code, reason) = session.closed().await;
     assert_eq!(data, b"");

@@ -11,7 +11,7 @@ mod tls;
 mod tokens;
 mod unix;
 
-use crate::support::{End, Gateway, ListenerSettings, PLAIN, Session};
+use crate::support::{Door, End, Gateway, PLAIN, Session};
 
 /// A list of backends as the configuration wants it.
 fn list(backends: impl IntoIterator<Item = String>) -> String {
@@ -50,6 +50,6 @@ async fn use_and_close(gateway: &Gateway, mut session: Session) -> String {
 }
 
 /// Opens a session, uses it and closes it: which server it was.
-async fn works(gateway: &Gateway, door: ListenerSettings, target: &str) -> String {
+async fn works(gateway: &Gateway, door: Door, target: &str) -> String {
     use_and_close(gateway, gateway.session_by(door, target).await).await
 }

@@ -251,8 +251,8 @@ fn limits_that_do_not_fit_the_descriptors_are_told_with_the_difference() {
 #[test]
 fn an_address_in_use_is_named_with_its_key() {
     let directory = directory();
-    let bytes_written = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = bytes_written.local_addr().expect("its address").to_string();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
     configured(directory.path(), &GOOD.replace("127.0.0.1:0", &address));
     let stderr = assert_fails(&run(directory.path(), &["run"]), FAILURE, &["listener 1: address", &address]);
     assert!(!stderr.contains("INFO ready"), "{stderr}");

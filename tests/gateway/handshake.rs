@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    BINARY, Backend, CONTINUATION, End, Frames, Gateway, ListenerSettings, PLAIN, Request, Response, Session,
-    Setup, TLS, ask, assert_took, eventually, frame, pattern, read_to_end, within,
+    BINARY, Backend, CONTINUATION, Door, End, Frames, Gateway, PLAIN, Request, Response, Session, Setup, TLS,
+    ask, assert_took, eventually, frame, pattern, read_to_end, within,
 };
 
 /// Sends bytes on a new connection and reads until the gateway has ended it; there is exactly one answer.
-async fn only_answer(gateway: &Gateway, door: ListenerSettings, bytes: &[u8]) -> (Response, End) {
+async fn only_answer(gateway: &Gateway, door: Door, bytes: &[u8]) -> (Response, End) {
     let mut wire = gateway.wire(door).await;
     let peer = wire.peer();
     // The gateway may hang up before it has read all of it.

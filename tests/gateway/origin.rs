@@ -2,21 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::support::{
-    Backend, Gateway, ListenerSettings, PLAIN, Request, Setup, TLS, Wire, ask, read_to_end,
-};
+use crate::support::{Backend, Door, Gateway, PLAIN, Request, Setup, TLS, Wire, ask, read_to_end};
 
 /// A proxy of the test.
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 
-async fn accepted(gateway: &Gateway, door: ListenerSettings, request: &Request) {
+async fn accepted(gateway: &Gateway, door: Door, request: &Request) {
     let mut session = gateway.open(gateway.wire(door).await, request).await;
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
 }
 
-async fn refused(gateway: &Gateway, door: ListenerSettings, request: &Request) {
+async fn refused(gateway: &Gateway, door: Door, request: &Request) {
     let wire = gateway.wire(door).await;
     let peer = wire.peer();
     refused_on(wire, request).await;
@@ -163,7 +161,7 @@ async fn the_same_origin_is_the_host_asked_for_with_scheme_and_port() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let port = gateway.address(TLS).port();
-    let with = |door: ListenerSettings, host: &str, origin: &str| {
+    let with = |door: Door, host: &str, origin: &str| {
         gateway.upgrade(door, "/echo").with("Host", host).with("Origin", origin)
     };
     let here = gateway.host(TLS);

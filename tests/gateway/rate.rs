@@ -26,7 +26,7 @@ async fn turned_away(gateway: &Gateway, source: IpAddr, reason: &str) {
     assert_eq!(end.text("route"), None, "nobody asked for a route yet: {end:?}");
 }
 
-async fn spawn_connection(gateway: &Gateway, source: IpAddr) -> Session {
+async fn welcome(gateway: &Gateway, source: IpAddr) -> Session {
     let wire = gateway.wire_from(Some(source), TLS).await;
     let mut session = gateway.open(wire, &gateway.upgrade(TLS, "/echo")).await;
     session.echo(b"hello").await;
@@ -58,10 +58,10 @@ async fn whoever_comes_too_often_is_closed_before_tls_and_others_are_served() {
     let greedy = loopback(2);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(spawn_connection(&gateway, greedy).await);
+        sessions.push(welcome(&gateway, greedy).await);
     }
     turned_away(&gateway, greedy, "rate_limited").await;
-    let other = spawn_connection(&gateway, loopback(3)).await;
+    let other = welcome(&gateway, loopback(3)).await;
     assert_eq!(backend.calls().await, 4);
 
     // Its sessions go on, and in a while it is welcome again.
@@ -116,11 +116,11 @@ async fn one_address_holds_so_many_sessions_and_no_more() {
     let crowd = loopback(2);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(spawn_connection(&gateway, crowd).await);
+        sessions.push(welcome(&gateway, crowd).await);
     }
     turned_away(&gateway, crowd, "too_many_sessions").await;
     turned_away(&gateway, crowd, "too_many_sessions").await;
-    let other = spawn_connection(&gateway, loopback(3)).await;
+    let other = welcome(&gateway, loopback(3)).await;
 
     // One leaves, one may come: and so for whatever way a connection ends.
     let mut leaving = sessions.pop().unwrap();
@@ -138,7 +138,7 @@ async fn one_address_holds_so_many_sessions_and_no_more() {
     let peer = silent.peer();
     drop(silent);
     assert!(!gateway.end(peer).await.is_session());
-    sessions.push(spawn_connection(&gateway, crowd).await);
+    sessions.push(welcome(&gateway, crowd).await);
     turned_away(&gateway, crowd, "too_many_sessions").await;
     drop((sessions, other));
     gateway.finish().await;
@@ -151,9 +151,9 @@ async fn exempt_networks_are_not_counted() {
     let gateway = Setup::echo(&backend).per_ip(limits).start().await;
     let mut sessions = Vec::new();
     for _ in 0..5 {
-        sessions.push(spawn_connection(&gateway, loopback(65)).await);
+        sessions.push(welcome(&gateway, loopback(65)).await);
     }
-    sessions.push(spawn_connection(&gateway, loopback(63)).await);
+    sessions.push(welcome(&gateway, loopback(63)).await);
     turned_away(&gateway, loopback(63), "rate_limited").await;
     drop(sessions);
     gateway.finish().await;
@@ -378,7 +378,7 @@ async fn a_full_gateway_closes_newcomers_before_tls_and_keeps_its_sessions() {
     let gateway = Setup::echo(&backend).limits("max_sessions = 4").start().await;
     let mut sessions = Vec::new();
     for last in 0..4 {
-        sessions.push(spawn_connection(&gateway, loopback(10 + last)).await);
+        sessions.push(welcome(&gateway, loopback(10 + last)).await);
     }
     turned_away(&gateway, loopback(20), "overloaded").await;
     for session in &mut sessions {
@@ -389,7 +389,7 @@ async fn a_full_gateway_closes_newcomers_before_tls_and_keeps_its_sessions() {
     leaving.close(1000).await;
     drop(leaving);
     gateway.ended(peer, "client_closed", Some(1000)).await;
-    sessions.push(spawn_connection(&gateway, loopback(21)).await);
+    sessions.push(welcome(&gateway, loopback(21)).await);
     drop(sessions);
     gateway.finish().await;
 }
@@ -404,7 +404,7 @@ async fn more_handshakes_than_allowed_are_closed_before_tls_and_sessions_do_not_
         .await;
     let mut sessions = Vec::new();
     for last in 0..10 {
-        sessions.push(spawn_connection(&gateway, loopback(10 + last)).await);
+        sessions.push(welcome(&gateway, loopback(10 + last)).await);
     }
     let mut slow = Vec::new();
     for last in 0..4 {
@@ -418,7 +418,7 @@ async fn more_handshakes_than_allowed_are_closed_before_tls_and_sessions_do_not_
     let peer = leaving.peer();
     drop(leaving);
     assert!(!gateway.end(peer).await.is_session());
-    sessions.push(spawn_connection(&gateway, loopback(41)).await);
+    sessions.push(welcome(&gateway, loopback(41)).await);
     drop((sessions, slow));
     gateway.finish().await;
 }

@@ -14,12 +14,12 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 
 use crate::support::{
-    BINARY, Backend, CONTINUATION, Check, Dripping, Gateway, ListenerSettings, PING, PLAIN, PONG, Session,
-    Setup, TEXT, TLS, Wire, assert_took, close_body, eventually, frame, pattern, read_response, within,
+    BINARY, Backend, CONTINUATION, Check, Door, Dripping, Gateway, PING, PLAIN, PONG, Session, Setup, TEXT,
+    TLS, Wire, assert_took, close_body, eventually, frame, pattern, read_response, within,
 };
 
 /// A session of a client that is not ours.
-async fn tungstenite(gateway: &Gateway, door: ListenerSettings) -> WebSocketStream<Wire> {
+async fn tungstenite(gateway: &Gateway, door: Door) -> WebSocketStream<Wire> {
     let scheme = if door == TLS { ("wss", "https") } else { ("ws", "http") };
     let host = gateway.host(door);
     let uri = format!("{}://{host}/echo", scheme.0).parse().expect("an address");

@@ -106,7 +106,7 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
     let occupied = TcpStream::connect(gateway.address(PLAIN)).await.unwrap();
     gateway.expect_end(occupied.local_addr().unwrap());
     let foreign = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let bytes_written = format!("address = \"{}\"", foreign.local_addr().unwrap());
+    let taken = format!("address = \"{}\"", foreign.local_addr().unwrap());
     let (certificate, key) = Identity::shared().renewed(|_| {});
     let (expired, its_key) =
         Identity::shared().renewed(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
@@ -139,7 +139,7 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
             "expired on 2020-01-01T00:00:00Z; renew it",
         ),
         (text.replace("[limits]", "[web]\nroot = \"nowhere\"\n[limits]"), "nowhere"),
-        (another(&bytes_written), "stop the program that uses it, or set another port"),
+        (another(&taken), "stop the program that uses it, or set another port"),
         // One that could be had, and one that could not: the first is given up again.
         (another("address = \"127.0.0.1:0\"\n[[listener]]\naddress = \"192.0.2.1:4433\""), "192.0.2.1:4433"),
         (route("targets = { from = \"file\", path = \"bad.tokens\" }"), "bad.tokens:1"),

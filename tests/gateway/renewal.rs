@@ -15,20 +15,20 @@ use tokio::io::AsyncReadExt;
 use crate::support::{Backend, Gateway, Identity, PATIENCE, Setup, TLS, client_config};
 
 /// A certificate as it is shown, and what to write for it.
-struct CertifiedPair {
+struct Pair {
     shown: CertificateDer<'static>,
     certificate: String,
     key: String,
 }
 
-fn pair() -> CertifiedPair {
+fn pair() -> Pair {
     pair_with(|_| {})
 }
 
-fn pair_with(change: impl FnOnce(&mut rcgen::CertificateParams)) -> CertifiedPair {
+fn pair_with(change: impl FnOnce(&mut rcgen::CertificateParams)) -> Pair {
     let (certificate, key) = Identity::shared().renewed(change);
     let shown = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
-    CertifiedPair { shown, certificate, key }
+    Pair { shown, certificate, key }
 }
 
 /// What one more handshake is shown.
@@ -40,7 +40,7 @@ async fn shown(gateway: &Gateway) -> CertificateDer<'static> {
 }
 
 /// Waits until handshakes are shown `pair`.
-async fn until_shown(gateway: &Gateway, pair: &CertifiedPair) {
+async fn until_shown(gateway: &Gateway, pair: &Pair) {
     let start = std::time::Instant::now();
     while shown(gateway).await != pair.shown {
         assert!(start.elapsed() < PATIENCE, "it still shows another");
@@ -56,7 +56,7 @@ fn begins(line: &Value, message: &str) -> bool {
     line["message"].as_str().is_some_and(|found| found.starts_with(message))
 }
 
-fn write(directory: &Path, pair: &CertifiedPair) {
+fn write(directory: &Path, pair: &Pair) {
     fs::write(directory.join("localhost.crt"), &pair.certificate).expect("a certificate's file");
     fs::write(directory.join("localhost.key"), &pair.key).expect("a key's file");
 }
@@ -121,11 +121,10 @@ async fn what_is_no_good_pair_is_not_shown_and_named_once() {
     let other = pair();
     let expired = pair_with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     let early = pair_with(|params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
-    let half = CertifiedPair { key: other.key[..other.key.len() / 2].to_owned(), ..pair() };
-    let cut =
-        CertifiedPair { certificate: other.certificate[..other.certificate.len() / 2].to_owned(), ..pair() };
-    let mixed = CertifiedPair { key: other.key.clone(), ..pair() };
-    let empty = CertifiedPair { key: String::new(), ..pair() };
+    let half = Pair { key: other.key[..other.key.len() / 2].to_owned(), ..pair() };
+    let cut = Pair { certificate: other.certificate[..other.certificate.len() / 2].to_owned(), ..pair() };
+    let mixed = Pair { key: other.key.clone(), ..pair() };
+    let empty = Pair { key: String::new(), ..pair() };
     for (number, (bad, words)) in [
         (&mixed, "do not belong together"),
         (&expired, "expired on 2020-01-01T00:00:00Z; renew it"),
@@ -171,7 +170,7 @@ async fn a_reload_that_was_refused_over_a_certificate_is_the_only_word_about_it(
     let gateway = Setup::new().start().await;
     let before = shown(&gateway).await;
     let (one, other) = (pair(), pair());
-    write(&gateway.path("."), &CertifiedPair { key: other.key, ..one });
+    write(&gateway.path("."), &Pair { key: other.key, ..one });
     let failed = gateway.reload_again().await.expect_err("the two do not match");
     assert!(failed.contains("do not belong together"), "{failed}");
     // Time for the gateway to look twice by itself.

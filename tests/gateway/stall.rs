@@ -15,11 +15,11 @@ use crate::support::{
 const MIB: u64 = 1 << 20;
 
 /// Writes the pattern for ever, and counts what was taken.
-async fn talk(mut socket: TcpStream, bytes_written: Arc<AtomicU64>) {
+async fn talk(mut socket: TcpStream, taken: Arc<AtomicU64>) {
     loop {
-        let at = bytes_written.load(Ordering::SeqCst);
+        let at = taken.load(Ordering::SeqCst);
         let Ok(length) = socket.write(&pattern(at, 64 * 1024)).await else { return };
-        bytes_written.fetch_add(length as u64, Ordering::SeqCst);
+        taken.fetch_add(length as u64, Ordering::SeqCst);
     }
 }
 
@@ -44,20 +44,19 @@ async fn a_client_that_never_reads_pauses_its_backend() {
     for door in [TLS, PLAIN] {
         let wire = gateway.narrow_wire(door).await;
         let session = gateway.open(wire, &gateway.upgrade(door, "/echo")).await;
-        let bytes_written = Arc::new(AtomicU64::new(0));
+        let taken = Arc::new(AtomicU64::new(0));
         let before = gateway.memory();
-        let talking = tokio::spawn(talk(backend.accept().await, bytes_written.clone()));
+        let talking = tokio::spawn(talk(backend.accept().await, taken.clone()));
         // Of a GiB it could say what the kernel's buffers and the gateway hold.
-        let bytes_written =
-            until_still("the backend is paused", || bytes_written.load(Ordering::SeqCst)).await;
-        assert!(bytes_written < 64 * MIB, "{bytes_written} bytes were taken for a client that reads none");
+        let taken = until_still("the backend is paused", || taken.load(Ordering::SeqCst)).await;
+        assert!(taken < 64 * MIB, "{taken} bytes were taken for a client that reads none");
         let grown = gateway.memory().saturating_sub(before);
         assert!(grown < MIB, "{grown} bytes for a client that reads none");
         let peer = session.peer;
         drop(session);
         within("the backend to be let go", talking).await.unwrap();
         let end = gateway.ended(peer, "client_gone", None).await;
-        assert!(end.number("bytes_out") <= Some(bytes_written), "{end:?}, {bytes_written} bytes");
+        assert!(end.number("bytes_out") <= Some(taken), "{end:?}, {taken} bytes");
     }
     gateway.finish().await;
 }
@@ -96,25 +95,25 @@ async fn a_backend_that_never_reads_pauses_its_client_and_the_session_is_ended()
         let served = backend.accept().await;
         let start = Instant::now();
         let Session { peer, mut frames, mut writer } = session;
-        let bytes_written = Arc::new(AtomicU64::new(0));
+        let taken = Arc::new(AtomicU64::new(0));
         let talking = tokio::spawn({
-            let bytes_written = bytes_written.clone();
+            let taken = taken.clone();
             async move {
                 let length = 1 << 40;
                 writer.write_all(&header(0x82, length)).await.unwrap();
                 while let Ok(length) = writer.write(&[0; 16 * 1024]).await {
-                    bytes_written.fetch_add(length as u64, Ordering::SeqCst);
+                    taken.fetch_add(length as u64, Ordering::SeqCst);
                 }
                 writer
             }
         });
         let (_, code, reason) = frames.until_close().await;
-        let bytes_written = bytes_written.load(Ordering::SeqCst);
+        let taken = taken.load(Ordering::SeqCst);
         assert_eq!(code, Some(1011), "{reason}");
         // The kernel may take a little more for a while, and the clock starts anew each time.
         let took = start.elapsed();
         assert!((Duration::from_millis(1_950)..Duration::from_secs(12)).contains(&took), "{took:?}");
-        assert!(bytes_written < 64 * MIB, "{bytes_written} bytes were taken for a backend that reads none");
+        assert!(taken < 64 * MIB, "{taken} bytes were taken for a backend that reads none");
         // What it sends on is thrown away until it has had time to answer.
         let writer = within("the client to be let go", talking).await.unwrap();
         gateway.ended(peer, "backend_stalled", Some(1011)).await;
@@ -140,7 +139,7 @@ async fn what_is_held_for_a_stalled_peer_is_at_most_128_kib() {
     let before = gateway.memory();
 
     // Every backend talks, no client reads.
-    let bytes_written = Arc::new(AtomicU64::new(0));
+    let taken = Arc::new(AtomicU64::new(0));
     let talking: Vec<_> =
         served.into_iter().map(|socket| tokio::spawn(talk(socket, Arc::new(AtomicU64::new(0))))).collect();
     // Every client talks, no backend reads.
@@ -148,17 +147,17 @@ async fn what_is_held_for_a_stalled_peer_is_at_most_128_kib() {
     for session in sessions {
         let Session { frames, mut writer, .. } = session;
         readers.push(frames);
-        let bytes_written = bytes_written.clone();
+        let taken = taken.clone();
         writers.push(tokio::spawn(async move {
             if writer.write_all(&header(0x82, 1 << 40)).await.is_err() {
                 return;
             }
             while let Ok(length) = writer.write(&[0; 16 * 1024]).await {
-                bytes_written.fetch_add(length as u64, Ordering::SeqCst);
+                taken.fetch_add(length as u64, Ordering::SeqCst);
             }
         }));
     }
-    until_still("both sides are full", || bytes_written.load(Ordering::SeqCst)).await;
+    until_still("both sides are full", || taken.load(Ordering::SeqCst)).await;
     let held = gateway.memory().saturating_sub(before);
     let each = held / SESSIONS as u64;
     // Two stalled directions: 64 KiB each, and TLS as much again for the one towards the client.
@@ -284,9 +283,9 @@ async fn a_client_that_says_goodbye_and_reads_nothing_is_let_go() {
     let timeouts = "stall = \"2s\"\nclose = \"1s\"";
     let gateway = Setup::new().route("echo", &backend).timeouts(timeouts).start().await;
     let mut session = gateway.session("/echo").await;
-    let bytes_written = Arc::new(AtomicU64::new(0));
-    let talking = tokio::spawn(talk(backend.accept().await, bytes_written.clone()));
-    until_still("the backend is paused", || bytes_written.load(Ordering::SeqCst)).await;
+    let taken = Arc::new(AtomicU64::new(0));
+    let talking = tokio::spawn(talk(backend.accept().await, taken.clone()));
+    until_still("the backend is paused", || taken.load(Ordering::SeqCst)).await;
     let start = Instant::now();
     session.send(&crate::support::frame(true, 8, &[3, 232])).await;
     let end = gateway.end(session.peer).await;

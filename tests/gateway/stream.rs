@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    BINARY, Backend, Check, Frames, Gateway, ListenerSettings, PLAIN, Session, Setup, TLS, frame, header,
-    masked, pattern, read_response, within,
+    BINARY, Backend, Check, Door, Frames, Gateway, PLAIN, Session, Setup, TLS, frame, header, masked,
+    pattern, read_response, within,
 };
 
 const MIB: u64 = 1 << 20;
@@ -16,7 +16,7 @@ const STRETCH: usize = 4 * 65_521;
 
 /// One frame of `length` bytes from the client to the backend. Its first half has arrived before its second is
 /// sent, and in between the gateway has grown by less than a MiB.
-async fn one_frame(gateway: &Gateway, backend: &Backend, door: ListenerSettings, length: u64) {
+async fn one_frame(gateway: &Gateway, backend: &Backend, door: Door, length: u64) {
     let mut session = gateway.session_by(door, "/big").await;
     let mut served = backend.accept().await;
     // One round with everything that a session ever allocates.

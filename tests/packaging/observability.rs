@@ -288,14 +288,14 @@ fn the_dashboard_asks_for_what_the_gateway_tells_and_shows_all_of_it() {
 fn the_dashboards_panels_are_told_apart_and_do_not_overlap() {
     let dashboard = dashboard();
     let mut ids = BTreeSet::new();
-    let mut bytes_written = BTreeSet::new();
+    let mut taken = BTreeSet::new();
     for panel in panels(&dashboard) {
         let title = panel["title"].as_str().filter(|title| !title.is_empty()).expect("a title");
         assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}: its id stands twice");
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().expect("a place"));
         assert!(w > 0 && h > 0 && x + w <= 24, "{title} is wider than the page");
         for (column, line) in (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line))) {
-            assert!(bytes_written.insert((column, line)), "{title} covers another panel");
+            assert!(taken.insert((column, line)), "{title} covers another panel");
         }
         if panel["type"] != "row" {
             let source = &panel["datasource"]["uid"];

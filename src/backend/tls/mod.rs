@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-pub use self::load::{SystemRoots, TlsConfigError};
+pub(crate) use self::load::{SystemRoots, TlsConfigError};
 use self::{load::client_config, verify::is_an_authority};
 use crate::{config::BackendTls, outcome::Reason};
 
@@ -147,7 +147,7 @@ fn names(presented: &[String]) -> String {
 
 /// How a route speaks TLS with its backends.
 #[derive(Clone)]
-pub struct TlsConnector {
+pub(crate) struct TlsConnector {
     tls: tokio_rustls::TlsConnector,
     server_name: Option<ServerName<'static>>,
     insecure: bool,
@@ -167,7 +167,7 @@ impl TlsConnector {
     ///
     /// # Errors
     /// A file is missing, unreadable, not PEM or unusable, or the system trusts no authority and the route names none.
-    pub fn load(config: &BackendTls, system: &SystemRoots) -> Result<Self, TlsConfigError> {
+    pub(crate) fn load(config: &BackendTls, system: &SystemRoots) -> Result<Self, TlsConfigError> {
         let server_name = config
             .server_name
             .as_deref()
@@ -179,18 +179,18 @@ impl TlsConnector {
         })
     }
 
-    /// Whether any certificate will do: something to warn about.
-    pub fn is_insecure(&self) -> bool {
-        self.insecure
-    }
-
     /// Shakes hands over `stream`. The certificate must be for the route's `server_name`, or else for `name`: the
     /// backend's host as it is displayed, or an XMPP domain (RFC 6120 §13.7.2.1).
     ///
     /// # Errors
     /// Each way to fail is a [`TlsError`] of its own. In TLS 1.3 a server refuses the certificate of a client only after
     /// the handshake, so that this is seen at the first read (RFC 8446 §4.4.2.4).
-    pub async fn connect<S>(&self, name: &str, stream: S, deadline: Instant) -> Result<TlsStream<S>, TlsError>
+    pub(crate) async fn connect<S>(
+        &self,
+        name: &str,
+        stream: S,
+        deadline: Instant,
+    ) -> Result<TlsStream<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Where systemd's journal listens.
-pub const JOURNAL: &str = "/run/systemd/journal/socket";
+pub(crate) const JOURNAL: &str = "/run/systemd/journal/socket";
 /// How long the end of the process waits for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// The message of the line that tells how many others are not there.
@@ -87,7 +87,7 @@ pub struct Logging {
 /// Waits, when dropped, until the lines that were logged are written; for at most a second.
 #[derive(Debug)]
 #[must_use = "the last lines are lost if nobody waits for them"]
-pub struct FlushGuard {
+pub(crate) struct FlushGuard {
     shared: Arc<LogState>,
 }
 
@@ -96,7 +96,7 @@ pub struct FlushGuard {
 ///
 /// # Errors
 /// The file of sessions cannot be opened, or the system has no thread. Nothing is logged then.
-pub fn start(log: &Log) -> Result<(Logging, FlushGuard), LogError> {
+pub(crate) fn start(log: &Log) -> Result<(Logging, FlushGuard), LogError> {
     let (shared, no_journal) = LogState::new(log, Path::new(JOURNAL))?;
     let shared = Arc::new(shared);
     let collector = Collector { shared: Arc::clone(&shared) };

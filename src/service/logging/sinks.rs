@@ -176,7 +176,7 @@ mod tests {
     /// Takes so many bytes, a few at a time.
     struct Full {
         room: usize,
-        bytes_written: Vec<u8>,
+        written: Vec<u8>,
     }
 
     impl Write for Full {
@@ -186,7 +186,7 @@ mod tests {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             self.room -= count;
-            self.bytes_written.extend_from_slice(&bytes[..count]);
+            self.written.extend_from_slice(&bytes[..count]);
             Ok(count)
         }
 
@@ -200,7 +200,7 @@ mod tests {
         for (room, whole, is_torn) in
             [(0, 0, false), (3, 0, true), (4, 1, false), (5, 1, true), (8, 2, false)]
         {
-            let mut place = Full { room, bytes_written: Vec::new() };
+            let mut place = Full { room, written: Vec::new() };
             let first = write_lines(&mut place, false, &lines(&["abc\n", "def\n"]));
             assert_eq!(
                 (first.whole, first.is_torn, first.error.is_some()),
@@ -210,7 +210,7 @@ mod tests {
             place.room = 100;
             let then = write_lines(&mut place, first.is_torn, &lines(&["ghi\n"]));
             assert_eq!((then.whole, then.is_torn, then.error.is_some()), (1, false, false));
-            let text = String::from_utf8(place.bytes_written).unwrap();
+            let text = String::from_utf8(place.written).unwrap();
             assert_eq!(text.lines().last(), Some("ghi"), "{text:?}");
         }
     }

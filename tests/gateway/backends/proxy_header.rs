@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::authority::{Authority, Server, echo};
-use crate::support::{Backend, Gateway, ListenerSettings, PLAIN, Session, Setup, TLS, within};
+use crate::support::{Backend, Door, Gateway, PLAIN, Session, Setup, TLS, within};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -63,7 +63,7 @@ fn ipv4(client: SocketAddr, called: SocketAddr) -> Vec<u8> {
 }
 
 /// Checks the header of a session that was opened at `door`, but for its name; that is returned.
-fn check(header: &V2, client: SocketAddr, gateway: &Gateway, door: ListenerSettings) -> String {
+fn check(header: &V2, client: SocketAddr, gateway: &Gateway, door: Door) -> String {
     assert_eq!((header.command, header.family), (0x21, 0x11), "PROXY, TCP over IPv4");
     assert_eq!(header.addresses, ipv4(client, gateway.address(door)));
     let of =

@@ -141,12 +141,12 @@ impl Ports {
 
     /// Takes all that there are for connections to one server.
     async fn exhaust(backend: &Backend) -> Vec<TcpStream> {
-        let mut bytes_written = Vec::new();
+        let mut taken = Vec::new();
         loop {
             match within("a connection", TcpStream::connect(backend.address)).await {
-                Ok(stream) => bytes_written.push(stream),
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return bytes_written,
-                Err(error) => panic!("after {} connections: {error}", bytes_written.len()),
+                Ok(stream) => taken.push(stream),
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return taken,
+                Err(error) => panic!("after {} connections: {error}", taken.len()),
             }
         }
     }
@@ -172,8 +172,8 @@ async fn no_local_port_for_the_dial() {
         .start()
         .await;
     let ports = Ports::few();
-    let bytes_written = Ports::exhaust(&backend).await;
-    assert_eq!(bytes_written.len(), 16);
+    let taken = Ports::exhaust(&backend).await;
+    assert_eq!(taken.len(), 16);
 
     let mut session = gateway.session_by(PLAIN, "/echo").await;
     overloaded(&mut session).await;
@@ -188,7 +188,7 @@ async fn no_local_port_for_the_dial() {
     works(&gateway, PLAIN, "/other").await;
     assert_eq!(works(&gateway, PLAIN, "/pool").await, format!("tcp://{}", other.address));
 
-    for stream in bytes_written {
+    for stream in taken {
         stream.set_zero_linger().expect("SO_LINGER");
     }
     works(&gateway, PLAIN, "/echo").await;

@@ -68,14 +68,14 @@ impl Backend {
     }
 
     async fn puppet_on(socket: TcpSocket) -> Self {
-        let (given, bytes_written) = mpsc::unbounded_channel();
+        let (given, taken) = mpsc::unbounded_channel();
         let mut backend = Self::serve(Some(socket), move |socket, _| {
             // A test that has ended wants no more connections.
             let _ = given.send(socket);
             std::future::ready(())
         })
         .await;
-        backend.sockets = Mutex::new(bytes_written);
+        backend.sockets = Mutex::new(taken);
         backend
     }
 

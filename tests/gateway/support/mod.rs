@@ -25,7 +25,7 @@ pub(crate) use frames::{close_body, frame, header, masked};
 pub(crate) use head::{KEY, Request, Response, read_response, read_to_end};
 pub(crate) use identity::{Identity, client_config};
 pub(crate) use pattern::{Check, pattern};
-pub(crate) use process::{End, Gateway, ListenerSettings, PLAIN, Setup, TLS, ask, run};
+pub(crate) use process::{Door, End, Gateway, PLAIN, Setup, TLS, ask, run};
 
 /// How long a test waits for what must happen. Far more than it takes, for the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -26,11 +26,11 @@ use super::{
 };
 
 /// The place of a listener in the configuration.
-pub(crate) type ListenerSettings = usize;
+pub(crate) type Door = usize;
 /// The listener with a certificate.
-pub(crate) const TLS: ListenerSettings = 0;
+pub(crate) const TLS: Door = 0;
 /// The listener without.
-pub(crate) const PLAIN: ListenerSettings = 1;
+pub(crate) const PLAIN: Door = 1;
 
 /// Where the session comes from that shows at the end of each test that the gateway still works.
 const CANARY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 250));
@@ -91,13 +91,13 @@ impl Setup {
     }
 
     /// More lines for one listener.
-    pub(crate) fn listener(mut self, door: ListenerSettings, lines: &str) -> Self {
+    pub(crate) fn listener(mut self, door: Door, lines: &str) -> Self {
         self.listeners[door] += lines;
         self
     }
 
     /// Another address for one listener.
-    pub(crate) fn address(mut self, door: ListenerSettings, address: impl Display) -> Self {
+    pub(crate) fn address(mut self, door: Door, address: impl Display) -> Self {
         self.listeners[door] = self.listeners[door].replace("127.0.0.1:0", &address.to_string());
         self
     }
@@ -295,28 +295,28 @@ pub(crate) struct Gateway {
 
 // Clients.
 impl Gateway {
-    pub(crate) fn address(&self, door: ListenerSettings) -> SocketAddr {
+    pub(crate) fn address(&self, door: Door) -> SocketAddr {
         self.doors[door]
     }
 
     /// Its `Host`, as a browser would name it.
-    pub(crate) fn host(&self, door: ListenerSettings) -> String {
+    pub(crate) fn host(&self, door: Door) -> String {
         format!("localhost:{}", self.doors[door].port())
     }
 
     /// A good upgrade from a page of the gateway itself.
-    pub(crate) fn upgrade(&self, door: ListenerSettings, target: &str) -> Request {
+    pub(crate) fn upgrade(&self, door: Door, target: &str) -> Request {
         let scheme = if door == TLS { "https" } else { "http" };
         Request::upgrade(target, scheme, &self.host(door))
     }
 
     /// A socket to a listener.
-    pub(crate) async fn tcp(&self, door: ListenerSettings) -> TcpStream {
+    pub(crate) async fn tcp(&self, door: Door) -> TcpStream {
         self.tcp_from(None, door).await
     }
 
     /// A socket to a listener, from one of the addresses of this machine.
-    pub(crate) async fn tcp_from(&self, source: Option<IpAddr>, door: ListenerSettings) -> TcpStream {
+    pub(crate) async fn tcp_from(&self, source: Option<IpAddr>, door: Door) -> TcpStream {
         let socket = self.stray(source, door, |_| {}).await;
         self.expect_end(socket.local_addr().expect("a connected socket"));
         socket
@@ -326,7 +326,7 @@ impl Gateway {
     pub(crate) async fn stray(
         &self,
         source: Option<IpAddr>,
-        door: ListenerSettings,
+        door: Door,
         prepare: impl FnOnce(&TcpSocket),
     ) -> TcpStream {
         let to = self.doors[door];
@@ -366,24 +366,24 @@ impl Gateway {
     }
 
     /// A connection ready for a request.
-    pub(crate) async fn wire(&self, door: ListenerSettings) -> Wire {
+    pub(crate) async fn wire(&self, door: Door) -> Wire {
         self.wire_from(None, door).await
     }
 
-    pub(crate) async fn wire_from(&self, source: Option<IpAddr>, door: ListenerSettings) -> Wire {
+    pub(crate) async fn wire_from(&self, source: Option<IpAddr>, door: Door) -> Wire {
         let socket = self.tcp_from(source, door).await;
         if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
     }
 
     /// A connection from `source`, a proxy, of which the log will speak as the client that it names.
-    pub(crate) async fn wire_by_proxy(&self, source: IpAddr, client: &str, door: ListenerSettings) -> Wire {
+    pub(crate) async fn wire_by_proxy(&self, source: IpAddr, client: &str, door: Door) -> Wire {
         let socket = self.stray(Some(source), door, |_| {}).await;
         self.expect_end(client.parse().expect("the address of a client"));
         if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
     }
 
     /// A connection whose client receives only a few KiB ahead of what the test reads.
-    pub(crate) async fn narrow_wire(&self, door: ListenerSettings) -> Wire {
+    pub(crate) async fn narrow_wire(&self, door: Door) -> Wire {
         let socket = self
             .stray(None, door, |socket| {
                 socket.set_recv_buffer_size(8 * 1024).expect("a small receive buffer");
@@ -399,7 +399,7 @@ impl Gateway {
         self.session_by(TLS, target).await
     }
 
-    pub(crate) async fn session_by(&self, door: ListenerSettings, target: &str) -> Session {
+    pub(crate) async fn session_by(&self, door: Door, target: &str) -> Session {
         self.open(self.wire(door).await, &self.upgrade(door, target)).await
     }
 
@@ -563,8 +563,8 @@ impl Gateway {
         self.until("the answer to SIGHUP", |lines| lines.iter().filter_map(answer).nth(before)).await
     }
 
-    /// Waits for another listener than those that are known, which is the next [`ListenerSettings`].
-    pub(crate) async fn another_door(&mut self) -> ListenerSettings {
+    /// Waits for another listener than those that are known, which is the next [`Door`].
+    pub(crate) async fn another_door(&mut self) -> Door {
         let address =
             |line: &Value| is(line, "listening").then(|| text(line, "address").parse().ok()).flatten();
         let known = self.doors.len();

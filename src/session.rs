@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -18,6 +18,7 @@ use std::{
 };
 
 use atomic_waker::AtomicWaker;
+use parking_lot::{Mutex, MutexGuard};
 
 pub(crate) use self::connection_id::{ConnectionId, ConnectionIds};
 use crate::outcome::Reason;
@@ -179,8 +180,7 @@ impl Registry {
     }
 
     fn live(&self) -> MutexGuard<'_, RegistryState> {
-        // It is whole between any two statements, so a panic elsewhere leaves it usable.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        self.live.lock()
     }
 }
 

@@ -5,7 +5,7 @@
 //! read up to a limit; no answer may be kept, framed, or read by another site.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,6 +19,7 @@ use http::{
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{sleep, timeout};
 
@@ -203,7 +204,7 @@ impl AdminApi {
             }
         }
         let sessions = self.snapshot().await;
-        let readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        let readings = self.readings.lock();
         json(&list(&sessions, &choice, most, &readings, SystemTime::now()))
     }
 
@@ -211,12 +212,12 @@ impl AdminApi {
     async fn snapshot(&self) -> Vec<SessionSnapshot> {
         let read = |now, at_once| {
             let sessions = self.registry.snapshot();
-            let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut readings = self.readings.lock();
             readings.read(now, &sessions, at_once);
             sessions
         };
         let start = Instant::now();
-        let cold = self.readings.lock().unwrap_or_else(PoisonError::into_inner).is_cold(start);
+        let cold = self.readings.lock().is_cold(start);
         let sessions = read(start, false);
         if !cold {
             return sessions;

@@ -12,11 +12,12 @@
 use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use ipnet::{IpNet, Ipv4Net};
+use parking_lot::{Mutex, RwLock};
 
 /// What one source may do. A source is one IPv4 address or one IPv6 /64.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,15 +78,15 @@ impl RateLimiter {
     /// [`LimitExceeded`], when the source may not connect now. [`LimitExceeded::Sessions`] is said before
     /// [`LimitExceeded::Rate`], because waiting would not help; neither counts against the rate.
     pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<AddressPermit, LimitExceeded> {
-        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings.read();
         if covers(&settings.exempt, address) {
             return Ok(AddressPermit { held: None });
         }
         let now = nanos(now.saturating_duration_since(self.epoch));
         let source = Source::of(address);
         match source {
-            Source::V4(key) => lock(&self.v4).admit(key, now, &settings.bucket),
-            Source::V6(key) => lock(&self.v6).admit(key, now, &settings.bucket),
+            Source::V4(key) => self.v4.lock().admit(key, now, &settings.bucket),
+            Source::V6(key) => self.v6.lock().admit(key, now, &settings.bucket),
         }?;
         Ok(AddressPermit { held: Some((Arc::clone(self), source)) })
     }
@@ -93,14 +94,14 @@ impl RateLimiter {
     /// Changes what a source may do and how many are remembered. What is remembered stays, and so does every place
     /// that is held.
     pub fn set_limits(&self, limits: PerIp, sources: usize) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = LimiterSettings::new(limits);
-        lock(&self.v4).set_bound(sources);
-        lock(&self.v6).set_bound(sources);
+        *self.settings.write() = LimiterSettings::new(limits);
+        self.v4.lock().set_bound(sources);
+        self.v6.lock().set_bound(sources);
     }
 
     /// How many sources are remembered now, both families together.
     pub fn source_count(&self) -> usize {
-        lock(&self.v4).sources.len() + lock(&self.v6).sources.len()
+        self.v4.lock().sources.len() + self.v6.lock().sources.len()
     }
 }
 
@@ -114,8 +115,8 @@ pub struct AddressPermit {
 impl Drop for AddressPermit {
     fn drop(&mut self) {
         match &self.held {
-            Some((limiter, Source::V4(key))) => lock(&limiter.v4).release(key),
-            Some((limiter, Source::V6(key))) => lock(&limiter.v6).release(key),
+            Some((limiter, Source::V4(key))) => limiter.v4.lock().release(key),
+            Some((limiter, Source::V6(key))) => limiter.v6.lock().release(key),
             None => {}
         }
     }
@@ -295,12 +296,6 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A table is whole after every statement, so a panic elsewhere is no reason to refuse everybody from then
-/// on.
-fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -448,7 +443,7 @@ mod tests {
                 assert!(limiter.source_count() <= 2 * BOUND, "{} sources after {n}", limiter.source_count());
             }
         }
-        let (v4_table, v6_table) = (lock(&limiter.v4), lock(&limiter.v6));
+        let (v4_table, v6_table) = (limiter.v4.lock(), limiter.v6.lock());
         assert_eq!((v4_table.sources.len(), v6_table.sources.len()), (BOUND, BOUND));
         // Rows are 32 bytes with their hash, indices 9; both may have been over-allocated twofold by growing.
         for capacity in [v4_table.sources.capacity(), v6_table.sources.capacity()] {
@@ -478,7 +473,7 @@ mod tests {
         drop(living.remove(17));
         let _newcomer = limiter.admit(v4(64), epoch).unwrap();
         assert_eq!(limiter.source_count(), 64);
-        assert!(!lock(&limiter.v4).sources.contains_key(&17));
+        assert!(!limiter.v4.lock().sources.contains_key(&17));
     }
 
     #[test]
@@ -530,7 +525,7 @@ mod tests {
                 scope.spawn(|| (0..2_000).for_each(|_| drop(limiter.admit(v4(1), epoch))));
             }
         });
-        assert_eq!(lock(&limiter.v4).sources[&1].held, 0);
+        assert_eq!(limiter.v4.lock().sources[&1].held, 0);
         let held: Vec<_> = (0..8).filter_map(|_| limiter.admit(v4(1), epoch).ok()).collect();
         assert_eq!(held.len(), 7);
     }
@@ -598,7 +593,7 @@ mod tests {
                     drop(held.swap_remove(index));
                 }
                 prop_assert!(limiter.source_count() <= 8);
-                let counted: u32 = lock(&limiter.v4).sources.values().map(|source| source.held).sum();
+                let counted: u32 = limiter.v4.lock().sources.values().map(|source| source.held).sum();
                 prop_assert_eq!(counted as usize, held.len());
             }
         }

@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -24,6 +24,7 @@ use crate::{
     admission::canonical,
     config::{Backend, Balance},
 };
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long a target is left alone after its first failure; twice as long after each one more in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ pub struct BackendRegistry {
 impl BackendRegistry {
     /// A pool of the `backends` of the route named `route`, in which those that the route had before are what they were.
     pub fn pool(&self, route: &str, backends: &[Backend], settings: PoolSettings) -> Arc<Pool> {
-        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut targets = self.targets.lock();
         targets.retain(|_, target| target.strong_count() > 0);
         let target = |backend: &Backend| {
             let entry = targets.entry((route.to_owned(), backend.clone())).or_default();
@@ -248,8 +249,7 @@ impl PooledBackend {
     }
 
     fn state(&self) -> MutexGuard<'_, BackendState> {
-        // Nothing in here panics halfway through a change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -403,7 +403,7 @@ mod tests {
         drop(listed(&registry, 5, None, true));
         listed(&registry, 1, None, true).failed(0, Instant::now());
         assert!(listed(&registry, 1, None, true).is_up(0, Instant::now()), "nobody held it meanwhile");
-        assert_eq!(registry.targets.lock().unwrap().len(), 1, "targets that nobody needs are forgotten");
+        assert_eq!(registry.targets.lock().len(), 1, "targets that nobody needs are forgotten");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -25,6 +25,7 @@ use hickory_resolver::{
     },
     system_conf::parse_resolv_conf,
 };
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::happy_eyeballs::is_exhaustion;
@@ -187,7 +188,7 @@ impl Resolver {
     /// What the files say now, or said a moment ago. Without a descriptor to read them with, what they said before.
     fn view(&self) -> Result<Arc<View>, ResolveError> {
         let now = Instant::now();
-        let mut seen = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.view.lock();
         if let Some((looked, view)) = &mut *seen {
             if now.duration_since(*looked) < LOOK_AGAIN {
                 return Ok(Arc::clone(view));

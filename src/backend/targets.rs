@@ -23,11 +23,12 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac, rand::SystemRandom};
+use parking_lot::{Mutex, RwLock};
 use tokio::{
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval_at},
@@ -140,7 +141,7 @@ impl TokenTable {
     /// timestamps are too coarse to tell two changes in quick succession, and what is wrong at first may only be
     /// the beginning of what somebody is still writing.
     fn look(&self) {
-        let mut watch_state = self.watch_state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch_state = self.watch_state.lock();
         let found = files(&self.path);
         let files = found.as_ref().ok().cloned();
         let is_new = files != watch_state.files;
@@ -153,7 +154,7 @@ impl TokenTable {
             Ok(read) => {
                 let is_news = read.targets != *self.current();
                 let tokens = read.targets.len();
-                *self.targets.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read.targets);
+                *self.targets.write() = Arc::new(read.targets);
                 if std::mem::take(&mut watch_state.is_bad) || is_news {
                     tracing::info!(path = %self.path.display(), tokens, "tokens reloaded");
                 }
@@ -173,7 +174,7 @@ impl TokenTable {
     }
 
     fn current(&self) -> Arc<Targets> {
-        Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.targets.read())
     }
 }
 
@@ -393,7 +394,7 @@ mod tests {
         desk.table.look();
         // Same size, and as if in the same tick: only what is read says that it has changed.
         desk.write("now: 10.0.0.2:5900\n");
-        let mut watch_state = desk.table.watch_state.lock().unwrap();
+        let mut watch_state = desk.table.watch_state.lock();
         assert_eq!(before.len(), 19);
         watch_state.files = Some(files(&desk.file()).unwrap());
         drop(watch_state);

@@ -6,10 +6,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -235,8 +236,7 @@ impl Control {
     }
 
     fn state(&self) -> MutexGuard<'_, GatewayState> {
-        // Whole between any two statements that could panic.
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy, sink},
     sync::oneshot,
@@ -267,7 +268,7 @@ struct RequestSlot {
 
 impl RequestSlot {
     fn take(&self) -> Option<PendingRequest> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.pending.lock().take()
     }
 }
 
@@ -281,7 +282,7 @@ impl Service<Request<Incoming>> for RequestSlot {
         // Nothing here wants a body: hyper reads past a short one and closes the connection behind a long one.
         let (head, _body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, answer));
+        *self.pending.lock() = Some((request, answer));
         PendingResponse(waiting)
     }
 }

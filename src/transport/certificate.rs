@@ -13,10 +13,11 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use parking_lot::{Mutex, RwLock};
 use rustls::{
     crypto::aws_lc_rs,
     pki_types::{
@@ -188,7 +189,7 @@ impl CertificateResolver {
     /// first may only be half of what somebody is still writing.
     pub(crate) fn check(&self) {
         let Identity::Files { certificate, private_key } = &self.identity else { return };
-        let mut watch_state = self.watch_state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch_state = self.watch_state.lock();
         let stamps = stamps(&self.identity);
         let is_new = stamps != watch_state.stamps;
         if !is_new && watch_state.is_confirmed && !watch_state.is_bad {
@@ -210,7 +211,7 @@ impl CertificateResolver {
                 let is_news = !pair.is(&current);
                 let expiry = pair.validity.map(|[_, end]| at(end).to_string());
                 if is_news {
-                    *self.pair.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
+                    *self.pair.write() = Arc::new(pair);
                 }
                 if is_news {
                     tracing::info!(certificate = %path, expires = expiry, "certificate reloaded");
@@ -240,14 +241,14 @@ impl CertificateResolver {
         if *identity != self.identity {
             return;
         }
-        let mut watch_state = self.watch_state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch_state = self.watch_state.lock();
         let stamps = stamps(&self.identity);
         *watch_state =
             WatchState { stamps, is_confirmed: true, is_bad: true, is_told: true, is_awaited: true };
     }
 
     fn pair(&self) -> Arc<CertifiedPair> {
-        Arc::clone(&self.pair.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.pair.read())
     }
 }
 

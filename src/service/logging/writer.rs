@@ -7,12 +7,14 @@ use std::{
     collections::VecDeque,
     fmt, io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// How much may wait for a place that does not keep up, in bytes: some ten thousand closing lines.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
@@ -112,13 +114,11 @@ impl LogWriter {
     pub(super) fn wait_until_written(&self, end: Instant) {
         let mut state = self.queue.state();
         while state.bytes > 0 || state.reopen {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= end {
                 return;
             }
             state.waiting += 1;
-            let waited = self.queue.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.queue.changed.wait_until(&mut state, end);
             state.waiting -= 1;
         }
     }
@@ -139,8 +139,7 @@ struct Work {
 
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state is whole between any two statements.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Waits for work. `None` when there will be none.
@@ -151,7 +150,7 @@ impl Queue {
                 return None;
             }
             state.is_asleep = true;
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
         let mut bytes = 0;
         let fitting = state.lines.iter().take_while(|line| {

@@ -30,7 +30,7 @@ use crate::{
     admission::{AddressPermit, ConcurrencyLimit, Permit, RateLimiter, canonical},
     backend::{BackendStream, ClientInfo, Upstream, balance},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
-    http::{Exchange, ExchangeError, Files, Refusal, Routes},
+    http::{AcceptedRequest, Exchange, ExchangeError, Files, Refusal, Routes},
     metrics::{Metrics, SessionGauge},
     outcome::Reason,
     relay::{self, RelaySettings, RelayStream},
@@ -132,7 +132,7 @@ async fn establish(
 ) -> Result<Box<Established>, Reason> {
     let mut info = ConnectionInfo::new(&socket, log_line.peer, settings);
     let mut address_permit = info.admit(shared)?;
-    let handshake = shared.handshakes.try_acquire().ok_or(Reason::Overloaded)?;
+    let handshake_permit = shared.handshakes.try_acquire().ok_or(Reason::Overloaded)?;
     if shared.sessions.in_use() >= shared.sessions.limit() {
         return Err(Reason::Overloaded);
     }
@@ -149,7 +149,8 @@ async fn establish(
     let exchange = Exchange::new(&mut stream, settings.snapshot.timeouts.stall);
     let (exchange, session_request) =
         read_requests(exchange, head_by, info, settings, shared, log_line).await?;
-    let route = &session_request.routed.route;
+    let AcceptedRequest { routed, handshake, subprotocol, .. } = &session_request.accepted;
+    let route = &routed.route;
     let session_info =
         SessionInfo { peer: log_line.peer, route: &route.name, user: None, since: SystemTime::now() };
     let session = shared.registry.open(session_info);
@@ -164,9 +165,9 @@ async fn establish(
         exchange.refuse(Refusal::new(reason), timeouts.close).await;
         return Err(reason);
     }
-    let switching = session_request.handshake.switching(session_request.subprotocol.as_deref());
+    let switching = handshake.switching(subprotocol.as_deref());
     let pipelined = exchange.upgrade(switching).await.map_err(ExchangeError::reason)?;
-    drop(handshake);
+    drop(handshake_permit);
     let recorded = log_line.backend.as_ref().zip(label).filter(|_| backend.is_ok());
     let session_gauge = recorded.map(|(backend, label)| {
         session.reached(&backend.to_string());

@@ -9,6 +9,7 @@ use super::{access_log::AccessLogLine, request::SessionRequest};
 use crate::{
     backend::{BackendStream, ClientInfo, Connected, balance},
     config::{Backend, Destinations, Route},
+    http::AcceptedRequest,
     metrics::Metrics,
     outcome::Reason,
 };
@@ -32,8 +33,9 @@ pub(super) async fn dial(
     metrics: &Metrics,
     log_line: &mut AccessLogLine,
 ) -> DialOutcome {
-    let (route, start) = (&request.routed.route, Instant::now());
-    let connected = request.routed.upstream.connect(&request.choice, client_info, limit).await;
+    let AcceptedRequest { routed, choice, .. } = &request.accepted;
+    let (route, start) = (&routed.route, Instant::now());
+    let connected = routed.upstream.connect(choice, client_info, limit).await;
     let (backend, permit) = match connected {
         Ok(Connected { stream, backend, permit }) => {
             log_line.backend = Some(backend);

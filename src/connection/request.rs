@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::http::{HeaderValue, Request, Response, header::ORIGIN};
+use ::http::{Request, Response};
 use tokio::time::Instant;
 
 use super::{
@@ -12,9 +12,9 @@ use super::{
     drain_grace,
 };
 use crate::{
-    admission::{AddressPermit, LimitExceeded, Origin, OriginRefused, Permit},
+    admission::{AddressPermit, LimitExceeded, Permit},
     backend::{BackendChoice, Upstream},
-    http::{self, Body, Exchange, ExchangeError, Handshake, Refusal, Routed},
+    http::{self, AcceptedRequest, Body, Exchange, ExchangeError, Refusal, RequestContext},
     outcome::Reason,
     transport::{
         peer::{self, Client},
@@ -69,17 +69,14 @@ enum Requested {
     Session(SessionRequest),
 }
 
-/// A session that may begin once its backend answers.
+/// An accepted upgrade request and the permits it holds.
 pub(super) struct SessionRequest {
-    pub(super) routed: Arc<Routed<Arc<Upstream>>>,
-    pub(super) choice: BackendChoice,
-    pub(super) handshake: Handshake,
-    pub(super) subprotocol: Option<String>,
+    pub(super) accepted: AcceptedRequest<Arc<Upstream>, BackendChoice>,
     pub(super) address_permit: Option<AddressPermit>,
     pub(super) session_permit: Permit,
 }
 
-/// From the request head to the decision: route, handshake, Origin, sub-protocol, and what only the head could tell.
+/// Applies the checks of [`http::decide`], and the limits that keep state where their turn is.
 async fn authorise(
     request: Request<()>,
     info: ConnectionInfo,
@@ -87,59 +84,32 @@ async fn authorise(
     shared: &Shared,
     log_line: &mut AccessLogLine,
 ) -> Result<Requested, Refusal> {
-    let host = http::check_head(&request)?;
+    let snapshot = &settings.snapshot;
     let client = match info.proxied {
         true => peer::client(info.peer, &settings.trusted_proxies, request.headers()),
         false => Client { address: info.peer, https: None, host: None },
     };
+    let context = RequestContext {
+        https: client.https.unwrap_or(info.tls.is_some()),
+        forwarded_host: client.host.as_deref(),
+    };
+    let decision = http::decide(&snapshot.routes, &request, context, Upstream::choose)?;
     log_line.peer = client.address;
-    let host = client.host.map_or(host, |host| host.to_ascii_lowercase());
-    let Some(routed) = settings.snapshot.routes.find(http::host_name(&host), request.uri().path()) else {
-        return match &settings.snapshot.files {
+    let Some(decision) = decision else {
+        return match &snapshot.files {
             Some(files) => files.find(request).await.map(Requested::File),
             None => Err(Refusal::new(Reason::UnknownRoute)),
         };
     };
-    let route = &routed.route;
-    log_line.route = Some(route.name.as_str().into());
-    // Only now is it known who is behind the proxy. Files are not counted: a page can have a hundred of them.
+    log_line.route = Some(decision.routed.route.name.as_str().into());
+    // Only the request head names the client behind a proxy, so its limits apply here. Requests for files are not
+    // counted: a page can load a hundred of them.
     let admitted = info.proxied.then(|| admit(shared, client.address)).transpose();
     let address_permit = admitted.map_err(|refused| too_many(&refused))?;
-    let handshake = Handshake::read(&request)?;
-    let origins: Vec<&[u8]> = request.headers().get_all(ORIGIN).iter().map(HeaderValue::as_bytes).collect();
-    let own = Origin::of_host(client.https.unwrap_or(info.tls.is_some()), &host);
-    let permitted = route.origins.permit(&origins, own.as_ref());
-    permitted.map_err(|refused| origin_refusal(&refused, &origins))?;
-    let subprotocol = handshake.subprotocol(&route.subprotocols)?.map(str::to_owned);
-    let choice = routed.upstream.choose(&route.path, request.uri().path(), request.uri().query());
-    let choice =
-        choice.ok_or_else(|| Refusal::new(Reason::UnknownRoute).because_of("unknown token".to_owned()))?;
+    let accepted = decision.accept()?;
     let session_permit =
         shared.sessions.try_acquire().ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?;
-    Ok(Requested::Session(SessionRequest {
-        routed: Arc::clone(routed),
-        choice,
-        handshake,
-        subprotocol,
-        address_permit,
-        session_permit,
-    }))
-}
-
-fn origin_refusal(refused: &OriginRefused, origins: &[&[u8]]) -> Refusal {
-    let refusal = match refused {
-        OriginRefused::Missing => {
-            let words = "an Origin header is needed here: only web pages may connect";
-            Refusal::because(Reason::OriginRefused, words)
-        }
-        _ => Refusal::new(Reason::OriginRefused),
-    };
-    refusal.because_of(match refused {
-        OriginRefused::Malformed(_) | OriginRefused::Several => {
-            format!("{refused}: {}", http::quoted(&origins.join(&b", "[..])))
-        }
-        _ => refused.to_string(),
-    })
+    Ok(Requested::Session(SessionRequest { accepted, address_permit, session_permit }))
 }
 
 fn too_many(refused: &LimitExceeded) -> Refusal {

@@ -5,14 +5,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{HeaderValue, StatusCode};
+use ::http::StatusCode;
 
 use super::question::Question;
 use crate::{
     admission::{Origin, OriginRefused, rate},
     backend::{BackendChoice, Upstream, targets::token_of},
     config::{Address, Backend, Config, Listener, Route},
-    http::{Files, Routed, Routes, check_head, host_name},
+    http::{self, Decision, Files, RequestContext, Routed, Routes},
     outcome::Reason,
     transport::peer,
 };
@@ -80,6 +80,8 @@ pub(crate) struct RouteMatch<'a> {
     pub origin: Result<(), OriginRefused>,
     /// The servers.
     pub target: DialTargets,
+    /// The reason of the first check that fails.
+    pub refusal: Option<Reason>,
 }
 
 /// The servers that a connection may be led to.
@@ -117,22 +119,16 @@ impl<'a> Findings<'a> {
         let listener_match = listener_match(config, question);
         let caller = caller(config, &listener_match, question);
         let request = question.request();
-        let found = match check_head(&request) {
+        let context =
+            RequestContext { https: is_https(&listener_match, caller, question), forwarded_host: None };
+        let found = match http::decide(routes, &request, context, Upstream::choose) {
             Err(refusal) => Err(NotAdmitted::End(refusal.reason())),
-            Ok(host) => match routes.find(host_name(&host), request.uri().path()) {
-                Some(routed) => Ok(RouteMatch::of(routed, routes, &listener_match, caller, question, &host)),
-                None => Err(no_route(files, question).await),
-            },
+            Ok(None) => Err(no_route(files, question).await),
+            Ok(Some(decision)) => Ok(RouteMatch::new(decision, question)),
         };
         let refusal = at_the_door(&listener_match, caller).or_else(|| match &found {
             Err(refused) => Some(*refused),
-            Ok(found) if found.origin.is_err() => Some(NotAdmitted::End(Reason::OriginRefused)),
-            Ok(found) => match found.target {
-                DialTargets::NoToken | DialTargets::UnknownToken => {
-                    Some(NotAdmitted::End(Reason::UnknownRoute))
-                }
-                DialTargets::Any(_) | DialTargets::Token(_) => None,
-            },
+            Ok(found) => found.refusal.map(NotAdmitted::End),
         });
         Self { config, question, listener_match, caller, found, refusal }
     }
@@ -155,38 +151,33 @@ fn at_the_door(listener_match: &ListenerMatch<'_>, caller: ClientKind) -> Option
 }
 
 impl<'a> RouteMatch<'a> {
-    fn of(
-        routed: &'a Arc<Routed<Arc<Upstream>>>,
-        routes: &'a Routes<Arc<Upstream>>,
-        listener_match: &ListenerMatch<'_>,
-        caller: ClientKind,
-        question: &Question,
-        host: &str,
-    ) -> Self {
-        let request = question.request();
-        let (path, query) = (request.uri().path(), request.uri().query());
-        let others = routes.iter().filter(|other| !Arc::ptr_eq(other, routed)).map(|other| &other.route);
-        let https = match (listener_match, caller) {
-            // A proxy passes on what the browser said.
-            (_, ClientKind::Proxy(_)) | (ListenerMatch::None, _) => question.is_wss(),
-            (ListenerMatch::Open { listener, .. } | ListenerMatch::WrongScheme(listener), _) => {
-                listener.identity.is_some()
-            }
-        };
-        let own = Origin::of_host(https, host);
-        let sent: Vec<&[u8]> = question.origin().map(HeaderValue::as_bytes).into_iter().collect();
-        let target = match routed.upstream.choose(&routed.route.path, path, query) {
+    fn new(decision: Decision<'a, '_, Arc<Upstream>, BackendChoice>, question: &Question) -> Self {
+        let (routed, request) = (decision.routed, question.request());
+        let target = match decision.choice.clone() {
             Some(BackendChoice::Any) => DialTargets::Any(routed.upstream.backends()),
             Some(BackendChoice::This(backend)) => DialTargets::Token(backend),
-            None if token_of(&routed.route.path, path, query).is_some() => DialTargets::UnknownToken,
+            None if token_of(&routed.route.path, request.uri().path(), request.uri().query()).is_some() => {
+                DialTargets::UnknownToken
+            }
             None => DialTargets::NoToken,
         };
         Self {
             routed,
-            others: others.filter(|other| fits(other, host_name(host), path)).collect(),
-            origin: routed.route.origins.permit(&sent, own.as_ref()),
-            own,
+            others: decision.shadowed.iter().map(|other| &other.route).collect(),
+            own: decision.own_origin.clone(),
+            origin: decision.origin.clone(),
             target,
+            refusal: decision.accept().err().map(|refusal| refusal.reason()),
+        }
+    }
+}
+
+/// Whether the browser uses TLS: a trusted proxy passes on what it was asked for.
+fn is_https(listener_match: &ListenerMatch<'_>, caller: ClientKind, question: &Question) -> bool {
+    match (listener_match, caller) {
+        (_, ClientKind::Proxy(_)) | (ListenerMatch::None, _) => question.is_wss(),
+        (ListenerMatch::Open { listener, .. } | ListenerMatch::WrongScheme(listener), _) => {
+            listener.identity.is_some()
         }
     }
 }
@@ -242,11 +233,6 @@ fn caller(config: &Config, listener_match: &ListenerMatch<'_>, question: &Questi
     }
     let is_exempt = rate::covers(&config.limits.per_ip.exempt, from);
     if is_exempt { ClientKind::Exempt(from) } else { ClientKind::Counted(from) }
-}
-
-/// Whether a route would take a request, were it the only one.
-fn fits(route: &Route, host: &str, path: &str) -> bool {
-    Routes::new([Routed { route: route.clone(), upstream: () }]).find(host, path).is_some()
 }
 
 /// What becomes of a request for no route.

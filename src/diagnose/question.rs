@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use http::{
     HeaderValue, Request, Uri,
-    header::{CONNECTION, HOST, ORIGIN, UPGRADE},
+    header::{CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE},
 };
 use url::Url;
 
@@ -105,7 +105,7 @@ impl Question {
         self.from
     }
 
-    /// The request head, as far as it is looked at.
+    /// The request head of a browser that offers no subprotocol. Its key is the example of RFC 6455 §1.3.
     pub(crate) fn request(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.uri_mut() = self.target.clone();
@@ -113,6 +113,8 @@ impl Question {
         headers.insert(HOST, self.host.clone());
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
         if let Some(origin) = &self.origin {
             headers.insert(ORIGIN, origin.clone());
         }

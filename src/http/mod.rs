@@ -4,14 +4,15 @@
 //! ([`Exchange`]), judges heads ([`check_head`], [`Handshake`]), finds routes and files, and words the answers. Refuses to
 //! know backends and sessions. Invariant: after a refusal nothing more is read as a request.
 
+mod decision;
 mod exchange;
 mod files;
 mod handshake;
 mod response;
 mod route;
 
+pub(crate) use decision::{AcceptedRequest, Decision, RequestContext, decide};
 pub(crate) use exchange::{Exchange, ExchangeError, refuse_without_request};
 pub(crate) use files::Files;
-pub(crate) use handshake::{Handshake, check_head, host_name};
 pub(crate) use response::{Body, Refusal, quoted};
 pub(crate) use route::{Routed, Routes};

@@ -34,9 +34,10 @@ impl<U> Routes<U> {
         Self { sorted }
     }
 
-    /// The route for a host (lower-case, without port) and a path, which is compared as it was sent.
-    pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Routed<U>>> {
-        self.sorted.iter().find(|routed| {
+    /// The routes that match a host (lower-case, without port) and a path, highest precedence first. The path is compared
+    /// as it was sent.
+    pub(crate) fn matching<'r>(&'r self, host: &str, path: &str) -> impl Iterator<Item = &'r Arc<Routed<U>>> {
+        self.sorted.iter().filter(move |routed| {
             routed.route.host.as_deref().is_none_or(|only| only == host)
                 && match &routed.route.path {
                     RoutePath::Exact(exact) => exact == path,

@@ -212,7 +212,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
             .context("cannot use the sockets that the service manager handed over")?;
         let gateway = prepared.bind(inherited).await?;
         let control = gateway.control();
-        control.log_by(logging.clone());
+        control.attach_logging(logging.clone());
         tracing::info!("ready");
         systemd::ready();
         let shown = control.clone();

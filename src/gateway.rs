@@ -1,27 +1,36 @@
-//! The process: listeners, accept loops, reload, and the way out.
+//! The gateway process: listeners, accept loops, configuration reload, graceful shutdown.
 //!
-//! Owns what is shared by all connections and the tasks they run in. Refuses to know what a connection does. Invariants:
-//! nothing is bound before everything that can be wrong with the configuration has been looked at, and nothing changes
-//! before everything new is ready; no accept error ends a loop; after a stop, every session is told and the end comes
-//! within `timeouts.drain`.
+//! Owns what all connections share and the tasks they run in. Knows nothing of what a connection does. Invariants: no
+//! address is bound before the whole configuration has been validated; a reload changes nothing before everything new is
+//! ready; no accept error ends an accept loop; a stop notifies every session and finishes within `timeouts.drain`.
 
+mod carryover;
 mod control;
 mod drain;
+mod error;
 mod listener;
 mod prepared;
+mod reload;
 mod watchers;
 
+use std::sync::Arc;
+
 pub use self::{
-    control::{Control, ReloadError},
-    prepared::{Prepared, StartError},
+    control::Control,
+    error::{ReloadError, StartError},
+    prepared::Prepared,
 };
 use crate::{
-    admin::{control::ProcessControl, server::AdminServer},
-    config::{Address, AdminAddress, Config},
+    admin::{
+        control::ProcessControl,
+        server::{AdminServer, AdminSocket},
+    },
+    config::{Address, Admin, AdminAddress, Config},
+    connection::Shared,
     transport::listener::InheritedSockets,
 };
 
-/// A gateway that listens and accepts.
+/// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {
     control: Control,
@@ -29,8 +38,33 @@ pub struct Gateway {
     admin: Option<AdminServer>,
 }
 
+impl Prepared {
+    /// Binds every configured address and the inherited sockets that the configuration names (socket activation).
+    ///
+    /// # Errors
+    /// An address is in use, not local or not permitted, or its socket was not inherited. Everything bound before it is
+    /// closed again.
+    pub async fn bind(self, inherited: InheritedSockets) -> Result<Gateway, StartError> {
+        let ready = self.bind_listeners(Vec::new(), &inherited)?;
+        let admin = ready.loaded.admin.as_ref().map(|Admin { address }| {
+            AdminSocket::bind(address).map_err(|cause| StartError::Admin {
+                file: ready.loaded.file.display().to_string(),
+                address: address.clone(),
+                cause,
+            })
+        });
+        let admin = admin.transpose()?;
+        let control = Control::new(ready, inherited);
+        let admin = admin.map(|socket| {
+            let Shared { registry, metrics, .. } = &**control.shared();
+            socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))
+        });
+        Ok(Gateway { control, admin })
+    }
+}
+
 impl Gateway {
-    /// Loads what `config` names and listens on its addresses.
+    /// Loads what `config` names and binds its addresses.
     ///
     /// # Errors
     /// See [`Prepared::load`] and [`Prepared::bind`].
@@ -38,23 +72,24 @@ impl Gateway {
         Prepared::load(config)?.bind(InheritedSockets::default()).await
     }
 
-    /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
+    /// The addresses of the listeners, in the order of the configuration, with the port that the system chose for port 0.
     pub fn addresses(&self) -> Vec<Address> {
         self.control.addresses()
     }
 
-    /// Where the operator is listened for, if anywhere; with the port that was given for port 0.
+    /// The admin address, if there is one, with the port that the system chose for port 0.
     pub fn admin_address(&self) -> Option<&AdminAddress> {
         self.admin.as_ref().map(AdminServer::address)
     }
 
-    /// How it is steered while it runs.
+    /// A handle to the gateway while it runs.
     pub fn control(&self) -> Control {
         self.control.clone()
     }
 
-    /// Lets connections in until `stop`, then tells every session that the gateway goes away and waits for them, for
-    /// at most `timeouts.drain`. Dropping the future instead closes the listeners at once, and tells nobody.
+    /// Accepts connections until `stop` is ready. Then drains: notifies every session that the gateway goes away, and waits
+    /// for them to end, for at most `timeouts.drain`. Dropping the future instead closes the listeners at once and notifies
+    /// no session.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         stop.await;
         self.control.drain();

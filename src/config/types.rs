@@ -142,6 +142,15 @@ pub struct Limits {
     pub per_ip: PerIp,
 }
 
+impl Limits {
+    /// The descriptors that the gateway needs beside those of open sessions: one for each handshake and listener, and some
+    /// for log files and the runtime.
+    pub(crate) fn descriptors_beside_sessions(&self, listeners: usize) -> u64 {
+        const SPARE: u64 = 64;
+        self.max_handshakes as u64 + listeners as u64 + SPARE
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         const RATE: NonZeroU32 = NonZeroU32::new(20).expect("not zero");

@@ -1,111 +1,90 @@
-//! How a running gateway is steered: reload, drain, and what it says of itself.
+//! Control of a running gateway: drain, log level and status; the reload is in [`super::reload`].
 //!
-//! Owns what changes while the process lives: the listeners, and the terms of new connections. Invariants: a reload
-//! prepares everything, listening included, before it changes anything, and then changes all of it in one step that cannot
-//! fail; a session goes on under the terms it was opened with; there is one drain, and no reload after it has begun.
+//! Owns what changes while the process runs: the open listeners, the current configuration snapshot and the background
+//! watchers. Invariants: a session keeps the snapshot it was opened with; there is at most one drain, and no reload after
+//! it has begun.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, OnceLock},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::{sync, task::spawn_blocking};
+use tokio::sync;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     drain::close_sessions,
     listener::{OpenListener, Tasks},
-    prepared::{Carryover, Prepared, Ready, StartError, shared, sources},
+    prepared::{Loaded, Ready, ReadyListener},
     watchers::Watchers,
 };
 use crate::{
     admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl},
+    admission::{ConcurrencyLimit, RateLimiter},
     backend::DialContext,
-    config::{Address, Admin, Config, ConfigError},
+    config::{Address, Admin, Config, Limits},
     connection::{ConfigSnapshot, Shared},
-    service::{
-        logging::{LogError, Logging},
-        systemd,
-    },
+    service::{logging::Logging, systemd},
     transport::listener::InheritedSockets,
 };
 
-/// Why a reload changed nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// The configuration file.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Something that it names, or an address.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// Where the log is to go.
-    #[error("{file}: {cause}")]
-    Log {
-        /// The configuration file.
-        file: String,
-        /// What is wrong.
-        cause: LogError,
-    },
-    /// There will be no new connections.
-    #[error("the gateway is draining and takes no new connections; start it again instead")]
-    Draining,
-    /// A panic, whose own line stands in the log.
-    #[error("loading the configuration failed unexpectedly; the log has a line that begins with \"panic\"")]
-    Panicked,
-}
+/// The least number of sources that the rate limiter remembers, per address family.
+const MIN_TRACKED_SOURCES: usize = 65_536;
 
-/// The one who steers a running gateway. Clones steer the same gateway.
+/// A handle to a running gateway. Clones control the same gateway.
 #[derive(Debug, Clone)]
 pub struct Control {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    /// The configuration file, as it was named.
+pub(super) struct Inner {
+    /// The configuration file, as given on the command line.
     file: PathBuf,
-    shared: Arc<Shared>,
-    /// Kept open for the life of the process, whoever listens on them now.
-    inherited: InheritedSockets,
-    tasks: Tasks,
-    /// Held for the length of a reload: one at a time.
-    reloading: sync::Mutex<()>,
+    pub(super) shared: Arc<Shared>,
+    /// Kept open while the process runs, whether or not a listener uses them now.
+    pub(super) inherited: InheritedSockets,
+    pub(super) tasks: Tasks,
+    /// Held during a reload, so that reloads run one at a time.
+    pub(super) reloading: sync::Mutex<()>,
     state: Mutex<GatewayState>,
-    /// Cancelled when a drain is over.
+    /// Cancelled when a drain has finished.
     drained: CancellationToken,
-    /// Where the operator comes in, since the start.
-    admin: Option<Admin>,
-    /// The log, if it is ours to change.
-    logging: OnceLock<Logging>,
+    /// The admin address, fixed at the start.
+    pub(super) admin: Option<Admin>,
+    /// The log, if it belongs to the gateway and not to a program that embeds it.
+    pub(super) logging: OnceLock<Logging>,
 }
 
-/// What the newest configuration has made of the gateway.
+/// What the current configuration determines.
 #[derive(Debug)]
-struct GatewayState {
-    listeners: Vec<OpenListener>,
-    snapshot: Arc<ConfigSnapshot>,
-    context: DialContext,
-    watchers: Watchers,
-    loaded: SystemTime,
+pub(super) struct GatewayState {
+    pub(super) listeners: Vec<OpenListener>,
+    pub(super) snapshot: Arc<ConfigSnapshot>,
+    pub(super) context: DialContext,
+    pub(super) watchers: Watchers,
+    /// When the configuration was loaded.
+    pub(super) loaded: SystemTime,
+    /// Successful and failed reloads.
     reloads: (u64, u64),
-    draining: bool,
+    pub(super) draining: bool,
 }
 
 impl Control {
+    /// Opens the listeners and starts the watchers.
     pub(super) fn new(ready: Ready, inherited: InheritedSockets) -> Self {
-        let Ready { file, listeners, snapshot, limits, admin, context, .. } = ready;
+        let Ready { loaded: Loaded { file, snapshot, limits, admin, context, .. }, listeners } = ready;
         let (shared, tasks) = (Arc::new(shared(&limits)), Tasks::default());
-        let mut opened = Vec::with_capacity(listeners.len());
-        for (_, bound, settings) in listeners {
+        let mut open = Vec::with_capacity(listeners.len());
+        for ReadyListener { bound, settings, .. } in listeners {
             for bound in bound.into_iter().flatten() {
-                opened.push(OpenListener::open(bound, Arc::clone(&settings), &shared, &tasks));
+                open.push(OpenListener::open(bound, Arc::clone(&settings), &shared, &tasks));
             }
         }
-        let listeners = opened;
-        let watchers = Watchers::default().over(&snapshot, &listeners);
+        let listeners = open;
+        let watchers = Watchers::default().replace(&snapshot, &listeners);
         let (loaded, reloads) = (SystemTime::now(), (0, 0));
         let state = GatewayState { listeners, snapshot, context, watchers, loaded, reloads, draining: false };
         let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
@@ -114,128 +93,34 @@ impl Control {
         Self { inner: Arc::new(inner) }
     }
 
-    /// From now on, this log follows what is steered. Only the first one does.
-    pub fn log_by(&self, logging: Logging) {
+    /// Makes reloads and log level changes apply to `logging`. Only the first call has an effect.
+    pub fn attach_logging(&self, logging: Logging) {
         let _ = self.inner.logging.set(logging);
     }
 
-    /// What the connections of this gateway share.
+    /// The state that the connections of this gateway share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
     }
 
-    /// The configuration file that a reload reads.
-    pub fn file(&self) -> &Path {
-        &self.inner.file
-    }
-
-    /// The addresses listened on, in the order of the configuration; with the port that was given for port 0.
+    /// The addresses of the listeners, in the order of the configuration, with the port that the system chose for port 0.
     pub fn addresses(&self) -> Vec<Address> {
         self.state().listeners.iter().map(|listener| listener.local.clone()).collect()
     }
 
-    /// Ready when a drain is over: all sessions have ended, or its time has.
+    /// Waits until a drain has finished: all sessions have ended, or `timeouts.drain` has passed.
     pub async fn drained(&self) {
         self.inner.drained.cancelled().await;
     }
 
-    /// Takes over a configuration as a reload does.
-    ///
-    /// # Errors
-    /// Something is wrong, and nothing has changed.
-    pub async fn apply(&self, config: Config) -> Result<String, ReloadError> {
-        let _turn = self.inner.reloading.lock().await;
-        self.take_over(move || Ok(config)).await
-    }
-
-    async fn take_over(
-        &self,
-        read: impl FnOnce() -> Result<Config, ConfigError> + Send + 'static,
-    ) -> Result<String, ReloadError> {
-        let carryover = self.carryover()?;
-        // Files can be far away.
-        let loading = spawn_blocking(move || Ok::<_, ReloadError>(Prepared::load_after(read()?, carryover)?));
-        let prepared = loading.await.map_err(|_| ReloadError::Panicked)??;
-        let kept = self.state().listeners.iter().map(|listener| listener.configured.clone()).collect();
-        let ready = prepared.bind_beside(kept, &self.inner.inherited)?;
-        if let Some(logging) = self.inner.logging.get() {
-            logging
-                .reconfigure(&ready.log)
-                .map_err(|cause| ReloadError::Log { file: ready.file.display().to_string(), cause })?;
-        }
-        let warnings = ready.warnings.clone();
-        let done = self.commit(ready)?;
-        for warning in &warnings {
-            tracing::warn!("{warning}");
-        }
-        Ok(match warnings.len() {
-            0 => done,
-            number => format!("{done}; {number} warning(s), which the log has"),
-        })
-    }
-
-    /// What the next configuration takes over from this one.
-    fn carryover(&self) -> Result<Carryover, ReloadError> {
-        let state = self.state();
-        if state.draining {
-            return Err(ReloadError::Draining);
-        }
-        let listeners =
-            state.listeners.iter().map(|listener| (listener.configured.clone(), listener.settings()));
-        Ok(Carryover {
-            context: state.context.for_reload(),
-            listeners: listeners.collect(),
-            snapshot: Some(Arc::clone(&state.snapshot)),
-            admin: self.inner.admin.clone(),
-        })
-    }
-
-    /// The one step. Nothing in here can fail but for a drain that has begun meanwhile.
-    fn commit(&self, ready: Ready) -> Result<String, ReloadError> {
-        let Inner { shared, tasks, .. } = &*self.inner;
-        let Ready { listeners, snapshot, limits, context, .. } = ready;
-        let mut state = self.state();
-        if state.draining {
-            return Err(ReloadError::Draining);
-        }
-        shared.handshakes.set_limit(limits.max_handshakes);
-        shared.sessions.set_limit(limits.max_sessions);
-        let sources = sources(&limits);
-        shared.limiter.set_limits(limits.per_ip, sources);
-        let mut before = std::mem::take(&mut state.listeners);
-        let (listener_count, route_count) = (listeners.len(), snapshot.routes.iter().count());
-        for (configured, bound, settings) in listeners {
-            if let Some(bound) = bound {
-                let open = |bound| OpenListener::open(bound, Arc::clone(&settings), shared, tasks);
-                state.listeners.extend(bound.into_iter().map(open));
-                continue;
-            }
-            while let Some(at) = before.iter().position(|listener| listener.configured == configured) {
-                let listener = before.remove(at);
-                listener.update(Arc::clone(&settings));
-                state.listeners.push(listener);
-                // The name of what was handed over can be that of several sockets; an address is that of one.
-                if !matches!(configured, Address::Inherited(_)) {
-                    break;
-                }
-            }
-        }
-        for listener in before {
-            tracing::info!(address = %listener.local, "no longer listening");
-        }
-        state.watchers = std::mem::take(&mut state.watchers).over(&snapshot, &state.listeners);
-        (state.snapshot, state.context, state.loaded) = (snapshot, context, SystemTime::now());
-        Ok(format!("reloaded: {listener_count} listener(s), {route_count} route(s)"))
-    }
-
-    /// Closes the listeners, and tells nobody.
+    /// Closes the listeners. Sessions stay open and are not notified.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.listeners.clear();
         state.watchers = Watchers::default();
     }
 
-    fn state(&self) -> MutexGuard<'_, GatewayState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, GatewayState> {
         self.inner.state.lock()
     }
 }
@@ -246,18 +131,18 @@ impl ProcessControl for Control {
             let _turn = self.inner.reloading.lock().await;
             let file = self.inner.file.clone();
             systemd::reloading();
-            let done = self.take_over(move || Config::load(&file)).await;
+            let result = self.reload_from(move || Config::load(&file)).await;
             systemd::ready();
-            match done {
-                Ok(done) => {
+            match result {
+                Ok(summary) => {
                     self.state().reloads.0 += 1;
-                    tracing::info!("{done}");
-                    Ok(done)
+                    tracing::info!("{summary}");
+                    Ok(summary)
                 }
                 Err(error) => {
                     self.state().reloads.1 += 1;
-                    tracing::warn!(detail = %error, "not reloaded: everything is as it was");
-                    Err(format!("not reloaded, everything is as it was: {error}"))
+                    tracing::warn!(detail = %error, "not reloaded: nothing has changed");
+                    Err(format!("not reloaded, nothing has changed: {error}"))
                 }
             }
         })
@@ -277,14 +162,14 @@ impl ProcessControl for Control {
         tokio::spawn(async move {
             let Inner { shared, tasks, drained, .. } = &*inner;
             tracing::info!(sessions = shared.registry.len(), "draining");
-            tasks.loops.close();
-            tasks.loops.wait().await;
+            tasks.accept_loops.close();
+            tasks.accept_loops.wait().await;
             shared.draining.cancel();
             tasks.connections.close();
             tokio::select! {
                 () = tasks.connections.wait() => {}
                 () = close_sessions(&shared.registry, drain) => {
-                    tracing::warn!(connections = tasks.connections.len(), "drain time is over, cutting what is left");
+                    tracing::warn!(connections = tasks.connections.len(), "timeouts.drain has passed, closing the remaining connections");
                 }
             }
             drained.cancel();
@@ -292,8 +177,8 @@ impl ProcessControl for Control {
     }
 
     fn set_log_level(&self, level: tracing::Level) -> Result<(), String> {
-        let foreign = "the log belongs to the program that this gateway is a part of; set its level there";
-        let logging = self.inner.logging.get().ok_or(foreign)?;
+        let not_ours = "the log belongs to the program that embeds this gateway; set its level there";
+        let logging = self.inner.logging.get().ok_or(not_ours)?;
         logging.set_level(level);
         tracing::info!(%level, "log level set");
         Ok(())
@@ -332,9 +217,27 @@ impl ProcessControl for Control {
     }
 }
 
+/// The state that all connections share while the process runs.
+fn shared(limits: &Limits) -> Shared {
+    Shared {
+        limiter: RateLimiter::new(limits.per_ip.clone(), tracked_sources(limits), Instant::now()),
+        handshakes: ConcurrencyLimit::new(limits.max_handshakes),
+        sessions: ConcurrencyLimit::new(limits.max_sessions),
+        registry: Arc::default(),
+        metrics: Arc::default(),
+        draining: CancellationToken::new(),
+    }
+}
+
+/// How many sources the rate limiter remembers. It never evicts a source with an open connection, so it needs more entries
+/// than there can be connections.
+pub(super) fn tracked_sources(limits: &Limits) -> usize {
+    MIN_TRACKED_SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{io, net::SocketAddr, time::Duration};
+    use std::{io, net::SocketAddr, path::Path, time::Duration};
 
     use futures_util::StreamExt;
     use tokio::{
@@ -346,12 +249,15 @@ mod tests {
         tungstenite::{ClientRequestBuilder, Message},
     };
 
-    use super::{super::Gateway, *};
+    use super::{
+        super::{Gateway, ReloadError},
+        *,
+    };
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// A server that takes connections and keeps them.
-    async fn server() -> SocketAddr {
+    /// A backend that accepts connections and keeps them open.
+    async fn backend() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -368,15 +274,15 @@ mod tests {
         Config::parse(&text, Path::new("gateway.toml")).unwrap()
     }
 
-    fn route(path: &str, server: SocketAddr) -> String {
-        format!("[[route]]\nname = \"desk\"\npath = \"{path}\"\nbackend = \"tcp://{server}\"\n")
+    fn route(path: &str, backend: SocketAddr) -> String {
+        format!("[[route]]\nname = \"desk\"\npath = \"{path}\"\nbackend = \"tcp://{backend}\"\n")
     }
 
     async fn connect(to: SocketAddr, path: &str) -> io::Result<Option<WebSocketStream<TcpStream>>> {
         let socket = TcpStream::connect(to).await?;
         let uri = format!("ws://{to}{path}").parse().unwrap();
         let request = ClientRequestBuilder::new(uri).with_header("Origin", format!("http://{to}"));
-        let opened = timeout(PATIENCE, tokio_tungstenite::client_async(request, socket)).await.unwrap();
+        let opened = timeout(TEST_TIMEOUT, tokio_tungstenite::client_async(request, socket)).await.unwrap();
         Ok(opened.ok().map(|(session, _)| session))
     }
 
@@ -388,9 +294,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_says_of_itself_is_what_is() {
-        let server = server().await;
-        let gateway = Gateway::bind(config(&route("/desk", server))).await.unwrap();
+    async fn status_reports_the_current_configuration_and_the_reloads() {
+        let backend = backend().await;
+        let gateway = Gateway::bind(config(&route("/desk", backend))).await.unwrap();
         let (control, address) = (gateway.control(), only_address(&gateway));
         let before = control.status();
         assert!(before.ready && !before.draining);
@@ -398,32 +304,32 @@ mod tests {
         let [listener] = before.listeners.as_slice() else { panic!("{before:?}") };
         assert_eq!((listener.address.as_str(), listener.tls), ("127.0.0.1:0", false));
         let session = connect(address, "/desk").await.unwrap().expect("a session");
-        let [backend] = &control.status().backends[..] else { panic!("one server was due") };
-        assert_eq!((backend.route.as_str(), backend.up, backend.sessions), ("desk", true, 1));
-        assert_eq!(backend.backend, format!("tcp://{server}"));
+        let [status] = &control.status().backends[..] else { panic!("not exactly one backend") };
+        assert_eq!((status.route.as_str(), status.up, status.sessions), ("desk", true, 1));
+        assert_eq!(status.backend, format!("tcp://{backend}"));
 
-        let limited = config(&format!("{}[limits]\nmax_sessions = 7\n", route("/other", server)));
+        let limited = config(&format!("{}[limits]\nmax_sessions = 7\n", route("/other", backend)));
         let done = control.apply(limited).await.unwrap();
         assert_eq!(done, "reloaded: 1 listener(s), 1 route(s)");
         let after = control.status();
         assert_eq!((after.sessions, after.backends[0].sessions), ((1, 7), 1));
         assert!(after.loaded >= before.loaded);
         assert_eq!(only_address(&gateway), address, "the listener stays");
-        assert!(connect(address, "/desk").await.unwrap().is_none(), "that route has gone");
+        assert!(connect(address, "/desk").await.unwrap().is_none(), "the route was removed");
         assert!(connect(address, "/other").await.unwrap().is_some());
 
-        // There is no such file to read again.
+        // The configuration was parsed from memory: there is no such file.
         let failed = control.reload().await.unwrap_err();
-        assert!(failed.starts_with("not reloaded, everything is as it was: "), "{failed}");
+        assert!(failed.starts_with("not reloaded, nothing has changed: "), "{failed}");
         assert!(failed.contains("gateway.toml"), "{failed}");
         assert_eq!(control.status().reloads, (0, 1));
         drop(session);
     }
 
     #[tokio::test]
-    async fn a_drain_ends_every_session_and_leaves_the_process() {
-        let server = server().await;
-        let gateway = Gateway::bind(config(&route("/desk", server))).await.unwrap();
+    async fn a_drain_closes_every_session_and_the_process_stays() {
+        let backend = backend().await;
+        let gateway = Gateway::bind(config(&route("/desk", backend))).await.unwrap();
         let (control, address) = (gateway.control(), only_address(&gateway));
         let mut sessions = Vec::new();
         for _ in 0..5 {
@@ -434,33 +340,33 @@ mod tests {
         let status = control.status();
         assert!(!status.ready && status.draining && status.listeners.is_empty(), "{status:?}");
         for session in &mut sessions {
-            let told = timeout(PATIENCE, session.next()).await.unwrap();
-            let Some(Ok(Message::Close(Some(close)))) = told else { panic!("{told:?}") };
+            let received = timeout(TEST_TIMEOUT, session.next()).await.unwrap();
+            let Some(Ok(Message::Close(Some(close)))) = received else { panic!("{received:?}") };
             assert_eq!(u16::from(close.code), 1001);
-            // The library answers by itself once it is asked again.
-            let _ = timeout(PATIENCE, session.next()).await.unwrap();
+            // Polling again makes tungstenite send its Close.
+            let _ = timeout(TEST_TIMEOUT, session.next()).await.unwrap();
         }
-        timeout(PATIENCE, control.drained()).await.unwrap();
+        timeout(TEST_TIMEOUT, control.drained()).await.unwrap();
         let refused = connect(address, "/desk").await.err().map(|error| error.kind());
         assert_eq!(refused, Some(io::ErrorKind::ConnectionRefused));
-        assert!(matches!(control.apply(config(&route("/desk", server))).await, Err(ReloadError::Draining)));
-        // It runs on until it is told to stop, and has nothing left to wait for then.
+        assert!(matches!(control.apply(config(&route("/desk", backend))).await, Err(ReloadError::Draining)));
+        // The gateway runs until it is stopped; a stop then has nothing left to wait for.
         let mut running = Box::pin(gateway.run(std::future::pending()));
-        assert!(timeout(Duration::from_millis(50), &mut running).await.is_err(), "it ended by itself");
+        assert!(timeout(Duration::from_millis(50), &mut running).await.is_err(), "it stopped without a stop");
         drop(running);
     }
 
     #[tokio::test]
-    async fn a_stop_after_a_drain_ends_at_once() {
-        let gateway = Gateway::bind(config(&route("/desk", server().await))).await.unwrap();
+    async fn a_stop_after_a_drain_returns_at_once() {
+        let gateway = Gateway::bind(config(&route("/desk", backend().await))).await.unwrap();
         gateway.control().drain();
-        timeout(PATIENCE, gateway.control().drained()).await.unwrap();
-        timeout(PATIENCE, gateway.run(std::future::ready(()))).await.unwrap();
+        timeout(TEST_TIMEOUT, gateway.control().drained()).await.unwrap();
+        timeout(TEST_TIMEOUT, gateway.run(std::future::ready(()))).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_gateway_that_is_dropped_listens_no_more() {
-        let gateway = Gateway::bind(config(&route("/desk", server().await))).await.unwrap();
+    async fn dropping_the_gateway_closes_its_listeners() {
+        let gateway = Gateway::bind(config(&route("/desk", backend().await))).await.unwrap();
         let (control, address) = (gateway.control(), only_address(&gateway));
         drop(gateway);
         assert!(!control.status().ready);
@@ -469,12 +375,12 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, closed).await.unwrap();
+        timeout(TEST_TIMEOUT, closed).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_log_that_belongs_to_somebody_else_is_not_changed() {
-        let gateway = Gateway::bind(config(&route("/desk", server().await))).await.unwrap();
+    async fn the_log_of_an_embedding_program_is_not_changed() {
+        let gateway = Gateway::bind(config(&route("/desk", backend().await))).await.unwrap();
         let refused = gateway.control().set_log_level(tracing::Level::DEBUG).unwrap_err();
         assert!(refused.contains("set its level there"), "{refused}");
     }

@@ -1,8 +1,8 @@
-//! One listener while it is open.
+//! One open listener and its accept loop.
 //!
-//! Owns the accept loop. Refuses to know what a connection does. Invariants: no accept error ends the loop; each
-//! connection is led through the door that is newest at the moment it is accepted; a socket that is closed has first been
-//! asked for those who had already come.
+//! Knows nothing of what a connection does. Invariants: no accept error ends the loop; each connection gets the listener
+//! settings that are current when it is accepted; connections that wait in the backlog are accepted before the socket is
+//! closed.
 
 use std::{
     io,
@@ -26,10 +26,10 @@ use crate::{
     },
 };
 
-/// How often a failing accept is logged.
-const ACCEPT_WARNING: Duration = Duration::from_secs(10);
+/// The shortest interval between two warnings about failed accepts.
+const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A socket that listens, and nobody accepts yet.
+/// A bound socket without an accept loop.
 #[derive(Debug)]
 pub(super) struct BoundListener {
     /// The address as it is configured.
@@ -38,35 +38,33 @@ pub(super) struct BoundListener {
 }
 
 impl BoundListener {
-    /// Listens on `address`, on several sockets where it is the name of several.
-    pub(super) fn to(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<Self>> {
+    /// Binds `address`. The name of inherited sockets can yield several.
+    pub(super) fn bind(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<Self>> {
         let sockets = listen(address, inherited)?.into_iter();
         Ok(sockets.map(|socket| Self { configured: address.clone(), socket }).collect())
     }
 }
 
-/// A listener that accepts, until it is dropped.
+/// A listener with a running accept loop. Dropping it closes the socket.
 #[derive(Debug)]
 pub(super) struct OpenListener {
     /// The address as it is configured.
     pub(super) configured: Address,
-    /// The address with the port that was given for port 0.
+    /// The address with the port that the system chose for port 0.
     pub(super) local: Address,
     settings: watch::Sender<Arc<ListenerSettings>>,
     _closes: DropGuard,
 }
 
-/// Where the tasks of a gateway live.
+/// Trackers of the tasks of a gateway.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tasks {
-    /// The accept loops.
-    pub(super) loops: TaskTracker,
-    /// The connections.
+    pub(super) accept_loops: TaskTracker,
     pub(super) connections: TaskTracker,
 }
 
 impl OpenListener {
-    /// Begins to accept.
+    /// Spawns the accept loop.
     pub(super) fn open(
         bound: BoundListener,
         settings: Arc<ListenerSettings>,
@@ -76,35 +74,37 @@ impl OpenListener {
         let BoundListener { configured, socket } = bound;
         let local = socket.address();
         tracing::info!(address = %local, tls = settings.tls.is_some(), "listening");
-        let (settings, newest) = watch::channel(settings);
+        let (settings, current) = watch::channel(settings);
         let closing = CancellationToken::new();
-        let accept_loop =
-            AcceptLoop { newest, shared: Arc::clone(shared), connections: tasks.connections.clone() };
-        tasks.loops.spawn(accept_loop.accept(socket, closing.clone()));
+        let accept_loop = AcceptLoop {
+            settings: current,
+            shared: Arc::clone(shared),
+            connections: tasks.connections.clone(),
+        };
+        tasks.accept_loops.spawn(accept_loop.run(socket, closing.clone()));
         Self { configured, local, settings, _closes: closing.drop_guard() }
     }
 
-    /// What new connections are led through.
+    /// The settings for new connections.
     pub(super) fn settings(&self) -> Arc<ListenerSettings> {
         Arc::clone(&self.settings.borrow())
     }
 
-    /// From now on, connections are led through this door.
+    /// Replaces the settings for new connections.
     pub(super) fn update(&self, settings: Arc<ListenerSettings>) {
         self.settings.send_replace(settings);
     }
 }
 
-/// What the loop of one listener holds.
 struct AcceptLoop {
-    newest: watch::Receiver<Arc<ListenerSettings>>,
+    settings: watch::Receiver<Arc<ListenerSettings>>,
     shared: Arc<Shared>,
     connections: TaskTracker,
 }
 
 impl AcceptLoop {
-    /// Accepts until `closing`, and then those who are waiting already.
-    async fn accept(self, socket: ListeningSocket, closing: CancellationToken) {
+    /// Accepts until `closing` is cancelled, then accepts what waits in the backlog.
+    async fn run(self, socket: ListeningSocket, closing: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut warned: Option<Instant> = None;
         while let Some(accepted) = closing.run_until_cancelled(socket.accept()).await {
@@ -116,9 +116,9 @@ impl AcceptLoop {
                 Err(error) => {
                     self.shared.metrics.count_accept_error();
                     let Some(pause) = backoff.after(&error) else { continue };
-                    if warned.is_none_or(|last| last.elapsed() >= ACCEPT_WARNING) {
+                    if warned.is_none_or(|last| last.elapsed() >= ACCEPT_WARNING_INTERVAL) {
                         warned = Some(Instant::now());
-                        tracing::warn!(%error, "cannot accept connections; sessions go on, trying again");
+                        tracing::warn!(%error, "cannot accept connections; open sessions continue, retrying");
                     }
                     closing.run_until_cancelled(time::sleep(pause)).await;
                 }
@@ -130,7 +130,7 @@ impl AcceptLoop {
     }
 
     fn spawn_connection(&self, stream: Socket, peer: SocketAddr) {
-        let settings = Arc::clone(&self.newest.borrow());
+        let settings = Arc::clone(&self.settings.borrow());
         self.connections.spawn(connection::serve(stream, peer, settings, Arc::clone(&self.shared)));
     }
 }

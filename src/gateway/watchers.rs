@@ -1,7 +1,6 @@
-//! What looks after certificates and servers while the gateway runs.
+//! Background watchers of certificates and backends.
 //!
-//! Owns one task for each. Invariant: whoever is looked after by one configuration and by the next is looked after by the
-//! same task all the time.
+//! Owns one task for each certificate and each upstream. Invariant: an upstream that a reload carries over keeps its task.
 
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::listener::OpenListener;
 use crate::{backend::Upstream, connection::ConfigSnapshot};
 
-/// The tasks, which end when this is dropped.
+/// The tasks. They stop when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
     upstreams: Vec<(Arc<Upstream>, DropGuard)>,
@@ -18,13 +17,13 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// Those of a configuration that takes the place of this one.
-    pub(super) fn over(mut self, snapshot: &ConfigSnapshot, listeners: &[OpenListener]) -> Self {
+    /// The watchers of a configuration that replaces the one watched by `self`.
+    pub(super) fn replace(mut self, snapshot: &ConfigSnapshot, listeners: &[OpenListener]) -> Self {
         let upstreams = snapshot.routes.iter().map(|routed| {
             let upstream = Arc::clone(&routed.upstream);
-            let kept = self.upstreams.iter().position(|(before, _)| Arc::ptr_eq(before, &upstream));
+            let kept = self.upstreams.iter().position(|(previous, _)| Arc::ptr_eq(previous, &upstream));
             let guard = match kept {
-                Some(at) => self.upstreams.swap_remove(at).1,
+                Some(index) => self.upstreams.swap_remove(index).1,
                 None => {
                     let name = routed.route.name.clone();
                     spawn(|stop| Arc::clone(&upstream).watch(name, stop))

@@ -194,7 +194,7 @@ async fn a_certificate_that_expires_in_use_does_not_stand_in_the_way_of_a_reload
     }
     let text = gateway.configuration();
     let done = gateway.reload(&text.replace("\"/echo\"", "\"/other\"")).await.expect("a good file");
-    assert!(done.ends_with("; 1 warning(s), which the log has"), "{done}");
+    assert!(done.ends_with("; 1 warning(s), see the log"), "{done}");
     let warned = gateway.lines(|line| {
         let message = line["message"].as_str().unwrap_or_default();
         (message.contains(" expired on ") && line["level"] == "WARN").then_some(())

@@ -1,0 +1,102 @@
+//! Why a gateway does not start, and why a reload changes nothing.
+
+use std::io;
+
+use crate::{
+    admin::socket::SocketError,
+    backend::UpstreamError,
+    config::{Address, AdminAddress, ConfigError},
+    service::logging::LogError,
+    transport::tls::IdentityError,
+};
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A certificate or key is missing, unreadable or invalid.
+    #[error("{file}: listener {number}: {cause}")]
+    Identity {
+        /// The configuration file.
+        file: String,
+        /// The listener, counted from 1.
+        number: usize,
+        /// The error.
+        cause: Box<IdentityError>,
+    },
+    /// A file that the backends of a route need is missing, unreadable or invalid.
+    #[error("{file}: route {route:?}: {cause}")]
+    Upstream {
+        /// The configuration file.
+        file: String,
+        /// The name of the route.
+        route: String,
+        /// The error.
+        cause: Box<UpstreamError>,
+    },
+    /// The web root cannot be served.
+    #[error("{file}: web.root: cannot open {root}: {cause}; check the path and its permissions")]
+    Web {
+        /// The configuration file.
+        file: String,
+        /// The directory.
+        root: String,
+        /// The system's error.
+        cause: io::Error,
+    },
+    /// The gateway cannot listen on the admin address.
+    #[error("{file}: admin.address {address}: cannot listen on it: {cause}")]
+    Admin {
+        /// The configuration file.
+        file: String,
+        /// The address.
+        address: AdminAddress,
+        /// The error.
+        cause: SocketError,
+    },
+    /// The gateway cannot listen on an address.
+    #[error("{file}: listener {number}: address {address}: cannot listen on it: {cause}; {advice}")]
+    Listen {
+        /// The configuration file.
+        file: String,
+        /// The listener, counted from 1.
+        number: usize,
+        /// The address.
+        address: Address,
+        /// The system's error.
+        cause: io::Error,
+        /// What to do about it.
+        advice: &'static str,
+    },
+}
+
+impl StartError {
+    /// Whether the configuration is at fault, rather than the machine.
+    pub fn is_config(&self) -> bool {
+        !matches!(self, Self::Listen { .. } | Self::Admin { .. })
+    }
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration file is unreadable or invalid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file that the configuration names is invalid, or the gateway cannot listen on an address.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The log cannot be reconfigured.
+    #[error("{file}: {cause}")]
+    Log {
+        /// The configuration file.
+        file: String,
+        /// The error.
+        cause: LogError,
+    },
+    /// A draining gateway accepts no new connections, so a new configuration would have no effect.
+    #[error("the gateway is draining and accepts no new connections; restart it instead")]
+    Draining,
+    /// Loading panicked. The log has the message of the panic.
+    #[error("loading the configuration failed unexpectedly; see the log line that begins with \"panic\"")]
+    Panicked,
+}

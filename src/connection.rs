@@ -1,8 +1,8 @@
-//! One connection's whole life, and nothing else.
+//! One connection, from the accepted socket to its access log line.
 //!
-//! Owns the order of the stations from the accepted socket to the closing line. Refuses to know how any station works.
-//! Invariants: every connection writes exactly one closing line and is counted once; whatever it holds (places,
-//! slots, its registry entry) is a guard that its end releases; no backend hears of a client that was refused.
+//! Owns the order of the stages: PROXY header, TLS, HTTP, dial, relay. Knows nothing of how a stage works. Invariants: every
+//! connection writes exactly one access log line and is counted once; everything it holds (permits, its entry in the
+//! session registry) is a guard that is released when it ends; no backend is contacted for a client that was refused.
 
 mod accepted;
 mod access_log;
@@ -38,51 +38,47 @@ use crate::{
     transport::{socket::Socket, stream::ClientStream, tls::Tls},
 };
 
-/// How long a client that has just come may take to ask once the gateway stops.
+/// How long a client that has just connected may take to send its request once a drain has begun.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
-/// What the connections of one listener share, as of one reading of the configuration.
+/// What the connections of one listener share, as of one loaded configuration.
 #[derive(Debug)]
 pub(crate) struct ListenerSettings {
-    /// Its certificate; without one the listener is plain.
+    /// The TLS configuration; `None` for plain TCP.
     pub tls: Option<Tls>,
-    /// Who may say for whom it speaks.
+    /// The proxies whose forwarding headers and PROXY headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether every connection must begin with a PROXY header.
     pub proxy_protocol: bool,
-    /// What its connections are opened under.
     pub snapshot: Arc<ConfigSnapshot>,
 }
 
-/// What connections are opened under: one reading of the configuration. A session keeps to it when another is read.
+/// One loaded configuration, for the connections that are accepted under it. A reload does not change it for them.
 #[derive(Debug)]
 pub(crate) struct ConfigSnapshot {
-    /// Where requests may lead.
     pub routes: Routes<Arc<Upstream>>,
-    /// What else may be asked for.
+    /// The files of `[web] root`, if it is set.
     pub files: Option<Files>,
-    /// How long each station may take.
     pub timeouts: Timeouts,
 }
 
-/// What all connections share for as long as the process lives.
+/// What all connections share while the process runs.
 #[derive(Debug)]
 pub struct Shared {
-    /// How often and how many from one address.
+    /// The rate limit and the connection limit per client address.
     pub limiter: Arc<RateLimiter>,
-    /// Connections that are not sessions yet.
+    /// Connections that are not sessions yet, up to `limits.max_handshakes`.
     pub handshakes: Arc<ConcurrencyLimit>,
-    /// Connections that are, or are about to be.
+    /// Sessions, those being dialled included, up to `limits.max_sessions`.
     pub sessions: Arc<ConcurrencyLimit>,
-    /// What is alive.
+    /// The open sessions.
     pub registry: Arc<Registry>,
-    /// What was counted.
     pub metrics: Arc<Metrics>,
-    /// Cancelled when the gateway stops: whoever does not ask for anything soon is let go.
+    /// Cancelled when a drain begins: connections without a request are closed soon after.
     pub draining: CancellationToken,
 }
 
-/// Lives the life of one connection.
+/// Serves one connection until it ends.
 pub(crate) async fn serve(
     socket: Socket,
     peer: SocketAddr,
@@ -92,28 +88,28 @@ pub(crate) async fn serve(
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
     let id = shared.registry.connections.next();
     let mut log_line = AccessLogLine::new(id, peer, Arc::clone(&shared.metrics));
-    // Boxed, so that a session carries nothing of its youth: handshakes are large.
+    // Boxed, so that the handshake's state, which is large, is freed before relaying.
     let established = Box::pin(establish(socket, &settings, &shared, &mut log_line)).await;
     let established = match established {
         Ok(established) => established,
         Err(reason) => return log_line.write(reason, None),
     };
-    // A session can outlive many readings of the configuration, and keeps none of them in memory.
+    // A session can outlive many reloads, and must not keep their configurations in memory.
     drop((settings, shared));
     let Established { stream, pipelined, backend, relay_settings, session, guards } = *established;
-    let ended = match backend {
+    let session_end = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &relay_settings, &session).await,
         Err(reason) => {
             relay::refuse(stream, pipelined, (reason, reason.explanation()), &relay_settings, &session).await
         }
     };
-    // Whoever reads the line finds room for the next.
+    // When the access log line appears, the permits are free again.
     drop(session);
     drop(guards);
-    log_line.write(ended.reason, Some(ended));
+    log_line.write(session_end.reason, Some(session_end));
 }
 
-/// A connection that has become a session.
+/// An upgraded connection, ready to relay.
 struct Established {
     stream: ClientStream,
     pipelined: Bytes,
@@ -123,7 +119,7 @@ struct Established {
     guards: (Option<AddressPermit>, Permit, Option<balance::BackendPermit>, Option<SessionGauge>),
 }
 
-/// From the socket to the 101: every station that may say no.
+/// From the accepted socket to the 101: every stage that can refuse the connection.
 async fn establish(
     mut socket: Socket,
     settings: &ListenerSettings,
@@ -140,7 +136,7 @@ async fn establish(
         info = info.read_proxy_header(&mut socket, settings, log_line).await?;
         address_permit = info.admit(shared)?;
     }
-    let (mut stream, head_by) = tokio::select! {
+    let (mut stream, head_deadline) = tokio::select! {
         biased;
         tls_stream = secure(socket, settings, &shared.metrics, log_line) => tls_stream?,
         () = drain_grace(shared) => return Err(Reason::Draining),
@@ -148,7 +144,7 @@ async fn establish(
     info.tls = stream.tls_version();
     let exchange = Exchange::new(&mut stream, settings.snapshot.timeouts.stall);
     let (exchange, session_request) =
-        read_requests(exchange, head_by, info, settings, shared, log_line).await?;
+        read_requests(exchange, head_deadline, info, settings, shared, log_line).await?;
     let AcceptedRequest { routed, handshake, subprotocol, .. } = &session_request.accepted;
     let route = &routed.route;
     let session_info =
@@ -162,7 +158,7 @@ async fn establish(
     if let Err(reason) = backend
         && route.backend_failure == BackendFailure::Status
     {
-        exchange.refuse(Refusal::new(reason), timeouts.close).await;
+        exchange.respond_and_close(Refusal::new(reason), timeouts.close).await;
         return Err(reason);
     }
     let switching = handshake.switching(subprotocol.as_deref());
@@ -183,14 +179,13 @@ async fn establish(
     Ok(Box::new(Established { stream, pipelined, backend, relay_settings, session, guards }))
 }
 
-/// Ready when the gateway stops and whoever came while the door was open has had a moment to ask: nobody is turned away in
-/// the middle of asking, and nobody who is silent holds the end up.
+/// Ready [`DRAIN_GRACE`] after a drain has begun: a client that is sending its request is not cut off, and a silent client
+/// does not delay the shutdown.
 async fn drain_grace(shared: &Shared) {
     shared.draining.cancelled().await;
     time::sleep(DRAIN_GRACE).await;
 }
 
-/// What a session of this route is held to.
 fn relay_settings(route: &Route, timeouts: &Timeouts) -> RelaySettings {
     RelaySettings {
         accept_text: route.receive == Receive::Any,

@@ -1,17 +1,18 @@
 //! Portcullis, a WebSocket-to-TCP gateway: `wss://` in, TCP out, bytes piped both ways.
 //!
-//! This is the map of the house. A connection passes through its rooms from top to bottom; each imports only from
-//! the floors below its own, and rooms on one floor do not know each other.
+//! The modules form layers. A module imports only from layers below its own; modules of one layer are independent of each
+//! other. `tests/modules.rs` enforces this.
 //!
-//! | floor | rooms |
+//! | layer | modules |
 //! |---|---|
-//! | the program | `main`, [`cli`]: arguments and exit codes |
-//! | the process | [`gateway`]: listeners, accept loops, reload, drain |
-//! | one connection | [`connection`]: its whole life; [`service`]: living on a machine; [`admin`]: what an operator asks |
-//! | its stations | [`transport`], [`http`], [`backend`], [`relay`] |
-//! | the file | [`config`]: TOML to domain types |
-//! | pure rules | [`admission`], [`websocket`]; what is counted: [`session`], [`metrics`] |
-//! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`counting_stream`] |
+//! | program | `main` |
+//! | command line | [`cli`]: arguments, messages, exit codes |
+//! | process | [`gateway`]: listeners, accept loops, configuration reload, drain |
+//! | connection, operation | [`connection`]: the stages of one connection, its access log line; [`admin`]: admin API, status page, metrics endpoint; [`diagnose`]: `explain` and the offline checks; [`service`]: logging, signals, systemd, resource limits |
+//! | stages | [`transport`]: sockets, PROXY header, TLS; [`http`]: requests, authorisation, files; [`backend`]: load balancing, health checks, dialling; [`relay`]: WebSocket to TCP and back |
+//! | configuration | [`config`]: TOML to domain types |
+//! | state and rules | [`session`]: session registry; [`metrics`]: counters and gauges; [`admission`]: rate limit, concurrency limits, Origin policy; [`websocket`]: framing |
+//! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; [`counting_stream`]: a stream that counts bytes |
 
 mod admin;
 mod admission;

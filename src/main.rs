@@ -1,4 +1,4 @@
-//! The `portcullis` program. Everything it does is in the library; see [`portcullis::cli`].
+//! The `portcullis` program. Its code is in the library; see [`portcullis::cli`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The first stations: who is calling, and TLS.
+//! The first stages of a connection: client address, PROXY header, TLS.
 
 use std::{net::SocketAddr, time::Instant as StdInstant};
 
@@ -22,16 +22,16 @@ use crate::{
     },
 };
 
-/// What is known of a connection before it asks for anything.
+/// What is known of a connection before its first request.
 #[derive(Clone, Copy)]
 pub(super) struct ConnectionInfo {
-    /// The client, or the trusted proxy that speaks for it.
+    /// The address of the client, or of the trusted proxy in front of it.
     pub(super) peer: SocketAddr,
-    /// The address of ours that was called.
+    /// The local address that the client connected to.
     pub(super) local: SocketAddr,
-    /// The version of TLS that it speaks, if it does.
+    /// The TLS version, if TLS is used.
     pub(super) tls: Option<ProtocolVersion>,
-    /// Whether its requests may say who the client is.
+    /// Whether its forwarding headers are trusted to name the client.
     pub(super) proxied: bool,
 }
 
@@ -41,7 +41,7 @@ impl ConnectionInfo {
         Self { peer, local, tls: None, proxied: peer::is_trusted(&settings.trusted_proxies, peer.ip()) }
     }
 
-    /// What a PROXY header makes of it.
+    /// Reads the PROXY header and applies it.
     pub(super) async fn read_proxy_header(
         self,
         socket: &mut Socket,
@@ -57,32 +57,32 @@ impl ConnectionInfo {
         let proxied = match speaker {
             Speaker::Client => peer::is_trusted(&settings.trusted_proxies, client.ip()),
             Speaker::Proxy => true,
-            // The connection is the proxy's, and its requests are a stranger's.
+            // The proxy itself made the connection, but its requests can be those of an untrusted client.
             Speaker::Unknown => false,
         };
         Ok(Self { peer: client, local: destination.unwrap_or(self.local), proxied, ..self })
     }
 
-    /// Counts the connection against its client, unless only its request can say who that is.
+    /// Counts the connection against the limits per address, unless only its request can name the client.
     pub(super) fn admit(&self, shared: &Shared) -> Result<Option<AddressPermit>, Reason> {
-        let admitted = (!self.proxied).then(|| admit(shared, self.peer)).transpose();
-        admitted.map_err(|refused| reason_of(&refused))
+        let permit = (!self.proxied).then(|| admit(shared, self.peer)).transpose();
+        permit.map_err(|exceeded| reason_of(&exceeded))
     }
 }
 
-/// Counts a connection against the address it comes from.
+/// Applies the rate limit and the connection limit of the client's address.
 pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit, LimitExceeded> {
     shared.limiter.admit(client.ip(), StdInstant::now())
 }
 
-pub(super) fn reason_of(refused: &LimitExceeded) -> Reason {
-    match refused {
+pub(super) fn reason_of(exceeded: &LimitExceeded) -> Reason {
+    match exceeded {
         LimitExceeded::Rate { .. } => Reason::RateLimited,
         LimitExceeded::Sessions => Reason::TooManySessions,
     }
 }
 
-/// TLS, where the listener has a certificate. Also returns when the first request head must be whole.
+/// Accepts TLS if the listener has a certificate. Also returns the deadline of the first request head.
 pub(super) async fn secure(
     socket: Socket,
     settings: &ListenerSettings,
@@ -92,11 +92,11 @@ pub(super) async fn secure(
     socket.set_nodelay();
     let Timeouts { tls: tls_limit, request, close, .. } = settings.snapshot.timeouts;
     let Some(tls) = &settings.tls else {
-        let head_by = Instant::now() + request;
-        if time::timeout_at(head_by, begins_with_proxy_header(&socket)).await == Ok(true) {
+        let head_deadline = Instant::now() + request;
+        if time::timeout_at(head_deadline, begins_with_proxy_header(&socket)).await == Ok(true) {
             return Err(Reason::ProxyHeaderInvalid);
         }
-        return Ok((ClientStream::Plain(CountingStream::new(socket)), head_by));
+        return Ok((ClientStream::Plain(CountingStream::new(socket)), head_deadline));
     };
     let start = StdInstant::now();
     match time::timeout(tls_limit, tls.accept(socket)).await {
@@ -113,14 +113,14 @@ pub(super) async fn secure(
             if begins_with_proxy_header(&socket).await {
                 return Err(Reason::ProxyHeaderInvalid);
             }
-            // Most likely HTTP: a person who left out the s is told so.
+            // Most likely plain HTTP: the refusal says to use https://.
             http::refuse_without_request(socket, Refusal::new(Reason::NotTls), close).await;
             Err(Reason::NotTls)
         }
     }
 }
 
-/// Whether a connection that was not asked for a PROXY header begins with one. Nothing is read.
+/// Whether a connection begins with a PROXY header although the listener requires none. Peeks, and consumes nothing.
 async fn begins_with_proxy_header(socket: &Socket) -> bool {
     let mut first = [0; 12];
     socket.peek(&mut first).await.is_ok_and(|len| proxy_protocol::begins(&first[..len]))

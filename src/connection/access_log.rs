@@ -1,4 +1,4 @@
-//! The last station.
+//! The access log: one line for each connection, written when it ends.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -12,18 +12,18 @@ use crate::{
     session::ConnectionId,
 };
 
-/// The one line that closes a connection, and the count that goes with it. Written even if the connection is cut short.
+/// The access log line of a connection and the metric that goes with it. Written on drop if the task is aborted or panics.
 pub(super) struct AccessLogLine {
-    /// What the connection is called here and by its server.
+    /// The connection's id, here and in the PROXY header to its backend.
     pub(super) id: ConnectionId,
-    /// The client: the socket's peer, until a trusted proxy says better.
+    /// The client's address: that of the socket's peer, until a trusted proxy names another.
     pub(super) peer: SocketAddr,
     pub(super) route: Option<Box<str>>,
-    /// Its number, once it is a session.
+    /// The session id, once there is a session.
     pub(super) session: Option<u64>,
-    /// The server that was reached, or tried last.
+    /// The backend that was reached, or tried last.
     pub(super) backend: Option<Backend>,
-    /// What only an operator should read.
+    /// Details for the operator. The client does not receive them.
     pub(super) detail: Option<String>,
     started: Instant,
     metrics: Arc<Metrics>,
@@ -46,8 +46,8 @@ impl AccessLogLine {
         }
     }
 
-    /// Writes it. `ended`: what is known of a session that was not cut short.
-    pub(super) fn write(&mut self, reason: Reason, ended: Option<SessionEnd>) {
+    /// Writes the line. `session_end` is what the relay reports of a session.
+    pub(super) fn write(&mut self, reason: Reason, session_end: Option<SessionEnd>) {
         self.written = true;
         self.metrics.count_end(self.route.as_deref(), reason);
         macro_rules! event {
@@ -60,9 +60,9 @@ impl AccessLogLine {
                     route = self.route.as_deref(),
                     backend = self.backend.as_ref().map(ToString::to_string),
                     reason = reason.as_str(),
-                    close_code = ended.and_then(|ended| ended.close_code),
-                    bytes_in = ended.map(|ended| ended.bytes_in),
-                    bytes_out = ended.map(|ended| ended.bytes_out),
+                    close_code = session_end.and_then(|end| end.close_code),
+                    bytes_in = session_end.map(|end| end.bytes_in),
+                    bytes_out = session_end.map(|end| end.bytes_out),
                     duration_ms = self.started.elapsed().as_millis() as u64,
                     detail = self.detail.as_deref(),
                     $message
@@ -81,7 +81,7 @@ impl AccessLogLine {
 impl Drop for AccessLogLine {
     fn drop(&mut self) {
         if !self.written {
-            // Without a panic, only the end of the drain cuts a connection short.
+            // Without a panic, only the end of `timeouts.drain` aborts a connection.
             let reason = if std::thread::panicking() { Reason::Internal } else { Reason::Draining };
             self.write(reason, None);
         }
@@ -96,15 +96,16 @@ mod tests {
     use crate::session::ConnectionIds;
 
     #[tokio::test]
-    async fn a_panic_ends_the_connection_that_it_happens_in_and_no_other() {
+    async fn a_panic_ends_only_the_connection_it_happens_in() {
         let metrics = Arc::new(Metrics::default());
         let connections = TaskTracker::new();
         let ids = ConnectionIds::default();
-        let event = || AccessLogLine::new(ids.next(), ([192, 0, 2, 7], 41114).into(), Arc::clone(&metrics));
-        let (mut other, broken) = (event(), event());
-        let (go_on, told) = tokio::sync::oneshot::channel();
+        let log_line =
+            || AccessLogLine::new(ids.next(), ([192, 0, 2, 7], 41114).into(), Arc::clone(&metrics));
+        let (mut other, broken) = (log_line(), log_line());
+        let (resume, resumed) = tokio::sync::oneshot::channel();
         let other = connections.spawn(async move {
-            told.await.unwrap();
+            resumed.await.unwrap();
             other.write(Reason::ClientClosed, None);
         });
         let broken = connections.spawn(async move {
@@ -113,7 +114,7 @@ mod tests {
         });
         assert!(broken.await.unwrap_err().is_panic());
         assert_eq!(metrics.ended(Reason::Internal), 1);
-        go_on.send(()).unwrap();
+        resume.send(()).unwrap();
         other.await.unwrap();
         assert_eq!((metrics.ended(Reason::ClientClosed), metrics.ended(Reason::Draining)), (1, 0));
         connections.close();

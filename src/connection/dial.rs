@@ -1,4 +1,4 @@
-//! The last station before the session: the dial, and what is noted of it.
+//! The dial: connects to the backend, and records the result in the metrics and the access log line.
 
 use std::{
     borrow::Cow,
@@ -14,18 +14,18 @@ use crate::{
     outcome::Reason,
 };
 
-/// What counters call all the servers that tokens lead to: there may be any number of them.
-const TARGETS: &str = "targets";
+/// The metric label of all backends that tokens select. There can be any number of them, so they share one label.
+const TOKEN_BACKENDS_LABEL: &str = "targets";
 
-/// What came of a dial.
+/// The result of a dial.
 pub(super) struct DialOutcome {
     pub(super) backend: Result<BackendStream, Reason>,
     pub(super) permit: Option<balance::BackendPermit>,
-    /// What counters call the server that was reached, or tried last.
+    /// The metric label of the backend that was reached, or tried last.
     pub(super) label: Option<Cow<'static, str>>,
 }
 
-/// Dials what was wished for, counts it, and notes for the closing line which server it came to.
+/// Dials the backend that the request selects, counts the dial, and records the backend for the access log.
 pub(super) async fn dial(
     request: &SessionRequest,
     client_info: &ClientInfo,
@@ -48,15 +48,15 @@ pub(super) async fn dial(
         }
     };
     let label = log_line.backend.as_ref().map(|backend| label(route, backend));
-    let failed = backend.as_ref().err().copied();
-    metrics.count_dial(&route.name, label.as_deref(), failed, start.elapsed());
+    let failure = backend.as_ref().err().copied();
+    metrics.count_dial(&route.name, label.as_deref(), failure, start.elapsed());
     DialOutcome { backend, permit, label }
 }
 
-/// What counters call a server: a name that the configuration has, whatever clients ask for.
+/// The metric label of a backend. Only the configuration determines it, so clients cannot create labels.
 fn label(route: &Route, backend: &Backend) -> Cow<'static, str> {
     match route.upstream.destinations {
         Destinations::Fixed(_) => Cow::Owned(backend.to_string()),
-        Destinations::Tokens(_) => Cow::Borrowed(TARGETS),
+        Destinations::Tokens(_) => Cow::Borrowed(TOKEN_BACKENDS_LABEL),
     }
 }

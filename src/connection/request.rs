@@ -1,4 +1,4 @@
-//! The middle stations: what the client asks for, and whether it may have it.
+//! The HTTP stage: reads requests and serves files until an authorised upgrade request.
 
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// From the first request head to the one that wants a session: files are answered on the way, all else is refused.
+/// Reads requests up to the one that opens a session. Serves files, and refuses everything else.
 pub(super) async fn read_requests<'a>(
     mut exchange: Exchange<'a, ClientStream>,
-    mut head_by: Instant,
+    mut head_deadline: Instant,
     info: ConnectionInfo,
     settings: &ListenerSettings,
     shared: &Shared,
@@ -36,34 +36,34 @@ pub(super) async fn read_requests<'a>(
     loop {
         let request = tokio::select! {
             biased;
-            request = exchange.next(head_by) => request,
+            request = exchange.next(head_deadline) => request,
             () = shared.draining.cancelled(), if served => return Err(Reason::Served),
             () = drain_grace(shared), if !served => return Err(Reason::Draining),
         };
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                exchange.close(error, timeouts.close).await;
-                let idle = matches!(error, ExchangeError::Gone | ExchangeError::Timeout);
+                exchange.close_on_error(error, timeouts.close).await;
+                let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
                 return Err(if served && idle { Reason::Served } else { error.reason() });
             }
         };
         match authorise(request, info, settings, shared, log_line).await {
             Ok(Requested::Session(session_request)) => return Ok((exchange, session_request)),
-            Ok(Requested::File(file)) => exchange.answer(file),
+            Ok(Requested::File(file)) => exchange.respond(file),
             Err(refusal) => {
                 let reason = refusal.reason();
                 log_line.detail = refusal.detail().map(str::to_owned);
-                exchange.refuse(refusal, timeouts.close).await;
+                exchange.respond_and_close(refusal, timeouts.close).await;
                 return Err(reason);
             }
         }
         served = true;
-        head_by = Instant::now() + timeouts.request;
+        head_deadline = Instant::now() + timeouts.request;
     }
 }
 
-/// What a request asks for, if it may have it.
+/// What an authorised request gets.
 enum Requested {
     File(Response<Body>),
     Session(SessionRequest),
@@ -76,7 +76,8 @@ pub(super) struct SessionRequest {
     pub(super) session_permit: Permit,
 }
 
-/// Applies the checks of [`http::decide`], and the limits that keep state where their turn is.
+/// Applies the checks of [`http::decide`], and the stateful limits: those of the address before the handshake, and
+/// `max_sessions` last.
 async fn authorise(
     request: Request<()>,
     info: ConnectionInfo,
@@ -104,20 +105,20 @@ async fn authorise(
     log_line.route = Some(decision.routed.route.name.as_str().into());
     // Only the request head names the client behind a proxy, so its limits apply here. Requests for files are not
     // counted: a page can load a hundred of them.
-    let admitted = info.proxied.then(|| admit(shared, client.address)).transpose();
-    let address_permit = admitted.map_err(|refused| too_many(&refused))?;
+    let permit = info.proxied.then(|| admit(shared, client.address)).transpose();
+    let address_permit = permit.map_err(|exceeded| too_many(&exceeded))?;
     let accepted = decision.accept()?;
     let session_permit =
         shared.sessions.try_acquire().ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?;
     Ok(Requested::Session(SessionRequest { accepted, address_permit, session_permit }))
 }
 
-fn too_many(refused: &LimitExceeded) -> Refusal {
-    let seconds = match refused {
+fn too_many(exceeded: &LimitExceeded) -> Refusal {
+    let seconds = match exceeded {
         LimitExceeded::Rate { retry_after } => {
             retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)
         }
         LimitExceeded::Sessions => 1,
     };
-    Refusal::new(reason_of(refused)).retry_after(seconds.max(1))
+    Refusal::new(reason_of(exceeded)).retry_after(seconds.max(1))
 }

@@ -99,7 +99,7 @@ impl<U, C> Decision<'_, '_, U, C> {
         let subprotocol = handshake.subprotocol(&self.routed.route.subprotocols)?.map(str::to_owned);
         let choice = self
             .choice
-            .ok_or_else(|| Refusal::new(Reason::UnknownRoute).because_of("unknown token".to_owned()))?;
+            .ok_or_else(|| Refusal::new(Reason::UnknownRoute).with_detail("unknown token".to_owned()))?;
         Ok(AcceptedRequest { routed: Arc::clone(self.routed), choice, handshake, subprotocol })
     }
 }
@@ -107,12 +107,12 @@ impl<U, C> Decision<'_, '_, U, C> {
 fn origin_refusal(error: &OriginRefused, sent: &[&[u8]]) -> Refusal {
     let refusal = match error {
         OriginRefused::Missing => {
-            let message = "an Origin header is needed here: only web pages may connect";
-            Refusal::because(Reason::OriginRefused, message)
+            let message = "the Origin header is missing: only web pages may connect here";
+            Refusal::with_message(Reason::OriginRefused, message)
         }
         _ => Refusal::new(Reason::OriginRefused),
     };
-    refusal.because_of(match error {
+    refusal.with_detail(match error {
         OriginRefused::Malformed(_) | OriginRefused::Several => {
             format!("{error}: {}", quoted(&sent.join(&b", "[..])))
         }

@@ -1,7 +1,8 @@
-//! hyper, one request at a time.
+//! HTTP/1.1 on one connection, one request at a time, by hyper.
 //!
-//! hyper wants to call a service; the life of a connection reads better if it asks for the next request and answers
-//! it. The service here only passes each request to whoever asks.
+//! hyper calls a service for each request, but the code of a connection reads better if it pulls the next request and
+//! responds to it. The service here only passes each request to the caller of [`Exchange::next`]. Invariant: the client
+//! receives nothing before the first response of ours, no error response of hyper either.
 
 use std::{
     fmt,
@@ -33,38 +34,38 @@ use crate::outcome::Reason;
 
 /// The largest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// The most header fields.
+/// The largest number of header fields.
 const MAX_FIELDS: usize = 100;
-/// The most that hyper may read ahead, in bytes; frames behind the head included.
+/// How much hyper may read ahead, in bytes, frames behind the head included.
 const MAX_READ_AHEAD: usize = 64 * 1024;
-/// The most that is read from a client that has been refused, in bytes.
+/// How much a lingering close reads from a refused client, in bytes.
 const MAX_LINGER: u64 = 256 * 1024;
 
-/// Why there is no next request, or why its answer did not arrive.
+/// Why there is no next request, or why its response was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ExchangeError {
-    /// The client left, or its connection broke.
-    #[error("the client left")]
-    Gone,
-    /// No whole head in time.
-    #[error("no whole request head in time")]
+    /// The client disconnected, or its connection broke.
+    #[error("the client disconnected")]
+    Disconnected,
+    /// No complete request head in time.
+    #[error("no complete request head in time")]
     Timeout,
     /// Not HTTP/1.1.
     #[error("not a valid request head")]
     Malformed,
-    /// Over a limit.
+    /// The head exceeds a limit.
     #[error("the request head is too large")]
     TooLarge,
-    /// The client did not take an answer in time.
-    #[error("the client takes nothing")]
+    /// The client did not read a response in time.
+    #[error("the client reads nothing")]
     Stalled,
 }
 
 impl ExchangeError {
-    /// The end this leads to.
+    /// Why the connection ends.
     pub(crate) fn reason(self) -> Reason {
         match self {
-            Self::Gone => Reason::ClientGone,
+            Self::Disconnected => Reason::ClientGone,
             Self::Timeout => Reason::RequestTimeout,
             Self::Malformed => Reason::BadRequest,
             Self::TooLarge => Reason::HeadTooLarge,
@@ -80,12 +81,12 @@ impl ExchangeError {
         } else if is_timeout(error) {
             Self::Stalled
         } else {
-            Self::Gone
+            Self::Disconnected
         }
     }
 }
 
-/// Whether a write deadline of ours is behind a hyper error.
+/// Whether our write timeout is the source of a hyper error.
 fn is_timeout(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
@@ -93,15 +94,14 @@ fn is_timeout(error: &hyper::Error) -> bool {
 
 type Io<'a, S> = Pin<Box<TimeoutStream<SuppressedOutput<'a, S>>>>;
 
-/// An HTTP/1.1 connection that is asked for one request at a time. It borrows the stream, which is as good as new
-/// once the exchange is over.
+/// The HTTP/1.1 phase of a connection. It borrows the stream, which is free for the next phase once the exchange is over.
 pub(crate) struct Exchange<'a, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection: http1::Connection<TokioIo<Io<'a, S>>, RequestSlot>,
     slot: RequestSlot,
-    answer: Option<oneshot::Sender<Response<Body>>>,
+    responder: Option<oneshot::Sender<Response<Body>>>,
     suppressed: Arc<AtomicBool>,
 }
 
@@ -109,7 +109,7 @@ impl<'a, S> Exchange<'a, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Begins to speak HTTP on `stream`. A client that takes nothing of an answer for `stall` is cut.
+    /// Starts HTTP on `stream`. The connection fails if the client reads nothing of a response for `stall`.
     pub(crate) fn new(stream: &'a mut S, stall: Option<Duration>) -> Self {
         let suppressed = Arc::new(AtomicBool::new(true));
         let mut io =
@@ -117,19 +117,19 @@ where
         io.as_mut().set_write_timeout_pinned(stall);
         let slot = RequestSlot::default();
         let connection = http1::Builder::new()
-            // The deadline is ours: hyper's would start anew with every request, and say nothing.
+            // `next` has its own deadline: hyper's restarts with every request and does not report that it passed.
             .header_read_timeout(None)
             .max_header_size(MAX_HEAD)
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_READ_AHEAD)
             .serve_connection(TokioIo::new(io), slot.clone());
-        Self { connection, slot, answer: None, suppressed }
+        Self { connection, slot, responder: None, suppressed }
     }
 
-    /// The next request. The one before must have been answered.
+    /// The next request. The previous one must have been responded to.
     ///
     /// # Errors
-    /// There is none; see [`ExchangeError`]. Call [`Exchange::close`] then.
+    /// There is no next request. Call [`Exchange::close_on_error`] then.
     pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Request<()>, ExchangeError> {
         let next = poll_fn(|cx| self.poll_next(cx));
         match timeout_at(deadline, next).await {
@@ -138,54 +138,53 @@ where
         }
     }
 
-    /// Answers the last request. The answer travels while the next request is asked for.
-    pub(crate) fn answer(&mut self, response: Response<Body>) {
+    /// Responds to the last request. The response is sent while [`Exchange::next`] waits for the next request.
+    pub(crate) fn respond(&mut self, response: Response<Body>) {
         self.suppressed.store(false, Ordering::Relaxed);
-        if let Some(answer) = self.answer.take() {
-            // Nobody takes it if the connection broke meanwhile, which the next call tells.
-            let _ = answer.send(response);
+        if let Some(responder) = self.responder.take() {
+            // The receiver is gone if the connection has broken meanwhile. The next call reports that.
+            let _ = responder.send(response);
         }
     }
 
-    /// Answers the last request with a 101 and gives the stream back, with what the client sent behind its head.
+    /// Responds to the last request with a 101 and releases the stream. Returns what the client has sent behind its head.
     ///
     /// # Errors
-    /// The client is gone or takes nothing.
+    /// The client has disconnected or reads nothing.
     pub(crate) async fn upgrade(mut self, switching: Response<Body>) -> Result<Bytes, ExchangeError> {
-        self.answer(switching);
+        self.respond(switching);
         self.run().await?;
-        // A copy, usually of nothing: hyper's buffer would keep its 8 KiB for as long as the session lives.
+        // A copy, usually empty: hyper's buffer would keep its 8 KiB as long as the session is open.
         Ok(Bytes::copy_from_slice(&self.connection.into_parts().read_buf))
     }
 
-    /// Refuses the last request and closes the connection, listening on for at most `linger` so that the answer is
-    /// not lost to a reset.
-    pub(crate) async fn refuse(mut self, refusal: Refusal, linger: Duration) {
-        self.answer(refusal.into_response());
+    /// Refuses the last request and closes the connection with a lingering close of at most `linger`.
+    pub(crate) async fn respond_and_close(mut self, refusal: Refusal, linger: Duration) {
+        self.respond(refusal.into_response());
         if self.run().await.is_ok() {
             close_lingering(self.connection.into_parts().io.into_inner(), linger).await;
         }
     }
 
-    /// Closes the connection after a fault, with a word to the client where that makes sense.
-    pub(crate) async fn close(self, error: ExchangeError, linger: Duration) {
+    /// Closes the connection after an error. Sends an error response if the client has begun a request.
+    pub(crate) async fn close_on_error(self, error: ExchangeError, linger: Duration) {
         if error == ExchangeError::Stalled {
             return;
         }
         let parts = self.connection.into_parts();
         let mut io = parts.io.into_inner();
-        // A browser opens connections before it needs them; only one that has begun to ask is told that it is late.
-        let pending =
-            error != ExchangeError::Gone && (error != ExchangeError::Timeout || !parts.read_buf.is_empty());
-        // Behind an answer of ours, hyper has answered by itself.
-        if pending && self.suppressed.swap(false, Ordering::Relaxed) {
-            let answer = Refusal::new(error.reason()).into_bytes();
-            let _ = timeout(linger, io.write_all(&answer)).await;
+        // Browsers open connections before they need them. A timeout is reported only where a request has begun.
+        let has_begun = error != ExchangeError::Disconnected
+            && (error != ExchangeError::Timeout || !parts.read_buf.is_empty());
+        // Once a response of ours was sent, hyper's own error response is no longer suppressed and has been sent.
+        if has_begun && self.suppressed.swap(false, Ordering::Relaxed) {
+            let response = Refusal::new(error.reason()).into_bytes();
+            let _ = timeout(linger, io.write_all(&response)).await;
         }
         close_lingering(io, linger).await;
     }
 
-    /// Lets hyper finish what it has to do.
+    /// Drives hyper until it has sent the response and released the connection.
     async fn run(&mut self) -> Result<(), ExchangeError> {
         poll_fn(|cx| self.connection.poll_without_shutdown(cx))
             .await
@@ -194,15 +193,17 @@ where
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request<()>, ExchangeError>> {
         let ended = self.connection.poll_without_shutdown(cx);
-        if let Some((request, answer)) = self.slot.take() {
-            self.answer = Some(answer);
+        if let Some((request, responder)) = self.slot.take() {
+            self.responder = Some(responder);
             return Poll::Ready(Ok(request));
         }
-        ended.map(|ended| Err(ended.map_or_else(|error| ExchangeError::of(&error), |()| ExchangeError::Gone)))
+        ended.map(|ended| {
+            Err(ended.map_or_else(|error| ExchangeError::of(&error), |()| ExchangeError::Disconnected))
+        })
     }
 }
 
-/// Refuses a client that does not speak HTTP to us, in HTTP: most likely it speaks that to somebody else.
+/// Refuses, in HTTP, a client that has sent no request that could be read, such as plain HTTP on a TLS listener.
 pub(crate) async fn refuse_without_request<S>(mut io: S, refusal: Refusal, linger: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -211,7 +212,8 @@ where
     close_lingering(io, linger).await;
 }
 
-/// Ends our direction and reads on: a socket closed with unread bytes is reset, and what was sent is lost.
+/// Lingering close: shuts down the write side and keeps reading. Closing a socket with unread bytes resets the connection,
+/// and the client can lose what was sent.
 async fn close_lingering<S>(mut io: S, linger: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -223,8 +225,8 @@ where
     .await;
 }
 
-/// A stream that swallows what is written before the first answer: hyper answers a head that it cannot read without a
-/// word about why, or not at all.
+/// A stream that discards what is written before the first response of ours: hyper responds to an invalid head without an
+/// explanation, or not at all.
 struct SuppressedOutput<'a, S> {
     stream: &'a mut S,
     suppressed: Arc<AtomicBool>,
@@ -257,10 +259,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SuppressedOutput<'_, S> {
     }
 }
 
-/// A request, and where its answer goes.
+/// A request and the channel for its response.
 type PendingRequest = (Request<()>, oneshot::Sender<Response<Body>>);
 
-/// Where hyper leaves a request and waits for its answer.
+/// The service that hyper calls: it stores the request and waits for the response.
 #[derive(Clone, Default)]
 struct RequestSlot {
     pending: Arc<Mutex<Option<PendingRequest>>>,
@@ -278,16 +280,16 @@ impl Service<Request<Incoming>> for RequestSlot {
     type Future = PendingResponse;
 
     fn call(&self, request: Request<Incoming>) -> PendingResponse {
-        let (answer, waiting) = oneshot::channel();
-        // Nothing here wants a body: hyper reads past a short one and closes the connection behind a long one.
+        let (responder, response) = oneshot::channel();
+        // No request body is used: hyper reads past a short one and closes the connection behind a long one.
         let (head, _body) = request.into_parts();
         let request = Request::from_parts(head, ());
-        *self.pending.lock() = Some((request, answer));
-        PendingResponse(waiting)
+        *self.pending.lock() = Some((request, responder));
+        PendingResponse(response)
     }
 }
 
-/// The answer to one request, once somebody gives it.
+/// The response to one request, once [`Exchange::respond`] was called.
 struct PendingResponse(oneshot::Receiver<Response<Body>>);
 
 impl Future for PendingResponse {
@@ -298,13 +300,13 @@ impl Future for PendingResponse {
     }
 }
 
-/// Nobody answered: the connection is being dropped.
+/// The exchange was dropped before it responded.
 #[derive(Debug)]
 struct NoResponse;
 
 impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("nobody answered the request")
+        f.write_str("the exchange was dropped without a response")
     }
 }
 

@@ -1,4 +1,6 @@
-//! Static files, by tower-http, from one directory and never from outside it.
+//! Static files from one directory, served by tower-http.
+//!
+//! Invariant: no file outside that directory is opened, whatever the path and the symbolic links.
 
 use std::{
     fs::Metadata,
@@ -21,71 +23,71 @@ use tower_http::services::{
 use super::response::{Body, Refusal};
 use crate::outcome::Reason;
 
-/// The files below one directory.
+/// The files in one directory and its subdirectories.
 #[derive(Debug, Clone)]
 pub struct Files {
-    directory: ServeDir<tower_http::services::fs::DefaultServeDirFallback, Beneath>,
+    directory: ServeDir<tower_http::services::fs::DefaultServeDirFallback, BeneathRoot>,
 }
 
 impl Files {
-    /// Serves what lies below `root`.
+    /// Serves the files below `root`.
     ///
     /// # Errors
-    /// The directory does not exist or may not be entered.
+    /// The directory does not exist or cannot be searched.
     pub fn new(root: &Path) -> io::Result<Self> {
         let root = root.canonicalize()?;
-        let beneath = Beneath { root: root.as_path().into() };
-        Ok(Self { directory: ServeDir::with_backend(root, beneath) })
+        let backend = BeneathRoot { root: root.as_path().into() };
+        Ok(Self { directory: ServeDir::with_backend(root, backend) })
     }
 
-    /// The file that `request` asks for.
+    /// The file that `request` names.
     ///
     /// # Errors
-    /// There is none, it may not be read, or it was asked for by a method other than GET and HEAD.
+    /// The file does not exist or cannot be read, or the method is neither GET nor HEAD.
     pub async fn find(&self, request: Request<()>) -> Result<Response<Body>, Refusal> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return Err(Refusal::new(Reason::MethodNotAllowed));
         }
-        if is_crooked(request.uri().path()) {
+        if is_ambiguous(request.uri().path()) {
             return Err(Refusal::new(Reason::UnknownRoute));
         }
         let response = self.directory.clone().try_call(request).await;
-        // Missing, a directory without an index, not readable for us: all the same to a stranger.
+        // Missing, unreadable, a directory without an index: a client must not learn which.
         let Ok(response) = response else { return Err(Refusal::new(Reason::UnknownRoute)) };
         if response.status().is_client_error() && response.status() != 412 && response.status() != 416 {
             return Err(Refusal::new(Reason::UnknownRoute));
         }
         let mut response = response.map(|body| body.map_err(io::Error::other).boxed_unsync());
         let headers = response.headers_mut();
-        // A viewer's files belong together: a browser must ask whether each is still the one it has.
+        // The files of a web client must match each other, so a browser has to revalidate each cached one.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Ok(response)
     }
 }
 
-/// Whether a path could mean something other than it says: no honest page asks for such a file.
-fn is_crooked(path: &str) -> bool {
+/// Whether a file system or a decoder could read the path differently: no legitimate page requests such a file.
+fn is_ambiguous(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     ["//", "\\", "%2e", "%2f", "%5c", "%00"].iter().any(|part| path.contains(part))
         || path.split('/').any(|segment| segment == "." || segment == "..")
 }
 
-/// Opens files below a root only, wherever symbolic links lead.
+/// Opens files below a root only, also where symbolic links point elsewhere.
 #[derive(Debug, Clone)]
-struct Beneath {
+struct BeneathRoot {
     root: Arc<Path>,
 }
 
-impl Beneath {
-    /// Where `path` really lies, if that is below the root.
-    async fn real(root: Arc<Path>, path: PathBuf) -> io::Result<PathBuf> {
-        let real = tokio::fs::canonicalize(path).await?;
-        if real.starts_with(&root) { Ok(real) } else { Err(io::ErrorKind::NotFound.into()) }
+impl BeneathRoot {
+    /// Resolves the symbolic links of `path`; an error if the target is outside the root.
+    async fn resolve(root: Arc<Path>, path: PathBuf) -> io::Result<PathBuf> {
+        let resolved = tokio::fs::canonicalize(path).await?;
+        if resolved.starts_with(&root) { Ok(resolved) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 }
 
-impl Backend for Beneath {
+impl Backend for BeneathRoot {
     type File = TokioFile;
     type Metadata = Metadata;
     type OpenFuture = Pin<Box<dyn Future<Output = io::Result<TokioFile>> + Send>>;
@@ -93,12 +95,12 @@ impl Backend for Beneath {
 
     fn open(&self, path: PathBuf) -> Self::OpenFuture {
         let root = Arc::clone(&self.root);
-        Box::pin(async move { TokioBackend.open(Self::real(root, path).await?).await })
+        Box::pin(async move { TokioBackend.open(Self::resolve(root, path).await?).await })
     }
 
     fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
         let root = Arc::clone(&self.root);
-        Box::pin(async move { TokioBackend.metadata(Self::real(root, path).await?).await })
+        Box::pin(async move { TokioBackend.metadata(Self::resolve(root, path).await?).await })
     }
 }
 
@@ -108,26 +110,26 @@ mod tests {
 
     use super::*;
 
-    struct Site {
+    struct WebRoot {
         files: Files,
-        _kept: tempfile::TempDir,
+        _directory: tempfile::TempDir,
     }
 
-    fn site() -> Site {
-        let kept = tempfile::tempdir().unwrap();
-        let root = kept.path().join("web");
+    fn web_root() -> WebRoot {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("web");
         fs::create_dir_all(root.join("core")).unwrap();
         fs::write(root.join("index.html"), "<!doctype html>hello").unwrap();
         fs::write(root.join("core/rfb.js"), "export {}").unwrap();
-        fs::write(kept.path().join("secret"), "secret").unwrap();
-        symlink(kept.path().join("secret"), root.join("leak")).unwrap();
+        fs::write(directory.path().join("secret"), "secret").unwrap();
+        symlink(directory.path().join("secret"), root.join("leak")).unwrap();
         symlink(root.join("core/rfb.js"), root.join("inside.js")).unwrap();
-        Site { files: Files::new(&root).unwrap(), _kept: kept }
+        WebRoot { files: Files::new(&root).unwrap(), _directory: directory }
     }
 
-    async fn get(site: &Site, path: &str) -> Result<(u16, String), Reason> {
+    async fn get(root: &WebRoot, path: &str) -> Result<(u16, String), Reason> {
         let request = Request::builder().uri(path).body(()).unwrap();
-        let response = site.files.find(request).await.map_err(|refusal| refusal.reason())?;
+        let response = root.files.find(request).await.map_err(|refusal| refusal.reason())?;
         assert_eq!(response.headers()["cache-control"], "no-cache");
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -135,16 +137,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_and_links_inside_are_served() {
-        let site = site();
-        assert_eq!(get(&site, "/").await, Ok((200, "<!doctype html>hello".into())));
-        assert_eq!(get(&site, "/core/rfb.js?v=1").await, Ok((200, "export {}".into())));
-        assert_eq!(get(&site, "/inside.js").await, Ok((200, "export {}".into())));
+    async fn files_and_links_inside_the_root_are_served() {
+        let root = web_root();
+        assert_eq!(get(&root, "/").await, Ok((200, "<!doctype html>hello".into())));
+        assert_eq!(get(&root, "/core/rfb.js?v=1").await, Ok((200, "export {}".into())));
+        assert_eq!(get(&root, "/inside.js").await, Ok((200, "export {}".into())));
     }
 
     #[tokio::test]
-    async fn nothing_outside_is_opened() {
-        let site = site();
+    async fn nothing_outside_the_root_is_opened() {
+        let root = web_root();
         for path in [
             "/leak",
             "/../secret",
@@ -154,14 +156,14 @@ mod tests {
             "/a%00b",
             "/no",
         ] {
-            assert_eq!(get(&site, path).await, Err(Reason::UnknownRoute), "{path}");
+            assert_eq!(get(&root, path).await, Err(Reason::UnknownRoute), "{path}");
         }
     }
 
     #[tokio::test]
-    async fn files_are_read_and_nothing_else() {
-        let site = site();
+    async fn only_get_and_head_are_allowed() {
+        let root = web_root();
         let request = Request::post("/index.html").body(()).unwrap();
-        assert_eq!(site.files.find(request).await.unwrap_err().reason(), Reason::MethodNotAllowed);
+        assert_eq!(root.files.find(request).await.unwrap_err().reason(), Reason::MethodNotAllowed);
     }
 }

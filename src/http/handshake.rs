@@ -1,4 +1,4 @@
-//! The opening handshake of RFC 6455 §4.2, as pure rules about a request head.
+//! The opening handshake of RFC 6455 §4.2, as pure functions of a request head.
 
 use http::{
     HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version,
@@ -15,23 +15,24 @@ use crate::outcome::Reason;
 
 /// The longest request target, in bytes.
 const MAX_TARGET: usize = 8 * 1024;
-/// A sub-protocol that promises framing a byte pipe does not have (RFC 7395): never picked unless a route lists it.
+/// A subprotocol that promises message framing, which a byte pipe does not have (RFC 7395). Never selected unless a route
+/// lists it.
 const FRAMED: &str = "xmpp";
 
-/// Checks what every request must keep to, whatever it asks for, and returns its Host (lower-case).
+/// Checks the rules for every request, whatever it requests, and returns its Host in lower case.
 ///
 /// # Errors
-/// The refusal to answer with.
+/// The refusal to respond with.
 pub(crate) fn check_head(request: &Request<()>) -> Result<String, Refusal> {
     if request.version() != Version::HTTP_11 {
-        return Err(Refusal::because(Reason::BadRequest, "only HTTP/1.1 is spoken here"));
+        return Err(Refusal::with_message(Reason::BadRequest, "only HTTP/1.1 is supported"));
     }
     if request.method() == Method::CONNECT {
         return Err(Refusal::new(Reason::MethodNotAllowed));
     }
     let target = request.uri();
     if !target.path().starts_with('/') {
-        return Err(Refusal::because(Reason::BadRequest, "the request target must begin with /"));
+        return Err(Refusal::with_message(Reason::BadRequest, "the request target must begin with /"));
     }
     let target_length = target.path_and_query().map_or(0, |target| target.as_str().len());
     if target_length > MAX_TARGET {
@@ -42,12 +43,13 @@ pub(crate) fn check_head(request: &Request<()>) -> Result<String, Refusal> {
         Some(host) => host.to_str().ok().filter(|host| is_host(host)),
         None => None,
     };
-    let host =
-        host.ok_or_else(|| Refusal::because(Reason::BadRequest, "exactly one valid Host field is needed"))?;
+    let host = host.ok_or_else(|| {
+        Refusal::with_message(Reason::BadRequest, "exactly one valid Host field is required")
+    })?;
     Ok(host.to_ascii_lowercase())
 }
 
-/// A WebSocket handshake that may be accepted.
+/// A valid WebSocket opening handshake.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     accept: HeaderValue,
@@ -58,42 +60,46 @@ impl Handshake {
     /// Reads the handshake of a request for a route.
     ///
     /// # Errors
-    /// The refusal to answer with.
+    /// The refusal to respond with.
     pub(crate) fn read(request: &Request<()>) -> Result<Self, Refusal> {
         if request.method() != Method::GET {
             return Err(Refusal::new(Reason::MethodNotAllowed));
         }
         let headers = request.headers();
-        if announces_body(headers) {
-            return Err(Refusal::because(Reason::BadRequest, "a WebSocket handshake has no body"));
+        if has_body(headers) {
+            return Err(Refusal::with_message(Reason::BadRequest, "a WebSocket handshake has no body"));
         }
         if !has_token(headers, CONNECTION, "upgrade") || !has_token(headers, UPGRADE, "websocket") {
             let refusal = Refusal::new(Reason::UpgradeRequired);
-            // A person who opened the address in a browser deserves more than a line.
-            let person = has_token(headers, ACCEPT, "text/html");
-            return Err(if person { refusal.page(route_page(request.uri().path())) } else { refusal });
+            // A browser asks for HTML: a person opened the address, and gets an explanation instead of one line.
+            let is_browser = has_token(headers, ACCEPT, "text/html");
+            return Err(if is_browser {
+                refusal.with_html(route_page(request.uri().path()))
+            } else {
+                refusal
+            });
         }
         if single(headers, SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            return Err(Refusal::because(
+            return Err(Refusal::with_message(
                 Reason::UpgradeRequired,
-                "only WebSocket version 13 is spoken here",
+                "only WebSocket version 13 is supported",
             ));
         }
         let key = single(headers, SEC_WEBSOCKET_KEY);
         let accept = key.and_then(accept_for).ok_or_else(|| {
-            Refusal::because(
+            Refusal::with_message(
                 Reason::BadRequest,
-                "exactly one Sec-WebSocket-Key of 16 bytes in base64 is needed",
+                "exactly one Sec-WebSocket-Key of 16 bytes in base64 is required",
             )
         })?;
         Ok(Self { accept, offered: offered_subprotocols(headers)? })
     }
 
-    /// Picks the sub-protocol: the first offered one that the route lists. A route that lists none takes `binary` if
+    /// Selects the subprotocol: the first offered one that the route lists. A route that lists none gets `binary` if it is
     /// offered, else the first offer that is not `xmpp`, else none.
     ///
     /// # Errors
-    /// The client offered only what the route does not list.
+    /// The client offered only subprotocols that the route does not list.
     pub(crate) fn subprotocol(&self, listed: &[String]) -> Result<Option<&str>, Refusal> {
         let mut offered = self.offered.iter().map(String::as_str);
         if listed.is_empty() {
@@ -101,11 +107,11 @@ impl Handshake {
             return Ok(binary.or_else(|| offered.find(|name| !name.eq_ignore_ascii_case(FRAMED))));
         }
         match offered.find(|name| listed.iter().any(|listed| listed == name)) {
-            None if !self.offered.is_empty() => Err(Refusal::because(
+            None if !self.offered.is_empty() => Err(Refusal::with_message(
                 Reason::SubprotocolRefused,
-                format!("only these sub-protocols are spoken here: {}", listed.join(", ")),
+                format!("only these sub-protocols are supported here: {}", listed.join(", ")),
             )),
-            picked => Ok(picked),
+            selected => Ok(selected),
         }
     }
 
@@ -124,20 +130,20 @@ impl Handshake {
     }
 }
 
-/// The value of a field that stands exactly once.
+/// The value of a field that occurs exactly once.
 fn single(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     values.next().is_none().then_some(first)
 }
 
-/// Whether a comma-separated list, over any number of field lines, holds `token`.
+/// Whether a comma-separated list, split over any number of field lines, contains `token`.
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-fn announces_body(headers: &HeaderMap) -> bool {
+fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING)
         || headers
             .get_all(CONTENT_LENGTH)
@@ -145,8 +151,8 @@ fn announces_body(headers: &HeaderMap) -> bool {
             .any(|length| length.as_bytes().iter().any(|byte| *byte != b'0'))
 }
 
-/// The Sec-WebSocket-Accept for a key, if the key is one: RFC 6455 §4.2.2, by tungstenite. It reads only the first
-/// Connection line, so it is shown a clean request.
+/// The Sec-WebSocket-Accept for a valid key (RFC 6455 §4.2.2), computed by tungstenite. tungstenite reads only the first
+/// Connection line, so it gets a request made for this purpose.
 fn accept_for(key: &HeaderValue) -> Option<HeaderValue> {
     let request = Request::builder()
         .header(CONNECTION, "Upgrade")
@@ -158,15 +164,15 @@ fn accept_for(key: &HeaderValue) -> Option<HeaderValue> {
     create_response(&request).ok()?.headers_mut().remove("sec-websocket-accept")
 }
 
-/// The sub-protocols a client offers, over all lines: unique tokens (RFC 6455 §4.1).
+/// The subprotocols that a client offers, over all field lines: unique tokens (RFC 6455 §4.1).
 fn offered_subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     let mut offered: Vec<String> = Vec::new();
     for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
         let line = line.to_str().unwrap_or("?\u{0}");
         for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             if !name.bytes().all(is_token_byte) || offered.iter().any(|other| other == name) {
-                let words = "Sec-WebSocket-Protocol must list each sub-protocol once, as a token";
-                return Err(Refusal::because(Reason::BadRequest, words));
+                let message = "Sec-WebSocket-Protocol must list each sub-protocol once, as a token";
+                return Err(Refusal::with_message(Reason::BadRequest, message));
             }
             offered.push(name.to_owned());
         }
@@ -179,7 +185,7 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// RFC 9110 §7.2, as far as it matters: no empty host, nothing that could end it early.
+/// RFC 9110 §7.2, as far as it matters here: a host that is not empty, and no user information.
 fn is_host(host: &str) -> bool {
     let authority = host.parse::<http::uri::Authority>();
     authority.is_ok_and(|authority| !authority.host().is_empty() && !host.contains('@'))
@@ -197,7 +203,7 @@ pub(crate) fn host_name(host: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// A handshake as RFC 6455 §1.3 shows it, changed by `change`.
+    /// The handshake of RFC 6455 §1.3, modified by `change`.
     fn request(change: impl FnOnce(&mut Request<()>)) -> Request<()> {
         let mut request = Request::builder()
             .uri("/chat")
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_may_be_mixed_and_split_over_lines() {
+    fn header_tokens_are_case_insensitive_and_may_be_split_over_lines() {
         assert_eq!(refused("connection", &["keep-alive, Upgrade"]), None);
         assert_eq!(refused("connection", &["keep-alive", "uPgRaDe"]), None);
         assert_eq!(refused("upgrade", &["h2c, WebSocket"]), None);
@@ -243,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn version_and_key_must_stand_once() {
+    fn version_and_key_must_occur_once() {
         assert_eq!(refused("sec-websocket-version", &["8"]), Some(Reason::UpgradeRequired));
         assert_eq!(refused("sec-websocket-version", &["13", "13"]), Some(Reason::UpgradeRequired));
         assert_eq!(refused("sec-websocket-key", &[]), Some(Reason::BadRequest));
@@ -287,8 +293,8 @@ mod tests {
     }
 
     #[test]
-    fn the_first_offered_subprotocol_that_is_listed_is_picked() {
-        let pick = |offers: &[&'static str], listed: &[&str]| {
+    fn the_first_offered_subprotocol_that_is_listed_is_selected() {
+        let select = |offers: &[&'static str], listed: &[&str]| {
             let request = request(|request| set(request, "sec-websocket-protocol", offers));
             let listed: Vec<String> = listed.iter().map(|&name| name.to_owned()).collect();
             let handshake = Handshake::read(&request).map_err(|refusal| refusal.reason())?;
@@ -297,17 +303,17 @@ mod tests {
                 .map(|name| name.map(str::to_owned))
                 .map_err(|refusal| refusal.reason())
         };
-        let picked = |name: &str| Ok(Some(name.to_owned()));
-        assert_eq!(pick(&[], &[]), Ok(None));
-        assert_eq!(pick(&[], &["binary"]), Ok(None));
-        assert_eq!(pick(&["chat", "binary"], &[]), picked("binary"));
-        assert_eq!(pick(&["v12.stomp, v11.stomp"], &[]), picked("v12.stomp"));
-        assert_eq!(pick(&["xmpp"], &[]), Ok(None));
-        assert_eq!(pick(&["xmpp"], &["xmpp"]), picked("xmpp"));
-        assert_eq!(pick(&["mqtt", "v11.stomp"], &["v11.stomp", "mqtt"]), picked("mqtt"));
-        assert_eq!(pick(&["mqtt"], &["binary"]), Err(Reason::SubprotocolRefused));
-        assert_eq!(pick(&["mqtt, mqtt"], &[]), Err(Reason::BadRequest));
-        assert_eq!(pick(&["not a token"], &[]), Err(Reason::BadRequest));
+        let selected = |name: &str| Ok(Some(name.to_owned()));
+        assert_eq!(select(&[], &[]), Ok(None));
+        assert_eq!(select(&[], &["binary"]), Ok(None));
+        assert_eq!(select(&["chat", "binary"], &[]), selected("binary"));
+        assert_eq!(select(&["v12.stomp, v11.stomp"], &[]), selected("v12.stomp"));
+        assert_eq!(select(&["xmpp"], &[]), Ok(None));
+        assert_eq!(select(&["xmpp"], &["xmpp"]), selected("xmpp"));
+        assert_eq!(select(&["mqtt", "v11.stomp"], &["v11.stomp", "mqtt"]), selected("mqtt"));
+        assert_eq!(select(&["mqtt"], &["binary"]), Err(Reason::SubprotocolRefused));
+        assert_eq!(select(&["mqtt, mqtt"], &[]), Err(Reason::BadRequest));
+        assert_eq!(select(&["not a token"], &[]), Err(Reason::BadRequest));
     }
 
     #[test]

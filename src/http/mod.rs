@@ -1,8 +1,8 @@
-//! HTTP: a request head becomes an upgrade, a refusal or a static file.
+//! HTTP: turns a request head into an upgrade, a refusal or a static file.
 //!
-//! Owns what stands between TLS and the relay. hyper does the protocol; this room asks it one request at a time
-//! ([`Exchange`]), judges heads ([`check_head`], [`Handshake`]), finds routes and files, and words the answers. Refuses to
-//! know backends and sessions. Invariant: after a refusal nothing more is read as a request.
+//! Owns the stage between TLS and the relay. hyper speaks the protocol; this module polls it for one request at a time
+//! ([`Exchange`]), authorises requests ([`decide`]), serves files and writes the responses. Knows nothing of backends and
+//! sessions. Invariant: after a refusal, nothing more is read as a request.
 
 mod decision;
 mod exchange;

@@ -1,4 +1,4 @@
-//! The answers this room gives: refusals, the page of a route, the 101.
+//! HTTP responses: refusals, and the page that a browser shows for the address of a route.
 
 use bytes::Bytes;
 use http::{
@@ -13,65 +13,65 @@ use tungstenite::handshake::server::write_response;
 
 use crate::outcome::Reason;
 
-/// The body of any answer.
+/// The body of any response.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// An answer that ends the connection: a status, a line of plain text, and the fields the status asks for.
+/// A response that ends the connection: a status, one line of plain text, and the header fields that the status requires.
 #[derive(Debug, Clone)]
 pub struct Refusal {
     reason: Reason,
-    words: String,
-    page: Option<String>,
+    message: String,
+    html: Option<String>,
     detail: Option<String>,
     retry_after: Option<u64>,
 }
 
 impl Refusal {
-    /// A refusal in the usual words.
+    /// A refusal with the usual text for `reason`.
     pub fn new(reason: Reason) -> Self {
-        Self::because(reason, reason.explanation())
+        Self::with_message(reason, reason.explanation())
     }
 
-    /// A refusal that says more.
-    pub fn because(reason: Reason, words: impl Into<String>) -> Self {
-        Self { reason, words: words.into(), page: None, detail: None, retry_after: None }
+    /// A refusal with a more specific text.
+    pub fn with_message(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), html: None, detail: None, retry_after: None }
     }
 
-    /// The same refusal with a hint when to come back (RFC 9110 §10.2.3).
+    /// Adds Retry-After (RFC 9110 §10.2.3).
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// The same refusal with what only an operator should read.
-    pub fn because_of(mut self, detail: String) -> Self {
+    /// Adds a detail for the access log. The client does not receive it.
+    pub fn with_detail(mut self, detail: String) -> Self {
         self.detail = Some(detail);
         self
     }
 
-    /// What only an operator should read.
+    /// The detail for the access log.
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()
     }
 
-    /// The end this leads to.
+    /// Why the connection ends.
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// The same refusal as a page, for a person in front of a browser.
-    pub fn page(mut self, html: String) -> Self {
-        self.page = Some(html);
+    /// Replaces the line of text by a page, for a person who opened the address in a browser.
+    pub fn with_html(mut self, html: String) -> Self {
+        self.html = Some(html);
         self
     }
 
-    /// The answer. `Connection: close`: whatever the client sends next is not a request to us.
+    /// The response, with `Connection: close`: what the client sends next is not read as a request.
     pub(super) fn into_response(self) -> Response<Body> {
-        let (content_type, body) = match self.page {
-            Some(page) => ("text/html; charset=utf-8", page),
-            None => ("text/plain; charset=utf-8", format!("{}\n", self.words)),
+        let (content_type, body) = match self.html {
+            Some(html) => ("text/html; charset=utf-8", html),
+            None => ("text/plain; charset=utf-8", format!("{}\n", self.message)),
         };
-        let mut response = Response::new(whole(body));
+        let mut response = Response::new(full_body(body));
         *response.status_mut() = self.reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -85,8 +85,8 @@ impl Refusal {
                 headers.insert(ALLOW, HeaderValue::from_static("GET"));
             }
             Reason::UpgradeRequired => {
-                // RFC 9110 §15.5.22 and RFC 6455 §4.4: which protocol, and which version of it. An Upgrade field is
-                // named by Connection (RFC 9110 §7.8).
+                // RFC 9110 §15.5.22 and RFC 6455 §4.4 require the protocol and its version. Connection must name the
+                // Upgrade field (RFC 9110 §7.8).
                 headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
                 headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
                 headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -96,9 +96,9 @@ impl Refusal {
         response
     }
 
-    /// The whole answer as it travels, for a client that never finished its request.
+    /// The whole response in wire format, for a client whose request hyper never passed on.
     pub(super) fn into_bytes(self) -> Vec<u8> {
-        let body = format!("{}\n", self.words);
+        let body = format!("{}\n", self.message);
         let mut response = self.into_response();
         response.headers_mut().insert(CONTENT_LENGTH, body.len().into());
         let mut bytes = Vec::new();
@@ -109,11 +109,11 @@ impl Refusal {
     }
 }
 
-fn whole(body: String) -> Body {
+fn full_body(body: String) -> Body {
     Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// What a person sees who opens a route's address in a browser.
+/// The page that a browser shows for the address of a route.
 pub(super) fn route_page(path: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
@@ -121,7 +121,7 @@ pub(super) fn route_page(path: &str) -> String {
          <style>body{{font:1.1rem/1.6 system-ui,sans-serif;max-width:36rem;margin:15vh auto;padding:0 1.5rem;\
          color-scheme:light dark}}</style>\n\
          <h1>This address speaks WebSocket</h1>\n\
-         <p><code>{}</code> is not a page. It is where a web page or a program connects with\n\
+         <p><code>{}</code> is not a page. A web page or a program connects to it with\n\
          <code>new WebSocket(\"wss://…\")</code> to reach a server behind this gateway: a desktop, a chat, a message\n\
          broker.</p>\n\
          <p>If you were given this address to look at something, ask for the address of the page that uses it.</p>\n",
@@ -129,7 +129,7 @@ pub(super) fn route_page(path: &str) -> String {
     )
 }
 
-/// What a stranger sent, fit for a log: control characters and bidirectional marks escaped, cut at 256 characters.
+/// Untrusted bytes made safe for a log: control characters and bidirectional marks escaped, truncated to 256 characters.
 pub(crate) fn quoted(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(256).collect();
     format!("{text:?}")
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_closes_and_says_one_line() {
+    fn every_refusal_closes_the_connection_and_has_one_line_of_text() {
         for &reason in Reason::ALL.iter().filter(|reason| reason.status().is_some()) {
             let text = String::from_utf8(Refusal::new(reason).into_bytes()).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_would_be_accepted() {
+    fn a_refusal_names_what_would_be_accepted() {
         let field =
             |refusal: Refusal, name| refusal.into_response().headers()[name].to_str().unwrap().to_owned();
         assert_eq!(field(Refusal::new(Reason::MethodNotAllowed), "allow"), "GET");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_a_route_shows_its_path_as_text() {
+    fn the_page_of_a_route_escapes_its_path() {
         assert!(route_page("/<b>\"&").contains("<code>/&lt;b&gt;&quot;&amp;</code>"));
     }
 }

@@ -1,19 +1,18 @@
-//! Which route a request means.
+//! Routing: which route matches a host and a path.
 
 use std::sync::Arc;
 
 use crate::config::{Route, RoutePath};
 
-/// A route, and what its requests lead to.
+/// A route and its upstream.
 #[derive(Debug)]
 pub struct Routed<U> {
-    /// The route as it is configured.
     pub route: Route,
-    /// What it leads to; this room only passes it on.
+    /// The backends of the route. Opaque to this module.
     pub upstream: U,
 }
 
-/// The routes of a configuration, most particular first: a host beats any host, an exact path beats a prefix, a
+/// The routes of a configuration, highest precedence first: a host beats any host, an exact path beats a prefix, a
 /// longer prefix beats a shorter one.
 #[derive(Debug, Clone)]
 pub struct Routes<U> {
@@ -21,7 +20,7 @@ pub struct Routes<U> {
 }
 
 impl<U> Routes<U> {
-    /// Sorts `routes`.
+    /// Sorts `routes` by precedence.
     pub fn new(routes: impl IntoIterator<Item = Routed<U>>) -> Self {
         let mut sorted: Vec<Arc<Routed<U>>> = routes.into_iter().map(Arc::new).collect();
         sorted.sort_by_key(|routed| {
@@ -38,7 +37,7 @@ impl<U> Routes<U> {
     /// as it was sent.
     pub(crate) fn matching<'r>(&'r self, host: &str, path: &str) -> impl Iterator<Item = &'r Arc<Routed<U>>> {
         self.sorted.iter().filter(move |routed| {
-            routed.route.host.as_deref().is_none_or(|only| only == host)
+            routed.route.host.as_deref().is_none_or(|configured| configured == host)
                 && match &routed.route.path {
                     RoutePath::Exact(exact) => exact == path,
                     RoutePath::Prefix(prefix) => path.starts_with(prefix.as_str()),
@@ -46,7 +45,7 @@ impl<U> Routes<U> {
         })
     }
 
-    /// All of them, most particular first.
+    /// All routes, highest precedence first.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Routed<U>>> {
         self.sorted.iter()
     }

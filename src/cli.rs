@@ -76,7 +76,7 @@ enum Command {
     Run(ConfigFile),
     /// Load the configuration and everything it names as `run` does, say what is wrong, and start nothing
     Check(Check),
-    /// Say step by step what would become of one connection; 0 if it would be let in, 1 if not
+    /// Say step by step what would become of one connection; 0 if it would be accepted, 1 if not
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
     /// Have a running gateway read its configuration again; 1 if it refuses, and then nothing has changed
@@ -139,7 +139,7 @@ Examples:
   portcullis explain wss://desk.example.com:8443/vnc --from 192.0.2.7 --dial
   portcullis explain 'wss://desk.example.com/desk?token=…' --config /etc/portcullis/gateway.toml
 
-Exit codes: 0 would be let in, 1 would be refused, 64 bad usage, 78 bad configuration.";
+Exit codes: 0 would be accepted, 1 would be refused, 64 bad usage, 78 bad configuration.";
 
 #[derive(Debug, Args)]
 struct Cert {
@@ -281,8 +281,8 @@ fn check(asked: &Check) -> anyhow::Result<()> {
 /// Says how many sessions this machine can hold. Returns what gives way before it should.
 fn count_capacity(config: &Config) -> anyhow::Result<Option<String>> {
     let descriptors = limits::raise_descriptors().context("cannot raise the descriptor limit")?;
-    let machine = Machine::this_one(descriptors).context("cannot read /proc")?;
-    let capacity = Capacity::count(config, &machine);
+    let machine = Machine::local(descriptors).context("cannot read /proc")?;
+    let capacity = Capacity::compute(config, &machine);
     print!("{}", capacity.text());
     Ok(capacity.shortfall())
 }
@@ -294,9 +294,9 @@ fn explain(asked: &Explain) -> anyhow::Result<ExitCode> {
         eprintln!("warning: {warning}");
     }
     let desk = Diagnostics::new(config, prepared.routes(), prepared.files());
-    let Explanation { text, is_let_in } = block_on(desk.explain(&question, asked.dial))?;
+    let Explanation { text, is_accepted } = block_on(desk.explain(&question, asked.dial))?;
     print!("{text}");
-    Ok(if is_let_in { ExitCode::SUCCESS } else { FAILURE.into() })
+    Ok(if is_accepted { ExitCode::SUCCESS } else { FAILURE.into() })
 }
 
 /// A configuration, and what it names: all that `run` looks at before it listens.

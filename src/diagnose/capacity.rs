@@ -1,7 +1,7 @@
-//! How many sessions a machine can hold under a configuration, and what gives way first.
+//! How many sessions a machine can hold with a configuration, and which limit is reached first.
 //!
-//! Pure: from numbers to words. Each limit is counted by itself, in sessions, as if there were no other. What a session
-//! costs was measured; docs/capacity.md says how.
+//! Pure: from numbers to text. Each limit is converted to sessions by itself, as if there were no other. The cost of a
+//! session was measured; docs/capacity.md describes how.
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -11,78 +11,75 @@ use crate::{
     transport::listener::BACKLOG,
 };
 
-/// Descriptors, tracked connections and watched sockets of a session: the client's and the server's.
+/// Sockets of a session, which count as descriptors, tracked connections and watched sockets: the client's and the backend's.
 const SOCKETS: u64 = 2;
-/// What an idle session takes in the process, in bytes; with TLS and without.
+/// Memory of an idle session in the process, in bytes, with TLS and without.
 const IDLE_TLS: u64 = 11 * 1024;
 const IDLE_PLAIN: u64 = 3 * 1024;
-/// What the kernel takes for the two sockets of an idle session, in bytes.
+/// Memory of an idle session's two sockets in the kernel, in bytes.
 const KERNEL: u64 = 8 * 1024;
-/// What a session holds at most while both sides stall, beside its socket buffers, in bytes.
+/// The most that a session buffers while both peers stall, beside its socket buffers, in bytes.
 const STALLED: u64 = 2 * 128 * 1024;
-/// Processor time from the accepted connection to the end of a short session with a whole TLS handshake, in µs.
+/// Processor time of a short session with a full TLS handshake, from accept to close, in µs.
 const HANDSHAKE: u64 = 400;
 
-/// One limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limit {
-    /// What it is a limit of.
+    /// The resource or the configuration key.
     pub name: String,
-    /// How many sessions it lets be.
+    /// How many sessions it permits.
     pub sessions: u64,
-    /// How that was counted.
+    /// How that was computed.
     pub why: String,
-    /// What to change, if more are wanted.
+    /// How to raise it.
     pub advice: String,
 }
 
-/// All limits, and what else is worth knowing.
+/// All limits, and remarks on what no number of sessions expresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Capacity {
     /// The lowest first.
     pub limits: Vec<Limit>,
-    /// What is no number of sessions.
     pub notes: Vec<String>,
     /// `limits.max_sessions`.
-    wanted: u64,
+    configured: u64,
 }
 
 impl Capacity {
-    /// Counts.
-    pub(crate) fn count(config: &Config, machine: &Machine) -> Self {
-        let wanted = config.limits.max_sessions as u64;
+    pub(crate) fn compute(config: &Config, machine: &Machine) -> Self {
+        let configured = config.limits.max_sessions as u64;
         let mut limits = vec![Limit {
             name: "limits.max_sessions".to_owned(),
-            sessions: wanted,
+            sessions: configured,
             why: "as configured".to_owned(),
             advice: "raise limits.max_sessions".to_owned(),
         }];
-        limits.extend(of_the_process(config, machine));
-        limits.extend(of_the_machine(config, machine));
+        limits.extend(process_limit(config, machine));
+        limits.extend(machine_limits(config, machine));
         for route in &config.routes {
-            limits.extend(of_a_route(route, machine));
+            limits.extend(route_limits(route, machine));
         }
-        // Of equals, the configured one is the first.
+        // The sort is stable: among equals, the configured limit stays first.
         limits.sort_by_key(|limit| limit.sessions);
-        Self { limits, notes: notes(config, machine), wanted }
+        Self { limits, notes: notes(config, machine), configured }
     }
 
-    /// The limit that is hit first.
+    /// The limit that is reached first.
     pub(crate) fn first(&self) -> &Limit {
-        // There is always the configured one.
+        // The configured limit is always in the list.
         &self.limits[0]
     }
 
-    /// What gives way before the configured limit, if anything does.
+    /// Describes the limit that is reached before the configured one, if there is one.
     pub(crate) fn shortfall(&self) -> Option<String> {
         let Limit { name, sessions, advice, .. } = self.first();
-        let wanted = self.wanted;
-        (*sessions < wanted).then(|| {
-            format!("{name} give(s) way first, at {sessions} sessions, before limits.max_sessions = {wanted}: {advice}")
+        let configured = self.configured;
+        (*sessions < configured).then(|| {
+            format!("{name} allow(s) only {sessions} sessions, fewer than limits.max_sessions = {configured}: {advice}")
         })
     }
 
-    /// For people: a line for each limit, the lowest first, then what else there is to know.
+    /// The text for people: one line for each limit, the lowest first, then the notes.
     pub(crate) fn text(&self) -> String {
         let mut text = String::from("  sessions  limit\n");
         for Limit { name, sessions, why, .. } in &self.limits {
@@ -92,83 +89,83 @@ impl Capacity {
         for note in &self.notes {
             let _ = writeln!(text, "note: {note}");
         }
-        if self.first().sessions >= self.wanted {
+        if self.first().sessions >= self.configured {
             let _ = writeln!(
                 text,
-                "limits.max_sessions is hit first, at {}; everything else has room for it",
-                self.wanted
+                "limits.max_sessions is reached first, at {}; no other limit is lower",
+                self.configured
             );
         }
         text
     }
 }
 
-/// Descriptors.
-fn of_the_process(config: &Config, machine: &Machine) -> Option<Limit> {
+/// The descriptor limit.
+fn process_limit(config: &Config, machine: &Machine) -> Option<Limit> {
     let others = config.limits.descriptors_beside_sessions(config.listeners.len());
-    let most = machine.nr_open.map_or_else(String::new, |most| format!(", at most {most} (fs.nr_open)"));
+    let max = machine.nr_open.map_or_else(String::new, |max| format!(", at most {max} (fs.nr_open)"));
     Some(Limit {
         name: "descriptors".to_owned(),
         sessions: machine.descriptors.saturating_sub(others) / SOCKETS,
         why: format!(
-            "({} - {others} for handshakes and the like) / {SOCKETS} a session; the hard limit is that of this shell",
+            "({} - {others} for handshakes, listeners and spares) / {SOCKETS} per session; the hard limit is that of this shell",
             machine.descriptors
         ),
-        advice: format!("raise LimitNOFILE= in the unit, or ulimit -Hn{most}"),
+        advice: format!("raise LimitNOFILE= in the unit, or ulimit -Hn{max}"),
     })
 }
 
 /// Memory, files, tracked connections, watched sockets.
-fn of_the_machine(config: &Config, machine: &Machine) -> Vec<Limit> {
+fn machine_limits(config: &Config, machine: &Machine) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut add = |name: &str, sessions: u64, why: String, advice: &str| {
         limits.push(Limit { name: name.to_owned(), sessions, why, advice: advice.to_owned() });
     };
     if let Some(memory) = machine.memory {
         let is_tls = config.listeners.iter().any(|listener| listener.identity.is_some());
-        let each = KERNEL + if is_tls { IDLE_TLS } else { IDLE_PLAIN };
+        let per_session = KERNEL + if is_tls { IDLE_TLS } else { IDLE_PLAIN };
         add(
             "memory",
-            memory / each,
+            memory / per_session,
             format!(
-                "{} MiB available / {} KiB for each idle session, the kernel's part included",
+                "{} MiB available / {} KiB per idle session, kernel memory included",
                 memory >> 20,
-                each >> 10
+                per_session >> 10
             ),
-            "give the machine more memory, or spread the sessions over several",
+            "add memory, or distribute the sessions over several machines",
         );
     }
-    if let Some((open, most)) = machine.files {
-        let why = format!("({most} - {open} that are open) / {SOCKETS} a session");
-        add("open files of the machine", most.saturating_sub(open) / SOCKETS, why, "raise fs.file-max");
+    if let Some((open, max)) = machine.files {
+        let why = format!("({max} - {open} that are open) / {SOCKETS} per session");
+        add("open files of the machine", max.saturating_sub(open) / SOCKETS, why, "raise fs.file-max");
     }
-    if let Some((count, most)) = machine.tracked {
+    if let Some((count, max)) = machine.tracked {
         add(
             "tracked connections",
-            most.saturating_sub(count) / SOCKETS,
-            format!("({most} - {count}) / {SOCKETS} a session, if the firewall tracks both sides"),
+            max.saturating_sub(count) / SOCKETS,
+            format!("({max} - {count}) / {SOCKETS} per session, if the firewall tracks both sides"),
             "raise net.netfilter.nf_conntrack_max, or do not track these ports (notrack in nftables)",
         );
     }
     if let Some(watchers) = machine.watchers {
-        let why = format!("{watchers} / {SOCKETS} a session");
+        let why = format!("{watchers} / {SOCKETS} per session");
         add("watched sockets", watchers / SOCKETS, why, "raise fs.epoll.max_user_watches");
     }
     limits
 }
 
-/// What the servers of a route allow: local ports towards them, and their own `max_sessions`.
-fn of_a_route(route: &Route, machine: &Machine) -> Vec<Limit> {
-    // Nobody knows how many servers tokens lead to.
+/// The limits of a route's backends: local ports towards them, and their `max_sessions`.
+fn route_limits(route: &Route, machine: &Machine) -> Vec<Limit> {
+    // The number of backends that tokens select is unknown.
     let Destinations::Fixed(backends) = &route.upstream.destinations else { return Vec::new() };
     let mut limits = Vec::new();
-    let servers = backends.len() as u64;
+    let count = backends.len() as u64;
     if let Some(each) = route.upstream.max_sessions {
         limits.push(Limit {
             name: format!("route {:?}, max_sessions", route.name),
-            sessions: servers * each as u64,
-            why: format!("{servers} server(s), {each} each"),
-            advice: format!("raise max_sessions of route {:?}, or add servers to it", route.name),
+            sessions: count * each as u64,
+            why: format!("{count} backend(s), {each} each"),
+            advice: format!("raise max_sessions of route {:?}, or add backends to it", route.name),
         });
     }
     let addresses: BTreeSet<String> = backends.iter().filter_map(address).collect();
@@ -180,12 +177,12 @@ fn of_a_route(route: &Route, machine: &Machine) -> Vec<Limit> {
             name: format!("route {:?}, local ports", route.name),
             sessions: addresses.len() as u64 * ports,
             why: format!(
-                "{} address(es) of servers, {ports} ports towards each (net.ipv4.ip_local_port_range {first}-{last})",
+                "{} backend address(es), {ports} local ports for each (net.ipv4.ip_local_port_range {first}-{last})",
                 addresses.len()
             ),
             advice: format!(
-                "widen net.ipv4.ip_local_port_range, let the server listen on more addresses or ports and list them \
-                 in route {:?}, or reach it by unix:",
+                "widen net.ipv4.ip_local_port_range, let the backend listen on more addresses or ports and list them \
+                 in route {:?}, or connect to it by unix:",
                 route.name
             ),
         });
@@ -193,7 +190,7 @@ fn of_a_route(route: &Route, machine: &Machine) -> Vec<Limit> {
     limits
 }
 
-/// The address and port that connections go to, as far as it is known without asking anybody.
+/// The host and port that connections go to, without a name lookup.
 fn address(backend: &Backend) -> Option<String> {
     backend.host_and_port().map(|(host, port)| format!("{host}:{port}"))
 }
@@ -201,27 +198,27 @@ fn address(backend: &Backend) -> Option<String> {
 fn notes(config: &Config, machine: &Machine) -> Vec<String> {
     let Limits { max_sessions, max_handshakes, per_ip } = &config.limits;
     let mut notes = vec![format!(
-        "one client address may hold {} sessions and open {} a second (limits.per_ip); people behind one address, and a \
-         proxy that is not in trusted_proxies, share that",
+        "one client address may hold {} sessions and open {} per second (limits.per_ip); clients behind one address, or \
+         behind a proxy that is not in trusted_proxies, share that",
         per_ip.sessions, per_ip.rate
     )];
     let backlog = u64::from(BACKLOG);
     if let Some(somaxconn) = machine.somaxconn.filter(|somaxconn| *somaxconn < backlog) {
         notes.push(format!(
-            "only {somaxconn} connections can wait to be accepted; set net.core.somaxconn to {backlog}, or more clients that \
-             come at once have to try again"
+            "only {somaxconn} connections can wait to be accepted; set net.core.somaxconn to {backlog}, or clients beyond \
+             that have to retry when many connect at once"
         ));
     }
     let seconds = (*max_sessions as u64 * HANDSHAKE).div_ceil(machine.processors.max(1) * 1_000_000);
     notes.push(format!(
-        "when all {max_sessions} come back at once, their handshakes take about {seconds} s of {} processor(s), \
+        "when all {max_sessions} reconnect at once, their handshakes take about {seconds} s of {} processor(s), \
          {max_handshakes} at a time",
         machine.processors.max(1)
     ));
     if let Some(memory) = machine.memory {
         let stalled = memory / STALLED;
         notes.push(format!(
-            "memory is counted for sessions that keep up; {stalled} of them could stall in both directions at once"
+            "memory is computed for idle sessions; {stalled} of them could stall in both directions at once"
         ));
     }
     let mut seen = BTreeSet::new();
@@ -242,7 +239,7 @@ fn notes(config: &Config, machine: &Machine) -> Vec<String> {
     for route in &config.routes {
         if let Destinations::Tokens(_) = route.upstream.destinations {
             notes.push(format!(
-                "route {:?}: each server that a token leads to has its own local ports",
+                "route {:?}: the local ports are counted for each backend that a token selects",
                 route.name
             ));
         }
@@ -282,8 +279,8 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_is_counted_by_itself() {
-        let capacity = Capacity::count(&config(ROUTE), &machine());
+    fn each_limit_is_computed_by_itself() {
+        let capacity = Capacity::compute(&config(ROUTE), &machine());
         let expected = [
             ("limits.max_sessions", 9000),
             ("route \"desk\", local ports", 28_232),
@@ -299,54 +296,56 @@ mod tests {
         assert_eq!(capacity.shortfall(), None);
         let text = capacity.text();
         assert!(
-            text.ends_with("limits.max_sessions is hit first, at 9000; everything else has room for it\n"),
+            text.ends_with("limits.max_sessions is reached first, at 9000; no other limit is lower\n"),
             "{text}"
         );
         assert!(
-            text.contains("     28232  route \"desk\", local ports: 1 address(es) of servers, 28232 ports"),
+            text.contains(
+                "     28232  route \"desk\", local ports: 1 backend address(es), 28232 local ports"
+            ),
             "{text}"
         );
     }
 
     #[test]
-    fn what_gives_way_first_is_named_with_what_to_do() {
-        let wanted = "[limits]\nmax_sessions = 40000\n";
+    fn the_first_limit_below_max_sessions_is_named_with_advice() {
+        let limits = "[limits]\nmax_sessions = 40000\n";
         for (machine, words) in [
             (
                 machine(),
-                ["route \"desk\", local ports", "at 28232 sessions", "widen net.ipv4.ip_local_port_range"],
+                ["route \"desk\", local ports", "only 28232 sessions", "widen net.ipv4.ip_local_port_range"],
             ),
             (
                 Machine { descriptors: 20_000, ..machine() },
                 [
                     "descriptors",
-                    "at 9455 sessions",
+                    "only 9455 sessions",
                     "LimitNOFILE= in the unit, or ulimit -Hn, at most 1048576 (fs.nr_open)",
                 ],
             ),
-            (Machine { memory: Some(64 << 20), ..machine() }, ["memory", "at 5957 sessions", "more memory"]),
+            (Machine { memory: Some(64 << 20), ..machine() }, ["memory", "only 5957 sessions", "add memory"]),
             (
                 Machine { tracked: Some((0, 1000)), ..machine() },
-                ["tracked", "at 500 sessions", "nf_conntrack_max"],
+                ["tracked", "only 500 sessions", "nf_conntrack_max"],
             ),
-            (Machine { watchers: Some(10), ..machine() }, ["watched", "at 5 sessions", "max_user_watches"]),
+            (Machine { watchers: Some(10), ..machine() }, ["watched", "only 5 sessions", "max_user_watches"]),
             (
                 Machine { files: Some((90, 100)), ..machine() },
-                ["open files", "at 5 sessions", "raise fs.file-max"],
+                ["open files", "only 5 sessions", "raise fs.file-max"],
             ),
-            (Machine { descriptors: 10, ..machine() }, ["descriptors", "at 0 sessions", "LimitNOFILE="]),
+            (Machine { descriptors: 10, ..machine() }, ["descriptors", "only 0 sessions", "LimitNOFILE="]),
         ] {
-            let capacity = Capacity::count(&config(&format!("{ROUTE}{wanted}")), &machine);
+            let capacity = Capacity::compute(&config(&format!("{ROUTE}{limits}")), &machine);
             let shortfall = capacity.shortfall().unwrap();
-            for word in words.into_iter().chain(["before limits.max_sessions = 40000: "]) {
+            for word in words.into_iter().chain(["fewer than limits.max_sessions = 40000: "]) {
                 assert!(shortfall.contains(word), "no {word:?} in {shortfall}");
             }
-            assert!(!capacity.text().contains("has room"), "{}", capacity.text());
+            assert!(!capacity.text().contains("reached first"), "{}", capacity.text());
         }
     }
 
     #[test]
-    fn ports_are_counted_for_each_address_of_a_server() {
+    fn local_ports_are_counted_for_each_backend_address() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let tokens = format!("targets = {{ from = \"file\", path = {:?} }}", file.path());
         let route =
@@ -355,39 +354,40 @@ mod tests {
             + &route("same", "backend = [\"tcp://a:1\", \"tls://a:1\"]")
             + &route("unix", "backend = [\"unix:/run/a\", \"tcp://a:3\"]")
             + &route("token", &tokens);
-        let capacity = Capacity::count(&config(&text), &machine());
+        let capacity = Capacity::compute(&config(&text), &machine());
         let of =
             |name: &str| capacity.limits.iter().find(|limit| limit.name == name).map(|limit| limit.sessions);
         assert_eq!(of("route \"two\", local ports"), Some(2 * 28_232));
         assert_eq!(of("route \"two\", max_sessions"), Some(200));
         assert_eq!(of("route \"same\", local ports"), Some(28_232));
-        assert_eq!(of("route \"unix\", local ports"), None, "one of its servers needs none");
+        assert_eq!(of("route \"unix\", local ports"), None, "one of its backends needs none");
         let notes = capacity.notes.join("\n");
         assert!(notes.contains("several routes share the local ports towards a:1"), "{notes}");
-        assert!(notes.contains("route \"token\": each server that a token leads to"), "{notes}");
+        assert!(notes.contains("route \"token\": the local ports are counted for each backend"), "{notes}");
     }
 
     #[test]
-    fn notes_tell_what_is_no_number_of_sessions() {
-        let notes =
-            Capacity::count(&config(ROUTE), &Machine { somaxconn: Some(128), ..machine() }).notes.join("\n");
-        assert!(notes.contains("one client address may hold 200 sessions and open 20 a second"), "{notes}");
+    fn notes_cover_what_no_number_of_sessions_expresses() {
+        let notes = Capacity::compute(&config(ROUTE), &Machine { somaxconn: Some(128), ..machine() })
+            .notes
+            .join("\n");
+        assert!(notes.contains("one client address may hold 200 sessions and open 20 per second"), "{notes}");
         assert!(
             notes.contains("only 128 connections can wait to be accepted; set net.core.somaxconn to 4096"),
             "{notes}"
         );
         // 9,000 times 400 µs, on four processors.
         assert!(
-            notes.contains("all 9000 come back at once, their handshakes take about 1 s of 4 processor(s)"),
+            notes.contains("all 9000 reconnect at once, their handshakes take about 1 s of 4 processor(s)"),
             "{notes}"
         );
         assert!(notes.contains("32768 of them could stall in both directions"), "{notes}");
     }
 
     #[test]
-    fn a_kernel_that_tells_nothing_leaves_what_is_known() {
+    fn numbers_that_the_kernel_does_not_report_are_skipped() {
         let machine = Machine { descriptors: 100_000, ..Machine::default() };
-        let capacity = Capacity::count(&config(ROUTE), &machine);
+        let capacity = Capacity::compute(&config(ROUTE), &machine);
         assert_eq!(sessions(&capacity), [("limits.max_sessions", 9000), ("descriptors", 49_455)]);
     }
 }

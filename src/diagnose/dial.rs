@@ -1,6 +1,6 @@
-//! Trying whether a server answers, as a session would reach it.
+//! Test dials: connects to a backend as a session would.
 //!
-//! Owns what is told of a server that answers, and the words for it. Refuses to know how it is reached: that is the backend room's.
+//! Owns what is reported of a backend that is reachable. Knows nothing of how to connect: that is the `backend` module's.
 
 use std::{
     net::IpAddr,
@@ -26,48 +26,44 @@ use crate::{
     http::Routed,
 };
 
-/// How long a server with TLS is listened to: in TLS 1.3 it says only after the handshake that it does not take the
-/// client's certificate, or wants one (RFC 8446 §4.4.2.4).
-const SECOND_THOUGHTS: Duration = Duration::from_millis(250);
+/// How long to wait for a TLS alert after the handshake. In TLS 1.3 a server rejects or requires the client's certificate
+/// only then (RFC 8446 §4.4.2.4).
+const LATE_ALERT_WAIT: Duration = Duration::from_millis(250);
 
-/// A server that answered.
+/// What is known of a reachable backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reached {
-    /// How long it took, TLS included.
+    /// How long the dial took, TLS included.
     pub took: Duration,
-    /// The address that won, or the path of the socket.
+    /// The address that was connected to, or the path of the socket.
     pub address: String,
-    /// What was agreed upon, if TLS was.
-    pub tls: Option<Secured>,
+    pub tls: Option<TlsDetails>,
 }
 
-/// What TLS with a server comes to.
+/// The result of the TLS handshake with a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Secured {
-    /// The version.
+pub(crate) struct TlsDetails {
     pub version: Option<ProtocolVersion>,
-    /// The cipher suite.
     pub suite: Option<CipherSuite>,
-    /// Its certificate, if it can be read.
+    /// The backend's certificate, if it can be parsed.
     pub certificate: Option<Certificate>,
-    /// Whether the certificate was checked.
+    /// Whether the certificate was verified.
     pub is_verified: bool,
 }
 
-/// What a certificate says.
+/// The parts of a certificate that are reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Certificate {
-    /// The DNS names and addresses it is for (RFC 5280 §4.2.1.6).
+    /// Its DNS names and IP addresses (RFC 5280 §4.2.1.6).
     pub names: Vec<String>,
-    /// Until when it is valid.
     pub not_after: SystemTime,
 }
 
-/// Connects to a server of a route within `limit`, and hangs up. Where the route sends a PROXY header, it is that of a
-/// connection of the gateway's own.
+/// Connects to a backend of a route within `limit`, and disconnects. Where the route sends a PROXY header, it is one that
+/// names no client.
 ///
 /// # Errors
-/// In the words of a session's closing line.
+/// The same error that the access log line of a session would have.
 pub(crate) async fn dial(
     Routed { route, upstream }: &Routed<Arc<Upstream>>,
     backend: &Backend,
@@ -89,19 +85,19 @@ pub(crate) async fn dial(
             Ok(Reached { took, address, tls: None })
         }
         BackendStream::Tls(mut stream) => {
-            let heard = timeout(SECOND_THOUGHTS, stream.read(&mut [0])).await;
+            let late_read = timeout(LATE_ALERT_WAIT, stream.read(&mut [0])).await;
             let (socket, tls) = stream.get_ref();
-            let secured = Secured {
+            let details = TlsDetails {
                 version: tls.protocol_version(),
                 suite: tls.negotiated_cipher_suite().map(|suite| suite.suite()),
                 certificate: tls.peer_certificates().and_then(|chain| Certificate::read(chain.first()?)),
                 is_verified: !route.upstream.tls.insecure_no_verify,
             };
             let address = peer(socket.get_ref());
-            match heard.map(|heard| heard.map_err(TlsError::from)) {
+            match late_read.map(|read| read.map_err(TlsError::from)) {
                 Ok(Err(refused @ TlsError::Refused(_))) => Err(refused.into()),
-                // Some hang up on whoever says nothing.
-                _ => Ok(Reached { took, address, tls: Some(secured) }),
+                // Some servers close a silent connection at once: that is no failure.
+                _ => Ok(Reached { took, address, tls: Some(details) }),
             }
         }
     }
@@ -134,19 +130,19 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// What came of dialling a server, a line each for TLS and for its certificate.
-pub(crate) fn words(outcome: &Result<Reached, ConnectError>) -> Vec<String> {
+/// The result of a dial in words, with one more line each for TLS and for the certificate.
+pub(crate) fn lines(outcome: &Result<Reached, ConnectError>) -> Vec<String> {
     match outcome {
         Err(error) => vec![format!("FAILED: {error}")],
         Ok(Reached { took, address, tls }) => {
             let mut lines = vec![format!("reachable in {} ms at {address}", took.as_millis())];
-            lines.extend(tls.iter().flat_map(secured));
+            lines.extend(tls.iter().flat_map(tls_lines));
             lines
         }
     }
 }
 
-fn secured(Secured { version, suite, certificate, is_verified }: &Secured) -> [String; 2] {
+fn tls_lines(TlsDetails { version, suite, certificate, is_verified }: &TlsDetails) -> [String; 2] {
     let version = match version {
         Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
         Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
@@ -154,9 +150,9 @@ fn secured(Secured { version, suite, certificate, is_verified }: &Secured) -> [S
     };
     let suite = suite.map(|suite| format!(" with {suite:?}")).unwrap_or_default();
     let certificate =
-        certificate.as_ref().map_or("certificate that cannot be read".to_owned(), |certificate| {
+        certificate.as_ref().map_or("certificate that cannot be parsed".to_owned(), |certificate| {
             let names = match certificate.names.as_slice() {
-                [] => "no name at all".to_owned(),
+                [] => "no name".to_owned(),
                 names => list(names, Clone::clone),
             };
             let end = humantime::format_rfc3339_seconds(certificate.not_after);

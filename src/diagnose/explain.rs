@@ -1,7 +1,7 @@
-//! What would become of a connection: the words.
+//! What would happen to a connection: the wording.
 //!
-//! Owns how facts are told to people: one step a line, what belongs to it below. Decides nothing. Invariant: of a URL only
-//! scheme, host and port are ever shown, for a token can stand in the rest.
+//! Owns the report for people: one line for each step, with its details below. Decides nothing. Invariant: of a URL, only
+//! scheme, host and port are shown, because the rest can contain a token.
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -20,54 +20,54 @@ use crate::{
 };
 
 /// The width of the first column: that of "sub-protocols".
-const LABEL: usize = 13;
-/// How many routes or names are listed.
-const MOST: usize = 8;
+const LABEL_WIDTH: usize = 13;
+/// How many items of a list are shown.
+const MAX_LISTED: usize = 8;
 
-/// What is told of a connection.
+/// The report about a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Explanation {
-    /// For people; ends with a line of its own for the verdict.
+    /// The text for people. Its last line is the verdict.
     pub text: String,
-    /// Whether it would become a session that can last.
-    pub is_let_in: bool,
+    /// Whether it would become a session, and the backend is reachable as far as it was dialled.
+    pub is_accepted: bool,
 }
 
-/// What came of dialling a server.
-pub(crate) type DialOutcome = (Backend, Result<Reached, ConnectError>);
+/// A backend and the result of dialling it.
+pub(crate) type DialResult = (Backend, Result<Reached, ConnectError>);
 
-/// Tells what was found, and what the servers said that were dialled.
-pub(crate) fn report(findings: &Findings<'_>, dialled: &[DialOutcome]) -> Explanation {
-    let mut page = Page::default();
-    page.step("listener", listener(findings));
-    page.step("from", from(findings));
-    page.step("route", route(findings));
-    if let Ok(found) = &findings.found {
-        page.step("origin", origin(found, findings));
-        page.step("sub-protocols", [subprotocols(&found.routed.route)]);
-        page.step("backend", backends(found));
-        page.step("PROXY header", [proxy_header(findings, &found.routed.route)]);
+/// Words the findings and the results of the dials.
+pub(crate) fn report(findings: &Findings<'_>, dialled: &[DialResult]) -> Explanation {
+    let mut text = ReportText::default();
+    text.step("listener", listener(findings));
+    text.step("from", client(findings));
+    text.step("route", route(findings));
+    if let Ok(route_match) = &findings.route_match {
+        text.step("origin", origin(route_match, findings));
+        text.step("sub-protocols", [subprotocols(&route_match.routed.route)]);
+        text.step("backend", backends(route_match));
+        text.step("PROXY header", [proxy_header(findings, &route_match.routed.route)]);
         for (backend, outcome) in dialled {
-            let mut lines = dial::words(outcome);
+            let mut lines = dial::lines(outcome);
             lines[0] = format!("{backend}: {}", lines[0]);
-            page.step("dial", lines);
+            text.step("dial", lines);
         }
     }
-    let (verdict, is_let_in) = verdict(findings, dialled);
-    page.0.push_str(&verdict);
-    page.0.push('\n');
-    Explanation { text: page.0, is_let_in }
+    let (verdict, is_accepted) = verdict(findings, dialled);
+    text.0.push_str(&verdict);
+    text.0.push('\n');
+    Explanation { text: text.0, is_accepted }
 }
 
 #[derive(Default)]
-struct Page(String);
+struct ReportText(String);
 
-impl Page {
+impl ReportText {
     fn step(&mut self, label: &str, lines: impl IntoIterator<Item = String>) {
         for (index, line) in lines.into_iter().enumerate() {
             let label = if index == 0 { label } else { "" };
             // Writing to a String never fails.
-            let _ = writeln!(self.0, "{label:LABEL$}  {line}");
+            let _ = writeln!(self.0, "{label:LABEL_WIDTH$}  {line}");
         }
     }
 }
@@ -76,10 +76,10 @@ fn listener(findings: &Findings<'_>) -> Vec<String> {
     let port = findings.question.port();
     let tls = |listener: &Listener| if listener.identity.is_some() { "with TLS" } else { "without TLS" };
     match findings.listener_match {
-        ListenerMatch::Open { listener, elsewhere } => {
-            let mut lines = vec![format!("{} takes it, {}", listener.address, tls(listener))];
-            if elsewhere {
-                lines.push(format!("(nothing listens on port {port} itself: that is the proxy's)"));
+        ListenerMatch::Open { listener, behind_proxy } => {
+            let mut lines = vec![format!("{} accepts it, {}", listener.address, tls(listener))];
+            if behind_proxy {
+                lines.push(format!("(no listener has port {port}: it is the proxy's)"));
             }
             if listener.proxy_protocol {
                 let networks = list(&listener.trusted_proxies, IpNet::to_string);
@@ -89,8 +89,8 @@ fn listener(findings: &Findings<'_>) -> Vec<String> {
         }
         ListenerMatch::WrongScheme(listener) => {
             let advice = match listener.identity {
-                Some(_) => "ask for wss://",
-                None => "ask for ws://, or let a proxy of its trusted_proxies end TLS (--from its address)",
+                Some(_) => "use wss://",
+                None => "use ws://, or terminate TLS at one of its trusted_proxies (--from its address)",
             };
             vec![format!("{} listens on that port, but {}: {advice}", listener.address, tls(listener))]
         }
@@ -100,99 +100,104 @@ fn listener(findings: &Findings<'_>) -> Vec<String> {
             });
             let at = findings.question.address().map(|address| format!(" of {address}")).unwrap_or_default();
             vec![
-                format!("nothing listens on port {port}{at}; there is {all}"),
-                "if a proxy stands in front, give its address: --from ADDRESS".to_owned(),
+                format!("none has port {port}{at}; configured: {all}"),
+                "if a proxy is in front, give its address: --from ADDRESS".to_owned(),
             ]
         }
     }
 }
 
-fn from(findings: &Findings<'_>) -> Vec<String> {
+fn client(findings: &Findings<'_>) -> Vec<String> {
     let limits = &findings.config.limits.per_ip;
     let counts = format!(
-        "{} new connections a second, {} at once, {} held",
+        "{} new connections per second, bursts of {}, {} open",
         limits.rate, limits.burst, limits.sessions
     );
-    match findings.caller {
-        ClientKind::Unknown => vec![format!("anywhere (see --from): one address may have {counts}")],
+    match findings.client {
+        ClientKind::Unknown => vec![format!("any address (see --from), each limited to {counts}")],
         ClientKind::Exempt(ip) => vec![format!("{ip} is exempt from the limits per address")],
-        ClientKind::Counted(ip) => vec![format!("{ip} is counted: it may have {counts}")],
+        ClientKind::Counted(ip) => vec![format!("{ip}, limited to {counts}")],
         ClientKind::Proxy(ip) => vec![
-            format!("{ip} is a trusted proxy: the client that it names is counted, with {counts}"),
+            format!("{ip} is a trusted proxy: the client that it names is limited to {counts}"),
             format!(
-                "taken for granted: it passes on Host, and X-Forwarded-Proto: {}",
+                "assumed: it forwards Host, and sends X-Forwarded-Proto: {}",
                 if findings.question.is_wss() { "https" } else { "http" }
             ),
         ],
         ClientKind::ProxyByHeader(ip) => {
-            vec![format!("{ip} is a trusted proxy: the client in its PROXY header is counted, with {counts}")]
+            vec![format!("{ip} is a trusted proxy: the client in its PROXY header is limited to {counts}")]
         }
-        ClientKind::Intruder(ip) => {
-            vec![format!("{ip} is not in trusted_proxies, and may not send a PROXY header")]
+        ClientKind::Untrusted(ip) => {
+            vec![format!("{ip} is not in trusted_proxies, so its PROXY header is refused")]
         }
     }
 }
 
 fn route(findings: &Findings<'_>) -> Vec<String> {
-    let found = match &findings.found {
-        Ok(found) => found,
+    let route_match = match &findings.route_match {
+        Ok(route_match) => route_match,
         Err(NotAdmitted::File(_)) => return vec!["none: it is a file of [web] root".to_owned()],
-        Err(NotAdmitted::End(Reason::UnknownRoute) | NotAdmitted::Nobody) => {
+        Err(NotAdmitted::Refused(Reason::UnknownRoute) | NotAdmitted::NoListener) => {
             return vec![match findings.config.routes.as_slice() {
-                [] => "none: there is no [[route]]".to_owned(),
-                routes => format!("none takes this host and path; there is {}", list(routes, which)),
+                [] => "none: no [[route]] is configured".to_owned(),
+                routes => {
+                    format!("none matches this host and path; configured: {}", list(routes, describe_route))
+                }
             }];
         }
-        Err(NotAdmitted::End(reason)) => return vec![format!("none: {}", reason.explanation())],
+        Err(NotAdmitted::Refused(reason)) => return vec![format!("none: {}", reason.explanation())],
     };
-    let mut lines = vec![which(&found.routed.route)];
-    if !found.others.is_empty() {
-        lines.push(format!("goes before {}", list(&found.others, |route| which(route))));
+    let mut lines = vec![describe_route(&route_match.routed.route)];
+    if !route_match.shadowed.is_empty() {
+        lines.push(format!(
+            "takes precedence over {}",
+            list(&route_match.shadowed, |route| describe_route(route))
+        ));
         lines.push(
-            "(a host goes before any host, an exact path before a prefix, a longer prefix before a shorter)"
+            "(a host takes precedence over any host, an exact path over a prefix, a longer prefix over a shorter)"
                 .to_owned(),
         );
     }
     lines
 }
 
-fn which(route: &Route) -> String {
+fn describe_route(route: &Route) -> String {
     let host = route.host.as_deref().map_or("any host".to_owned(), |host| format!("host {host}"));
     match &route.path {
-        RoutePath::Exact(path) => format!("{:?}, {host} and exactly {path}", route.name),
-        prefix @ RoutePath::Prefix(_) => format!("{:?}, {host} and all of {prefix}", route.name),
+        RoutePath::Exact(path) => format!("{:?}: {host}, path {path}", route.name),
+        prefix @ RoutePath::Prefix(_) => format!("{:?}: {host}, paths {prefix}", route.name),
     }
 }
 
-fn origin(found: &RouteMatch<'_>, findings: &Findings<'_>) -> Vec<String> {
-    let policy = &found.routed.route.origins;
+fn origin(route_match: &RouteMatch<'_>, findings: &Findings<'_>) -> Vec<String> {
+    let policy = &route_match.routed.route.origins;
     let sent = findings.question.origin().map(|sent| String::from_utf8_lossy(sent.as_bytes()));
-    let verdict = match (&found.origin, sent) {
+    let verdict = match (&route_match.origin, sent) {
         (Ok(()), Some(sent)) => format!("{sent} is allowed"),
         (Ok(()), None) => "none is sent (see --origin), which is allowed".to_owned(),
         (Err(refused), Some(_)) => format!("refused: {refused}"),
         (Err(refused), None) => format!("refused: {refused} (see --origin)"),
     };
-    let mut pass: Vec<String> = Vec::new();
+    let mut allowed: Vec<String> = Vec::new();
     if policy.any {
-        pass.push("any".to_owned());
+        allowed.push("any".to_owned());
     }
-    if let Some(own) = found.own.as_ref().filter(|_| policy.same_origin) {
-        let passes = policy.permit(&[own.to_string().as_bytes()], Some(own)).is_ok();
-        pass.push(match passes {
+    if let Some(own) = route_match.own_origin.as_ref().filter(|_| policy.same_origin) {
+        let is_allowed = policy.permit(&[own.to_string().as_bytes()], Some(own)).is_ok();
+        allowed.push(match is_allowed {
             true => format!("{own} (same-origin)"),
-            false => format!("not {own}, for same-origin takes no IPv6 addresses"),
+            false => format!("not {own}: same-origin never covers an IPv6 address"),
         });
     }
-    pass.extend(policy.listed.iter().map(ToString::to_string));
+    allowed.extend(policy.listed.iter().map(ToString::to_string));
     if policy.null {
-        pass.push("null".to_owned());
+        allowed.push("null".to_owned());
     }
     if policy.missing == MissingOrigin::Allow {
-        pass.push("none at all".to_owned());
+        allowed.push("no Origin header".to_owned());
     }
-    let pass = if pass.is_empty() { "nobody".to_owned() } else { pass.join(", ") };
-    vec![verdict, format!("would pass: {pass}")]
+    let allowed = if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") };
+    vec![verdict, format!("allowed: {allowed}")]
 }
 
 fn subprotocols(route: &Route) -> String {
@@ -200,21 +205,21 @@ fn subprotocols(route: &Route) -> String {
         [] => "any: \"binary\" if offered, else the first that is not \"xmpp\"".to_owned(),
         listed => {
             format!(
-                "{}: the first of them that is offered; an offer of others only is refused",
+                "{}: the client's first offer among these; refused if it offers only others",
                 listed.join(", ")
             )
         }
     }
 }
 
-fn backends(found: &RouteMatch<'_>) -> Vec<String> {
-    let upstream = &found.routed.route.upstream;
-    let mut lines = match (&found.target, &upstream.destinations) {
-        (DialTargets::Token(backend), _) => vec![format!("{backend}, which the token names")],
+fn backends(route_match: &RouteMatch<'_>) -> Vec<String> {
+    let upstream = &route_match.routed.route.upstream;
+    let mut lines = match (&route_match.targets, &upstream.destinations) {
+        (DialTargets::Token(backend), _) => vec![format!("{backend}, selected by the token")],
         (DialTargets::NoToken, _) => {
-            let last = matches!(found.routed.route.path, RoutePath::Prefix(_));
+            let last = matches!(route_match.routed.route.path, RoutePath::Prefix(_));
             let or = if last { ", or as the last part of the path" } else { "" };
-            vec![format!("none: the URL has no token, or two; it stands in ?token=…{or}")]
+            vec![format!("none: the URL has no token, or several; it belongs in ?token=…{or}")]
         }
         (DialTargets::UnknownToken, Destinations::Tokens(file)) => {
             vec![format!("none: the token is not in {}", file.path.display())]
@@ -223,22 +228,22 @@ fn backends(found: &RouteMatch<'_>) -> Vec<String> {
         (DialTargets::Any(backends), _) => match backends.as_slice() {
             [only] => vec![only.to_string()],
             several => {
-                let words = match upstream.balance {
+                let policy = match upstream.balance {
                     Balance::RoundRobin => "each in turn",
                     Balance::LeastSessions => "the one with the fewest sessions",
                     Balance::First => "the first that can be reached",
                     Balance::SourceIp => "always the same for the same client address",
                 };
-                let head = format!("{words}, and the others if it fails:");
+                let head = format!("{policy}, and the others if it fails:");
                 std::iter::once(head).chain(several.iter().map(ToString::to_string)).collect()
             }
         },
     };
-    if let Some(most) = upstream.max_sessions {
-        lines.push(format!("at most {most} sessions with each"));
+    if let Some(max) = upstream.max_sessions {
+        lines.push(format!("at most {max} sessions each"));
     }
     if upstream.tls.insecure_no_verify {
-        lines.push("any certificate is taken (insecure_no_verify)".to_owned());
+        lines.push("any certificate is accepted (insecure_no_verify)".to_owned());
     }
     lines
 }
@@ -246,59 +251,58 @@ fn backends(found: &RouteMatch<'_>) -> Vec<String> {
 fn proxy_header(findings: &Findings<'_>, route: &Route) -> String {
     match (route.upstream.send_proxy, exact_header(findings)) {
         (None, _) => "none is sent".to_owned(),
-        (Some(SendProxy::V1), Some(line)) => format!("version 1: {line:?}, with the client's port for 0"),
+        (Some(SendProxy::V1), Some(line)) => {
+            format!("version 1: {line:?}, with the client's port instead of 0")
+        }
         (Some(SendProxy::V1), None) => {
-            "version 1, with the client's address and the one it called".to_owned()
+            "version 1, with the client's address and the one it connected to".to_owned()
         }
         (Some(SendProxy::V2), _) => {
-            "version 2, with the client's address and the one it called, TLS and the session's number"
+            "version 2, with the client's address, the one it connected to, TLS and the connection's id"
                 .to_owned()
         }
     }
 }
 
-/// The header in version 1, if the client is known and what it calls.
+/// The header in version 1, if both its addresses are known.
 fn exact_header(findings: &Findings<'_>) -> Option<String> {
-    let (ClientKind::Exempt(client) | ClientKind::Counted(client)) = findings.caller else { return None };
+    let (ClientKind::Exempt(client) | ClientKind::Counted(client)) = findings.client else { return None };
     let ListenerMatch::Open { listener, .. } = findings.listener_match else { return None };
     let listener = listener.address.ip()?;
     let bound = Some(listener.ip()).filter(|ip: &IpAddr| !ip.is_unspecified());
     let local = (bound.or(findings.question.address())?, listener.port()).into();
-    let caller = proxy_header::ClientInfo {
+    let client_info = proxy_header::ClientInfo {
         client: (client, 0).into(),
         local,
         tls: None,
         id: ConnectionIds::default().next(),
     };
-    let line = String::from_utf8(proxy_header::header(SendProxy::V1, Some(&caller))).ok()?;
+    let line = String::from_utf8(proxy_header::header(SendProxy::V1, Some(&client_info))).ok()?;
     Some(line.trim_end().to_owned())
 }
 
-fn verdict(findings: &Findings<'_>, dialled: &[DialOutcome]) -> (String, bool) {
+fn verdict(findings: &Findings<'_>, dialled: &[DialResult]) -> (String, bool) {
     match findings.refusal {
-        Some(NotAdmitted::Nobody) => {
-            return (
-                format!("would be refused: nothing listens on port {}", findings.question.port()),
-                false,
-            );
+        Some(NotAdmitted::NoListener) => {
+            return (format!("would be refused: no listener on port {}", findings.question.port()), false);
         }
         Some(NotAdmitted::File(status)) => {
-            return (format!("would get a file and no session (HTTP {})", status.as_u16()), false);
+            return (format!("would get a file, not a session (HTTP {})", status.as_u16()), false);
         }
-        Some(NotAdmitted::End(reason)) => return (refused(reason), false),
+        Some(NotAdmitted::Refused(reason)) => return (refused(reason), false),
         None => {}
     }
-    // Only when all have failed does a client hear of it: of the last one.
+    // The client sees a failure only if every backend fails, and then that of the last one.
     let failed: Vec<&ConnectError> =
         dialled.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).collect();
     let Some(last) = failed.last().filter(|_| failed.len() == dialled.len()) else {
-        return ("would be let in".to_owned(), true);
+        return ("would be accepted".to_owned(), true);
     };
     let reason = last.reason();
-    let failure = findings.found.as_ref().map(|found| found.routed.route.backend_failure);
+    let failure = findings.route_match.as_ref().map(|found| found.routed.route.backend_failure);
     match (failure, reason.close_code()) {
         (Ok(BackendFailure::Close), Some(code)) => {
-            (format!("would be let in, and closed at once: {reason} (Close {code})"), false)
+            (format!("would be accepted, then closed at once: {reason} (Close {code})"), false)
         }
         _ => (refused(reason), false),
     }
@@ -307,15 +311,15 @@ fn verdict(findings: &Findings<'_>, dialled: &[DialOutcome]) -> (String, bool) {
 fn refused(reason: Reason) -> String {
     match reason.status() {
         Some(status) => format!("would be refused: {reason} (HTTP {})", status.as_u16()),
-        None => format!("would be refused: {reason} (closed without an answer)"),
+        None => format!("would be refused: {reason} (closed without a response)"),
     }
 }
 
-/// Some of a list, and how many more there are.
-pub(super) fn list<T>(items: &[T], words: impl FnMut(&T) -> String) -> String {
-    let mut told: Vec<String> = items.iter().take(MOST).map(words).collect();
-    if let Some(more @ 1..) = items.len().checked_sub(MOST) {
-        told.push(format!("{more} more"));
+/// The first items of a list, and how many more there are.
+pub(super) fn list<T>(items: &[T], describe: impl FnMut(&T) -> String) -> String {
+    let mut shown: Vec<String> = items.iter().take(MAX_LISTED).map(describe).collect();
+    if let Some(more @ 1..) = items.len().checked_sub(MAX_LISTED) {
+        shown.push(format!("{more} more"));
     }
-    told.join("; ")
+    shown.join("; ")
 }

@@ -1,7 +1,8 @@
-//! What would become of a connection: the facts.
+//! What would happen to a connection: the facts, without their wording.
 //!
-//! Owns the order of the steps, which is that of a connection's life, and what is taken for granted where only a real
-//! connection would tell. Each step is judged by the room that judges it while the gateway runs.
+//! Owns the choice of the listener, and the assumptions where only a real connection would show. The request itself is
+//! checked by [`http::decide`], as it is in a running gateway. Invariant: a step after the first refusal is still reported
+//! if it can be known.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -17,99 +18,87 @@ use crate::{
     transport::peer,
 };
 
-/// Everything there is to say about a connection.
+/// Everything that is known about a connection.
 #[derive(Debug)]
 pub(crate) struct Findings<'a> {
-    /// The configuration that is asked.
     pub config: &'a Config,
-    /// What is asked.
     pub question: &'a Question,
-    /// Who takes the connection.
     pub listener_match: ListenerMatch<'a>,
-    /// Who it comes from.
-    pub caller: ClientKind,
-    /// Where it leads, or why nowhere.
-    pub found: Result<RouteMatch<'a>, NotAdmitted>,
-    /// Why it is not let in. The first reason is the one that a client meets.
+    pub client: ClientKind,
+    /// The route, or why there is none.
+    pub route_match: Result<RouteMatch<'a>, NotAdmitted>,
+    /// The first refusal, which is the one that the client receives. `None` if the connection is accepted.
     pub refusal: Option<NotAdmitted>,
 }
 
-/// Who takes a connection.
+/// The listener that accepts a connection.
 #[derive(Debug)]
 pub(crate) enum ListenerMatch<'a> {
-    /// This one.
     Open {
-        /// Which.
         listener: &'a Listener,
-        /// Whether the URL is that of a proxy in front, rather than of the listener.
-        elsewhere: bool,
+        /// Whether the URL is that of a proxy in front of the listener.
+        behind_proxy: bool,
     },
-    /// This one would, if the scheme were the other one.
+    /// The port matches, but one side uses TLS and the other does not.
     WrongScheme(&'a Listener),
-    /// Nobody.
     None,
 }
 
-/// Who a connection comes from.
+/// How the gateway classifies the source address of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClientKind {
-    /// It was not said.
+    /// The question names no address.
     Unknown,
-    /// A client that the limits do not count.
+    /// A client in `limits.per_ip.exempt`.
     Exempt(IpAddr),
-    /// A client.
+    /// A client to which the limits per address apply.
     Counted(IpAddr),
-    /// A trusted proxy, which says in its requests who the client is.
+    /// A trusted proxy, which names the client in forwarding headers.
     Proxy(IpAddr),
-    /// A trusted proxy, which says in a PROXY header who the client is.
+    /// A trusted proxy, which names the client in a PROXY header.
     ProxyByHeader(IpAddr),
-    /// A stranger, where only trusted proxies may connect.
-    Intruder(IpAddr),
+    /// Not a trusted proxy, on a listener that requires a PROXY header.
+    Untrusted(IpAddr),
 }
 
-/// Where a connection leads.
+/// The route of a connection, and the results of its checks.
 #[derive(Debug)]
 pub(crate) struct RouteMatch<'a> {
-    /// The route.
     pub routed: &'a Arc<Routed<Arc<Upstream>>>,
-    /// Other routes that would take it, were this one not there.
-    pub others: Vec<&'a Route>,
-    /// What "same-origin" means.
-    pub own: Option<Origin>,
-    /// What the origin rule says.
+    /// Routes of lower precedence that match too.
+    pub shadowed: Vec<&'a Route>,
+    /// The origin that `same-origin` stands for.
+    pub own_origin: Option<Origin>,
     pub origin: Result<(), OriginRefused>,
-    /// The servers.
-    pub target: DialTargets,
+    pub targets: DialTargets,
     /// The reason of the first check that fails.
     pub refusal: Option<Reason>,
 }
 
-/// The servers that a connection may be led to.
+/// The backends that a connection can be forwarded to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DialTargets {
-    /// One of these.
+    /// One of these, by the balance policy.
     Any(Vec<Backend>),
-    /// The one that its token names.
+    /// The one that its token selects.
     Token(Backend),
-    /// None, without a token.
+    /// None, for lack of one token.
     NoToken,
-    /// None, for this token.
+    /// None, for the token is unknown.
     UnknownToken,
 }
 
-/// Why a connection is not let in.
+/// Why a connection does not become a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotAdmitted {
-    /// Nobody listens.
-    Nobody,
-    /// It gets a file instead, with this status.
+    NoListener,
+    /// It gets a file, with this status.
     File(StatusCode),
-    /// It ends for this reason.
-    End(Reason),
+    Refused(Reason),
 }
 
 impl<'a> Findings<'a> {
-    /// Goes through all steps, those behind the first refusal included as far as they can be known.
+    /// Evaluates all steps, also those after the first refusal.
     pub(crate) async fn of(
         config: &'a Config,
         routes: &'a Routes<Arc<Upstream>>,
@@ -117,43 +106,43 @@ impl<'a> Findings<'a> {
         question: &'a Question,
     ) -> Self {
         let listener_match = listener_match(config, question);
-        let caller = caller(config, &listener_match, question);
+        let client = client_kind(config, &listener_match, question);
         let request = question.request();
         let context =
-            RequestContext { https: is_https(&listener_match, caller, question), forwarded_host: None };
-        let found = match http::decide(routes, &request, context, Upstream::choose) {
-            Err(refusal) => Err(NotAdmitted::End(refusal.reason())),
+            RequestContext { https: is_https(&listener_match, client, question), forwarded_host: None };
+        let route_match = match http::decide(routes, &request, context, Upstream::choose) {
+            Err(refusal) => Err(NotAdmitted::Refused(refusal.reason())),
             Ok(None) => Err(no_route(files, question).await),
             Ok(Some(decision)) => Ok(RouteMatch::new(decision, question)),
         };
-        let refusal = at_the_door(&listener_match, caller).or_else(|| match &found {
+        let refusal = refusal_before_request(&listener_match, client).or_else(|| match &route_match {
             Err(refused) => Some(*refused),
-            Ok(found) => found.refusal.map(NotAdmitted::End),
+            Ok(route_match) => route_match.refusal.map(NotAdmitted::Refused),
         });
-        Self { config, question, listener_match, caller, found, refusal }
+        Self { config, question, listener_match, client, route_match, refusal }
     }
 }
 
-/// Why a connection never gets to ask for anything.
-fn at_the_door(listener_match: &ListenerMatch<'_>, caller: ClientKind) -> Option<NotAdmitted> {
-    match (listener_match, caller) {
-        (ListenerMatch::None, _) => Some(NotAdmitted::Nobody),
-        (ListenerMatch::Open { .. }, ClientKind::Intruder(_)) => {
-            Some(NotAdmitted::End(Reason::ProxyHeaderInvalid))
+/// The refusal of a connection before it sends a request.
+fn refusal_before_request(listener_match: &ListenerMatch<'_>, client: ClientKind) -> Option<NotAdmitted> {
+    match (listener_match, client) {
+        (ListenerMatch::None, _) => Some(NotAdmitted::NoListener),
+        (ListenerMatch::Open { .. }, ClientKind::Untrusted(_)) => {
+            Some(NotAdmitted::Refused(Reason::ProxyHeaderInvalid))
         }
         (ListenerMatch::Open { .. }, _) => None,
         (ListenerMatch::WrongScheme(listener), _) if listener.identity.is_some() => {
-            Some(NotAdmitted::End(Reason::NotTls))
+            Some(NotAdmitted::Refused(Reason::NotTls))
         }
-        // The beginning of a TLS handshake is no request.
-        (ListenerMatch::WrongScheme(_), _) => Some(NotAdmitted::End(Reason::BadRequest)),
+        // A TLS ClientHello is not a valid request.
+        (ListenerMatch::WrongScheme(_), _) => Some(NotAdmitted::Refused(Reason::BadRequest)),
     }
 }
 
 impl<'a> RouteMatch<'a> {
     fn new(decision: Decision<'a, '_, Arc<Upstream>, BackendChoice>, question: &Question) -> Self {
         let (routed, request) = (decision.routed, question.request());
-        let target = match decision.choice.clone() {
+        let targets = match decision.choice.clone() {
             Some(BackendChoice::Any) => DialTargets::Any(routed.upstream.backends()),
             Some(BackendChoice::This(backend)) => DialTargets::Token(backend),
             None if token_of(&routed.route.path, request.uri().path(), request.uri().query()).is_some() => {
@@ -163,18 +152,18 @@ impl<'a> RouteMatch<'a> {
         };
         Self {
             routed,
-            others: decision.shadowed.iter().map(|other| &other.route).collect(),
-            own: decision.own_origin.clone(),
+            shadowed: decision.shadowed.iter().map(|routed| &routed.route).collect(),
+            own_origin: decision.own_origin.clone(),
             origin: decision.origin.clone(),
-            target,
+            targets,
             refusal: decision.accept().err().map(|refusal| refusal.reason()),
         }
     }
 }
 
-/// Whether the browser uses TLS: a trusted proxy passes on what it was asked for.
-fn is_https(listener_match: &ListenerMatch<'_>, caller: ClientKind, question: &Question) -> bool {
-    match (listener_match, caller) {
+/// Whether the browser uses TLS. A trusted proxy is assumed to forward the scheme of the URL.
+fn is_https(listener_match: &ListenerMatch<'_>, client: ClientKind, question: &Question) -> bool {
+    match (listener_match, client) {
         (_, ClientKind::Proxy(_)) | (ListenerMatch::None, _) => question.is_wss(),
         (ListenerMatch::Open { listener, .. } | ListenerMatch::WrongScheme(listener), _) => {
             listener.identity.is_some()
@@ -182,51 +171,51 @@ fn is_https(listener_match: &ListenerMatch<'_>, caller: ClientKind, question: &Q
     }
 }
 
-/// Which listener takes a connection: one of that port and scheme, or else one that trusts the proxy it comes from.
+/// The listener that accepts a connection: one of that port and scheme, or else one that trusts the proxy it comes from.
 fn listener_match<'a>(config: &'a Config, question: &Question) -> ListenerMatch<'a> {
     let trusts = |listener: &Listener| {
         question.from().is_some_and(|from| peer::is_trusted(&listener.trusted_proxies, from))
     };
-    // What asks for TLS may come without it where a proxy in front ends it.
+    // A wss:// connection arrives without TLS where a proxy in front terminates it.
     let is_behind_proxy =
         |listener: &Listener| trusts(listener) || listener.proxy_protocol && question.from().is_none();
     let fits = |listener: &&Listener| {
         let tls = listener.identity.is_some();
         tls == question.is_wss() || !tls && is_behind_proxy(listener)
     };
-    let here = || config.listeners.iter().filter(|listener| is_called(&listener.address, question));
-    let elsewhere = || config.listeners.iter().filter(|listener| trusts(listener));
-    if let Some(listener) = here().find(fits) {
-        ListenerMatch::Open { listener, elsewhere: false }
-    } else if let Some(listener) = elsewhere().find(fits) {
-        ListenerMatch::Open { listener, elsewhere: true }
+    let on_port = || config.listeners.iter().filter(|listener| listens_on(&listener.address, question));
+    let trusting = || config.listeners.iter().filter(|listener| trusts(listener));
+    if let Some(listener) = on_port().find(fits) {
+        ListenerMatch::Open { listener, behind_proxy: false }
+    } else if let Some(listener) = trusting().find(fits) {
+        ListenerMatch::Open { listener, behind_proxy: true }
     } else {
-        here().next().map_or(ListenerMatch::None, ListenerMatch::WrongScheme)
+        on_port().next().map_or(ListenerMatch::None, ListenerMatch::WrongScheme)
     }
 }
 
-/// Whether a listener hears of a connection; a name is taken to lead to this machine, and what a socket unit opened is
-/// not known here.
-fn is_called(listener: &Address, question: &Question) -> bool {
+/// Whether a listener receives a connection. A host name is assumed to resolve to this machine, and an inherited socket is
+/// assumed to match, since its address is not known here.
+fn listens_on(listener: &Address, question: &Question) -> bool {
     let listener = match listener {
         Address::Ip(address) => address,
         Address::Unix(_) => return false,
         Address::Inherited(_) => return true,
     };
-    let listens_at = |address: IpAddr| match listener.ip().to_canonical() {
-        // An IPv6 socket takes IPv4 as well.
+    let covers = |address: IpAddr| match listener.ip().to_canonical() {
+        // An IPv6 socket accepts IPv4 as well.
         ip if ip.is_unspecified() => ip.is_ipv6() || address.is_ipv4(),
         ip => ip == address,
     };
-    listener.port() == question.port() && question.address().is_none_or(listens_at)
+    listener.port() == question.port() && question.address().is_none_or(covers)
 }
 
-fn caller(config: &Config, listener_match: &ListenerMatch<'_>, question: &Question) -> ClientKind {
+fn client_kind(config: &Config, listener_match: &ListenerMatch<'_>, question: &Question) -> ClientKind {
     let Some(from) = question.from() else { return ClientKind::Unknown };
     if let ListenerMatch::Open { listener, .. } = listener_match {
         match (listener.proxy_protocol, peer::is_trusted(&listener.trusted_proxies, from)) {
             (true, true) => return ClientKind::ProxyByHeader(from),
-            (true, false) => return ClientKind::Intruder(from),
+            (true, false) => return ClientKind::Untrusted(from),
             (false, true) => return ClientKind::Proxy(from),
             (false, false) => {}
         }
@@ -235,11 +224,11 @@ fn caller(config: &Config, listener_match: &ListenerMatch<'_>, question: &Questi
     if is_exempt { ClientKind::Exempt(from) } else { ClientKind::Counted(from) }
 }
 
-/// What becomes of a request for no route.
+/// The result of a request that matches no route.
 async fn no_route(files: Option<&Files>, question: &Question) -> NotAdmitted {
-    let Some(files) = files else { return NotAdmitted::End(Reason::UnknownRoute) };
+    let Some(files) = files else { return NotAdmitted::Refused(Reason::UnknownRoute) };
     match files.find(question.request()).await {
         Ok(file) => NotAdmitted::File(file.status()),
-        Err(refusal) => NotAdmitted::End(refusal.reason()),
+        Err(refusal) => NotAdmitted::Refused(refusal.reason()),
     }
 }

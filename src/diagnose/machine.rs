@@ -1,35 +1,35 @@
-//! What this machine lets a process do, as it says itself.
+//! The resource limits of this machine, as the kernel reports them.
 //!
-//! Owns where each number stands under `/proc`, and nothing of what follows from it. Whatever a kernel does not tell is
-//! `None`.
+//! Owns where each number is under `/proc`. Knows nothing of what follows from it. A number that the kernel does not report
+//! is `None`.
 
 use std::{fs, io, path::Path};
 
-/// Numbers of a machine, as of one moment.
+/// A snapshot of the limits of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Machine {
-    /// Descriptors that the process that asks may open (RLIMIT_NOFILE, hard).
+    /// Descriptors that this process may open (hard RLIMIT_NOFILE).
     pub descriptors: u64,
-    /// The most that RLIMIT_NOFILE can be raised to (`fs.nr_open`).
+    /// The value that RLIMIT_NOFILE can be raised to (`fs.nr_open`).
     pub nr_open: Option<u64>,
-    /// Files that are open on the whole machine, and the most there can be (`fs.file-max`).
+    /// Open files of the whole machine, and their limit (`fs.file-max`).
     pub files: Option<(u64, u64)>,
-    /// The first and the last local port of outgoing connections, and how many between them are reserved.
+    /// The first and the last local port for outgoing connections, and how many of that range are reserved.
     pub ports: Option<(u16, u16, u64)>,
-    /// The longest queue of connections that wait to be accepted (`net.core.somaxconn`).
+    /// The longest backlog of connections that wait to be accepted (`net.core.somaxconn`).
     pub somaxconn: Option<u64>,
-    /// Memory that could be used without swapping, in bytes.
+    /// Memory that is available without swapping, in bytes.
     pub memory: Option<u64>,
-    /// Connections that are tracked, and the most there can be, if the firewall tracks any.
+    /// Tracked connections and their limit, if the firewall tracks any.
     pub tracked: Option<(u64, u64)>,
-    /// Sockets that one user may have watched (`fs.epoll.max_user_watches`).
+    /// Sockets that one user may watch with epoll (`fs.epoll.max_user_watches`).
     pub watchers: Option<u64>,
-    /// Processors that the process may use.
+    /// Processors that this process may use.
     pub processors: u64,
 }
 
 impl Machine {
-    /// Reads what stands under `proc`, which is `/proc` unless a test says otherwise.
+    /// Reads the numbers under `proc`, which is `/proc` except in tests.
     pub(crate) fn read(proc: &Path, descriptors: u64) -> Self {
         let text = |name: &str| fs::read_to_string(proc.join(name)).ok();
         let numbers = |name: &str| -> Option<Vec<u64>> {
@@ -69,20 +69,20 @@ impl Machine {
     ///
     /// # Errors
     /// There is no `/proc`.
-    pub(crate) fn this_one(descriptors: u64) -> io::Result<Self> {
+    pub(crate) fn local(descriptors: u64) -> io::Result<Self> {
         let proc = Path::new("/proc");
         proc.join("meminfo").metadata()?;
         Ok(Self::read(proc, descriptors))
     }
 
-    /// How many outgoing connections one address of this machine can have to one address and port of another.
+    /// How many outgoing connections one local address can have to one remote address and port.
     pub(crate) fn local_ports(&self) -> Option<u64> {
         let (first, last, reserved) = self.ports?;
         Some((u64::from(last) + 1).saturating_sub(u64::from(first)).saturating_sub(reserved))
     }
 }
 
-/// How many ports of a list such as `8080,9000-9010` lie between two others.
+/// How many ports of a list such as `8080,9000-9010` are in the range from `first` to `last`.
 fn reserved_between(list: &str, first: u16, last: u16) -> u64 {
     let range = |part: &str| {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_found_where_it_stands() {
+    fn every_number_is_read_from_its_file() {
         let proc = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = proc.path().join(name);
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(
             Machine { processors: 0, ..Machine::read(proc.path(), 20_000) },
             Machine { descriptors: 20_000, ..Machine::default() },
-            "what is not told is not made up"
+            "a number that is not reported is None"
         );
         write("sys/fs/nr_open", "1048576\n");
         write("sys/fs/file-nr", "5131\t0\t2466177\n");
@@ -136,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_answers() {
-        let machine = Machine::this_one(1024).unwrap();
+    fn the_limits_of_this_machine_are_read() {
+        let machine = Machine::local(1024).unwrap();
         assert!(machine.processors > 0 && machine.memory > Some(0), "{machine:?}");
         assert!(machine.local_ports().is_some_and(|ports| ports > 0), "{machine:?}");
     }

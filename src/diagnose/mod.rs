@@ -1,9 +1,8 @@
-//! Offline checks: what would happen to a connection, whether the backends answer, what the machine can hold.
+//! Offline checks: what would happen to a connection, whether the backends are reachable, how many sessions fit.
 //!
-//! Owns the answers to `explain`, `check --dial` and `check --capacity`. Facts ([`findings`], [`dial`], [`capacity`]) are kept
-//! apart from their wording ([`explain`]). Knows nothing of a running gateway and decides nothing: every decision is made by
-//! the code that makes it while the gateway runs. Invariant: no token is shown, neither one that is asked about nor one of
-//! a token file.
+//! Owns `explain`, `check --dial` and `check --capacity`. Facts ([`findings`], [`dial`], [`capacity`]) are kept apart from
+//! their wording ([`explain`]). Knows nothing of a running gateway and decides nothing: every decision is made by the code
+//! that makes it in a running gateway. Invariant: no token is shown, neither that of the question nor one of a token file.
 
 pub(crate) mod capacity;
 pub(crate) mod dial;
@@ -30,8 +29,8 @@ use crate::{
     http::{Files, Routes},
 };
 
-/// How many servers are dialled side by side.
-const SIDE_BY_SIDE: usize = 16;
+/// How many backends are dialled concurrently.
+const CONCURRENT_DIALS: usize = 16;
 
 /// A loaded configuration to examine. No address is bound.
 #[derive(Debug)]
@@ -42,32 +41,32 @@ pub(crate) struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Diagnostics for `config` and what was loaded for it.
+    /// `routes` and `files` are what was loaded for `config`.
     pub(crate) fn new(config: Config, routes: Routes<Arc<Upstream>>, files: Option<Files>) -> Self {
         Self { config, routes, files }
     }
 
-    /// What would become of a connection, step by step. With `dials`, the servers it could be led to are connected to, each
+    /// Explains step by step what would happen to a connection. With `dials`, also connects to its possible backends, each
     /// within `timeouts.connect`.
     pub(crate) async fn explain(&self, question: &Question, dials: bool) -> Explanation {
         let findings = Findings::of(&self.config, &self.routes, self.files.as_ref(), question).await;
-        let (mut backends, mut answers) = (Vec::new(), Vec::new());
-        if let Some(found) = findings.found.as_ref().ok().filter(|_| dials) {
-            backends = match &found.target {
+        let (mut backends, mut results) = (Vec::new(), Vec::new());
+        if let Some(route_match) = findings.route_match.as_ref().ok().filter(|_| dials) {
+            backends = match &route_match.targets {
                 DialTargets::Any(backends) => backends.clone(),
                 DialTargets::Token(backend) => vec![backend.clone()],
                 DialTargets::NoToken | DialTargets::UnknownToken => Vec::new(),
             };
             let limit = self.config.timeouts.connect;
-            let dialled = stream::iter(&backends).map(|backend| dial(found.routed, backend, limit));
-            answers = dialled.buffered(SIDE_BY_SIDE).collect().await;
+            let dialled = stream::iter(&backends).map(|backend| dial(route_match.routed, backend, limit));
+            results = dialled.buffered(CONCURRENT_DIALS).collect().await;
         }
-        explain::report(&findings, &backends.into_iter().zip(answers).collect::<Vec<_>>())
+        explain::report(&findings, &backends.into_iter().zip(results).collect::<Vec<_>>())
     }
 
-    /// Connects to every server of every route, each within `timeouts.connect`, and says one line of each as soon as it is
-    /// its turn. Returns how many there are and how many did not answer.
-    pub(crate) async fn dial_all(&self, mut say: impl FnMut(&str)) -> (usize, usize) {
+    /// Connects to every backend of every route, each within `timeouts.connect`, and passes one line for each to `print`, in
+    /// the order of the routes. Returns how many there are and how many failed.
+    pub(crate) async fn dial_all(&self, mut print: impl FnMut(&str)) -> (usize, usize) {
         let mut all = Vec::new();
         for routed in self.routes.iter() {
             all.extend(routed.upstream.backends().into_iter().map(|backend| (routed, backend)));
@@ -76,15 +75,15 @@ impl Diagnostics {
         let urls = all.iter().map(|(_, backend)| backend.to_string().chars().count()).max().unwrap_or(0);
         let limit = self.config.timeouts.connect;
         let dialled = stream::iter(&all).map(async |(routed, backend)| {
-            let answer = dial(routed, backend, limit).await;
-            let words = dial::words(&answer).join("; ");
+            let result = dial(routed, backend, limit).await;
+            let description = dial::lines(&result).join("; ");
             let url = backend.to_string();
-            (format!("{:names$}  {url:urls$}  {words}", routed.route.name), answer.is_ok())
+            (format!("{:names$}  {url:urls$}  {description}", routed.route.name), result.is_ok())
         });
         let mut failed = 0;
-        let mut dialled = std::pin::pin!(dialled.buffered(SIDE_BY_SIDE));
+        let mut dialled = std::pin::pin!(dialled.buffered(CONCURRENT_DIALS));
         while let Some((line, is_reached)) = dialled.next().await {
-            say(&line);
+            print(&line);
             failed += usize::from(!is_reached);
         }
         (all.len(), failed)

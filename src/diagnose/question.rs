@@ -1,7 +1,7 @@
-//! What an operator asks about: one connection of one client.
+//! The question of `explain`: one connection of one client.
 //!
-//! Owns the reading of its URL, as a browser reads it, and the request head that a browser would send. Pure. Invariant: no
-//! error shows the URL, which may hold a token.
+//! Owns the parsing of its URL, as a browser parses it, and the request head that a browser would send. Pure. Invariant: no
+//! error shows the URL, which can contain a token.
 
 use std::net::IpAddr;
 
@@ -13,30 +13,24 @@ use url::Url;
 
 use crate::admission::canonical;
 
-/// What is wrong with a question.
+/// Why a question is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QuestionError {
-    /// It is no URL.
-    #[error("this is no URL: {0}; write wss://host/path")]
+    #[error("not a valid URL: {0}; use wss://host/path")]
     Url(url::ParseError),
-    /// It is the URL of something else.
-    #[error("the URL of a WebSocket begins with wss:// or ws://; write wss://host/path")]
+    #[error("a WebSocket URL begins with wss:// or ws://; use wss://host/path")]
     Scheme,
-    /// It has a user or a password in it.
-    #[error("a WebSocket's URL has no user and no password; leave out everything up to the \"@\"")]
+    #[error("a WebSocket URL has no user and no password; remove everything up to the \"@\"")]
     User,
-    /// It has a fragment.
-    #[error("a WebSocket's URL has no \"#\"; leave out everything from there on")]
+    #[error("a WebSocket URL has no \"#\"; remove everything from there on")]
     Fragment,
-    /// Its path or query cannot be sent.
-    #[error("the URL has characters that cannot be sent; write them percent-encoded")]
+    #[error("the URL contains characters that cannot be sent; percent-encode them")]
     Target,
-    /// An Origin that cannot be sent.
-    #[error("--origin has characters that cannot be sent; write one such as https://desk.example.com")]
+    #[error("--origin contains characters that cannot be sent; use one such as https://desk.example.com")]
     Origin,
 }
 
-/// A connection to ask about.
+/// A connection to explain.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
     url: Url,
@@ -48,10 +42,10 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// A connection to `url` by a page of `origin`, or else by a client that sends none, from the address `from`.
+    /// A connection to `url` from the address `from`. Without `origin` the client sends no Origin header.
     ///
     /// # Errors
-    /// A browser would not even try.
+    /// A browser would not connect to this URL, or the Origin is not a valid header value.
     pub(crate) fn new(url: &str, origin: Option<&str>, from: Option<IpAddr>) -> Result<Self, QuestionError> {
         let url = Url::parse(url).map_err(QuestionError::Url)?;
         let (Some(name), true) = (url.host_str(), matches!(url.scheme(), "ws" | "wss")) else {
@@ -63,7 +57,7 @@ impl Question {
         if url.fragment().is_some() {
             return Err(QuestionError::Fragment);
         }
-        // The scheme's own port is not written.
+        // The default port of the scheme is left out, as browsers do.
         let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
         let host = HeaderValue::try_from(host).map_err(|_| QuestionError::Target)?;
         let target = match url.query() {
@@ -76,17 +70,17 @@ impl Question {
         Ok(Self { port, target, host, origin, from: from.map(canonical), url })
     }
 
-    /// Whether the URL asks for TLS.
+    /// Whether the URL requires TLS.
     pub(crate) fn is_wss(&self) -> bool {
         self.url.scheme() == "wss"
     }
 
-    /// The port that is connected to.
+    /// The port to connect to.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address that is connected to, if the URL has one and not a name.
+    /// The address to connect to, if the host of the URL is an address and not a name.
     pub(crate) fn address(&self) -> Option<IpAddr> {
         match self.url.host()? {
             url::Host::Domain(_) => None,
@@ -95,12 +89,12 @@ impl Question {
         }
     }
 
-    /// What the page's Origin header says, if there is one.
+    /// The value of the Origin header, if one is sent.
     pub(crate) fn origin(&self) -> Option<&HeaderValue> {
         self.origin.as_ref()
     }
 
-    /// The canonical address that the connection comes from, if it was said.
+    /// The canonical source address, if it is known.
     pub(crate) fn from(&self) -> Option<IpAddr> {
         self.from
     }
@@ -131,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_read_as_a_browser_reads_it() {
+    fn a_url_is_parsed_as_a_browser_parses_it() {
         for (url, host, target, port) in [
             ("wss://Desk.example", "desk.example", "/", 443),
             ("ws://desk.example:80/vnc", "desk.example", "/vnc", 80),
@@ -151,12 +145,12 @@ mod tests {
     #[test]
     fn an_error_never_shows_the_url() {
         for (url, needle) in [
-            ("desk.example/vnc?token=hunter2", "no URL"),
+            ("desk.example/vnc?token=hunter2", "not a valid URL"),
             ("https://desk.example/vnc?token=hunter2", "begins with wss://"),
             ("hunter2:8443/vnc", "begins with wss://"),
             ("wss://me:hunter2@desk.example/", "no user"),
             ("wss://desk.example/#hunter2", "no \"#\""),
-            ("wss://hunter2:99999/", "no URL"),
+            ("wss://hunter2:99999/", "not a valid URL"),
         ] {
             let error = Question::new(url, None, None).unwrap_err().to_string();
             assert!(error.contains(needle) && !error.contains("hunter2"), "{url}: {error}");

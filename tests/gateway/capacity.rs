@@ -32,10 +32,10 @@ fn what_is_configured_is_hit_first_where_everything_has_room() {
         "good, 1 listener(s), 1 route(s)",
         "       100  limits.max_sessions: as configured",
         // 2,000 less 1,024 handshakes, a listener and 64 others.
-        "       455  descriptors: (2000 - 1089 for handshakes and the like) / 2 a session",
-        "route \"desk\", local ports: 1 address(es) of servers",
-        "MiB available / 11 KiB for each idle session",
-        "limits.max_sessions is hit first, at 100; everything else has room for it",
+        "       455  descriptors: (2000 - 1089 for handshakes, listeners and spares) / 2 per session",
+        "route \"desk\", local ports: 1 backend address(es)",
+        "MiB available / 11 KiB per idle session",
+        "limits.max_sessions is reached first, at 100; no other limit is lower",
     ] {
         assert!(said.contains(words), "no {words:?} in:\n{said}");
     }
@@ -45,7 +45,7 @@ fn what_is_configured_is_hit_first_where_everything_has_room() {
 fn what_gives_way_before_is_named_and_is_a_failure() {
     let (code, said, errors) = check("[limits]\nmax_sessions = 5000\n", 3000);
     assert_eq!(code, 1, "{said}{errors}");
-    let named = "portcullis: descriptors give(s) way first, at 955 sessions, before limits.max_sessions = 5000: \
+    let named = "portcullis: descriptors allow(s) only 955 sessions, fewer than limits.max_sessions = 5000: \
          raise LimitNOFILE= in the unit, or ulimit -Hn";
     assert!(errors.contains(named), "{errors}");
     let first = said.lines().nth(2).expect("a table");

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::{
     dial::{self, Reached},
     findings::{ClientKind, DialTargets, Findings, ListenerMatch, NotAdmitted, RouteMatch},
+    text::list,
 };
 use crate::{
     admission::MissingOrigin,
@@ -21,8 +22,6 @@ use crate::{
 
 /// The width of the first column: that of "sub-protocols".
 const LABEL_WIDTH: usize = 13;
-/// How many items of a list are shown.
-const MAX_LISTED: usize = 8;
 
 /// The report about a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -313,13 +312,4 @@ fn refused(reason: Reason) -> String {
         Some(status) => format!("would be refused: {reason} (HTTP {})", status.as_u16()),
         None => format!("would be refused: {reason} (closed without a response)"),
     }
-}
-
-/// The first items of a list, and how many more there are.
-pub(super) fn list<T>(items: &[T], describe: impl FnMut(&T) -> String) -> String {
-    let mut shown: Vec<String> = items.iter().take(MAX_LISTED).map(describe).collect();
-    if let Some(more @ 1..) = items.len().checked_sub(MAX_LISTED) {
-        shown.push(format!("{more} more"));
-    }
-    shown.join("; ")
 }

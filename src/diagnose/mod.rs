@@ -10,6 +10,7 @@ pub(crate) mod explain;
 pub(crate) mod findings;
 pub(crate) mod machine;
 pub(crate) mod question;
+mod text;
 
 use std::sync::Arc;
 

@@ -104,7 +104,7 @@ pub(crate) async fn serve(
     let ended = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &relay_settings, &session).await,
         Err(reason) => {
-            relay::refuse(stream, pipelined, (reason, reason.explanation()), &relay_settings, &session).await
+            relay::refuse(stream, pipelined, reason, &relay_settings, &session).await
         }
     };
     // Whoever reads the line finds room for the next.

@@ -90,7 +90,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
 ) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
-    let id = shared.registry.connections.next();
+    let id = shared.registry.connection_ids.next();
     let mut log_line = AccessLogLine::new(id, peer, Arc::clone(&shared.metrics));
     // Boxed, so that a session carries nothing of its youth: handshakes are large.
     let established = Box::pin(establish(socket, &settings, &shared, &mut log_line)).await;
@@ -103,9 +103,7 @@ pub(crate) async fn serve(
     let Established { stream, pipelined, backend, relay_settings, session, guards } = *established;
     let ended = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &relay_settings, &session).await,
-        Err(reason) => {
-            relay::refuse(stream, pipelined, reason, &relay_settings, &session).await
-        }
+        Err(reason) => relay::refuse(stream, pipelined, reason, &relay_settings, &session).await,
     };
     // Whoever reads the line finds room for the next.
     drop(session);
@@ -169,7 +167,7 @@ async fn establish(
     drop(handshake);
     let recorded = log_line.backend.as_ref().zip(label).filter(|_| backend.is_ok());
     let session_gauge = recorded.map(|(backend, label)| {
-        session.reached(&backend.to_string());
+        session.set_backend(&backend.to_string());
         shared.metrics.open_session(&route.name, &label)
     });
     let relay_settings = relay_settings(route, timeouts);

@@ -238,7 +238,7 @@ async fn the_origin_rule() {
             "ws://localhost:8080/vnc",
             Some("https://evil.example"),
             [
-                "origin         refused: the origin https://evil.example is foreign",
+                "origin         refused: the origin https://evil.example is not allowed",
                 "               would pass: http://localhost:8080 (same-origin)",
             ],
             refused,
@@ -257,7 +257,7 @@ async fn the_origin_rule() {
             "ws://[::1]:8080/vnc",
             Some("http://[::1]:8080"),
             [
-                "origin         refused: the origin http://[::1]:8080 is foreign",
+                "origin         refused: the origin http://[::1]:8080 is not allowed",
                 "               would pass: not http://[::1]:8080, for same-origin takes no IPv6 addresses",
             ],
             refused,

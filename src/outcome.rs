@@ -14,7 +14,7 @@ use tracing::Level;
 pub enum Phase {
     /// Before a backend is dialled: the PROXY header, TLS, the request and its admission. The connection is refused.
     Handshake,
-    /// Files were served, and no session was asked for.
+    /// Files were served, and no session was requested.
     Served,
     /// While the backend is dialled.
     Dial,

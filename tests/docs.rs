@@ -79,7 +79,8 @@ fn reasons_of_the_program() -> Vec<(String, Columns)> {
     let number = |number: Option<u16>| number.map_or("–".to_owned(), |number| number.to_string());
     let row = |reason: &Reason| {
         let status = number(reason.status().map(|status| status.as_u16()));
-        // The page shows the level for the phase in which the reason usually comes: from the dial on, there is a session.
+        // The page shows the level for the phase in which the reason usually comes: from the dial on, there is a
+        // session.
         let session = matches!(reason.phase(), Phase::Dial | Phase::Session);
         let level = reason.level(session).to_string().to_lowercase();
         (reason.as_str().to_owned(), [status, number(reason.close_code()), level])

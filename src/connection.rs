@@ -86,7 +86,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
 ) {
     let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
-    let id = shared.registry.connections.next();
+    let id = shared.registry.connection_ids.next();
     let mut log_line = AccessLogLine::new(id, peer, Arc::clone(&shared.metrics));
     // Boxed, so that the handshake's state, which is large, is freed before relaying.
     let established = Box::pin(establish(socket, &settings, &shared, &mut log_line)).await;
@@ -99,9 +99,7 @@ pub(crate) async fn serve(
     let Established { stream, pipelined, backend, relay_settings, session, guards } = *established;
     let session_end = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &relay_settings, &session).await,
-        Err(reason) => {
-            relay::refuse(stream, pipelined, (reason, reason.explanation()), &relay_settings, &session).await
-        }
+        Err(reason) => relay::refuse(stream, pipelined, reason, &relay_settings, &session).await,
     };
     // When the access log line appears, the permits are free again.
     drop(session);
@@ -166,7 +164,7 @@ async fn establish(
     drop(handshake_permit);
     let recorded = log_line.backend.as_ref().zip(label).filter(|_| backend.is_ok());
     let session_gauge = recorded.map(|(backend, label)| {
-        session.reached(&backend.to_string());
+        session.set_backend(&backend.to_string());
         shared.metrics.open_session(&route.name, &label)
     });
     let relay_settings = relay_settings(route, timeouts);

@@ -1,6 +1,7 @@
-//! What lies under every stream: one that counts what the other side of it took, and enums that are streams.
+//! The counting stream below every connection, and the delegation of I/O from an enum to its variants.
 //!
-//! Refuses to know what flows. Invariant: bytes go straight to the stream underneath, never through a buffer of this room's
+//! Owns the count of bytes written to a socket, from which the relay tells a slow peer from a stalled one. Knows
+//! nothing of what the bytes mean. Invariant: reads and writes go straight to the inner stream, without a buffer of its
 //! own.
 
 use std::{
@@ -11,8 +12,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Makes an enum whose variants hold one stream each a stream itself: every call goes straight to the one that is there. All
-/// of them must take several buffers at once.
+/// Implements `AsyncRead` and `AsyncWrite` for an enum whose variants hold one stream each, by delegation to the
+/// variant. Every stream must support vectored writes.
 macro_rules! delegate_io {
     ($name:ident { $($variant:ident),+ }) => {
         impl tokio::io::AsyncRead for $name {
@@ -75,7 +76,7 @@ macro_rules! delegate_io {
 
 pub(crate) use delegate_io;
 
-/// A stream that counts what the other side of it took.
+/// A stream that counts the bytes written to it.
 #[derive(Debug)]
 pub struct CountingStream<S> {
     inner: S,
@@ -83,18 +84,15 @@ pub struct CountingStream<S> {
 }
 
 impl<S> CountingStream<S> {
-    /// Starts counting at zero.
-    pub fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S) -> Self {
         Self { inner, bytes_written: 0 }
     }
 
-    /// Bytes written so far.
-    pub fn bytes_written(&self) -> u64 {
+    pub(crate) fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
 
-    /// The stream underneath.
-    pub fn get_ref(&self) -> &S {
+    pub(crate) fn get_ref(&self) -> &S {
         &self.inner
     }
 }
@@ -111,9 +109,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for CountingStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for CountingStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let bytes_written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.bytes_written += bytes_written as u64;
-        Poll::Ready(Ok(bytes_written))
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.bytes_written += written as u64;
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -121,9 +119,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CountingStream<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let bytes_written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        self.bytes_written += bytes_written as u64;
-        Poll::Ready(Ok(bytes_written))
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
+        self.bytes_written += written as u64;
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

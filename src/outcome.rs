@@ -1,15 +1,29 @@
-//! The table of ends.
+//! The table of termination reasons: why a connection ended.
 //!
-//! Every connection ends with exactly one [`Reason`]. The log line, the metric label, the HTTP status and the
-//! WebSocket close code are all derived from it here and nowhere else. Pure: no sockets, no clock.
+//! Owns [`Reason`] and everything that is derived from it: the metric label, the log value and level, the HTTP status,
+//! the WebSocket close code and the message for the client. Independent of every other module; no I/O, no clock.
+//! Invariant: every connection ends with exactly one reason.
 
 use std::fmt;
 
 use http::StatusCode;
 use tracing::Level;
 
+/// The phase of a connection in which it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Before a backend is dialled: the PROXY header, TLS, the request and its admission. The connection is refused.
+    Handshake,
+    /// Files were served, and no session was requested.
+    Served,
+    /// While the backend is dialled.
+    Dial,
+    /// After the backend is connected.
+    Session,
+}
+
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal, $status:expr, $close:expr, $explanation:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal, $phase:ident, $status:expr, $close:expr, $explanation:literal;)+) => {
         /// Why a connection ended. The words are stable: they are metric labels and log values.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -26,18 +40,25 @@ macro_rules! reasons {
                 match self { $(Self::$variant => $word,)+ }
             }
 
+            /// The phase in which connections usually end for this reason. A few can also end in another one:
+            /// `overloaded` while dialling, `client_gone`, `client_stalled` and `draining` before there is a session,
+            /// `internal` at any time.
+            pub const fn phase(self) -> Phase {
+                match self { $(Self::$variant => Phase::$phase,)+ }
+            }
+
             /// The HTTP status of the refusal, for reasons that can end a connection before its upgrade.
             pub const fn status(self) -> Option<StatusCode> {
                 match self { $(Self::$variant => $status,)+ }
             }
 
-            /// The WebSocket close code, for reasons that can say goodbye with a Close frame
-            /// (RFC 6455 §7.4.1). `client_closed` has none of its own: it echoes the client's.
+            /// The code of the Close frame (RFC 6455 §7.4.1), for reasons after which one can be sent.
+            /// `client_closed` has none of its own: the client's code is echoed.
             pub const fn close_code(self) -> Option<u16> {
                 match self { $(Self::$variant => $close,)+ }
             }
 
-            /// The reason in words for the person at the other end: the body of a refusal, the reason of a Close.
+            /// The message for the client: the body of a refusal, or the reason of a Close frame.
             pub const fn explanation(self) -> &'static str {
                 match self { $(Self::$variant => $explanation,)+ }
             }
@@ -46,93 +67,93 @@ macro_rules! reasons {
 }
 
 reasons! {
-    // Before the upgrade.
-    /// One address opened connections faster than `limits.per_ip.rate` and `burst` allow.
-    RateLimited = "rate_limited", Some(StatusCode::TOO_MANY_REQUESTS), None, "too many new connections from your address, try again later";
-    /// One address holds `limits.per_ip.sessions` connections already.
-    TooManySessions = "too_many_sessions", Some(StatusCode::TOO_MANY_REQUESTS), None, "too many connections from your address";
-    /// The gateway as a whole is full: `max_sessions`, `max_handshakes`, descriptors or local ports.
-    Overloaded = "overloaded", Some(StatusCode::SERVICE_UNAVAILABLE), Some(1013), "the gateway is full, try again later";
-    /// No valid PROXY header on a listener that requires one, or from a peer that may not send one.
-    ProxyHeaderInvalid = "proxy_header_invalid", None, None, "no valid PROXY header";
+    /// One address opens connections faster than `limits.per_ip.rate` and `burst` allow.
+    RateLimited = "rate_limited", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many new connections from your address, try again later";
+    /// One address already holds `limits.per_ip.sessions` connections.
+    TooManySessions = "too_many_sessions", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many connections from your address";
+    /// The gateway as a whole is full: `max_sessions`, `max_handshakes`, file descriptors or local ports.
+    Overloaded = "overloaded", Handshake, Some(StatusCode::SERVICE_UNAVAILABLE), Some(1013), "the gateway is full, try again later";
+    /// No valid PROXY header on a listener that requires one, or one from a peer that may not send it.
+    ProxyHeaderInvalid = "proxy_header_invalid", Handshake, None, None, "no valid PROXY header";
     /// TLS was not established within `timeouts.tls`.
-    TlsTimeout = "tls_timeout", None, None, "no TLS handshake in time";
+    TlsTimeout = "tls_timeout", Handshake, None, None, "the TLS handshake timed out";
     /// The TLS handshake failed.
-    TlsFailed = "tls_failed", None, None, "the TLS handshake failed";
-    /// Something other than TLS was spoken on a TLS listener.
-    NotTls = "not_tls", Some(StatusCode::BAD_REQUEST), None, "this port speaks TLS: use https:// or wss://";
-    /// No whole request head within `timeouts.request`.
-    RequestTimeout = "request_timeout", Some(StatusCode::REQUEST_TIMEOUT), None, "no whole request in time";
+    TlsFailed = "tls_failed", Handshake, None, None, "the TLS handshake failed";
+    /// The client sent something other than TLS to a TLS listener.
+    NotTls = "not_tls", Handshake, Some(StatusCode::BAD_REQUEST), None, "this port speaks TLS: use https:// or wss://";
+    /// No complete request head within `timeouts.request`.
+    RequestTimeout = "request_timeout", Handshake, Some(StatusCode::REQUEST_TIMEOUT), None, "no complete request in time";
     /// A request that RFC 9112 or RFC 6455 §4.2.1 forbids.
-    BadRequest = "bad_request", Some(StatusCode::BAD_REQUEST), None, "bad request";
+    BadRequest = "bad_request", Handshake, Some(StatusCode::BAD_REQUEST), None, "bad request";
     /// A method other than GET on a route (RFC 6455 §4.1).
-    MethodNotAllowed = "method_not_allowed", Some(StatusCode::METHOD_NOT_ALLOWED), None, "only GET is answered here";
+    MethodNotAllowed = "method_not_allowed", Handshake, Some(StatusCode::METHOD_NOT_ALLOWED), None, "only GET is allowed here";
     /// A request target over 8 KiB.
-    UriTooLong = "uri_too_long", Some(StatusCode::URI_TOO_LONG), None, "the request target is longer than 8 KiB";
-    /// A head over 16 KiB or over 100 header fields.
-    HeadTooLarge = "head_too_large", Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), None, "the request head is larger than 16 KiB or has more than 100 fields";
-    /// A route asked for without a WebSocket upgrade, or with a version other than 13.
-    UpgradeRequired = "upgrade_required", Some(StatusCode::UPGRADE_REQUIRED), None, "this address speaks WebSocket: connect with a WebSocket client";
-    /// No route and no file of that name, or a token that leads nowhere.
-    UnknownRoute = "unknown_route", Some(StatusCode::NOT_FOUND), None, "nothing here";
-    /// The page's Origin may not use this route.
-    OriginRefused = "origin_refused", Some(StatusCode::FORBIDDEN), None, "pages of this origin may not connect here";
-    /// The client offered only sub-protocols that the route does not speak.
-    SubprotocolRefused = "subprotocol_refused", Some(StatusCode::BAD_REQUEST), None, "none of the offered sub-protocols is spoken here";
-    /// The connection was used for files of `[web] root` only, and ended well.
-    Served = "served", None, None, "files were served";
+    UriTooLong = "uri_too_long", Handshake, Some(StatusCode::URI_TOO_LONG), None, "the request target is longer than 8 KiB";
+    /// A request head over 16 KiB or with over 100 header fields.
+    HeadTooLarge = "head_too_large", Handshake, Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE), None, "the request head is larger than 16 KiB or has more than 100 fields";
+    /// A route was requested without a WebSocket upgrade, or with a version other than 13.
+    UpgradeRequired = "upgrade_required", Handshake, Some(StatusCode::UPGRADE_REQUIRED), None, "this is a WebSocket address: connect with a WebSocket client";
+    /// No route and no file has this path, or the token is unknown.
+    UnknownRoute = "unknown_route", Handshake, Some(StatusCode::NOT_FOUND), None, "not found";
+    /// The route does not admit the page's Origin.
+    OriginRefused = "origin_refused", Handshake, Some(StatusCode::FORBIDDEN), None, "pages of this origin may not connect here";
+    /// The client offered only subprotocols that the route does not support.
+    SubprotocolRefused = "subprotocol_refused", Handshake, Some(StatusCode::BAD_REQUEST), None, "none of the offered subprotocols is supported here";
+    /// The connection was used for files of `[web] root` only, and ended without an error.
+    Served = "served", Served, None, None, "files were served";
 
-    // At the dial.
     /// The backend refused the connection.
-    BackendRefused = "backend_refused", Some(StatusCode::BAD_GATEWAY), Some(1011), "the server behind the gateway refused the connection";
+    BackendRefused = "backend_refused", Dial, Some(StatusCode::BAD_GATEWAY), Some(1011), "the server behind the gateway refused the connection";
     /// The backend did not answer within `timeouts.connect`.
-    BackendTimeout = "backend_timeout", Some(StatusCode::GATEWAY_TIMEOUT), Some(1011), "the server behind the gateway did not answer in time";
+    BackendTimeout = "backend_timeout", Dial, Some(StatusCode::GATEWAY_TIMEOUT), Some(1011), "the server behind the gateway did not answer in time";
     /// The backend's name does not resolve.
-    BackendUnresolved = "backend_unresolved", Some(StatusCode::BAD_GATEWAY), Some(1011), "the name of the server behind the gateway does not resolve";
-    /// The backend was reached, but TLS with it was not established: its certificate, or what it speaks.
-    BackendTlsFailed = "backend_tls_failed", Some(StatusCode::BAD_GATEWAY), Some(1011), "no secure connection to the server behind the gateway";
+    BackendUnresolved = "backend_unresolved", Dial, Some(StatusCode::BAD_GATEWAY), Some(1011), "the name of the server behind the gateway does not resolve";
+    /// The backend accepted the connection, but TLS with it failed: its certificate, or it does not speak TLS.
+    BackendTlsFailed = "backend_tls_failed", Dial, Some(StatusCode::BAD_GATEWAY), Some(1011), "no secure connection to the server behind the gateway";
     /// Every backend of the route is down or full.
-    NoHealthyBackend = "no_healthy_backend", Some(StatusCode::SERVICE_UNAVAILABLE), Some(1011), "no server behind the gateway is available";
+    NoHealthyBackend = "no_healthy_backend", Dial, Some(StatusCode::SERVICE_UNAVAILABLE), Some(1011), "no server behind the gateway is available";
 
-    // In a session.
     /// The client sent a Close frame; its code was echoed.
-    ClientClosed = "client_closed", None, None, "the client closed";
+    ClientClosed = "client_closed", Session, None, None, "the client closed the session";
     /// The client's connection ended without a Close frame.
-    ClientGone = "client_gone", None, None, "the client vanished";
-    /// The backend closed its connection; everything it said was delivered.
-    BackendClosed = "backend_closed", None, Some(1000), "the server closed the connection";
+    ClientGone = "client_gone", Session, None, None, "the client disconnected without a Close frame";
+    /// The backend closed its connection; everything it sent was delivered.
+    BackendClosed = "backend_closed", Session, None, Some(1000), "the server closed the connection";
     /// The backend's connection broke.
-    BackendFailed = "backend_failed", None, Some(1011), "the connection to the server broke";
+    BackendFailed = "backend_failed", Session, None, Some(1011), "the connection to the server broke";
     /// The client broke RFC 6455.
-    ProtocolError = "protocol_error", None, Some(1002), "the client broke the WebSocket protocol";
+    ProtocolError = "protocol_error", Session, None, Some(1002), "the client broke the WebSocket protocol";
     /// The client sent text on a route with `receive = "binary"`.
-    TextRefused = "text_refused", None, Some(1003), "only binary frames are accepted here";
+    TextRefused = "text_refused", Session, None, Some(1003), "only binary frames are accepted here";
     /// The client sent text that is not UTF-8 (RFC 6455 §8.1).
-    InvalidText = "invalid_text", None, Some(1007), "text is not UTF-8";
+    InvalidText = "invalid_text", Session, None, Some(1007), "text is not UTF-8";
     /// An operator ended the session.
-    Killed = "killed", None, Some(1008), "ended by the operator";
-    /// No payload either way for `timeouts.idle`.
-    IdleTimeout = "idle_timeout", None, Some(1000), "idle for too long";
+    Killed = "killed", Session, None, Some(1008), "ended by the operator";
+    /// No payload in either direction for `timeouts.idle`.
+    IdleTimeout = "idle_timeout", Session, None, Some(1000), "idle for too long";
     /// The session is as old as `timeouts.lifetime` allows.
-    LifetimeReached = "lifetime_reached", None, Some(1000), "the session reached its age limit";
-    /// The client did not answer a ping within `timeouts.pong`.
-    PongTimeout = "pong_timeout", None, None, "the client did not answer a ping";
-    /// The client accepted nothing, or left a frame header unfinished, for `timeouts.stall`.
-    ClientStalled = "client_stalled", None, None, "the client takes nothing";
-    /// The backend accepted nothing for `timeouts.stall`.
-    BackendStalled = "backend_stalled", None, Some(1011), "the server takes nothing";
+    LifetimeReached = "lifetime_reached", Session, None, Some(1000), "the session reached its age limit";
+    /// The client did not answer a Ping within `timeouts.pong`.
+    PongTimeout = "pong_timeout", Session, None, None, "the client did not answer a ping";
+    /// The client read nothing of what was pending, or left a frame header unfinished, for `timeouts.stall`.
+    ClientStalled = "client_stalled", Session, None, None, "the client stopped reading";
+    /// The backend read nothing of what was pending for `timeouts.stall`.
+    BackendStalled = "backend_stalled", Session, None, Some(1011), "the server stopped reading";
     /// The gateway is stopping.
-    Draining = "draining", None, Some(1001), "the gateway is stopping";
+    Draining = "draining", Session, None, Some(1001), "the gateway is stopping";
     /// A fault of the gateway itself.
-    Internal = "internal", Some(StatusCode::INTERNAL_SERVER_ERROR), Some(1011), "the gateway failed";
+    Internal = "internal", Session, Some(StatusCode::INTERNAL_SERVER_ERROR), Some(1011), "internal error of the gateway";
 }
 
-/// The target of the event that ends each connection: what a log of sessions is made of.
+/// The tracing target of the access log: the one line that each connection writes when it ends.
 pub const ACCESS_LOG: &str = "portcullis::ends";
 
 impl Reason {
-    /// The level of the closing line, of a session or of a connection that never became one: a stranger can cause as
-    /// many of those as he likes.
+    /// The level of the access log line. `session`: whether the connection had become a session, which [`phase`]
+    /// alone cannot say. Lines of connections that had not are `debug`, because untrusted clients can cause any
+    /// number of them.
+    ///
+    /// [`phase`]: Self::phase
     pub const fn level(self, session: bool) -> Level {
         match self {
             Self::Internal => Level::ERROR,

@@ -1,8 +1,9 @@
-//! What is alive.
+//! The session registry: every open session, its metadata and progress, and requests to end it.
 //!
-//! Owns the [`Registry`] of sessions, what is known of each, and the guard a session holds while it lives. Refuses to
-//! know how a session works: it can only be told to end, and tells how far it has got. Invariants: an entry lives
-//! exactly as long as its [`Session`]; the payload of a session is counted for its route at every moment, and once.
+//! Owns the [`Registry`], the entry of each session, and the guard ([`Session`]) that a session holds while it is open.
+//! Knows nothing of how a session works: a session reports its progress here and receives the request to end.
+//! Invariants: an entry is registered exactly as long as its [`Session`] exists; at every moment the payload of a
+//! session is counted for its route exactly once.
 
 mod connection_id;
 
@@ -18,43 +19,42 @@ use std::{
 };
 
 use atomic_waker::AtomicWaker;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 pub(crate) use self::connection_id::{ConnectionId, ConnectionIds};
 use crate::outcome::Reason;
 
-/// Every session of the process, by number.
+/// Every open session of the process, by number.
 #[derive(Debug, Default)]
 pub struct Registry {
-    /// The names of connections, be they sessions or not.
-    pub connections: ConnectionIds,
-    last: AtomicU64,
-    live: Mutex<RegistryState>,
+    /// The source of request IDs for all connections, with or without a session.
+    pub(crate) connection_ids: ConnectionIds,
+    last_id: AtomicU64,
+    state: Mutex<RegistryState>,
 }
 
 #[derive(Debug, Default)]
 struct RegistryState {
     sessions: HashMap<u64, Arc<Entry>>,
-    /// Every route that ever had a session, and what those that have ended carried.
+    /// Every route that ever had a session, with the payload of its ended sessions.
     routes: HashMap<Arc<str>, Payload>,
 }
 
-/// What is known of a session when it begins.
+/// The metadata of a session, known when it is opened.
 #[derive(Debug, Clone, Copy)]
-pub struct SessionInfo<'a> {
-    /// The client.
+pub(crate) struct SessionInfo<'a> {
+    /// The client's address.
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: &'a str,
-    /// Who it says it is, where the route asks for credentials.
+    /// The authenticated user, if the route requires credentials.
     pub user: Option<&'a str>,
-    /// When it began.
     pub since: SystemTime,
 }
 
 /// Payload in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Payload {
+pub(crate) struct Payload {
     /// Accepted from clients.
     pub bytes_in: u64,
     /// Accepted from backends.
@@ -62,47 +62,44 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// This and more of it.
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
+    pub(crate) fn plus(self, other: Self) -> Self {
         Self { bytes_in: self.bytes_in + other.bytes_in, bytes_out: self.bytes_out + other.bytes_out }
     }
 }
 
-/// A living session, as it was when it was looked at.
+/// The state of an open session at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionSnapshot {
-    /// Its number.
+pub(crate) struct SessionSnapshot {
     pub id: u64,
-    /// The client.
+    /// The client's address.
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: Arc<str>,
-    /// The server it reached; none while it is being dialled, or if none was reached.
+    /// The backend it is connected to; `None` while dialling, or if no backend was reached.
     pub backend: Option<Arc<str>>,
-    /// Who the client says it is, where the route asks for credentials.
+    /// The authenticated user, if the route requires credentials.
     pub user: Option<Arc<str>>,
-    /// When it began.
     pub since: SystemTime,
-    /// What it has carried so far.
+    /// The payload accepted so far.
     pub payload: Payload,
-    /// How long the client took to answer the last Ping, to the microsecond; none before the first answer.
+    /// The time from the last Ping to its Pong, in whole microseconds; `None` before the first Pong.
     pub round_trip: Option<Duration>,
-    /// Bytes accepted from one side that the other has not taken yet.
+    /// Bytes accepted from one side that the other has not accepted yet.
     pub buffered: u32,
 }
 
 impl Registry {
-    /// Enters a new session under the next number.
-    pub fn open(self: &Arc<Self>, facts: SessionInfo<'_>) -> Session {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut live = self.live();
-        let route = live.route(facts.route);
+    /// Registers a new session under the next number.
+    pub(crate) fn open(self: &Arc<Self>, info: SessionInfo<'_>) -> Session {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut state = self.state.lock();
+        let route = state.route(info.route);
         let entry = Arc::new(Entry {
-            peer: facts.peer,
+            peer: info.peer,
             route,
-            user: facts.user.map(Arc::from),
-            since: facts.since,
+            user: info.user.map(Arc::from),
+            since: info.since,
             backend: OnceLock::new(),
             request_end: OnceLock::new(),
             waker: AtomicWaker::new(),
@@ -111,41 +108,41 @@ impl Registry {
             round_trip: AtomicU32::new(0),
             buffered: AtomicU32::new(0),
         });
-        live.sessions.insert(id, Arc::clone(&entry));
-        drop(live);
+        state.sessions.insert(id, Arc::clone(&entry));
+        drop(state);
         Session { id, entry, registry: Arc::clone(self) }
     }
 
-    /// The numbers of the living sessions, oldest first.
-    pub fn ids(&self) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.live().sessions.keys().copied().collect();
+    /// The numbers of the open sessions, oldest first.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.state.lock().sessions.keys().copied().collect();
         ids.sort_unstable();
         ids
     }
 
-    /// The living sessions, oldest first.
-    pub fn snapshot(&self) -> Vec<SessionSnapshot> {
-        let entries = self.live().sessions.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
-        // What they say is read outside of the lock: nobody waits for a long list.
+    /// A snapshot of the open sessions, oldest first.
+    pub(crate) fn snapshot(&self) -> Vec<SessionSnapshot> {
+        let entries = self.state.lock().sessions.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
+        // The entries are read outside of the lock, so that a long list blocks no session.
         let mut entries: Vec<(u64, Arc<Entry>)> = entries;
         entries.sort_unstable_by_key(|(id, _)| *id);
         entries.into_iter().map(|(id, entry)| entry.snapshot(id)).collect()
     }
 
-    /// One living session.
-    pub fn get(&self, id: u64) -> Option<SessionSnapshot> {
-        let entry = self.live().sessions.get(&id).cloned();
+    /// A snapshot of one open session.
+    pub(crate) fn get(&self, id: u64) -> Option<SessionSnapshot> {
+        let entry = self.state.lock().sessions.get(&id).cloned();
         entry.map(|entry| entry.snapshot(id))
     }
 
-    /// What the sessions of each route have carried, living ones included. Never less than before.
-    pub fn payload(&self) -> BTreeMap<Arc<str>, Payload> {
-        let live = self.live();
+    /// The payload of each route's sessions, ended and open. Never decreases.
+    pub(crate) fn payload(&self) -> BTreeMap<Arc<str>, Payload> {
+        let state = self.state.lock();
         let mut routes: BTreeMap<_, _> =
-            live.routes.iter().map(|(route, payload)| (Arc::clone(route), *payload)).collect();
-        let entries: Vec<Arc<Entry>> = live.sessions.values().cloned().collect();
-        drop(live);
-        // What ends from here on is not among those that had ended, and still among these.
+            state.routes.iter().map(|(route, payload)| (Arc::clone(route), *payload)).collect();
+        let entries: Vec<Arc<Entry>> = state.sessions.values().cloned().collect();
+        drop(state);
+        // A session that ends from here on is not yet in the totals of ended sessions, but its entry is in `entries`.
         for entry in entries {
             let route = routes.entry(Arc::clone(&entry.route)).or_default();
             *route = route.plus(entry.payload());
@@ -153,39 +150,30 @@ impl Registry {
         routes
     }
 
-    /// How many sessions there have been, living ones included.
-    pub fn opened(&self) -> u64 {
-        self.last.load(Ordering::Relaxed)
+    /// The number of sessions opened since the process started.
+    pub(crate) fn opened(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
     }
 
-    /// How many sessions live.
-    pub fn len(&self) -> usize {
-        self.live().sessions.len()
+    /// The number of open sessions.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().sessions.len()
     }
 
-    /// Whether no session lives.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Tells one session to end for `reason`. Returns whether it lives.
-    pub fn end(&self, id: u64, reason: Reason) -> bool {
+    /// Requests that a session ends for `reason`. Returns whether it is open.
+    pub(crate) fn end(&self, id: u64, reason: Reason) -> bool {
         self.end_with_message(id, reason, None)
     }
 
-    /// Tells one session to end for `reason`, and its client why in these words. Returns whether it lives.
-    pub fn end_with_message(&self, id: u64, reason: Reason, message: Option<&str>) -> bool {
-        let entry = self.live().sessions.get(&id).cloned();
+    /// Requests that a session ends for `reason`, with `message` for its client. Returns whether it is open.
+    pub(crate) fn end_with_message(&self, id: u64, reason: Reason, message: Option<&str>) -> bool {
+        let entry = self.state.lock().sessions.get(&id).cloned();
         entry.map(|entry| entry.request_end(EndRequest { reason, message: message.map(Box::from) })).is_some()
-    }
-
-    fn live(&self) -> MutexGuard<'_, RegistryState> {
-        self.live.lock()
     }
 }
 
 impl RegistryState {
-    /// The name of a route, one text for all its sessions.
+    /// The name of a route, allocated once for all its sessions.
     fn route(&mut self, name: &str) -> Arc<str> {
         if let Some((known, _)) = self.routes.get_key_value(name) {
             return Arc::clone(known);
@@ -196,51 +184,50 @@ impl RegistryState {
     }
 }
 
-/// That a session has to end, and why.
+/// A request that a session ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndRequest {
-    /// The end it comes to.
+pub(crate) struct EndRequest {
     pub reason: Reason,
     message: Option<Box<str>>,
 }
 
 impl EndRequest {
-    /// What the client is told.
-    pub fn message(&self) -> &str {
+    /// The message for the client.
+    pub(crate) fn message(&self) -> &str {
         self.message.as_deref().unwrap_or(self.reason.explanation())
     }
 }
 
 /// How far a session has got.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct SessionProgress {
-    /// What it has carried so far.
+pub(crate) struct SessionProgress {
+    /// The payload accepted so far.
     pub payload: Payload,
-    /// Bytes accepted from one side that the other has not taken yet.
+    /// Bytes accepted from one side that the other has not accepted yet.
     pub buffered: usize,
 }
 
-/// A session's place in the registry; leaves it when dropped.
+/// The guard of an open session: dropping it removes the session from the registry.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     id: u64,
     entry: Arc<Entry>,
     registry: Arc<Registry>,
 }
 
 impl Session {
-    /// The session's number, unique in the life of the process.
-    pub fn id(&self) -> u64 {
+    /// The session's number, unique for the lifetime of the process.
+    pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
-    /// Notes which server was reached. The first one stands.
-    pub fn reached(&self, backend: &str) {
+    /// Records the backend that the session is connected to. Only the first call has an effect.
+    pub(crate) fn set_backend(&self, backend: &str) {
         let _ = self.entry.backend.set(Arc::from(backend));
     }
 
-    /// Notes how far the session has got. Costs three stores: called at the end of every poll.
-    pub fn record(&self, progress: SessionProgress) {
+    /// Records the progress of the session. Called at the end of every poll, so it costs only three stores.
+    pub(crate) fn record(&self, progress: SessionProgress) {
         let Payload { bytes_in, bytes_out } = progress.payload;
         self.entry.bytes_in.store(bytes_in, Ordering::Relaxed);
         self.entry.bytes_out.store(bytes_out, Ordering::Relaxed);
@@ -248,15 +235,16 @@ impl Session {
         self.entry.buffered.store(buffered, Ordering::Relaxed);
     }
 
-    /// Notes how long the client took to answer a Ping.
-    pub fn record_round_trip(&self, took: Duration) {
-        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+    /// Records the time from a Ping to its Pong.
+    pub(crate) fn record_round_trip(&self, round_trip: Duration) {
+        // 0 stands for "not measured".
+        let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         self.entry.round_trip.store(micros, Ordering::Relaxed);
     }
 
-    /// Ready once somebody has told this session to end. Wakes the last task that asked.
-    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<&EndRequest> {
-        // Registered before looking, so that an order given in between wakes us.
+    /// Ready once the session is requested to end. Wakes the task that polled last.
+    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<&EndRequest> {
+        // Registered before the check, so that a request in between wakes the task.
         self.entry.waker.register(cx.waker());
         match self.entry.request_end.get() {
             Some(request_end) => Poll::Ready(request_end),
@@ -267,16 +255,15 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let mut live = self.registry.live();
-        // Under one lock, so that its payload is counted among the living or among the dead.
-        if let Some(entry) = live.sessions.remove(&self.id) {
-            let route = live.routes.entry(Arc::clone(&entry.route)).or_default();
-            *route = route.plus(entry.payload());
-        }
+        // Under one lock, so that the payload is counted either as that of an open or as that of an ended session.
+        let mut state = self.registry.state.lock();
+        state.sessions.remove(&self.id);
+        let route = state.routes.entry(Arc::clone(&self.entry.route)).or_default();
+        *route = route.plus(self.entry.payload());
     }
 }
 
-/// What the registry and the session share.
+/// The state shared by the registry and the session.
 #[derive(Debug)]
 struct Entry {
     peer: SocketAddr,
@@ -284,12 +271,12 @@ struct Entry {
     user: Option<Arc<str>>,
     since: SystemTime,
     backend: OnceLock<Arc<str>>,
-    /// The first order stands; a later one changes nothing.
+    /// The first request; later ones are ignored.
     request_end: OnceLock<Box<EndRequest>>,
     waker: AtomicWaker,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    /// In microseconds; 0 before the first answer.
+    /// In microseconds; 0 before the first Pong.
     round_trip: AtomicU32,
     buffered: AtomicU32,
 }
@@ -327,7 +314,7 @@ mod tests {
 
     use super::*;
 
-    fn facts(route: &str) -> SessionInfo<'_> {
+    fn info(route: &str) -> SessionInfo<'_> {
         SessionInfo { peer: ([192, 0, 2, 7], 4711).into(), route, user: None, since: SystemTime::UNIX_EPOCH }
     }
 
@@ -336,20 +323,20 @@ mod tests {
     }
 
     #[test]
-    fn a_session_leaves_the_registry_when_dropped() {
+    fn dropping_a_session_removes_it() {
         let registry = Arc::new(Registry::default());
-        let (first, second) = (registry.open(facts("a")), registry.open(facts("a")));
+        let (first, second) = (registry.open(info("a")), registry.open(info("a")));
         assert_eq!(registry.ids(), [first.id(), second.id()]);
         drop(first);
         assert_eq!(registry.ids(), [second.id()]);
-        assert!(!registry.end(1, Reason::Draining), "the first session is gone");
+        assert!(!registry.end(1, Reason::Draining), "the first session has ended");
         assert_eq!(registry.get(1), None);
     }
 
     #[tokio::test]
-    async fn an_order_wakes_the_session_and_the_first_one_stands() {
+    async fn end_request_wakes_the_session_and_the_first_one_wins() {
         let registry = Arc::new(Registry::default());
-        let session = registry.open(facts("a"));
+        let session = registry.open(info("a"));
         let id = session.id();
         assert!(session.poll_end(&mut Context::from_waker(Waker::noop())).is_pending());
         let waiting =
@@ -362,23 +349,23 @@ mod tests {
     }
 
     #[test]
-    fn an_order_without_words_uses_those_of_the_table() {
+    fn end_request_without_message_uses_the_explanation_of_its_reason() {
         let registry = Arc::new(Registry::default());
-        let session = registry.open(facts("a"));
+        let session = registry.open(info("a"));
         registry.end(session.id(), Reason::Draining);
         let Poll::Ready(request_end) = session.poll_end(&mut Context::from_waker(Waker::noop())) else {
-            panic!("no order")
+            panic!("no end request")
         };
         assert_eq!(request_end.message(), Reason::Draining.explanation());
     }
 
     #[test]
-    fn a_look_shows_what_is_known() {
+    fn snapshot_shows_metadata_and_progress() {
         let registry = Arc::new(Registry::default());
-        let user = SessionInfo { user: Some("ada"), ..facts("desk") };
-        let (session, other) = (registry.open(user), registry.open(facts("chat")));
-        session.reached("tcp://127.0.0.1:5900");
-        session.reached("tcp://127.0.0.1:1");
+        let user = SessionInfo { user: Some("ada"), ..info("desk") };
+        let (session, other) = (registry.open(user), registry.open(info("chat")));
+        session.set_backend("tcp://127.0.0.1:5900");
+        session.set_backend("tcp://127.0.0.1:1");
         session.record(SessionProgress { payload: payload(3, 5), buffered: 7 });
         session.record_round_trip(Duration::from_nanos(1));
         let snapshot = registry.snapshot();
@@ -399,11 +386,11 @@ mod tests {
     }
 
     #[test]
-    fn payload_is_counted_once_for_the_living_and_the_dead() {
+    fn payload_is_counted_once_for_open_and_ended_sessions() {
         let registry = Arc::new(Registry::default());
-        let first = registry.open(facts("a"));
-        let second = registry.open(facts("a"));
-        let other = registry.open(facts("b"));
+        let first = registry.open(info("a"));
+        let second = registry.open(info("a"));
+        let other = registry.open(info("b"));
         first.record(SessionProgress { payload: payload(1, 10), buffered: 0 });
         second.record(SessionProgress { payload: payload(2, 20), buffered: 0 });
         other.record(SessionProgress { payload: payload(4, 40), buffered: 0 });
@@ -416,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_registry_adds_to_a_session_is_small() {
+    fn registry_entry_is_small() {
         assert!(size_of::<Entry>() <= 176, "{} bytes", size_of::<Entry>());
     }
 }

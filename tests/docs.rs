@@ -1,4 +1,4 @@
-//! What the documents say is so: the table of ends, links, files, and configurations.
+//! What the documents say is so: the table of reasons, links, files, and configurations.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +6,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use portcullis::{config::Config, outcome::Reason};
+use portcullis::{
+    config::Config,
+    outcome::{Phase, Reason},
+};
 
 /// What a configuration needs at least, for examples that show only a part.
 const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
@@ -54,66 +57,67 @@ fn examples() -> impl Iterator<Item = PathBuf> {
     examples.into_iter()
 }
 
-// The table of ends.
+// The table of reasons.
 
-/// What stands in a table row of `docs/reasons.md` besides the words: HTTP status, close code, level.
-type End = [String; 3];
+/// A table row of `docs/reasons.md` without the reason and its description: HTTP status, close code, log level.
+type Columns = [String; 3];
 
 /// The rows whose first cell is a word in backquotes, in their order.
-fn ends(text: &str) -> Vec<(String, End)> {
-    let mut ends = Vec::new();
+fn reasons(text: &str) -> Vec<(String, Columns)> {
+    let mut reasons = Vec::new();
     for line in text.lines() {
         let Some(row) = line.strip_prefix("| `") else { continue };
         let cells: Vec<&str> = row.trim_end_matches(" |").split(" | ").collect();
         let [word, when, status, close, level] = cells[..] else { panic!("not five cells: {line}") };
-        assert!(!when.is_empty(), "no word about when: {line}");
-        ends.push((word.trim_end_matches('`').to_owned(), [status, close, level].map(str::to_owned)));
+        assert!(!when.is_empty(), "no description: {line}");
+        reasons.push((word.trim_end_matches('`').to_owned(), [status, close, level].map(str::to_owned)));
     }
-    ends
+    reasons
 }
 
-fn in_the_program() -> Vec<(String, End)> {
+fn reasons_of_the_program() -> Vec<(String, Columns)> {
     let number = |number: Option<u16>| number.map_or("–".to_owned(), |number| number.to_string());
-    let end = |reason: &Reason| {
+    let row = |reason: &Reason| {
         let status = number(reason.status().map(|status| status.as_u16()));
-        // The page shows each where it mostly happens: from the dial on, there is a session.
-        let session = *reason as u8 >= Reason::BackendRefused as u8;
+        // The page shows the level for the phase in which the reason usually comes: from the dial on, there is a
+        // session.
+        let session = matches!(reason.phase(), Phase::Dial | Phase::Session);
         let level = reason.level(session).to_string().to_lowercase();
         (reason.as_str().to_owned(), [status, number(reason.close_code()), level])
     };
-    Reason::ALL.iter().map(end).collect()
+    Reason::ALL.iter().map(row).collect()
 }
 
-/// What one side says and the other does not.
-fn differences(documented: &[(String, End)], real: &[(String, End)]) -> Vec<String> {
+/// Rows that the page and the program do not share.
+fn differences(documented: &[(String, Columns)], real: &[(String, Columns)]) -> Vec<String> {
     let mut differences = Vec::new();
-    for (end, there, nowhere) in [(documented, real, "the program"), (real, documented, "docs/reasons.md")] {
-        let missing = end.iter().filter(|end| !there.contains(end));
-        differences.extend(missing.map(|end| format!("{nowhere} does not have {end:?}")));
+    for (rows, other, name) in [(documented, real, "the program"), (real, documented, "docs/reasons.md")] {
+        let missing = rows.iter().filter(|row| !other.contains(row));
+        differences.extend(missing.map(|row| format!("{name} does not have {row:?}")));
     }
     if differences.is_empty() && documented != real {
-        differences.push("the order is another, or a reason stands twice".to_owned());
+        differences.push("the order differs, or a reason is listed twice".to_owned());
     }
     differences
 }
 
 #[test]
-fn the_table_of_ends_is_the_programs() {
-    let documented = ends(&read(&root().join("docs/reasons.md")));
-    let differences = differences(&documented, &in_the_program());
+fn the_table_of_reasons_matches_the_program() {
+    let documented = reasons(&read(&root().join("docs/reasons.md")));
+    let differences = differences(&documented, &reasons_of_the_program());
     assert!(differences.is_empty(), "\n{}\n", differences.join("\n"));
 }
 
 #[test]
-fn a_table_that_differs_is_noticed() {
-    let real = in_the_program();
-    let page = |ends: &[(String, End)]| {
-        let row = |(word, [status, close, level]): &(String, End)| {
+fn differences_from_the_table_of_reasons_are_found() {
+    let real = reasons_of_the_program();
+    let page = |rows: &[(String, Columns)]| {
+        let row = |(word, [status, close, level]): &(String, Columns)| {
             format!("| `{word}` | when | {status} | {close} | {level} |\n")
         };
-        ends.iter().map(row).collect::<String>()
+        rows.iter().map(row).collect::<String>()
     };
-    assert_eq!(ends(&page(&real)), real);
+    assert_eq!(reasons(&page(&real)), real);
     let mut swapped = real.clone();
     swapped.swap(0, 1);
     assert_eq!(differences(&swapped, &real).len(), 1);

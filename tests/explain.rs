@@ -246,7 +246,7 @@ async fn the_origin_policy_is_explained() {
             "ws://localhost:8080/vnc",
             Some("https://evil.example"),
             [
-                "origin         refused: the origin https://evil.example is foreign",
+                "origin         refused: the origin https://evil.example is not allowed",
                 "               allowed: http://localhost:8080 (same-origin)",
             ],
             refused,
@@ -265,7 +265,7 @@ async fn the_origin_policy_is_explained() {
             "ws://[::1]:8080/vnc",
             Some("http://[::1]:8080"),
             [
-                "origin         refused: the origin http://[::1]:8080 is foreign",
+                "origin         refused: the origin http://[::1]:8080 is not allowed",
                 "               allowed: not http://[::1]:8080: same-origin never covers an IPv6 address",
             ],
             refused,

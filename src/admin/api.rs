@@ -35,6 +35,7 @@ use crate::{
     metrics::Metrics,
     outcome::Reason,
     session::{Registry, SessionSnapshot},
+    websocket::MAX_CLOSE_REASON,
 };
 
 /// The largest body that is read, in bytes.
@@ -43,8 +44,6 @@ const MAX_BODY: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first look at the sessions to the second, where rates must be told at once.
 const RATE_SAMPLE: Duration = Duration::from_millis(300);
-/// The longest reason for a kill, in bytes: what a Close frame has room for (RFC 6455 §5.5).
-const MAX_REASON: usize = 123;
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -257,8 +256,10 @@ impl AdminApi {
 
     /// Tells the sessions that are meant to end. Returns their numbers.
     fn end(&self, choice: &SessionFilter, reason: Option<&str>) -> Result<Vec<u64>, ApiError> {
-        if reason.is_some_and(|message| message.len() > MAX_REASON || message.contains(char::is_control)) {
-            let message = format!("the reason must be one line of at most {MAX_REASON} bytes");
+        if reason
+            .is_some_and(|message| message.len() > MAX_CLOSE_REASON || message.contains(char::is_control))
+        {
+            let message = format!("the reason must be one line of at most {MAX_CLOSE_REASON} bytes");
             return Err(ApiError::request(message));
         }
         let meant = match choice.ids.as_deref() {

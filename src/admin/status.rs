@@ -9,7 +9,11 @@ use super::{
     metrics_text::GatewaySnapshot,
     process::ProcessStats,
 };
-use crate::{metrics::Metrics, outcome::Reason, session::Payload};
+use crate::{
+    metrics::Metrics,
+    outcome::{Phase, Reason},
+    session::Payload,
+};
 
 const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 
@@ -118,12 +122,11 @@ pub(super) fn status(
 fn ends(metrics: &Metrics) -> Vec<ReasonCount> {
     let happened = Reason::ALL.iter().map(|&reason| ReasonCount {
         reason: reason.as_str(),
-        at: match reason as u8 {
-            _ if reason == Reason::Served => "served",
-            place if place < Reason::BackendRefused as u8 => "refused",
-            _ if reason == Reason::Served => "served",
-            place if place < Reason::ClientClosed as u8 => "dial",
-            _ => "session",
+        at: match reason.phase() {
+            Phase::Handshake => "refused",
+            Phase::Served => "served",
+            Phase::Dial => "dial",
+            Phase::Session => "session",
         },
         count: metrics.ended(reason),
     });

@@ -1,8 +1,7 @@
-//! How many may be inside at once.
+//! A concurrency limit: a semaphore whose limit can change while permits are held.
 //!
-//! Owns one counter and its limit; knows nothing about who is counted. Invariant: the number of living
-//! [`Permit`]s of a [`ConcurrencyLimit`] is exactly [`ConcurrencyLimit::in_use`], and it never exceeds the limit, not even for
-//! a moment.
+//! Owns one counter and its limit; knows nothing of what is counted. Invariant: [`ConcurrencyLimit::in_use`] is exactly
+//! the number of [`Permit`]s that exist, and acquiring one never makes it exceed the limit, not even for a moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,47 +14,47 @@ pub struct ConcurrencyLimit {
 }
 
 impl ConcurrencyLimit {
-    /// Room for `limit` slots. A limit of 0 admits nobody.
-    pub fn new(limit: usize) -> Arc<Self> {
+    /// A limit of 0 grants no permit.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit: AtomicUsize::new(limit), in_use: AtomicUsize::new(0) })
     }
 
-    /// A slot, or `None` when all of them are taken.
-    #[must_use = "the slot is given back when it is dropped"]
-    pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        // Add only below the limit: add-then-check would overshoot for a moment and refuse others meanwhile.
+    /// A permit, or `None` if all are in use. Never waits.
+    #[must_use = "dropping the permit releases it"]
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        // Increment only below the limit: to increment first and then check would exceed the limit for a moment and
+        // refuse others meanwhile.
         let limit = self.limit();
-        let room = |in_use| (in_use < limit).then_some(in_use + 1);
-        self.in_use.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
-        Some(Permit { of: Arc::clone(self) })
+        let next = |in_use| (in_use < limit).then_some(in_use + 1);
+        self.in_use.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
+        Some(Permit { limit: Arc::clone(self) })
     }
 
-    /// How many slots are held now.
-    pub fn in_use(&self) -> usize {
+    /// The number of permits in use.
+    pub(crate) fn in_use(&self) -> usize {
         self.in_use.load(Ordering::Acquire)
     }
 
-    /// How many slots there are.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit.load(Ordering::Acquire)
     }
 
-    /// Changes how many there are. Slots that are taken stay taken: below them, nobody is admitted until enough of
-    /// them have come back.
-    pub fn set_limit(&self, limit: usize) {
+    /// Changes the limit. Permits in use stay valid: if there are more than the new limit, none is granted until enough
+    /// of them are released.
+    pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
     }
 }
 
-/// One held place of a [`ConcurrencyLimit`]; dropping it gives the place back.
+/// One permit of a [`ConcurrencyLimit`]; dropping it releases it.
 #[derive(Debug)]
-pub struct Permit {
-    of: Arc<ConcurrencyLimit>,
+pub(crate) struct Permit {
+    limit: Arc<ConcurrencyLimit>,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.of.in_use.fetch_sub(1, Ordering::AcqRel);
+        self.limit.in_use.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -66,83 +65,80 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_come_back_when_they_are_dropped() {
-        let capacity = ConcurrencyLimit::new(2);
-        let first = capacity.try_acquire().unwrap();
-        let _second = capacity.try_acquire().unwrap();
-        assert!(capacity.try_acquire().is_none());
-        assert_eq!((capacity.in_use(), capacity.limit()), (2, 2));
+    fn dropping_a_permit_releases_it() {
+        let limit = ConcurrencyLimit::new(2);
+        let first = limit.try_acquire().unwrap();
+        let _second = limit.try_acquire().unwrap();
+        assert!(limit.try_acquire().is_none());
+        assert_eq!((limit.in_use(), limit.limit()), (2, 2));
         drop(first);
-        assert_eq!(capacity.in_use(), 1);
-        assert!(capacity.try_acquire().is_some());
+        assert_eq!(limit.in_use(), 1);
+        assert!(limit.try_acquire().is_some());
     }
 
     #[test]
-    fn a_limit_that_shrinks_takes_no_slot_away() {
-        let capacity = ConcurrencyLimit::new(2);
-        let (first, second) = (capacity.try_acquire().unwrap(), capacity.try_acquire().unwrap());
-        capacity.set_limit(1);
-        assert_eq!((capacity.in_use(), capacity.limit()), (2, 1));
+    fn lowering_the_limit_keeps_permits_valid() {
+        let limit = ConcurrencyLimit::new(2);
+        let (first, second) = (limit.try_acquire().unwrap(), limit.try_acquire().unwrap());
+        limit.set_limit(1);
+        assert_eq!((limit.in_use(), limit.limit()), (2, 1));
         drop(first);
-        assert!(capacity.try_acquire().is_none());
+        assert!(limit.try_acquire().is_none());
         drop(second);
-        assert!(capacity.try_acquire().is_some());
-        capacity.set_limit(3);
-        let _held = [
-            capacity.try_acquire().unwrap(),
-            capacity.try_acquire().unwrap(),
-            capacity.try_acquire().unwrap(),
-        ];
-        assert!(capacity.try_acquire().is_none());
+        assert!(limit.try_acquire().is_some());
+        limit.set_limit(3);
+        let _held =
+            [limit.try_acquire().unwrap(), limit.try_acquire().unwrap(), limit.try_acquire().unwrap()];
+        assert!(limit.try_acquire().is_none());
     }
 
     #[test]
-    fn a_limit_of_zero_admits_nobody() {
+    fn limit_of_zero_grants_no_permit() {
         assert!(ConcurrencyLimit::new(0).try_acquire().is_none());
     }
 
     #[test]
-    fn the_limit_holds_under_threads() {
+    fn limit_holds_under_concurrent_threads() {
         const LIMIT: usize = 3;
         const THREADS: usize = 8;
-        let capacity = ConcurrencyLimit::new(LIMIT);
-        // Counted apart from the subject, by those who are inside.
-        let (inside, most, bytes_written) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let limit = ConcurrencyLimit::new(LIMIT);
+        // Counted by the holders, independently of the limit under test.
+        let (held, most, acquired) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let start = Barrier::new(THREADS);
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
                     start.wait();
                     for _ in 0..20_000 {
-                        let Some(slot) = capacity.try_acquire() else { continue };
-                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        bytes_written.fetch_add(1, Ordering::SeqCst);
-                        assert!(capacity.in_use() <= LIMIT, "{} in use", capacity.in_use());
-                        inside.fetch_sub(1, Ordering::SeqCst);
-                        drop(slot);
+                        let Some(permit) = limit.try_acquire() else { continue };
+                        most.fetch_max(held.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        acquired.fetch_add(1, Ordering::SeqCst);
+                        assert!(limit.in_use() <= LIMIT, "{} in use", limit.in_use());
+                        held.fetch_sub(1, Ordering::SeqCst);
+                        drop(permit);
                     }
                 });
             }
         });
-        let (most, bytes_written) = (most.into_inner(), bytes_written.into_inner());
-        assert!(most <= LIMIT, "{most} were inside at once");
-        assert!(bytes_written >= 20_000, "only {bytes_written} slots were ever taken");
-        assert_eq!(capacity.in_use(), 0);
+        let (most, acquired) = (most.into_inner(), acquired.into_inner());
+        assert!(most <= LIMIT, "{most} permits were held at once");
+        assert!(acquired >= 20_000, "only {acquired} permits were ever acquired");
+        assert_eq!(limit.in_use(), 0);
     }
 
     #[test]
-    fn everyone_finds_a_slot_while_there_are_enough() {
-        let capacity = ConcurrencyLimit::new(64);
+    fn no_permit_is_refused_below_the_limit() {
+        let limit = ConcurrencyLimit::new(64);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let held: Vec<Permit> = (0..8).filter_map(|_| capacity.try_acquire()).collect();
-                        assert_eq!(held.len(), 8, "a slot was refused below the limit");
+                        let held: Vec<Permit> = (0..8).filter_map(|_| limit.try_acquire()).collect();
+                        assert_eq!(held.len(), 8, "a permit was refused below the limit");
                     }
                 });
             }
         });
-        assert_eq!(capacity.in_use(), 0);
+        assert_eq!(limit.in_use(), 0);
     }
 }

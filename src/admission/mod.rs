@@ -1,7 +1,7 @@
-//! Who may enter.
+//! Admission control: the Origin check, the rate limit per address and the concurrency limits.
 //!
-//! Every decision here is pure: no sockets, no clock (time is an argument), no globals. The room knows
-//! nothing of statuses, log lines or metrics; it says yes, or why not.
+//! Every decision here is pure: no sockets, no clock (time is an argument), no globals. Knows nothing of HTTP statuses,
+//! log lines or metrics: a check admits, or returns why not.
 
 pub(crate) mod concurrency;
 pub(crate) mod origin;

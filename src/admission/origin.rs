@@ -1,12 +1,12 @@
-//! Which web pages may connect.
+//! The Origin check: which web pages may connect.
 //!
-//! Browsers let any page open a WebSocket to any server and tell the server only which page it was; the
-//! Origin check is what keeps foreign pages out (RFC 6455 §10.2). Owns what an origin is and when two are the
-//! same; knows nothing of requests, routes or proxies.
+//! A browser lets any page open a WebSocket to any server, and reports the page only in the Origin header; the Origin
+//! check refuses foreign pages (RFC 6455 §10.2: protection against cross-site WebSocket hijacking). Owns the definition
+//! of an origin and of the equality of two; knows nothing of requests, routes or proxies.
 //!
-//! Invariants: whatever is not exactly one well-formed origin (RFC 6454 §6.2) is refused under every policy,
-//! `"*"` included. Two origins are equal when scheme, host and port are: compared whole, never by prefix or
-//! suffix, in lower-case ASCII (IDNA) form, with the default ports of http and https written out or not.
+//! Invariants: anything but exactly one well-formed origin (RFC 6454 §6.2) is refused under every policy, including
+//! `"*"`. Two origins are equal if scheme, host and port are: compared as a whole, never by prefix or suffix, in
+//! lower-case ASCII (IDNA) form, with the default ports of http and https explicit or not.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -16,22 +16,22 @@ use url::Host;
 
 /// A web origin (RFC 6454 §4): scheme, host and port.
 ///
-/// Beside http and https any scheme will do (`chrome-extension://…`, `capacitor://localhost`, and `file://`,
-/// the only one without a host); their hosts are plain tokens and their ports have no default.
+/// Besides http and https any scheme is accepted (`chrome-extension://…`, `capacitor://localhost`, and `file://`, the
+/// only one without a host); hosts of other schemes are plain tokens, and their ports have no default.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// Lower case.
     scheme: String,
-    /// Lower-case ASCII; an IP-literal keeps its brackets.
+    /// Lower-case ASCII; an IP literal keeps its brackets.
     host: String,
-    /// Absent when it is the scheme's default.
+    /// `None` if it is the default of the scheme.
     port: Option<u16>,
 }
 
 impl Origin {
-    /// What "same-origin" means for a request: the origin of a page that came from this scheme and Host.
-    /// `None` when the Host is not a host with an optional port.
-    pub fn of_host(https: bool, host_header: &str) -> Option<Self> {
+    /// The origin of a page served under this scheme and Host: what a request is compared with for `"same-origin"`.
+    /// `None` if `host_header` is not a host with an optional port.
+    pub(crate) fn of_host(https: bool, host_header: &str) -> Option<Self> {
         Self::new(if https { "https" } else { "http" }, host_header).ok()
     }
 
@@ -46,7 +46,7 @@ impl Origin {
         Ok(Self { scheme, host, port: port.filter(|_| port != default_port) })
     }
 
-    /// Whether the host is an IP-literal (RFC 3986 §3.2.2): an address in brackets.
+    /// Whether the host is an IP literal (RFC 3986 §3.2.2): an address in brackets.
     fn is_ip_literal(&self) -> bool {
         self.host.starts_with('[')
     }
@@ -81,7 +81,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What is wrong with a text that should be an origin.
+/// Why a text is not a valid origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum InvalidOrigin {
     /// It does not begin with a scheme and `://`.
@@ -93,20 +93,20 @@ pub enum InvalidOrigin {
     /// A `/` follows the host.
     #[error("an origin ends after its host and port: leave out the path, even a lone \"/\"")]
     Path,
-    /// There is an `@`.
+    /// It has an `@`.
     #[error("an origin has no user name: leave out everything up to the \"@\"")]
     Userinfo,
-    /// A character that stands in no host and no port, such as `?`, `#`, `%`, a backslash or white space.
-    #[error("{0:?} cannot stand in an origin")]
+    /// A character that no host and no port can contain, such as `?`, `#`, `%`, a backslash or white space.
+    #[error("an origin cannot contain {0:?}")]
     Character(char),
-    /// There is a `*` in the host.
-    #[error("wildcards are not understood inside of an origin: list each origin")]
+    /// The host has a `*`.
+    #[error("wildcards inside an origin are not supported: list each origin")]
     Wildcard,
-    /// Nothing stands where the host should.
+    /// The host is empty.
     #[error("it has no host")]
     NoHost,
-    /// The host ends in a dot, which makes it another host to a browser.
-    #[error("the host must not end in a dot")]
+    /// The host ends with a dot, which makes it a different host for a browser.
+    #[error("its host must not end with a dot")]
     TrailingDot,
     /// The host is neither a domain name nor an address in its usual form.
     #[error("its host is neither a domain name nor an IP address in its usual form")]
@@ -119,7 +119,7 @@ pub enum InvalidOrigin {
     Encoding,
 }
 
-/// Host and port, told apart but not yet understood.
+/// Splits an authority into host and port; the host is not parsed yet.
 fn split_authority(authority: &str) -> Result<(&str, Option<u16>), InvalidOrigin> {
     for c in authority.chars() {
         match c {
@@ -142,7 +142,7 @@ fn split_authority(authority: &str) -> Result<(&str, Option<u16>), InvalidOrigin
         return Ok((host, None));
     }
     let digits = port.strip_prefix(':').ok_or(InvalidOrigin::Host)?;
-    // Digits are looked at one by one, because parse() would take a "+" too.
+    // Digits are checked one by one, because parse() also accepts a leading "+".
     if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(InvalidOrigin::Port);
     }
@@ -153,14 +153,14 @@ fn split_authority(authority: &str) -> Result<(&str, Option<u16>), InvalidOrigin
 fn web_host(host: &str) -> Result<String, InvalidOrigin> {
     match Host::parse(host).map_err(|_| wrong_host(host))? {
         Host::Domain(domain) => name(&domain),
-        // Browsers write an address in four decimal parts; 127.1 or 0x7f000001 come from somewhere else.
+        // Browsers send an address as four decimal parts; 127.1 or 0x7f000001 did not come from a browser.
         Host::Ipv4(address) if address.to_string() == host => Ok(address.to_string()),
         Host::Ipv4(_) => Err(wrong_host(host)),
         Host::Ipv6(address) => Ok(literal(address)),
     }
 }
 
-/// The host of any other scheme: no IDNA, and digits are not an IPv4 address, for it is an identifier.
+/// The host of any other scheme: an identifier, so there is no IDNA, and digits are not an IPv4 address.
 fn token_host(host: &str) -> Result<String, InvalidOrigin> {
     if !host.starts_with('[') {
         return name(host);
@@ -171,12 +171,12 @@ fn token_host(host: &str) -> Result<String, InvalidOrigin> {
     }
 }
 
-/// A name in lower case. Looked at after IDNA, which makes dots and more of other characters.
+/// A name in lower case. Checked after IDNA, which maps other characters to dots and more.
 fn name(name: &str) -> Result<String, InvalidOrigin> {
-    let is_fine = |label: &str| {
+    let is_valid = |label: &str| {
         !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
     };
-    if name.split('.').all(is_fine) { Ok(name.to_ascii_lowercase()) } else { Err(wrong_host(name)) }
+    if name.split('.').all(is_valid) { Ok(name.to_ascii_lowercase()) } else { Err(wrong_host(name)) }
 }
 
 fn literal(address: Ipv6Addr) -> String {
@@ -191,14 +191,14 @@ fn wrong_host(host: &str) -> InvalidOrigin {
     }
 }
 
-/// What a request without an Origin header meets. Browsers always send one with a WebSocket handshake (RFC
-/// 6455 §4.1).
+/// What happens to a request without an Origin header. Browsers always send one in a WebSocket handshake (RFC 6455
+/// §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MissingOrigin {
-    /// It is refused.
+    /// Refuse it.
     #[default]
     Refuse,
-    /// It is let in: such a client is no browser, and can be told apart by other means only.
+    /// Admit it: such a client is not a browser, and must be authenticated by other means.
     Allow,
 }
 
@@ -207,24 +207,24 @@ pub enum MissingOrigin {
 pub struct OriginPolicy {
     /// `"*"`: any well-formed origin, `null` included.
     pub any: bool,
-    /// `"same-origin"`: the origin of a page that came from this gateway itself. Never an IP-literal; those
-    /// must be listed.
+    /// `"same-origin"`: the origin of pages that this gateway itself serves. Never an IP literal; those must be
+    /// listed.
     pub same_origin: bool,
-    /// `"null"`: pages that hide their origin, such as sandboxed frames. Anyone can make such a page.
+    /// `"null"`: pages with an opaque origin, such as sandboxed frames. Any site can create such a page.
     pub null: bool,
-    /// The origins that are written out.
+    /// The origins listed by name.
     pub listed: Vec<Origin>,
-    /// What a request without an Origin header meets. `"*"` does not speak for it.
+    /// What happens to a request without an Origin header. Independent of `"*"`.
     pub missing: MissingOrigin,
 }
 
 impl OriginPolicy {
-    /// Reads the entries of a route's `origins`: `"same-origin"`, `"*"`, `"null"` or an origin. No entries
-    /// admit nobody.
+    /// Parses the entries of a route's `origins`: `"same-origin"`, `"*"`, `"null"` or an origin. An empty list admits
+    /// no origin.
     ///
     /// # Errors
-    /// [`OriginError`] names the first entry that is none of these.
-    pub fn parse(entries: &[String], missing: MissingOrigin) -> Result<Self, OriginError> {
+    /// [`OriginError`] with the first entry that is none of these.
+    pub(crate) fn parse(entries: &[String], missing: MissingOrigin) -> Result<Self, OriginError> {
         let mut policy = Self { any: false, same_origin: false, null: false, listed: Vec::new(), missing };
         for (index, entry) in entries.iter().enumerate() {
             match entry.as_str() {
@@ -240,12 +240,12 @@ impl OriginPolicy {
         Ok(policy)
     }
 
-    /// Whether a request may enter: `headers` are the values of all its Origin header lines, `own` is the
-    /// origin that it was made to.
+    /// Checks a request: `headers` are the values of all its Origin header lines, `own` is the origin of the gateway as
+    /// the request addresses it.
     ///
     /// # Errors
-    /// [`OriginRefused`] says why not.
-    pub fn permit(&self, headers: &[&[u8]], own: Option<&Origin>) -> Result<(), OriginRefused> {
+    /// [`OriginRefused`] if the policy does not admit it.
+    pub(crate) fn permit(&self, headers: &[&[u8]], own: Option<&Origin>) -> Result<(), OriginRefused> {
         let value = match (headers, self.missing) {
             ([value], _) => std::str::from_utf8(value).map_err(|_| InvalidOrigin::Encoding)?,
             ([], MissingOrigin::Allow) => return Ok(()),
@@ -264,23 +264,23 @@ impl OriginPolicy {
     }
 }
 
-/// An entry of `origins` that means nothing.
+/// An invalid entry of `origins`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{entry:?} is neither \"same-origin\", \"*\", \"null\" nor an origin: {reason}")]
-pub struct OriginError {
-    /// Which entry of the list, counted from 0.
+pub(crate) struct OriginError {
+    /// The index of the entry in the list.
     pub index: usize,
-    /// The entry as it was written.
+    /// The entry as written.
     pub entry: String,
     /// What is wrong with it.
     pub reason: InvalidOrigin,
 }
 
-/// Why a request was refused for its Origin. Fit for a log: what a stranger sent is shown only once it was
-/// understood.
+/// Why a request was refused for its Origin. Safe to log: what an untrusted client sent is shown only after it was
+/// parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OriginRefused {
-    /// No Origin header, and the route wants one.
+pub(crate) enum OriginRefused {
+    /// No Origin header, and the route requires one.
     #[error("there is no Origin header")]
     Missing,
     /// More than one Origin header line.
@@ -293,7 +293,7 @@ pub enum OriginRefused {
     #[error("the Origin header is malformed: {0}")]
     Malformed(#[from] InvalidOrigin),
     /// A well-formed origin that the route does not admit.
-    #[error("the origin {0} is foreign")]
+    #[error("the origin {0} is not allowed")]
     Foreign(Origin),
 }
 
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_differently_but_means_the_same() {
+    fn equivalent_spellings_are_equal() {
         for (listed, sent) in [
             ("https://good.example", "https://GOOD.example"),
             ("HTTPS://Good.Example", "https://good.example"),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_alike_but_is_foreign() {
+    fn similar_origins_are_foreign() {
         let policy = policy(&["https://good.example", "https://other.example:8443", "app://12345"]);
         for sent in [
             "https://good.example.evil.com",
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_refused_even_where_anyone_is_welcome() {
+    fn malformed_origins_are_refused_under_every_policy() {
         use InvalidOrigin::*;
         for (sent, wrong) in [
             ("", Scheme),
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn display_leaves_out_what_is_default() {
+    fn display_omits_the_default_port() {
         for (text, shown) in [
             ("HTTPS://Desk.Example.COM:443", "https://desk.example.com"),
             ("https://desk.example.com:8443", "https://desk.example.com:8443"),
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn star_admits_any_origin_but_not_its_absence() {
+    fn star_admits_any_origin_but_not_a_missing_one() {
         let star = policy(&["*"]);
         for sent in ["https://evil.example", "http://[::1]:1", "app://x", "file://", "null"] {
             assert!(permits(&star, sent), "{sent}");
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_for_those_who_list_it() {
+    fn null_must_be_listed() {
         assert_eq!(
             policy(&["same-origin", "https://good.example"]).permit(&[b"null"], None),
             Err(OriginRefused::Null)
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_several() {
+    fn missing_and_repeated_headers() {
         let mut policy = policy(&["*"]);
         assert_eq!(policy.permit(&[], None), Err(OriginRefused::Missing));
         policy.missing = MissingOrigin::Allow;
@@ -522,7 +522,7 @@ mod tests {
         assert!(!permit(true, "desk.example.com.", "https://desk.example.com"));
         assert!(!permit(true, "desk.example.com.", "https://desk.example.com."));
         assert!(policy.permit(&[b"https://gate.example"], None).is_err());
-        assert!(!permit(true, "[::1]:8443", "https://[::1]:8443"), "an IP-literal must be listed");
+        assert!(!permit(true, "[::1]:8443", "https://[::1]:8443"), "an IP literal must be listed");
         let listed = OriginPolicy { listed: vec![origin("https://[::1]:8443")], ..policy.clone() };
         let own = Origin::of_host(true, "[::1]:8443");
         assert_eq!(listed.permit(&[b"https://[::1]:8443"], own.as_ref()), Ok(()));
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_header_that_is_none_has_no_origin() {
+    fn invalid_host_header_has_no_origin() {
         for host in
             ["", ":443", "a/b", "a@b", "a b", "a:b", "a:0", "a,b", "a.", "a%2eb", "https://a", "null/"]
         {
@@ -540,15 +540,15 @@ mod tests {
     }
 
     #[test]
-    fn without_entries_nobody_enters() {
-        let nobody = policy(&[]);
+    fn empty_list_admits_no_origin() {
+        let closed = policy(&[]);
         for sent in ["https://gate.example", "null", "file://"] {
-            assert!(!permits(&nobody, sent));
+            assert!(!permits(&closed, sent));
         }
     }
 
     #[test]
-    fn errors_name_the_entry_and_what_to_do() {
+    fn errors_name_the_entry_and_the_fix() {
         let entries = ["same-origin", "https://a.example/", "https://b.example"].map(String::from);
         let error = OriginPolicy::parse(&entries, MissingOrigin::Refuse).unwrap_err();
         assert_eq!((error.index, error.reason), (1, InvalidOrigin::Path));
@@ -560,8 +560,8 @@ mod tests {
         let refused = policy(&["same-origin"]).permit(&[b"https://a.example\x1b[2J"], None).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "the Origin header is malformed: '\\u{1b}' cannot stand in an origin",
-            "a log line never carries what a stranger sent as it is"
+            "the Origin header is malformed: an origin cannot contain '\\u{1b}'",
+            "a log line never contains client input unescaped"
         );
     }
 
@@ -571,7 +571,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_shows_itself_and_parses_again(
+        fn display_of_a_parsed_origin_parses_again(
             text in prop_oneof![
                 any::<String>(),
                 any::<String>().prop_map(|host| format!("https://{host}")),
@@ -591,7 +591,7 @@ mod tests {
         }
 
         #[test]
-        fn good_origins_parse(domain in domain(), port in prop::option::of(1_u16..), https: bool) {
+        fn valid_origins_parse(domain in domain(), port in prop::option::of(1_u16..), https: bool) {
             let scheme = if https { "https" } else { "http" };
             let authority = port.map_or(domain.clone(), |port| format!("{domain}:{port}"));
             let parsed = origin(&format!("{scheme}://{authority}"));
@@ -602,15 +602,15 @@ mod tests {
         }
 
         #[test]
-        fn no_neighbour_of_a_listed_origin_is_let_in(
+        fn no_variation_of_a_listed_origin_is_admitted(
             good in domain(), evil in domain(), letters in "[a-z0-9]{1,5}", port in 1_u16..,
         ) {
             let policy = policy(&[&format!("https://{good}")]);
             let own = Origin::of_host(true, "gate.example");
-            let let_in = |sent: &str| policy.permit(&[sent.as_bytes()], own.as_ref()).is_ok();
+            let is_admitted = |sent: &str| policy.permit(&[sent.as_bytes()], own.as_ref()).is_ok();
             let listed = format!("https://{good}");
-            prop_assert!(let_in(&listed));
-            for neighbour in [
+            prop_assert!(is_admitted(&listed));
+            for variation in [
                 format!("https://{good}.{evil}"),
                 format!("https://{good}.{letters}"),
                 format!("https://{good}{letters}"),
@@ -629,18 +629,18 @@ mod tests {
                 format!("http://{good}"),
                 format!("x{letters}://{good}"),
             ] {
-                prop_assert!(!let_in(&neighbour), "{} is let in where {} is listed", neighbour, listed);
+                prop_assert!(!is_admitted(&variation), "{} is admitted where {} is listed", variation, listed);
             }
             let with_port = format!("https://{good}:{port}");
-            prop_assert_eq!(let_in(&with_port), port == 443);
+            prop_assert_eq!(is_admitted(&with_port), port == 443);
             let other = format!("https://{evil}");
-            prop_assert_eq!(let_in(&other), evil == good);
+            prop_assert_eq!(is_admitted(&other), evil == good);
         }
 
         #[test]
-        fn bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let nobody = OriginPolicy::parse(&[], MissingOrigin::Refuse).unwrap();
-            prop_assert!(nobody.permit(&[&bytes], None).is_err());
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let closed = OriginPolicy::parse(&[], MissingOrigin::Refuse).unwrap();
+            prop_assert!(closed.permit(&[&bytes], None).is_err());
         }
     }
 }

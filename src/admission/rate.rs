@@ -1,13 +1,12 @@
-//! How fast, and how many at once, one address may connect.
+//! The rate limit and the connection limit per client address.
 //!
-//! Owns the memory of who connected lately: two bounded tables, one per address family. It knows neither
-//! clocks (`now` is an argument) nor sockets, and not what becomes of a connection once it holds its
-//! [`AddressPermit`].
+//! The rate limit is a token bucket of `rate` and `burst`, computed with GCRA (the generic cell rate algorithm). Owns
+//! the state of recent sources: two bounded tables, one per address family. Knows nothing of clocks (`now` is an
+//! argument), of sockets, and of what a connection does while it holds its [`AddressPermit`].
 //!
-//! A source is one IPv4 address or one IPv6 /64, the smallest block that a single subscriber is given (RFC
-//! 6177 §2); `::ffff:a.b.c.d` is `a.b.c.d`. Invariants: a table never outgrows its bound, whoever connects; a
-//! source that holds a place is never forgotten; a refusal changes nothing, so that knocking on a closed door
-//! does not keep it closed.
+//! A source is one IPv4 address or one IPv6 /64, the smallest block that is assigned to a single subscriber (RFC 6177
+//! §2); `::ffff:a.b.c.d` is `a.b.c.d`. Invariants: a table never exceeds its bound, regardless of the traffic; a source
+//! that holds a permit is never evicted; a refused attempt consumes no quota and changes no state.
 
 use std::hash::{BuildHasher, Hash};
 use std::net::{IpAddr, Ipv6Addr};
@@ -19,38 +18,38 @@ use indexmap::IndexMap;
 use ipnet::{IpNet, Ipv4Net};
 use parking_lot::{Mutex, RwLock};
 
-/// What one source may do. A source is one IPv4 address or one IPv6 /64.
+/// The limits of one source: one IPv4 address or one IPv6 /64.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PerIp {
-    /// New connections per second, in the long run.
+    /// New connections per second, on average: the rate at which the token bucket refills.
     pub rate: NonZeroU32,
-    /// New connections at once, after a time of quiet.
+    /// New connections at once after a quiet period: the size of the token bucket.
     pub burst: NonZeroU32,
-    /// Connections held at the same time.
+    /// Concurrent connections.
     pub sessions: NonZeroU32,
-    /// Networks that are neither counted nor refused.
+    /// Networks that are exempt from all limits.
     pub exempt: Vec<IpNet>,
 }
 
 /// Why a source was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LimitExceeded {
+pub(crate) enum LimitExceeded {
     /// It connects faster than `rate` and `burst` allow.
     #[error("connects too fast; the next connection is permitted in {retry_after:?}")]
     Rate {
         /// How long until the next connection is permitted. Never zero.
         retry_after: Duration,
     },
-    /// It holds `sessions` connections already. Also said to a new source when every source that fits into
-    /// the table holds a connection, which a table larger than the number of connections cannot come to.
+    /// It already holds `sessions` connections. Also returned for a new source if every row of the table holds a
+    /// connection, which cannot happen if the table has more rows than the gateway has connections.
     #[error("holds as many connections as one address may")]
     Sessions,
 }
 
-/// Counts the connections of every source.
+/// Limits the rate and the number of connections of every source.
 ///
-/// The rate is GCRA (ITU-T I.371 Annex A, "virtual scheduling"): a leaky bucket whose whole state is one
-/// number, the theoretical arrival time of the next connection.
+/// The rate limit is GCRA (ITU-T I.371 Annex A, "virtual scheduling"): a token bucket whose whole state is one number,
+/// the theoretical arrival time of the next connection.
 #[derive(Debug)]
 pub struct RateLimiter {
     settings: RwLock<LimiterSettings>,
@@ -60,9 +59,9 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// A limiter that remembers at most `sources` sources per address family (at least one). `sources` should
-    /// exceed the number of connections the gateway can hold. A `now` before `epoch` counts as `epoch`.
-    pub fn new(limits: PerIp, sources: usize, epoch: Instant) -> Arc<Self> {
+    /// A limiter that keeps at most `sources` sources per address family (at least one). `sources` should exceed the
+    /// number of connections that the gateway can hold. A `now` before `epoch` counts as `epoch`.
+    pub(crate) fn new(limits: PerIp, sources: usize, epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
             settings: RwLock::new(LimiterSettings::new(limits)),
             epoch,
@@ -71,13 +70,17 @@ impl RateLimiter {
         })
     }
 
-    /// Counts one connection from `address` at `now` against its rate, and holds a place for it until the
-    /// [`AddressPermit`] is dropped. An exempt address gets a place that counts nothing.
+    /// Counts one connection from `address` at `now` against its rate, and as one of its connections until the
+    /// [`AddressPermit`] is dropped. The permit of an exempt address counts nothing.
     ///
     /// # Errors
-    /// [`LimitExceeded`], when the source may not connect now. [`LimitExceeded::Sessions`] is said before
-    /// [`LimitExceeded::Rate`], because waiting would not help; neither counts against the rate.
-    pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<AddressPermit, LimitExceeded> {
+    /// [`LimitExceeded`] if the source may not connect now: [`LimitExceeded::Sessions`] in preference to
+    /// [`LimitExceeded::Rate`], because waiting does not lift it. A refused attempt does not count against the rate.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<AddressPermit, LimitExceeded> {
         let settings = self.settings.read();
         if covers(&settings.exempt, address) {
             return Ok(AddressPermit { held: None });
@@ -91,24 +94,18 @@ impl RateLimiter {
         Ok(AddressPermit { held: Some((Arc::clone(self), source)) })
     }
 
-    /// Changes what a source may do and how many are remembered. What is remembered stays, and so does every place
-    /// that is held.
-    pub fn set_limits(&self, limits: PerIp, sources: usize) {
+    /// Changes the limits and the bound of the tables. The state of the sources and all permits stay valid.
+    pub(crate) fn set_limits(&self, limits: PerIp, sources: usize) {
         *self.settings.write() = LimiterSettings::new(limits);
         self.v4.lock().set_bound(sources);
         self.v6.lock().set_bound(sources);
     }
-
-    /// How many sources are remembered now, both families together.
-    pub fn source_count(&self) -> usize {
-        self.v4.lock().sources.len() + self.v6.lock().sources.len()
-    }
 }
 
-/// One connection's place; dropping it gives the place back.
+/// The permit of one connection; dropping it releases it.
 #[derive(Debug)]
-#[must_use = "the place is given back when it is dropped"]
-pub struct AddressPermit {
+#[must_use = "dropping the permit releases it"]
+pub(crate) struct AddressPermit {
     held: Option<(Arc<RateLimiter>, Source)>,
 }
 
@@ -122,12 +119,12 @@ impl Drop for AddressPermit {
     }
 }
 
-/// The address that is meant: `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2) is `a.b.c.d`.
+/// Maps `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2) to `a.b.c.d`; other addresses stay as they are.
 pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Whether one of `networks` contains the canonical `address`. A network inside `::ffff:0:0/96` means the
+/// Whether one of `networks` contains the canonical form of `address`. A network inside `::ffff:0:0/96` stands for the
 /// IPv4 network that it maps; a wider IPv6 network, even `::/0`, contains no IPv4 address.
 pub(crate) fn covers(networks: &[IpNet], address: IpAddr) -> bool {
     const MAPPED_BITS: u8 = 96;
@@ -144,7 +141,7 @@ pub(crate) fn covers(networks: &[IpNet], address: IpAddr) -> bool {
     })
 }
 
-/// What is counted as one.
+/// The key of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     V4(u32),
@@ -161,7 +158,7 @@ impl Source {
     }
 }
 
-/// What a source may do now.
+/// What a reload can change.
 #[derive(Debug)]
 struct LimiterSettings {
     bucket: TokenBucket,
@@ -174,12 +171,12 @@ impl LimiterSettings {
     }
 }
 
-/// [`PerIp`] in the units of the tables.
+/// The limits of [`PerIp`] as the parameters of GCRA, and the connection limit.
 #[derive(Debug)]
 struct TokenBucket {
-    /// Nanoseconds between connections in the long run; rounded up, so that `rate` is never exceeded.
+    /// Nanoseconds between connections at exactly `rate`; rounded up, so that `rate` is never exceeded.
     interval: u64,
-    /// How many nanoseconds early a connection may come.
+    /// How many nanoseconds before its theoretical arrival time a connection may arrive: the burst tolerance.
     tolerance: u64,
     sessions: u32,
 }
@@ -192,13 +189,13 @@ impl TokenBucket {
     }
 }
 
-/// What is remembered of one source.
+/// The state of one source.
 #[derive(Debug, Default)]
 struct SourceState {
-    /// GCRA's theoretical arrival time, in nanoseconds since the limiter's epoch. Once it is past, the source
-    /// has its whole burst again and the row says nothing that an absent row would not.
+    /// GCRA's theoretical arrival time, in nanoseconds since the limiter's epoch. Once it is past, the bucket is full
+    /// again, and the row is equivalent to an absent one.
     tat: u64,
-    /// Places held.
+    /// Permits in use.
     held: u32,
 }
 
@@ -218,7 +215,7 @@ impl SourceState {
     }
 }
 
-/// The sources of one family. The hasher is randomly keyed, so that nobody can choose addresses that collide.
+/// The sources of one address family. The hasher is randomly keyed, so that no client can choose colliding addresses.
 #[derive(Debug)]
 struct SourceTable<K> {
     sources: IndexMap<K, SourceState>,
@@ -227,14 +224,14 @@ struct SourceTable<K> {
 }
 
 impl<K: Hash + Eq + Copy> SourceTable<K> {
-    /// How many rows are looked at to find one worth forgetting.
+    /// The number of rows sampled to find one to evict.
     const SAMPLE: usize = 8;
 
     fn new(bound: usize) -> Self {
         Self { sources: IndexMap::new(), bound: bound.max(1), draws: 0 }
     }
 
-    /// A table that is larger than its new bound forgets those who hold no place, as new ones come.
+    /// A table that exceeds its new bound evicts sources without permits as new sources connect.
     fn set_bound(&mut self, bound: usize) {
         self.bound = bound.max(1);
     }
@@ -243,7 +240,7 @@ impl<K: Hash + Eq + Copy> SourceTable<K> {
         if let Some(state) = self.sources.get_mut(&source) {
             return state.admit(now, bucket);
         }
-        // Two at a time where the bound has shrunk, so that no single connection pays for all that is too much.
+        // At most two at a time if the bound was lowered, so that no single connection pays for the whole excess.
         for _ in 0..self.sources.len().saturating_sub(self.bound - 1).min(2) {
             let eviction_candidate = self.eviction_candidate(now).ok_or(LimitExceeded::Sessions)?;
             self.sources.swap_remove_index(eviction_candidate);
@@ -255,19 +252,19 @@ impl<K: Hash + Eq + Copy> SourceTable<K> {
     }
 
     fn release(&mut self, source: &K) {
-        // Always there: a row with a place is never forgotten.
+        // Always present: a source that holds a permit is never evicted.
         if let Some(state) = self.sources.get_mut(source) {
             state.held = state.held.saturating_sub(1);
         }
     }
 
-    /// The row to forget: of a random few, the one without a place whose arrival time is oldest, since it has
-    /// the least left to say. A source that is being refused lies in the future and is the last to be
-    /// forgotten.
+    /// The row to evict: of a random sample, the one without permits that has the oldest arrival time, because it holds
+    /// the least information. The arrival time of a source that is being refused lies in the future, so it is evicted
+    /// last.
     fn eviction_candidate(&mut self, now: u64) -> Option<usize> {
         let mut oldest: Option<(u64, usize)> = None;
         for _ in 0..Self::SAMPLE {
-            let index = self.draw();
+            let index = self.random_index();
             let state = &self.sources[index];
             if state.held == 0 && oldest.is_none_or(|(tat, _)| state.tat < tat) {
                 oldest = Some((state.tat, index));
@@ -279,19 +276,18 @@ impl<K: Hash + Eq + Copy> SourceTable<K> {
         if let Some((_, index)) = oldest {
             return Some(index);
         }
-        let start = self.draw();
+        let start = self.random_index();
         (start..self.sources.len()).chain(0..start).find(|&index| self.sources[index].held == 0)
     }
 
-    /// An index nobody outside can foresee: a counter under the table's own keyed hash. The table must not be
-    /// empty.
-    fn draw(&mut self) -> usize {
+    /// An index that no client can predict: a counter under the table's own keyed hash. The table must not be empty.
+    fn random_index(&mut self) -> usize {
         self.draws = self.draws.wrapping_add(1);
         (self.sources.hasher().hash_one(self.draws) % self.sources.len() as u64) as usize
     }
 }
 
-/// Nanoseconds fit into 64 bits for 584 years.
+/// Saturates; 64 bits hold 584 years.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -303,6 +299,13 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    impl RateLimiter {
+        /// The number of sources in both tables.
+        fn source_count(&self) -> usize {
+            self.v4.lock().sources.len() + self.v6.lock().sources.len()
+        }
+    }
 
     fn limits(rate: u32, burst: u32, sessions: u32) -> PerIp {
         let some = |n| NonZeroU32::new(n).unwrap();
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_and_then_the_rate() {
+    fn burst_is_admitted_and_then_the_rate() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(20, 3, 100), 16, epoch);
         let admit = |at| limiter.admit(ip("192.0.2.1"), epoch + at);
@@ -338,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_do_not_prolong_themselves() {
+    fn refused_attempts_consume_no_quota() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(1, 1, 100), 16, epoch);
         let _held = limiter.admit(v4(1), epoch).unwrap();
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_held_until_it_is_dropped_and_a_full_house_costs_no_rate() {
+    fn permit_is_held_until_dropped_and_the_session_limit_consumes_no_rate() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(1, 3, 2), 16, epoch);
         let first = limiter.admit(v4(1), epoch).unwrap();
@@ -362,18 +365,21 @@ mod tests {
         let _other = limiter.admit(v4(2), epoch).unwrap();
         drop(first);
         let _third = limiter.admit(v4(1), epoch).unwrap();
-        // Both limits are reached now; the one that waiting does not lift is named.
+        // Both limits are reached; the one that waiting does not lift is returned.
         assert_eq!(limiter.admit(v4(1), epoch).unwrap_err(), LimitExceeded::Sessions);
     }
 
     #[test]
-    fn a_64_is_one_source_and_mapped_is_v4() {
+    fn ipv6_64_is_one_source_and_mapped_addresses_are_ipv4() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(1, 2, 100), 16, epoch);
         let admit = |address: IpAddr| limiter.admit(address, epoch).map(std::mem::forget);
         assert!(admit(v6(0x2001_0db8_0000_0001, 1)).is_ok());
         assert!(admit(v6(0x2001_0db8_0000_0001, u64::MAX)).is_ok());
-        assert!(admit(v6(0x2001_0db8_0000_0001, 77)).is_err(), "rotating inside a /64 is no escape");
+        assert!(
+            admit(v6(0x2001_0db8_0000_0001, 77)).is_err(),
+            "another address of the same /64 does not evade the limit"
+        );
         assert!(admit(v6(0x2001_0db8_0000_0002, 77)).is_ok(), "the next /64 is another source");
         assert!(admit(ip("::ffff:192.0.2.1")).is_ok());
         assert!(admit(ip("192.0.2.1")).is_ok());
@@ -383,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn new_rules_hold_at_once_and_places_stay_held() {
+    fn new_limits_apply_at_once_and_permits_stay_valid() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(1, 1, 9), 16, epoch);
         let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap());
@@ -392,7 +398,7 @@ mod tests {
         limiter.set_limits(limits(1000, 1000, 2), 16);
         let second = limiter.admit(one, epoch + SECOND).unwrap();
         assert_eq!(limiter.admit(one, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
-        // Less is remembered from now on, but nobody who holds a place is forgotten.
+        // The bound is lower now, but a source that holds a permit is not evicted.
         limiter.set_limits(limits(1000, 1000, 2), 1);
         assert_eq!(limiter.admit(other, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
         drop((held, second));
@@ -415,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_mean_what_they_say() {
+    fn mapped_ipv4_networks_cover_ipv4_addresses() {
         let covers = |net: &str, address: &str| covers(&[net.parse().unwrap()], ip(address));
         assert!(covers("0.0.0.0/0", "::ffff:1.2.3.4"));
         assert!(covers("::ffff:0:0/96", "1.2.3.4"));
@@ -423,16 +429,16 @@ mod tests {
         assert!(!covers("::ffff:10.0.0.0/104", "11.9.9.9"));
         assert!(!covers("::/0", "1.2.3.4"));
         assert!(!covers("0.0.0.0/0", "::1"));
-        assert!(covers("10.0.0.7/8", "10.200.0.1"), "host bits of a network do not matter");
+        assert!(covers("10.0.0.7/8", "10.200.0.1"), "host bits of a network are ignored");
         assert!(covers("192.0.2.1/32", "192.0.2.1") && !covers("192.0.2.1/32", "192.0.2.2"));
     }
 
     #[test]
-    fn one_million_sources_fit_into_the_bound_and_the_living_survive() {
+    fn one_million_sources_stay_within_the_bound_and_permits_survive() {
         const BOUND: usize = 65_536;
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(20, 2, 1), BOUND, epoch);
-        let living: Vec<AddressPermit> = (0..9_000).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
+        let permits: Vec<AddressPermit> = (0..9_000).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
         for n in 0..1_000_000_u32 {
             let now = epoch + Duration::from_micros(n.into());
             drop(limiter.admit(v4(0x0100_0000 + n), now).unwrap());
@@ -445,9 +451,9 @@ mod tests {
         }
         let (v4_table, v6_table) = (limiter.v4.lock(), limiter.v6.lock());
         assert_eq!((v4_table.sources.len(), v6_table.sources.len()), (BOUND, BOUND));
-        // Rows are 32 bytes with their hash, indices 9; both may have been over-allocated twofold by growing.
+        // A row takes 32 bytes with its hash, an index entry 9; growth may have over-allocated both twofold.
         for capacity in [v4_table.sources.capacity(), v6_table.sources.capacity()] {
-            assert!(capacity <= 4 * BOUND, "room for {capacity} rows in a table of {BOUND}");
+            assert!(capacity <= 4 * BOUND, "capacity for {capacity} rows in a table of {BOUND}");
         }
         drop((v4_table, v6_table));
         let later = epoch + SECOND * 60;
@@ -455,29 +461,29 @@ mod tests {
             assert_eq!(
                 limiter.admit(v4(n), later).unwrap_err(),
                 LimitExceeded::Sessions,
-                "source {n} was forgotten"
+                "source {n} was evicted"
             );
         }
-        drop(living);
+        drop(permits);
         assert!(limiter.admit(v4(0), later).is_ok());
     }
 
     #[test]
-    fn a_table_full_of_the_living_refuses_newcomers_only() {
+    fn table_full_of_permits_refuses_only_new_sources() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(1000, 1000, 2), 64, epoch);
-        let mut living: Vec<AddressPermit> = (0..64).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
+        let mut permits: Vec<AddressPermit> = (0..64).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
         assert_eq!(limiter.admit(v4(64), epoch).unwrap_err(), LimitExceeded::Sessions);
-        assert!(limiter.admit(v4(63), epoch).is_ok(), "who is known already is served");
-        // One forgettable row among 64 is found, however unlikely the sample is to meet it.
-        drop(living.remove(17));
-        let _newcomer = limiter.admit(v4(64), epoch).unwrap();
+        assert!(limiter.admit(v4(63), epoch).is_ok(), "a known source is admitted");
+        // The one evictable row of 64 is found, even if the random sample misses it.
+        drop(permits.remove(17));
+        let _new_source = limiter.admit(v4(64), epoch).unwrap();
         assert_eq!(limiter.source_count(), 64);
         assert!(!limiter.v4.lock().sources.contains_key(&17));
     }
 
     #[test]
-    fn a_source_that_is_refused_outlives_those_that_are_quiet() {
+    fn refused_source_is_evicted_after_quiet_ones() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(1, 60, 100), 1024, epoch);
         let greedy = v4(0);
@@ -485,11 +491,11 @@ mod tests {
         for n in 1..100_000 {
             drop(limiter.admit(v4(n), epoch).unwrap());
         }
-        assert!(limiter.admit(greedy, epoch).is_err(), "others washed the greedy source out of the table");
+        assert!(limiter.admit(greedy, epoch).is_err(), "other sources evicted the greedy one from the table");
     }
 
     #[test]
-    fn a_table_of_no_rows_has_one() {
+    fn table_has_at_least_one_row() {
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(1, 1, 1), 0, epoch);
         let held = limiter.admit(v4(1), epoch).unwrap();
@@ -499,14 +505,14 @@ mod tests {
     }
 
     #[test]
-    fn extreme_rules_and_times_saturate() {
+    fn extreme_limits_and_times_saturate() {
         let epoch = Instant::now() + SECOND;
         let limiter = RateLimiter::new(limits(u32::MAX, u32::MAX, u32::MAX), 16, epoch);
         assert!(limiter.admit(v4(1), epoch).is_ok());
-        assert!(limiter.admit(v4(1), epoch - SECOND).is_ok(), "before the epoch is the epoch");
+        assert!(limiter.admit(v4(1), epoch - SECOND).is_ok(), "a time before the epoch counts as the epoch");
         let slow = RateLimiter::new(limits(1, u32::MAX, u32::MAX), 16, epoch);
         assert!(slow.admit(v4(1), epoch + SECOND).is_ok());
-        assert!(slow.admit(v4(1), epoch).is_ok(), "a time that steps back is no panic");
+        assert!(slow.admit(v4(1), epoch).is_ok(), "a time that steps back does not panic");
         let mut source = SourceState { tat: u64::MAX, held: 0 };
         let bucket = TokenBucket::new(&limits(1, 1, 1));
         assert_eq!(source.admit(u64::MAX, &bucket), Ok(()));
@@ -514,10 +520,10 @@ mod tests {
     }
 
     #[test]
-    fn a_place_crosses_threads() {
-        fn crosses<T: Send + Sync + 'static>() {}
-        crosses::<RateLimiter>();
-        crosses::<AddressPermit>();
+    fn permits_cross_threads() {
+        fn is_send_and_sync<T: Send + Sync + 'static>() {}
+        is_send_and_sync::<RateLimiter>();
+        is_send_and_sync::<AddressPermit>();
         let epoch = Instant::now();
         let limiter = RateLimiter::new(limits(u32::MAX, 1_000_000, 7), 16, epoch);
         std::thread::scope(|scope| {
@@ -532,7 +538,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_window_holds_more_than_burst_and_rate(
+        fn no_window_admits_more_than_burst_and_rate(
             rate in 1_u32..2_000,
             burst in 1_u32..50,
             gaps in prop::collection::vec(0_u64..20_000_000, 1..300),
@@ -560,7 +566,7 @@ mod tests {
         }
 
         #[test]
-        fn waiting_as_told_is_enough(
+        fn waiting_for_retry_after_is_enough(
             rate in 1_u32..2_000, burst in 1_u32..20, gaps in prop::collection::vec(0_u64..5_000_000, 1..100),
         ) {
             let epoch = Instant::now();
@@ -578,18 +584,18 @@ mod tests {
         }
 
         #[test]
-        fn places_are_counted_exactly(steps in prop::collection::vec((0_u32..12, any::<bool>()), 1..400)) {
+        fn permits_are_counted_exactly(steps in prop::collection::vec((0_u32..12, any::<bool>()), 1..400)) {
             let epoch = Instant::now();
             let limiter = RateLimiter::new(limits(u32::MAX, u32::MAX, 3), 8, epoch);
             let mut held: Vec<(u32, AddressPermit)> = Vec::new();
-            for (n, enter) in steps {
-                let mine = held.iter().filter(|(who, _)| *who == n).count();
-                let others = held.iter().map(|(who, _)| who).collect::<std::collections::HashSet<_>>().len();
-                if enter {
+            for (n, connect) in steps {
+                let mine = held.iter().filter(|(source, _)| *source == n).count();
+                let others = held.iter().map(|(source, _)| source).collect::<std::collections::HashSet<_>>().len();
+                if connect {
                     let permit = limiter.admit(v4(n), epoch);
                     prop_assert_eq!(permit.is_ok(), mine < 3 && (mine > 0 || others < 8));
                     held.extend(permit.ok().map(|permit| (n, permit)));
-                } else if let Some(index) = held.iter().position(|(who, _)| *who == n) {
+                } else if let Some(index) = held.iter().position(|(source, _)| *source == n) {
                     drop(held.swap_remove(index));
                 }
                 prop_assert!(limiter.source_count() <= 8);

@@ -1,4 +1,7 @@
-//! The clocks of a session: pure, time is an argument.
+//! The timeouts of a session: ping/pong (dead peer detection), idle timeout, stall timeout and maximum lifetime.
+//!
+//! Pure: time is an argument, there are no timers here. Owns when things last happened in a session, and decides from
+//! that what is due. Knows nothing of streams and frames.
 
 use std::time::Duration;
 
@@ -7,46 +10,47 @@ use tokio::time::Instant;
 use super::RelaySettings;
 use crate::outcome::Reason;
 
-/// What a look at the session shows.
+/// The state of a session at one moment, as far as the timeouts need it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Activity {
-    /// The client said something since the last look.
-    pub(super) heard: bool,
-    /// A frame header has begun and not ended.
+    /// Bytes arrived from the client since the last check.
+    pub(super) received: bool,
+    /// A frame header has been received in part.
     pub(super) in_header: bool,
-    /// Payload so far, both ways.
+    /// Payload bytes so far, both directions together.
     pub(super) payload: u64,
-    /// The client does not take what waits for it, and how much its socket has taken so far.
+    /// Data is pending for the client.
     pub(super) client_blocked: bool,
-    /// See `client_blocked`.
+    /// Bytes that the client's socket has accepted so far.
     pub(super) client_written: u64,
-    /// The backend does not take what waits for it, so the client is not read.
+    /// Data is pending for the backend, so the client is not read (backpressure).
     pub(super) backend_blocked: bool,
-    /// See `backend_blocked`.
+    /// Bytes that the backend's socket has accepted so far.
     pub(super) backend_written: u64,
 }
 
-/// What the clocks say.
+/// What is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClockEvent {
-    /// Nothing to do before this time, if ever.
+    /// Nothing before this time; nothing at all if it is `None`.
     Wait(Option<Instant>),
-    /// The client has been silent: ask whether it is there.
+    /// The client has been silent: send it a Ping.
     Ping,
     /// The session must end.
     End(Reason),
 }
 
-/// When things last happened.
 #[derive(Debug)]
 pub(super) struct Clocks {
     started: Instant,
-    last_heard: Instant,
-    /// When the client was last asked, until its Pong has come.
+    last_received: Instant,
+    /// When the last Ping was sent; `None` once its Pong has arrived.
     ping_sent: Option<Instant>,
-    /// Whether it has said nothing since.
-    silent: bool,
+    /// Whether nothing has arrived from the client since that Ping.
+    awaits_reply: bool,
+    /// The payload bytes so far, and when they last changed.
     payload: (u64, Instant),
+    /// Since when a frame header is incomplete.
     header: Option<Instant>,
     client: StallClock,
     backend: StallClock,
@@ -56,9 +60,9 @@ impl Clocks {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
-            last_heard: now,
+            last_received: now,
             ping_sent: None,
-            silent: false,
+            awaits_reply: false,
             payload: (0, now),
             header: None,
             client: StallClock::default(),
@@ -66,45 +70,45 @@ impl Clocks {
         }
     }
 
-    /// Looks at the session. Ask again after [`ClockEvent::Ping`].
+    /// Returns what is due now. Must be called again after [`ClockEvent::Ping`].
     pub(super) fn check(&mut self, now: Instant, activity: Activity, settings: &RelaySettings) -> ClockEvent {
         self.record(now, activity);
-        // In the order of blame: a peer that takes nothing is stalled, even if it does not answer either.
+        // The most specific reason first: a peer that reads nothing is stalled, even if it sends no Pong either.
         let deadlines = [
             (after(self.client.since, settings.stall), Reason::ClientStalled),
             (after(self.backend.since, settings.stall), Reason::BackendStalled),
             (after(self.header, settings.stall), Reason::ClientStalled),
-            (after(self.ping_sent.filter(|_| self.silent), settings.pong), Reason::PongTimeout),
+            (after(self.ping_sent.filter(|_| self.awaits_reply), settings.pong), Reason::PongTimeout),
             (after(Some(self.payload.1), settings.idle), Reason::IdleTimeout),
             (after(Some(self.started), settings.lifetime), Reason::LifetimeReached),
         ];
         if let Some((_, reason)) = deadlines.iter().find(|(at, _)| at.is_some_and(|at| at <= now)) {
             return ClockEvent::End(*reason);
         }
-        // A Ping would stand behind what the client does not take; the stall clock runs then.
-        let may_ping = !self.silent && !activity.client_blocked && !activity.backend_blocked;
-        let ping = if may_ping { after(Some(self.last_heard), settings.ping) } else { None };
+        // A Ping would queue behind data that the client does not read; the stall clock runs in that case.
+        let may_ping = !self.awaits_reply && !activity.client_blocked && !activity.backend_blocked;
+        let ping = if may_ping { after(Some(self.last_received), settings.ping) } else { None };
         if ping.is_some_and(|at| at <= now) {
             self.ping_sent = Some(now);
-            self.silent = true;
+            self.awaits_reply = true;
             return ClockEvent::Ping;
         }
         ClockEvent::Wait(deadlines.iter().map(|(at, _)| *at).chain([ping]).flatten().min())
     }
 
-    /// How long the client took to answer: a Pong has come. None if it was not asked; a Pong may come unasked.
+    /// Call this when a Pong arrives. Returns the time since the Ping; `None` for an unsolicited Pong.
     pub(super) fn round_trip(&mut self, now: Instant) -> Option<Duration> {
         self.ping_sent.take().map(|ping_sent| now.saturating_duration_since(ping_sent))
     }
 
     fn record(&mut self, now: Instant, activity: Activity) {
-        let client_takes = self.client.update(now, activity.client_blocked, activity.client_written);
+        let client_progressed = self.client.update(now, activity.client_blocked, activity.client_written);
         self.backend.update(now, activity.backend_blocked, activity.backend_written);
-        // While the backend keeps us from reading, silence is our own. And a client that takes what was stuck is
-        // alive: its Pong stands behind all of that.
-        if activity.heard || activity.backend_blocked || client_takes {
-            self.last_heard = now;
-            self.silent = false;
+        // While backpressure from the backend keeps us from reading the client, its silence means nothing. And a
+        // client that reads what was pending is alive, although its Pong may come only after all of that.
+        if activity.received || activity.backend_blocked || client_progressed {
+            self.last_received = now;
+            self.awaits_reply = false;
         }
         if activity.payload != self.payload.0 {
             self.payload = (activity.payload, now);
@@ -117,7 +121,7 @@ impl Clocks {
     }
 }
 
-/// How long a peer has taken nothing of what waits for it.
+/// Measures how long a peer has read nothing while data is pending for it.
 #[derive(Debug, Default)]
 pub(super) struct StallClock {
     since: Option<Instant>,
@@ -125,19 +129,20 @@ pub(super) struct StallClock {
 }
 
 impl StallClock {
-    /// Looks at a peer that does or does not keep us waiting. Returns whether it took something of what was stuck.
+    /// Records whether data is pending for the peer (`blocked`). Returns whether a stalled peer has read something
+    /// since the last call.
     pub(super) fn update(&mut self, now: Instant, blocked: bool, bytes_written: u64) -> bool {
-        let took = self.since.is_some() && bytes_written != self.bytes_written;
+        let progressed = self.since.is_some() && bytes_written != self.bytes_written;
         if !blocked {
             self.since = None;
-        } else if self.since.is_none() || took {
+        } else if self.since.is_none() || progressed {
             self.since = Some(now);
         }
         self.bytes_written = bytes_written;
-        took
+        progressed
     }
 
-    /// When the peer has been waited for long enough.
+    /// When the peer will have been stalled for `limit`; `None` if nothing is pending for it.
     pub(super) fn deadline(&self, limit: Duration) -> Option<Instant> {
         after(self.since, Some(limit))
     }

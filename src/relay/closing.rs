@@ -1,4 +1,9 @@
-//! The end of a session: each side is closed in its own order and time, and nothing that was accepted is lost.
+//! The end of a session: the WebSocket closing handshake (RFC 6455 §7), half-close and lingering close.
+//!
+//! Owns the order in which each side is closed, and its deadlines. The client: deliver, send Close, await its Close,
+//! shut down our direction (TLS close_notify and FIN: a half-close), then read until it closes its own. The backend:
+//! forward and deliver, shut down our direction, then read until it closes its own. Invariants: everything that was
+//! accepted is delivered, unless its receiver is gone or stalled; each stage has a deadline.
 
 use std::{
     pin::Pin,
@@ -24,50 +29,51 @@ pub(super) struct Closing {
     backend_stall: StallClock,
 }
 
-/// What is still to be done for the client.
+/// The stage of the client's side.
 #[derive(Debug, Clone, Copy)]
 enum ClientSide {
-    /// Deliver what was accepted for it, and the Close. `listen`: it may still speak, and owes us a Close.
-    Deliver { listen: bool },
-    /// Wait for its Close: cut earlier, a page sees an unclean end.
+    /// Deliver what was accepted for it, and the Close. `read`: its data is still forwarded, and its Close awaited.
+    Deliver { read: bool },
+    /// Wait for its Close: if we disconnect before, the web page reports an unclean close.
     Await { until: Instant },
-    /// Close our direction: TLS close_notify and FIN.
+    /// Half-close: shut down our direction with TLS close_notify and FIN.
     Shutdown { until: Instant },
-    /// Read on until it has closed its own: a socket closed with unread bytes is reset, and the Close is lost.
+    /// Lingering close: read until the client has closed its direction. A socket closed with unread bytes is reset,
+    /// and the client may lose the Close.
     Linger { until: Instant },
 }
 
 impl ClientSide {
-    /// Whether the client may still speak.
-    fn listens(self) -> bool {
-        matches!(self, Self::Deliver { listen: true } | Self::Await { .. })
+    /// Whether the client's data is still read and forwarded.
+    fn is_read(self) -> bool {
+        matches!(self, Self::Deliver { read: true } | Self::Await { .. })
     }
 }
 
-/// What is still to be done for the backend.
+/// The stage of the backend's side.
 #[derive(Debug, Clone, Copy)]
 enum BackendSide {
-    /// The client may still speak: payload goes on.
+    /// Payload of the client is still forwarded.
     Forward,
     /// Deliver what was accepted for it.
     Deliver,
-    /// Close our direction.
+    /// Half-close: shut down our direction.
     Shutdown { until: Instant },
-    /// Read and discard what it still says: a socket closed with unread bytes is reset, and the backend loses what
-    /// it had not read.
-    Discard { until: Instant },
+    /// Lingering close: read and discard until the backend has closed its direction. A socket closed with unread bytes
+    /// is reset, and the backend loses what it had not read.
+    Linger { until: Instant },
 }
 
 impl<C: RelayStream, B: RelayStream> Relay<'_, C, B> {
-    /// Decides who is still to be heard, and gives up what cannot be.
+    /// Starts to close: queues the Close, and drops the side that is gone or stalled.
     pub(super) fn begin_closing(&mut self, stop: Stop) {
         let Stop { reason, close } = stop;
         let close_code = close.as_ref().and_then(|close| close.code);
         if let Some(close) = close {
             self.outbound.close(close);
         }
-        // The client has said its last, or what it says makes no sense.
-        let deaf = matches!(
+        // After its Close a client sends nothing, and after a violation nothing that can be decoded.
+        let read = !matches!(
             reason,
             Reason::ClientClosed | Reason::ProtocolError | Reason::TextRefused | Reason::InvalidText
         );
@@ -79,81 +85,82 @@ impl<C: RelayStream, B: RelayStream> Relay<'_, C, B> {
         self.closing = Some(Box::new(Closing {
             reason,
             close_code,
-            client: ClientSide::Deliver { listen: !deaf },
+            client: ClientSide::Deliver { read },
             client_stall: StallClock::default(),
             backend: BackendSide::Forward,
             backend_stall: StallClock::default(),
         }));
     }
+}
 
-    /// Goes on with the end. Returns when to look again, or how the session ended.
-    pub(super) fn poll_closing(&mut self, cx: &mut Context<'_>) -> Result<Option<Instant>, SessionEnd> {
+impl Closing {
+    /// Advances both sides. Returns the next deadline, or how the session ended.
+    pub(super) fn poll<C: RelayStream, B: RelayStream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        relay: &mut Relay<'_, C, B>,
+    ) -> Result<Option<Instant>, SessionEnd> {
         let now = Instant::now();
-        let client_until = self.poll_client_side(cx, now);
-        let backend_until = self.poll_backend_side(cx, now);
-        if self.client.is_some() || self.backend.is_some() {
+        let client_until = self.poll_client(cx, now, relay);
+        let backend_until = self.poll_backend(cx, now, relay);
+        if relay.client.is_some() || relay.backend.is_some() {
             return Ok(client_until.into_iter().chain(backend_until).min());
         }
-        let (reason, close_code) = self
-            .closing
-            .as_ref()
-            .map_or((Reason::Internal, None), |closing| (closing.reason, closing.close_code));
         Err(SessionEnd {
-            reason,
-            close_code,
-            bytes_in: self.inbound.bytes(),
-            bytes_out: self.outbound.bytes(),
+            reason: self.reason,
+            close_code: self.close_code,
+            bytes_in: relay.inbound.bytes(),
+            bytes_out: relay.outbound.bytes(),
         })
     }
 
-    /// Takes the client's side as far as it goes; drops the client when it is done or out of time. Returns when to
-    /// look again.
-    fn poll_client_side(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
-        let closing = self.closing.as_mut()?;
+    /// Advances the client's side as far as possible; drops the client when it is closed or its time is over. Returns
+    /// the next deadline.
+    fn poll_client<C: RelayStream, B: RelayStream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        relay: &mut Relay<'_, C, B>,
+    ) -> Option<Instant> {
+        let Relay { client: slot, backend, inbound, outbound, settings, .. } = relay;
         loop {
-            let client = self.client.as_mut()?;
-            let step = match closing.client {
-                ClientSide::Deliver { listen } => {
-                    let said = match listen {
-                        true => self.inbound.poll(cx, client, self.backend.as_mut(), &mut self.outbound),
+            let client = slot.as_mut()?;
+            let step = match self.client {
+                ClientSide::Deliver { read } => {
+                    let received = match read {
+                        true => inbound.poll(cx, client, backend.as_mut(), outbound),
                         false => Poll::Pending,
                     };
-                    match (said, self.outbound.poll_clear(cx, client)) {
+                    match (received, outbound.poll_deliver(cx, client)) {
                         (Poll::Ready(stop), _) if stop.reason == Reason::ClientGone => Step::Done,
                         (_, Poll::Ready(Err(_))) => Step::Done,
-                        (Poll::Ready(_), _) => Step::Go(ClientSide::Deliver { listen: false }),
+                        (Poll::Ready(_), _) => Step::Next(ClientSide::Deliver { read: false }),
                         (Poll::Pending, Poll::Ready(Ok(()))) => {
-                            let until = now + self.settings.close;
-                            Step::Go(if listen {
+                            let until = now + settings.close;
+                            Step::Next(if read {
                                 ClientSide::Await { until }
                             } else {
                                 ClientSide::Shutdown { until }
                             })
                         }
                         (Poll::Pending, Poll::Pending) => {
-                            closing.client_stall.update(now, true, client.bytes_written());
-                            Step::Wait(
-                                closing
-                                    .client_stall
-                                    .deadline(self.settings.stall.unwrap_or(self.settings.close)),
-                            )
+                            self.client_stall.update(now, true, client.bytes_written());
+                            Step::Wait(self.client_stall.deadline(settings.stall.unwrap_or(settings.close)))
                         }
                     }
                 }
-                ClientSide::Await { until } => {
-                    match self.inbound.poll(cx, client, self.backend.as_mut(), &mut self.outbound) {
-                        Poll::Ready(stop) if stop.reason == Reason::ClientGone => Step::Done,
-                        Poll::Ready(_) => Step::Go(ClientSide::Shutdown { until }),
-                        Poll::Pending if until <= now => {
-                            // It will not answer; it is still told that TLS and TCP end here.
-                            let _ = Pin::new(client).poll_shutdown(cx);
-                            Step::Done
-                        }
-                        Poll::Pending => Step::Wait(Some(until)),
+                ClientSide::Await { until } => match inbound.poll(cx, client, backend.as_mut(), outbound) {
+                    Poll::Ready(stop) if stop.reason == Reason::ClientGone => Step::Done,
+                    Poll::Ready(_) => Step::Next(ClientSide::Shutdown { until }),
+                    Poll::Pending if until <= now => {
+                        // No Close came in time; TLS and TCP are shut down in good order all the same.
+                        let _ = Pin::new(client).poll_shutdown(cx);
+                        Step::Done
                     }
-                }
+                    Poll::Pending => Step::Wait(Some(until)),
+                },
                 ClientSide::Shutdown { until } => match Pin::new(client).poll_shutdown(cx) {
-                    Poll::Ready(_) => Step::Go(ClientSide::Linger { until }),
+                    Poll::Ready(_) => Step::Next(ClientSide::Linger { until }),
                     Poll::Pending => Step::Wait(Some(until)),
                 },
                 ClientSide::Linger { until } => match poll_discard(cx, client) {
@@ -162,63 +169,64 @@ impl<C: RelayStream, B: RelayStream> Relay<'_, C, B> {
                 },
             };
             match step {
-                Step::Go(side) => closing.client = side,
+                Step::Next(side) => self.client = side,
                 Step::Wait(Some(until)) if until > now => return Some(until),
-                Step::Wait(_) | Step::Done => self.client = None,
+                Step::Wait(_) | Step::Done => *slot = None,
             }
         }
     }
 
-    /// Takes the backend's side as far as it goes; drops the backend when it is done or out of time. Returns when
-    /// to look again.
-    fn poll_backend_side(&mut self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
-        let closing = self.closing.as_mut()?;
+    /// Advances the backend's side as far as possible; drops the backend when it is closed or its time is over.
+    /// Returns the next deadline.
+    fn poll_backend<C: RelayStream, B: RelayStream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        relay: &mut Relay<'_, C, B>,
+    ) -> Option<Instant> {
+        let Relay { client, backend: slot, inbound, settings, .. } = relay;
         loop {
-            let backend = self.backend.as_mut()?;
-            let step = match closing.backend {
-                // The client's side has a deadline, and comes back here.
-                BackendSide::Forward if self.client.is_some() && closing.client.listens() => return None,
-                BackendSide::Forward => Step::Go(BackendSide::Deliver),
-                BackendSide::Deliver => match self.inbound.poll_deliver(cx, Some(backend)) {
-                    Poll::Ready(()) => Step::Go(BackendSide::Shutdown { until: now + self.settings.close }),
+            let backend = slot.as_mut()?;
+            let step = match self.backend {
+                // The client's side has a deadline, after which this is polled again.
+                BackendSide::Forward if client.is_some() && self.client.is_read() => return None,
+                BackendSide::Forward => Step::Next(BackendSide::Deliver),
+                BackendSide::Deliver => match inbound.poll_deliver(cx, Some(backend)) {
+                    Poll::Ready(()) => Step::Next(BackendSide::Shutdown { until: now + settings.close }),
                     Poll::Pending => {
-                        closing.backend_stall.update(now, true, backend.bytes_written());
-                        Step::Wait(
-                            closing
-                                .backend_stall
-                                .deadline(self.settings.stall.unwrap_or(self.settings.close)),
-                        )
+                        self.backend_stall.update(now, true, backend.bytes_written());
+                        Step::Wait(self.backend_stall.deadline(settings.stall.unwrap_or(settings.close)))
                     }
                 },
                 BackendSide::Shutdown { until } => match Pin::new(backend).poll_shutdown(cx) {
-                    Poll::Ready(_) => Step::Go(BackendSide::Discard { until }),
+                    Poll::Ready(_) => Step::Next(BackendSide::Linger { until }),
                     Poll::Pending => Step::Wait(Some(until)),
                 },
-                BackendSide::Discard { until } => match poll_discard(cx, backend) {
+                BackendSide::Linger { until } => match poll_discard(cx, backend) {
                     Poll::Ready(()) => Step::Done,
                     Poll::Pending => Step::Wait(Some(until)),
                 },
             };
             match step {
-                Step::Go(side) => closing.backend = side,
+                Step::Next(side) => self.backend = side,
                 Step::Wait(Some(until)) if until > now => return Some(until),
-                Step::Wait(_) | Step::Done => self.backend = None,
+                Step::Wait(_) | Step::Done => *slot = None,
             }
         }
     }
 }
 
-/// What one look at a side led to.
+/// What to do with a side after its current stage was polled.
 enum Step<Side> {
-    /// To its next stage.
-    Go(Side),
-    /// To wait, until then at most.
+    /// Enter this stage.
+    Next(Side),
+    /// Wait, but drop the side at this time.
     Wait(Option<Instant>),
-    /// To its end.
+    /// Drop the side.
     Done,
 }
 
-/// Ready at the end of the stream; what it says until then is thrown away.
+/// Reads and discards; ready at the end of the stream or on an error.
 fn poll_discard<S>(cx: &mut Context<'_>, stream: &mut S) -> Poll<()>
 where
     S: AsyncRead + Unpin,

@@ -1,4 +1,4 @@
-//! WebSocket to backend: read, decode, unmask in place, write what is payload.
+//! WebSocket to backend: reads and decodes frames, unmasks their payload in place and writes it to the backend.
 
 use std::{
     io,
@@ -22,14 +22,14 @@ pub(super) struct Inbound {
     decoder: Decoder,
     text: Utf8Stream,
     accept_text: bool,
-    /// What the client sent right behind its request head. Goes first.
+    /// What the client sent right after its request head; decoded before anything is read.
     pipelined: Bytes,
     pending: Pending,
-    /// The backend takes nothing more. What it has said may still be on its way, so the other direction decides
-    /// what that means; until then payload goes nowhere.
-    refused: bool,
+    /// A write to the backend failed. Data from the backend may still be unread, so the other direction decides how
+    /// the session ends; until then payload for the backend is discarded.
+    write_failed: bool,
     blocked: bool,
-    heard: bool,
+    received: bool,
     pong: bool,
     bytes: u64,
 }
@@ -42,16 +42,16 @@ impl Inbound {
             accept_text,
             pipelined,
             pending: Pending::default(),
-            refused: false,
+            write_failed: false,
             blocked: false,
-            heard: false,
+            received: false,
             pong: false,
             bytes: 0,
         }
     }
 
-    /// Moves payload until the client has nothing more to say or the backend takes nothing more; ready when the
-    /// session has to end. Without a backend, payload is discarded.
+    /// Forwards payload until the client has sent no more or the backend accepts no more (backpressure); ready when
+    /// the session must end. Without a backend, payload is discarded.
     pub(super) fn poll<C, B>(
         &mut self,
         cx: &mut Context<'_>,
@@ -70,7 +70,7 @@ impl Inbound {
                     Ok(0) | Err(_) => return Poll::Ready(Some(Stop::new(Reason::ClientGone))),
                     Ok(filled) => filled,
                 };
-                self.heard = true;
+                self.received = true;
                 let (payload, stop) = self.decode(cx, client, outbound, &mut scratch[..filled]);
                 self.forward(cx, backend.as_deref_mut(), &scratch[payload]);
                 Poll::Ready(stop)
@@ -79,59 +79,59 @@ impl Inbound {
                 return Poll::Ready(stop);
             }
         }
-        // Others on this thread want a turn.
+        // Yield to other tasks of the thread.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Ready once the backend has taken everything that was accepted for it, or takes nothing more.
+    /// Ready once everything that was accepted for the backend is written and flushed, or a write has failed.
     pub(super) fn poll_deliver<B>(&mut self, cx: &mut Context<'_>, backend: Option<&mut B>) -> Poll<()>
     where
         B: AsyncWrite + Unpin,
     {
         if let Some(backend) = backend
-            && !self.refused
+            && !self.write_failed
         {
             let flushed = self.pending.poll_flush(cx, backend);
             self.blocked = flushed.is_pending();
-            self.refused = ready!(flushed).is_err();
+            self.write_failed = ready!(flushed).is_err();
         }
         self.pending.clear();
         self.blocked = false;
         Poll::Ready(())
     }
 
-    /// Whether the backend keeps this direction waiting.
+    /// Whether data is pending for the backend.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// Whether a frame header has begun and not ended.
+    /// Whether a frame header has been received in part.
     pub(super) fn in_header(&self) -> bool {
         self.decoder.in_header()
     }
 
-    /// Whether the client said anything since the last call.
-    pub(super) fn take_heard(&mut self) -> bool {
-        std::mem::take(&mut self.heard)
+    /// Whether bytes arrived from the client since the last call.
+    pub(super) fn take_received(&mut self) -> bool {
+        std::mem::take(&mut self.received)
     }
 
-    /// Whether the client sent a Pong since the last call.
+    /// Whether a Pong arrived since the last call.
     pub(super) fn take_pong(&mut self) -> bool {
         std::mem::take(&mut self.pong)
     }
 
-    /// How many bytes wait here for the backend, or to be looked at.
+    /// Bytes that wait to be decoded or to be written to the backend.
     pub(super) fn buffered(&self) -> usize {
         self.pipelined.len() + self.pending.len()
     }
 
-    /// How many bytes of payload were accepted from the client.
+    /// Payload bytes accepted from the client.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Reads what is there, as much as `buffer` holds: many small records become one write.
+    /// Reads what is available until `buffer` is full, so that many small TLS records become one write.
     fn poll_fill<C>(
         &mut self,
         cx: &mut Context<'_>,
@@ -154,7 +154,7 @@ impl Inbound {
             let before = buffer.filled().len();
             match Pin::new(&mut *client).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
-                // An end or an error shows again at the next read, after what came before it.
+                // The next read reports the end or the error again, after the bytes before it are forwarded.
                 _ if before > 0 => break,
                 other => return other.map_ok(|()| 0),
             }
@@ -162,8 +162,8 @@ impl Inbound {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// Decodes `input` and gathers its payload in one run; control frames are dealt with on the way. Whatever
-    /// follows a stop is ignored.
+    /// Decodes `input`, collects its payload in one contiguous range and handles control frames on the way. Bytes
+    /// after a [`Stop`] are ignored.
     fn decode<C>(
         &mut self,
         cx: &mut Context<'_>,
@@ -207,9 +207,9 @@ impl Inbound {
     {
         self.bytes += payload.len() as u64;
         if let Some(backend) = backend
-            && !self.refused
+            && !self.write_failed
         {
-            self.refused = self.pending.write_or_keep(cx, backend, payload).is_err();
+            self.write_failed = self.pending.write_or_keep(cx, backend, payload).is_err();
         }
     }
 }

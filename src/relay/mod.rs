@@ -1,9 +1,14 @@
-//! The relay: bytes both ways between a WebSocket client and a backend, until one of them ends.
+//! The relay: forwards bytes in both directions between a WebSocket client and a backend until the session ends.
 //!
-//! Owns a session from the 101 to its end: two directions (inbound and outbound), the clocks, and the farewell.
-//! Refuses to know what the streams are made of, how the session was admitted and who asks for its end. One task, one
-//! `poll_fn`, no buffer while idle. Invariants: a stalled direction owns at most 64 KiB; what was accepted from one
-//! side is delivered to the other before the session ends well; a session ends with exactly one [`Reason`].
+//! Owns a session from the 101 response to its end: two directions (inbound and outbound), the timeouts (clocks) and
+//! the closing handshake. Knows nothing of what the streams are made of, how the session was admitted and who requests
+//! its end. One task, one `poll_fn`, no buffer while idle.
+//!
+//! Backpressure: a side is read only once everything read from it before has been written to the other side. A side
+//! that stops reading thus stops the reads from its peer, and TCP flow control does the rest.
+//!
+//! Invariants: a stalled direction buffers at most 64 KiB; data accepted from one side is delivered to the other
+//! before the session ends in good order; a session ends with exactly one [`Reason`].
 
 mod clocks;
 mod closing;
@@ -39,44 +44,43 @@ use crate::{
     websocket::{CloseFrame, Violation},
 };
 
-/// How often one direction reads before others on the thread get a turn.
+/// How many times one direction reads before it yields to other tasks of the thread.
 const READS_PER_WAKE: usize = 8;
-/// How far away a deadline is when there is none.
+/// Stands for "no deadline".
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// One end of a session.
+/// One side of a session: the client or the backend.
 pub(crate) trait RelayStream: AsyncRead + AsyncWrite + Unpin {
-    /// How many bytes the socket underneath has taken so far: tells a slow peer from one that takes nothing.
+    /// Bytes that the socket below TLS has accepted so far: tells a slow peer from a stalled one.
     fn bytes_written(&self) -> u64;
 }
 
-/// What a session is held to. A clock that is `None` is off.
+/// The settings of a session. A timeout that is `None` is off.
 #[derive(Debug, Clone)]
 pub(crate) struct RelaySettings {
-    /// Whether text frames are accepted (as bytes).
+    /// Whether text frames are accepted; their payload is forwarded as bytes.
     pub accept_text: bool,
     /// Whether the backend's bytes are sent in text frames.
     pub send_text: bool,
-    /// How long a Close is waited for, and how long a closing backend is listened to.
+    /// Wait this long for the client's Close, and for a closing peer to end its side (lingering close).
     pub close: Duration,
-    /// How long a peer may take nothing of what waits for it.
+    /// Close the session if a peer reads nothing for this long while data is pending for it.
     pub stall: Option<Duration>,
-    /// How long a client may be silent before it is asked.
+    /// Send a Ping if the client has been silent for this long.
     pub ping: Option<Duration>,
-    /// How long it may take to answer.
+    /// Close the session if nothing arrives from the client for this long after a Ping.
     pub pong: Option<Duration>,
-    /// How long no payload may flow either way.
+    /// Close the session if no payload flows in either direction for this long.
     pub idle: Option<Duration>,
-    /// How old a session may become.
+    /// Close the session at this age.
     pub lifetime: Option<Duration>,
 }
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionEnd {
-    /// Why.
     pub reason: Reason,
-    /// The code of the Close frame the client was sent, if it was sent one with a code.
+    /// The code of the Close frame that was sent to the client, if one with a code was sent.
     pub close_code: Option<u16>,
     /// Payload accepted from the client.
     pub bytes_in: u64,
@@ -84,8 +88,8 @@ pub(crate) struct SessionEnd {
     pub bytes_out: u64,
 }
 
-/// Carries bytes between `client` and `backend` until the session ends and both are closed. `pipelined` is what the
-/// client sent behind its request head.
+/// Forwards bytes between `client` and `backend` until the session ends and both are closed. `pipelined` is what the
+/// client sent right after its request head.
 pub(crate) fn relay<'a, C: RelayStream, B: RelayStream>(
     client: C,
     pipelined: Bytes,
@@ -96,23 +100,20 @@ pub(crate) fn relay<'a, C: RelayStream, B: RelayStream>(
     run(Relay::new(client, pipelined, Some(backend), settings), session)
 }
 
-/// Ends a session that never had a backend: tells the client why in a Close frame a page can show.
+/// Ends a session that has no backend, with a Close frame that gives the web page the reason.
 pub(crate) fn refuse<'a, C: RelayStream>(
     client: C,
     pipelined: Bytes,
-    why: (Reason, &str),
+    reason: Reason,
     settings: &'a RelaySettings,
     session: &'a Session,
 ) -> impl Future<Output = SessionEnd> + use<'a, C> {
     let mut relay = Relay::<C, Empty>::new(client, pipelined, None, settings);
-    relay.begin_closing(Stop::because(why.0, why.1));
+    relay.begin_closing(Stop::new(reason));
     run(relay, session)
 }
 
-#[expect(
-    clippy::manual_async_fn,
-    reason = "an async fn would hold what it is given a second time once it runs"
-)]
+#[expect(clippy::manual_async_fn, reason = "the future of an async fn would store its arguments twice")]
 fn run<'a, C: RelayStream, B: RelayStream>(
     mut relay: Relay<'a, C, B>,
     session: &'a Session,
@@ -123,7 +124,7 @@ fn run<'a, C: RelayStream, B: RelayStream>(
     }
 }
 
-/// Why a session has to end, and the Close frame that says so.
+/// Why a session must end, and the Close frame to send for it.
 #[derive(Debug)]
 struct Stop {
     reason: Reason,
@@ -132,18 +133,18 @@ struct Stop {
 
 impl Stop {
     fn new(reason: Reason) -> Self {
-        Self::because(reason, reason.explanation())
+        Self::with_message(reason, reason.explanation())
     }
 
-    fn because(reason: Reason, message: &str) -> Self {
+    fn with_message(reason: Reason, message: &str) -> Self {
         Self { reason, close: reason.close_code().map(|code| CloseFrame::new(code, message)) }
     }
 
     fn violation(violation: Violation) -> Self {
-        Self::because(violation.reason(), &violation.to_string())
+        Self::with_message(violation.reason(), &violation.to_string())
     }
 
-    /// A client's Close is answered with its own code (RFC 6455 §5.5.1).
+    /// A client's Close is answered with the same code (RFC 6455 §5.5.1).
     fn client_closed(close: CloseFrame) -> Self {
         let echo = CloseFrame { code: close.code, reason: String::new() };
         Self { reason: Reason::ClientClosed, close: Some(echo) }
@@ -156,7 +157,7 @@ struct Relay<'a, C, B> {
     inbound: Inbound,
     outbound: Outbound,
     clocks: Clocks,
-    /// Boxed: a session that goes on need not carry the room for its end.
+    /// Boxed, so that an open session does not reserve memory for its closing handshake.
     closing: Option<Box<Closing>>,
     settings: &'a RelaySettings,
 }
@@ -175,12 +176,12 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, session: &Session) -> Poll<SessionEnd> {
-        let ended = self.advance(cx, timer, session);
+        let end = self.advance(cx, timer, session);
         session.record(SessionProgress {
             payload: Payload { bytes_in: self.inbound.bytes(), bytes_out: self.outbound.bytes() },
             buffered: self.inbound.buffered() + self.outbound.buffered(),
         });
-        ended
+        end
     }
 
     fn advance(
@@ -190,19 +191,21 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
         session: &Session,
     ) -> Poll<SessionEnd> {
         loop {
-            let next = if self.closing.is_none() {
-                match self.poll_open(cx, session) {
+            let next = match self.closing.take() {
+                None => match self.poll_open(cx, session) {
                     Ok(next) => next,
                     Err(stop) => {
                         self.begin_closing(stop);
                         continue;
                     }
-                }
-            } else {
-                match self.poll_closing(cx) {
-                    Ok(next) => next,
-                    Err(ended) => return Poll::Ready(ended),
-                }
+                },
+                Some(mut closing) => match closing.poll(cx, self) {
+                    Ok(next) => {
+                        self.closing = Some(closing);
+                        next
+                    }
+                    Err(end) => return Poll::Ready(end),
+                },
             };
             if poll_timer(cx, timer.as_mut(), next).is_pending() {
                 return Poll::Pending;
@@ -210,13 +213,14 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
         }
     }
 
-    /// Moves what can be moved. Returns when to look again, or why the session has to end.
+    /// Forwards what can be forwarded now. Returns the next deadline, or why the session must end.
     fn poll_open(&mut self, cx: &mut Context<'_>, session: &Session) -> Result<Option<Instant>, Stop> {
+        // Only closing drops a side, and a relay that has no backend starts out closing.
         let (Some(client), Some(backend)) = (&mut self.client, &mut self.backend) else {
             return Err(Stop::new(Reason::Internal));
         };
         if let Poll::Ready(request) = session.poll_end(cx) {
-            return Err(Stop::because(request.reason, request.message()));
+            return Err(Stop::with_message(request.reason, request.message()));
         }
         if let Poll::Ready(stop) = self.inbound.poll(cx, client, Some(backend), &mut self.outbound) {
             return Err(stop);
@@ -226,7 +230,7 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
                 return Err(stop);
             }
             let activity = Activity {
-                heard: self.inbound.take_heard(),
+                received: self.inbound.take_received(),
                 in_header: self.inbound.in_header(),
                 payload: self.inbound.bytes() + self.outbound.bytes(),
                 client_blocked: self.outbound.is_blocked(),
@@ -236,9 +240,9 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
             };
             let now = Instant::now();
             if self.inbound.take_pong()
-                && let Some(took) = self.clocks.round_trip(now)
+                && let Some(round_trip) = self.clocks.round_trip(now)
             {
-                session.record_round_trip(took);
+                session.record_round_trip(round_trip);
             }
             match self.clocks.check(now, activity, self.settings) {
                 ClockEvent::Wait(next) => return Ok(next),
@@ -249,8 +253,8 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
     }
 }
 
-/// Ready once `next` has come. The timer is moved only when it would fire too late or has fired: a deadline that
-/// moves away with every byte costs nothing.
+/// Ready once the deadline `next` is reached. The timer is reset only if it would fire too late or has fired, so that
+/// a deadline that every byte postpones costs nothing.
 fn poll_timer(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, next: Option<Instant>) -> Poll<()> {
     let next = next.unwrap_or_else(|| Instant::now() + NEVER);
     if timer.is_elapsed() || next < timer.deadline() {
@@ -259,7 +263,7 @@ fn poll_timer(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, next: Option<Ins
     timer.poll(cx)
 }
 
-/// Stands where the backend would be, in a session that never had one.
+/// Takes the place of the backend in a session that has none.
 impl RelayStream for Empty {
     fn bytes_written(&self) -> u64 {
         0

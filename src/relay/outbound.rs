@@ -1,4 +1,4 @@
-//! Backend to WebSocket: read behind room for a header, put the header in front, write both as one.
+//! Backend to WebSocket: leaves space for a header, reads behind it, and writes header and payload at once.
 
 use std::{
     io,
@@ -14,23 +14,23 @@ use crate::{
     websocket::{CloseFrame, ControlFrame, InvalidUtf8, MAX_HEADER, Utf8Stream, data_header},
 };
 
-/// The most bytes of an unfinished code point that text holds back.
+/// The most bytes of an incomplete UTF-8 code point that are held back in text mode.
 const MAX_CARRY: usize = 3;
-/// Where the backend's bytes are read to: behind a header and what was held back.
+/// The offset that the backend's bytes are read to: behind the header and the bytes held back.
 const BODY: usize = MAX_HEADER + MAX_CARRY;
 
-/// The direction from the backend to the client. Owns everything the client is sent, control frames included, so
-/// that they stand between frames and never inside one.
+/// The direction from the backend to the client. Owns everything that is sent to the client, control frames included,
+/// so that these are written between frames and never inside one.
 #[derive(Debug)]
 pub(super) struct Outbound {
     pending: Pending,
-    /// The newest Ping that waits for its Pong.
+    /// The payload of the newest Ping that has not been answered.
     pong: Option<Vec<u8>>,
     ping: bool,
     close: Option<CloseFrame>,
-    /// The Close is on its way: nothing follows it.
+    /// The Close has been queued: nothing follows it.
     closed: bool,
-    /// Set where the route sends text: what a read left unfinished.
+    /// In text mode: the incomplete code point at the end of the last read.
     text: Option<Utf8Stream>,
     blocked: bool,
     bytes: u64,
@@ -50,15 +50,15 @@ impl Outbound {
         }
     }
 
-    /// Moves payload until the backend has nothing more to say or the client takes nothing more; ready when the
-    /// session has to end.
+    /// Forwards payload until the backend has sent no more or the client accepts no more (backpressure); ready when
+    /// the session must end.
     pub(super) fn poll<C, B>(&mut self, cx: &mut Context<'_>, client: &mut C, backend: &mut B) -> Poll<Stop>
     where
         C: AsyncWrite + Unpin,
         B: AsyncRead + Unpin,
     {
         for _ in 0..READS_PER_WAKE {
-            if ready!(self.poll_clear(cx, client)).is_err() {
+            if ready!(self.poll_deliver(cx, client)).is_err() {
                 return Poll::Ready(Stop::new(Reason::ClientGone));
             }
             let stop = scratch::with(|scratch| {
@@ -76,13 +76,13 @@ impl Outbound {
                 return Poll::Ready(Stop::new(reason));
             }
         }
-        // Others on this thread want a turn.
+        // Yield to other tasks of the thread.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Ready once everything that was accepted for the client, and every control frame that waited, is on its way.
-    pub(super) fn poll_clear<C>(&mut self, cx: &mut Context<'_>, client: &mut C) -> Poll<io::Result<()>>
+    /// Ready once everything that was accepted for the client, and every pending control frame, is written and flushed.
+    pub(super) fn poll_deliver<C>(&mut self, cx: &mut Context<'_>, client: &mut C) -> Poll<io::Result<()>>
     where
         C: AsyncWrite + Unpin,
     {
@@ -95,7 +95,7 @@ impl Outbound {
         }
     }
 
-    /// Answers a Ping at once where the client takes it; where it does not, only the newest is answered.
+    /// Answers a Ping at once if nothing is pending; otherwise only the newest Ping is answered, later.
     pub(super) fn answer_ping<C>(&mut self, cx: &mut Context<'_>, client: &mut C, payload: Vec<u8>)
     where
         C: AsyncWrite + Unpin,
@@ -107,32 +107,32 @@ impl Outbound {
         if self.pending.is_empty()
             && let Some(frame) = self.next_control()
         {
-            // A broken connection shows again at the next write.
+            // The next write reports a broken connection again.
             let _ = self.pending.write_or_keep(cx, client, frame.as_bytes());
         }
     }
 
-    /// Has a Ping sent.
+    /// Requests a Ping.
     pub(super) fn ping(&mut self) {
         self.ping = true;
     }
 
-    /// Has a Close sent, after everything else.
+    /// Requests a Close, to be sent after everything else.
     pub(super) fn close(&mut self, close: CloseFrame) {
         self.close = Some(close);
     }
 
-    /// Whether the client keeps this direction waiting.
+    /// Whether data is pending for the client.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// How many bytes wait here for the client.
+    /// Bytes that wait to be written to the client.
     pub(super) fn buffered(&self) -> usize {
         self.pending.len()
     }
 
-    /// How many bytes of payload were accepted from the backend.
+    /// Payload bytes accepted from the backend.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -149,7 +149,7 @@ impl Outbound {
         Some(ControlFrame::close(&close))
     }
 
-    /// Sends the `len` bytes at [`BODY`] of `scratch` as one frame, less what text holds back.
+    /// Sends the `len` bytes at [`BODY`] of `scratch` as one frame, without the bytes that text mode holds back.
     fn send<C>(
         &mut self,
         cx: &mut Context<'_>,
@@ -167,14 +167,13 @@ impl Outbound {
         if start == end {
             return Ok(());
         }
-        let Some((_, room)) = scratch[..start].split_last_chunk_mut() else { return Err(Reason::Internal) };
-        let header = data_header(self.text.is_some(), end - start, room);
+        let header = data_header(self.text.is_some(), end - start, &mut scratch[..start]);
         self.bytes += (end - start) as u64;
         let frame = &scratch[start - header..end];
         self.pending.write_or_keep(cx, client, frame).map_err(|_| Reason::ClientGone)
     }
 
-    /// A backend that ends inside a code point has broken its promise of text.
+    /// The reason when the backend has closed: in text mode, an incomplete code point at the end is a failure.
     fn end_of_backend(&self) -> Reason {
         if self.text.as_ref().is_none_or(Utf8Stream::is_complete) {
             Reason::BackendClosed
@@ -184,12 +183,12 @@ impl Outbound {
     }
 }
 
-/// Puts what was held back in front of the `len` bytes at [`BODY`], and holds back what is unfinished now. Returns
-/// where whole text begins and ends.
+/// Puts the bytes held back before in front of the `len` bytes at [`BODY`], and holds back the code point that is
+/// incomplete now. Returns the range of complete text.
 fn hold_back(text: &mut Utf8Stream, scratch: &mut [u8], len: usize) -> Result<(usize, usize), InvalidUtf8> {
-    let carry = text.unfinished();
+    let carry = text.incomplete();
     let start = BODY - carry.len();
     scratch[start..BODY].copy_from_slice(carry);
     text.push(&scratch[BODY..BODY + len])?;
-    Ok((start, BODY + len - text.unfinished().len()))
+    Ok((start, BODY + len - text.incomplete().len()))
 }

@@ -1,4 +1,4 @@
-//! What a peer has not taken yet.
+//! The write buffer of one direction: bytes that its peer has not accepted yet.
 
 use std::{
     io,
@@ -8,8 +8,8 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
-/// Bytes accepted from one side that the other has not taken: the only memory a direction owns, and only while
-/// it is stalled.
+/// Bytes read from one side that the other has not accepted yet: the only buffer of a direction, and allocated only
+/// while that direction is stalled.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     bytes: Vec<u8>,
@@ -21,17 +21,16 @@ impl Pending {
         self.bytes.is_empty()
     }
 
-    /// How many are left.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
 
-    /// Gives the bytes up, and their memory back.
+    /// Discards the bytes and frees their memory.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Writes as much of `bytes` as `writer` takes now and keeps the rest. Must be empty.
+    /// Writes as much of `bytes` as `writer` accepts now and buffers the remainder. Must be empty before.
     pub(super) fn write_or_keep<W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -41,14 +40,14 @@ impl Pending {
     where
         W: AsyncWrite + Unpin,
     {
-        debug_assert!(self.is_empty(), "what was kept goes first");
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match Pin::new(&mut *writer).poll_write(cx, rest)? {
+        debug_assert!(self.is_empty(), "buffered bytes must be written first");
+        let mut unwritten = bytes;
+        while !unwritten.is_empty() {
+            match Pin::new(&mut *writer).poll_write(cx, unwritten)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(written) => rest = &rest[written..],
+                Poll::Ready(written) => unwritten = &unwritten[written..],
                 Poll::Pending => {
-                    self.bytes = rest.to_vec();
+                    self.bytes = unwritten.to_vec();
                     break;
                 }
             }
@@ -56,7 +55,7 @@ impl Pending {
         Ok(())
     }
 
-    /// Writes what was kept, then flushes `writer`. Ready once nothing is left on this side of it.
+    /// Writes the buffered bytes, then flushes `writer`. Ready once both the buffer and the writer are flushed.
     pub(super) fn poll_flush<W>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<io::Result<()>>
     where
         W: AsyncWrite + Unpin,

@@ -1,19 +1,19 @@
-//! One buffer for every session of a thread.
+//! The read buffer that all sessions of a thread share.
 //!
-//! A poll borrows it, and nothing of a session stays in it when the poll returns: that is why an idle session owns
-//! no buffer.
+//! Invariant: a session borrows the buffer during a poll and leaves nothing in it when the poll returns. This is why an
+//! idle session owns no buffer.
 
 use std::cell::RefCell;
 
-/// The size of the buffer in bytes: what one poll of one direction can move, and so what a stalled direction can
-/// be left with.
+/// The size of the buffer in bytes: the most that one read can return, and so the most that a stalled direction
+/// buffers.
 pub(super) const SIZE: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SIZE].into_boxed_slice());
 }
 
-/// Lends the thread's buffer to `work`, which must not call this again.
+/// Calls `work` with the thread's buffer. `work` must not call this function.
 pub(super) fn with<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| work(scratch))
 }

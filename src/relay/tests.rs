@@ -21,7 +21,7 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
-/// A pipe that counts what its other end took, as a socket's meter does.
+/// An in-memory pipe that counts the bytes written to it, as a `CountingStream` does for a socket.
 struct Pipe {
     inner: DuplexStream,
     bytes_written: u64,
@@ -65,7 +65,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The defaults of a gateway.
+/// The default settings of a gateway.
 fn settings() -> RelaySettings {
     RelaySettings {
         accept_text: true,
@@ -79,20 +79,20 @@ fn settings() -> RelaySettings {
     }
 }
 
-fn facts() -> SessionInfo<'static> {
+fn session_info() -> SessionInfo<'static> {
     let peer = ([192, 0, 2, 7], 4711).into();
     SessionInfo { peer, route: "test", user: None, since: SystemTime::UNIX_EPOCH }
 }
 
-/// A session between two pipes, seen from their far ends.
-struct World {
+/// A session between two pipes, with their far ends.
+struct Harness {
     client: DuplexStream,
     backend: DuplexStream,
     registry: Arc<Registry>,
     session: JoinHandle<SessionEnd>,
 }
 
-impl World {
+impl Harness {
     fn new(settings: RelaySettings) -> Self {
         Self::with_pipes(settings, 64 * 1024, b"")
     }
@@ -100,7 +100,7 @@ impl World {
     fn with_pipes(settings: RelaySettings, size: usize, pipelined: &'static [u8]) -> Self {
         let ((client, near_client), (backend, near_backend)) = (duplex(size), duplex(size));
         let registry = Arc::new(Registry::default());
-        let entry = registry.open(facts());
+        let entry = registry.open(session_info());
         let session = tokio::spawn(async move {
             let client = Pipe { inner: near_client, bytes_written: 0 };
             let backend = Pipe { inner: near_backend, bytes_written: 0 };
@@ -113,19 +113,19 @@ impl World {
         self.client.write_all(&frame(first, payload)).await.unwrap();
     }
 
-    /// What the backend heard next, exactly this long.
-    async fn backend_hears(&mut self, len: usize) -> Vec<u8> {
-        let mut heard = vec![0; len];
-        let read = timeout(secs(3600), self.backend.read_exact(&mut heard)).await;
-        read.expect("the backend heard less than it should within an hour").unwrap();
-        heard
+    /// The next `len` bytes that the backend receives.
+    async fn backend_receives(&mut self, len: usize) -> Vec<u8> {
+        let mut received = vec![0; len];
+        let read = timeout(secs(3600), self.backend.read_exact(&mut received)).await;
+        read.expect("the backend received too little within an hour").unwrap();
+        received
     }
 
     async fn receive(&mut self) -> (u8, Vec<u8>) {
         timeout(secs(3600), receive(&mut self.client)).await.expect("no frame within an hour").unwrap()
     }
 
-    async fn ended(self) -> SessionEnd {
+    async fn end(self) -> SessionEnd {
         timeout(secs(3600), self.session).await.expect("the session did not end within an hour").unwrap()
     }
 }
@@ -148,150 +148,150 @@ fn close_code(payload: &[u8]) -> Option<u16> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_client_closes_and_everything_it_said_is_delivered() {
-    let mut world = World::new(settings());
-    world.send(BINARY, b"last words").await;
-    world.send(CLOSE, b"\x0f\xa1bye").await;
-    assert_eq!(world.backend_hears(10).await, b"last words");
-    assert_eq!(world.backend.read(&mut [0]).await.unwrap(), 0, "the backend is told that no more comes");
-    assert_eq!(world.receive().await, (CLOSE, b"\x0f\xa1".to_vec()), "the code is echoed");
-    assert_eq!(world.client.read(&mut [0]).await.unwrap(), 0, "and the connection ends");
-    drop((world.backend, world.client));
-    let ended = world.session.await.unwrap();
+async fn client_close_delivers_everything_before_it() {
+    let mut harness = Harness::new(settings());
+    harness.send(BINARY, b"final data").await;
+    harness.send(CLOSE, b"\x0f\xa1bye").await;
+    assert_eq!(harness.backend_receives(10).await, b"final data");
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "the backend receives end-of-file");
+    assert_eq!(harness.receive().await, (CLOSE, b"\x0f\xa1".to_vec()), "the code is echoed");
+    assert_eq!(harness.client.read(&mut [0]).await.unwrap(), 0, "and the connection is closed");
+    drop((harness.backend, harness.client));
+    let end = harness.session.await.unwrap();
     assert_eq!(
-        ended,
+        end,
         SessionEnd { reason: Reason::ClientClosed, close_code: Some(4001), bytes_in: 10, bytes_out: 0 }
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_without_a_code_is_answered_without_one() {
-    let mut world = World::new(settings());
-    world.send(CLOSE, b"").await;
-    assert_eq!(world.receive().await, (CLOSE, Vec::new()));
-    assert_eq!(world.ended().await.close_code, None);
+async fn close_without_code_is_echoed_without_code() {
+    let mut harness = Harness::new(settings());
+    harness.send(CLOSE, b"").await;
+    assert_eq!(harness.receive().await, (CLOSE, Vec::new()));
+    assert_eq!(harness.end().await.close_code, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_follows_a_close_is_ignored() {
-    let mut world = World::new(settings());
+async fn data_after_a_close_is_ignored() {
+    let mut harness = Harness::new(settings());
     let bytes = [frame(CLOSE, b"\x03\xe8"), frame(BINARY, b"ignored"), vec![0xff; 100]].concat();
-    world.client.write_all(&bytes).await.unwrap();
-    assert_eq!(world.receive().await.0, CLOSE);
-    assert_eq!(world.backend.read(&mut [0]).await.unwrap(), 0);
-    assert_eq!(world.ended().await.bytes_in, 0);
+    harness.client.write_all(&bytes).await.unwrap();
+    assert_eq!(harness.receive().await.0, CLOSE);
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(harness.end().await.bytes_in, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_backend_ends_and_everything_it_said_is_delivered() {
-    let mut world = World::new(settings());
-    world.backend.write_all(&[7; 100_000]).await.unwrap();
-    world.backend.shutdown().await.unwrap();
-    let mut heard = 0;
+async fn backend_close_delivers_everything_before_it() {
+    let mut harness = Harness::new(settings());
+    harness.backend.write_all(&[7; 100_000]).await.unwrap();
+    harness.backend.shutdown().await.unwrap();
+    let mut received = 0;
     let close = loop {
-        match world.receive().await {
-            (BINARY, payload) => heard += payload.len(),
+        match harness.receive().await {
+            (BINARY, payload) => received += payload.len(),
             (CLOSE, payload) => break payload,
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(heard, 100_000);
+    assert_eq!(received, 100_000);
     assert_eq!(close_code(&close), Some(1000));
-    // The backend ended its direction only: what the client still says reaches it.
-    world.send(BINARY, b"thanks").await;
-    world.send(CLOSE, &close).await;
-    assert_eq!(world.backend_hears(6).await, b"thanks");
-    assert_eq!(world.client.read(&mut [0]).await.unwrap(), 0);
-    let World { client, session, .. } = world;
+    // The backend has closed only its own direction (half-close): data from the client still reaches it.
+    harness.send(BINARY, b"thanks").await;
+    harness.send(CLOSE, &close).await;
+    assert_eq!(harness.backend_receives(6).await, b"thanks");
+    assert_eq!(harness.client.read(&mut [0]).await.unwrap(), 0);
+    let Harness { client, session, .. } = harness;
     drop(client);
-    let ended = session.await.unwrap();
-    assert_eq!((ended.reason, ended.bytes_out), (Reason::BackendClosed, 100_000));
+    let end = session.await.unwrap();
+    assert_eq!((end.reason, end.bytes_out), (Reason::BackendClosed, 100_000));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_that_is_never_answered_is_waited_for_no_longer_than_its_time() {
-    let mut world = World::new(settings());
-    world.backend.shutdown().await.unwrap();
+async fn unanswered_close_times_out() {
+    let mut harness = Harness::new(settings());
+    harness.backend.shutdown().await.unwrap();
     let start = Instant::now();
-    assert_eq!(close_code(&world.receive().await.1), Some(1000));
-    assert_eq!(world.client.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(close_code(&harness.receive().await.1), Some(1000));
+    assert_eq!(harness.client.read(&mut [0]).await.unwrap(), 0);
     assert_eq!(start.elapsed().as_secs(), 2);
-    drop(world.backend);
-    assert_eq!(world.session.await.unwrap().reason, Reason::BackendClosed);
+    drop(harness.backend);
+    assert_eq!(harness.session.await.unwrap().reason, Reason::BackendClosed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_vanishes_ends_the_backend_after_what_it_said() {
-    let World { mut client, mut backend, session, .. } = World::new(settings());
-    client.write_all(&frame(BINARY, b"half a word")).await.unwrap();
+async fn client_disconnect_delivers_everything_before_it() {
+    let Harness { mut client, mut backend, session, .. } = Harness::new(settings());
+    client.write_all(&frame(BINARY, b"unfinished")).await.unwrap();
     drop(client);
-    let mut heard = Vec::new();
-    backend.read_to_end(&mut heard).await.unwrap();
-    assert_eq!(heard, b"half a word");
+    let mut received = Vec::new();
+    backend.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"unfinished");
     drop(backend);
     assert_eq!(session.await.unwrap().reason, Reason::ClientGone);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_violation_is_answered_and_what_came_before_it_delivered() {
-    let mut world = World::new(settings());
+async fn violation_is_answered_and_data_before_it_is_delivered() {
+    let mut harness = Harness::new(settings());
     let bytes = [frame(BINARY, b"good"), vec![0x02, 0x01, 0x00]].concat();
-    world.client.write_all(&bytes).await.unwrap();
-    assert_eq!(world.backend_hears(4).await, b"good");
-    let (first, payload) = world.receive().await;
+    harness.client.write_all(&bytes).await.unwrap();
+    assert_eq!(harness.backend_receives(4).await, b"good");
+    let (first, payload) = harness.receive().await;
     assert_eq!((first, close_code(&payload)), (CLOSE, Some(1002)));
     assert_eq!(&payload[2..], b"frame is not masked");
-    assert_eq!(world.ended().await.reason, Reason::ProtocolError);
+    assert_eq!(harness.end().await.reason, Reason::ProtocolError);
 }
 
 #[tokio::test(start_paused = true)]
-async fn text_is_checked_only_for_being_text() {
-    let mut world = World::new(settings());
-    world.send(0x01, b"\xe2\x82").await;
-    world.send(PING, b"between").await;
-    world.send(0x80, b"\xac").await;
-    assert_eq!(world.backend_hears(3).await, "€".as_bytes());
-    assert_eq!(world.receive().await, (PONG, b"between".to_vec()));
-    world.send(TEXT, b"\xe2\x82").await;
-    assert_eq!(close_code(&world.receive().await.1), Some(1007));
-    assert_eq!(world.ended().await.reason, Reason::InvalidText);
+async fn text_is_only_checked_for_utf8() {
+    let mut harness = Harness::new(settings());
+    harness.send(0x01, b"\xe2\x82").await;
+    harness.send(PING, b"between").await;
+    harness.send(0x80, b"\xac").await;
+    assert_eq!(harness.backend_receives(3).await, "€".as_bytes());
+    assert_eq!(harness.receive().await, (PONG, b"between".to_vec()));
+    harness.send(TEXT, b"\xe2\x82").await;
+    assert_eq!(close_code(&harness.receive().await.1), Some(1007));
+    assert_eq!(harness.end().await.reason, Reason::InvalidText);
 }
 
 #[tokio::test(start_paused = true)]
-async fn text_is_refused_where_only_binary_is_received() {
-    let mut world = World::new(RelaySettings { accept_text: false, ..settings() });
-    world.send(BINARY, b"fine").await;
-    world.send(TEXT, b"not").await;
-    assert_eq!(world.backend_hears(4).await, b"fine");
-    assert_eq!(close_code(&world.receive().await.1), Some(1003));
-    assert_eq!(world.ended().await.reason, Reason::TextRefused);
+async fn text_is_refused_on_binary_only_routes() {
+    let mut harness = Harness::new(RelaySettings { accept_text: false, ..settings() });
+    harness.send(BINARY, b"fine").await;
+    harness.send(TEXT, b"not").await;
+    assert_eq!(harness.backend_receives(4).await, b"fine");
+    assert_eq!(close_code(&harness.receive().await.1), Some(1003));
+    assert_eq!(harness.end().await.reason, Reason::TextRefused);
 }
 
 #[tokio::test(start_paused = true)]
-async fn text_is_sent_in_whole_code_points() {
-    let mut world = World::new(RelaySettings { send_text: true, ..settings() });
-    world.backend.write_all(b"a\xe2").await.unwrap();
-    assert_eq!(world.receive().await, (TEXT, b"a".to_vec()));
-    world.backend.write_all(b"\x82").await.unwrap();
+async fn text_is_sent_in_complete_code_points() {
+    let mut harness = Harness::new(RelaySettings { send_text: true, ..settings() });
+    harness.backend.write_all(b"a\xe2").await.unwrap();
+    assert_eq!(harness.receive().await, (TEXT, b"a".to_vec()));
+    harness.backend.write_all(b"\x82").await.unwrap();
     tokio::task::yield_now().await;
-    world.backend.write_all(b"\xacb").await.unwrap();
-    assert_eq!(world.receive().await, (TEXT, "€b".as_bytes().to_vec()));
-    world.backend.write_all(b"\xff").await.unwrap();
-    assert_eq!(close_code(&world.receive().await.1), Some(1011));
-    assert_eq!(world.ended().await.reason, Reason::BackendFailed);
+    harness.backend.write_all(b"\xacb").await.unwrap();
+    assert_eq!(harness.receive().await, (TEXT, "€b".as_bytes().to_vec()));
+    harness.backend.write_all(b"\xff").await.unwrap();
+    assert_eq!(close_code(&harness.receive().await.1), Some(1011));
+    assert_eq!(harness.end().await.reason, Reason::BackendFailed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_reads_is_stalled_and_little_is_held_for_it() {
-    let World { client, mut backend, session, .. } = World::with_pipes(settings(), 1024, b"");
+async fn client_that_never_reads_is_stalled_with_bounded_buffering() {
+    let Harness { client, mut backend, session, .. } = Harness::with_pipes(settings(), 1024, b"");
     let start = Instant::now();
     let mut written = 0;
     while let Ok(len) = timeout(secs(10), backend.write(&[1; 1024])).await {
         written += len.unwrap();
     }
-    // One pipe full on either side, and what the direction may own.
-    assert!(written <= scratch::SIZE + 2 * 1024, "{written} bytes were taken from the backend");
-    assert_eq!(backend.read(&mut [0]).await.unwrap(), 0, "the backend is told that no more comes");
+    // A full pipe on each side, and the buffer of the direction.
+    assert!(written <= scratch::SIZE + 2 * 1024, "{written} bytes were read from the backend");
+    assert_eq!(backend.read(&mut [0]).await.unwrap(), 0, "the backend receives end-of-file");
     assert_eq!(start.elapsed().as_secs(), 30);
     drop(backend);
     assert_eq!(session.await.unwrap().reason, Reason::ClientStalled);
@@ -299,21 +299,21 @@ async fn a_client_that_never_reads_is_stalled_and_little_is_held_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_reads_slowly_is_not_stalled() {
-    let mut world = World::with_pipes(settings(), 16, b"");
-    world.backend.write_all(&[1; 12]).await.unwrap();
-    world.backend.shutdown().await.unwrap();
+async fn client_that_reads_slowly_is_not_stalled() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    harness.backend.write_all(&[1; 12]).await.unwrap();
+    harness.backend.shutdown().await.unwrap();
     for _ in 0..14 {
         sleep(secs(20)).await;
-        world.client.read_u8().await.unwrap();
+        harness.client.read_u8().await.unwrap();
     }
-    assert_eq!(world.receive().await.0, CLOSE, "14 bytes in 280 s, and then the end");
-    assert_eq!(world.ended().await.reason, Reason::BackendClosed);
+    assert_eq!(harness.receive().await.0, CLOSE, "14 bytes in 280 s, and then the Close");
+    assert_eq!(harness.end().await.reason, Reason::BackendClosed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_never_reads_is_stalled_while_the_client_is_not_blamed() {
-    let World { mut client, backend, session, .. } = World::with_pipes(settings(), 1024, b"");
+async fn backend_that_never_reads_is_stalled_and_the_client_is_not() {
+    let Harness { mut client, backend, session, .. } = Harness::with_pipes(settings(), 1024, b"");
     let (mut reader, mut writer) = tokio::io::split(client);
     let start = Instant::now();
     let payload = frame(BINARY, &[1; 200_000]);
@@ -330,8 +330,8 @@ async fn a_backend_that_never_reads_is_stalled_while_the_client_is_not_blamed() 
     let (first, payload) = receive(&mut reader).await.unwrap();
     assert_eq!((first, close_code(&payload)), (CLOSE, Some(1011)));
     assert_eq!(start.elapsed().as_secs(), 30);
-    let ended = session.await.unwrap();
-    assert_eq!(ended.reason, Reason::BackendStalled);
+    let end = session.await.unwrap();
+    assert_eq!(end.reason, Reason::BackendStalled);
     drop(backend);
     let (writer, _) = writing.await.unwrap();
     client = reader.unsplit(writer);
@@ -339,8 +339,8 @@ async fn a_backend_that_never_reads_is_stalled_while_the_client_is_not_blamed() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_directions_stalled_at_once_go_on_when_they_can() {
-    let World { client, backend, session, .. } = World::with_pipes(settings(), 512, b"");
+async fn both_directions_recover_from_a_simultaneous_stall() {
+    let Harness { client, backend, session, .. } = Harness::with_pipes(settings(), 512, b"");
     let payload: Vec<u8> = (0..300_000_u32).map(|byte| byte as u8).collect();
     let up = frame(BINARY, &payload);
     let down = payload.clone();
@@ -349,15 +349,15 @@ async fn both_directions_stalled_at_once_go_on_when_they_can() {
     let writing_up = tokio::spawn(async move { client_writer.write_all(&up).await.map(|()| client_writer) });
     let writing_down =
         tokio::spawn(async move { backend_writer.write_all(&down).await.map(|()| backend_writer) });
-    // Nobody reads for a while: both directions fill up.
+    // Neither side reads for a while: both directions fill up.
     sleep(secs(20)).await;
-    let mut heard_up = vec![0; payload.len()];
-    backend_reader.read_exact(&mut heard_up).await.unwrap();
-    let mut heard_down = Vec::new();
-    while heard_down.len() < payload.len() {
-        heard_down.extend(receive(&mut client_reader).await.unwrap().1);
+    let mut received_up = vec![0; payload.len()];
+    backend_reader.read_exact(&mut received_up).await.unwrap();
+    let mut received_down = Vec::new();
+    while received_down.len() < payload.len() {
+        received_down.extend(receive(&mut client_reader).await.unwrap().1);
     }
-    assert!(heard_up == payload && heard_down == payload, "bytes were changed");
+    assert!(received_up == payload && received_down == payload, "the bytes differ");
     let mut client = client_reader.unsplit(writing_up.await.unwrap().unwrap());
     client.write_all(&frame(CLOSE, b"")).await.unwrap();
     drop(backend_reader.unsplit(writing_down.await.unwrap().unwrap()));
@@ -367,35 +367,35 @@ async fn both_directions_stalled_at_once_go_on_when_they_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_client_is_asked_and_one_that_answers_stays() {
-    let mut world = World::new(settings());
+async fn silent_client_is_pinged_and_pong_keeps_it_open() {
+    let mut harness = Harness::new(settings());
     let start = Instant::now();
     for round in 1..=3 {
-        assert_eq!(world.receive().await.0, PING);
+        assert_eq!(harness.receive().await.0, PING);
         assert_eq!(start.elapsed().as_secs(), 30 * round);
-        world.send(PONG, b"").await;
+        harness.send(PONG, b"").await;
     }
-    assert_eq!(world.receive().await.0, PING);
-    assert_eq!(world.client.read(&mut [0]).await.unwrap(), 0, "a client that is gone is not waited for");
+    assert_eq!(harness.receive().await.0, PING);
+    assert_eq!(harness.client.read(&mut [0]).await.unwrap(), 0, "a dead client gets no closing handshake");
     assert_eq!(start.elapsed().as_secs(), 140);
-    drop(world.backend);
-    assert_eq!(world.session.await.unwrap().reason, Reason::PongTimeout);
+    drop(harness.backend);
+    assert_eq!(harness.session.await.unwrap().reason, Reason::PongTimeout);
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_are_answered_while_the_client_reads_and_collapsed_to_the_newest_otherwise() {
-    let mut world = World::with_pipes(settings(), 64, b"");
+async fn pings_are_answered_and_collapse_to_the_newest_under_backpressure() {
+    let mut harness = Harness::with_pipes(settings(), 64, b"");
     for round in 0..100_u8 {
-        world.send(PING, &[round]).await;
-        assert_eq!(world.receive().await, (PONG, vec![round]));
+        harness.send(PING, &[round]).await;
+        assert_eq!(harness.receive().await, (PONG, vec![round]));
     }
-    // 1,000 pings, none of whose answers are read: the pipe holds 21 of them, the session two more.
-    let (mut reader, mut writer) = tokio::io::split(world.client);
+    // 1,000 Pings whose Pongs the client does not read: the pipe holds 21 Pongs, the session two more.
+    let (mut reader, mut writer) = tokio::io::split(harness.client);
     for round in 0..1000_u32 {
         writer.write_all(&frame(PING, &round.to_be_bytes())).await.unwrap();
     }
     writer.write_all(&frame(BINARY, b"!")).await.unwrap();
-    world.backend.read_u8().await.unwrap();
+    harness.backend.read_u8().await.unwrap();
     let mut pongs = Vec::new();
     while pongs.last() != Some(&999) {
         let (first, payload) = receive(&mut reader).await.unwrap();
@@ -406,146 +406,146 @@ async fn pings_are_answered_while_the_client_reads_and_collapsed_to_the_newest_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_and_old_sessions_end_well() {
+async fn idle_timeout_and_lifetime_close_in_good_order() {
     let limits = [
         (RelaySettings { idle: Some(secs(100)), ..settings() }, Reason::IdleTimeout, 110),
         (RelaySettings { lifetime: Some(secs(100)), ..settings() }, Reason::LifetimeReached, 100),
     ];
     for (settings, reason, at) in limits {
-        let mut world = World::new(RelaySettings { ping: None, ..settings });
+        let mut harness = Harness::new(RelaySettings { ping: None, ..settings });
         let start = Instant::now();
         sleep(secs(10)).await;
-        world.send(BINARY, b"x").await;
-        let (first, payload) = world.receive().await;
+        harness.send(BINARY, b"x").await;
+        let (first, payload) = harness.receive().await;
         assert_eq!(
             (first, close_code(&payload), start.elapsed().as_secs()),
             (CLOSE, Some(1000), at),
             "{reason}"
         );
-        world.send(CLOSE, &payload).await;
-        assert_eq!(world.ended().await.reason, reason);
+        harness.send(CLOSE, &payload).await;
+        assert_eq!(harness.end().await.reason, reason);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_left_unfinished_is_a_stall() {
-    let mut world = World::new(RelaySettings { ping: None, ..settings() });
+async fn incomplete_frame_header_is_a_stall() {
+    let mut harness = Harness::new(RelaySettings { ping: None, ..settings() });
     let start = Instant::now();
     for byte in [BINARY, 0xff, 0, 0] {
-        world.client.write_u8(byte).await.unwrap();
+        harness.client.write_u8(byte).await.unwrap();
         sleep(secs(9)).await;
     }
-    assert_eq!(world.client.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(harness.client.read(&mut [0]).await.unwrap(), 0);
     assert_eq!(start.elapsed().as_secs(), 36, "the stall came at 30 s");
-    drop(world.backend);
-    assert_eq!(world.session.await.unwrap().reason, Reason::ClientStalled);
+    drop(harness.backend);
+    assert_eq!(harness.session.await.unwrap().reason, Reason::ClientStalled);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_ends_when_told_to() {
-    let mut world = World::new(settings());
+async fn draining_closes_a_session() {
+    let mut harness = Harness::new(settings());
     tokio::task::yield_now().await;
-    assert!(world.registry.end(1, Reason::Draining));
-    let (first, payload) = world.receive().await;
+    assert!(harness.registry.end(1, Reason::Draining));
+    let (first, payload) = harness.receive().await;
     assert_eq!((first, close_code(&payload)), (CLOSE, Some(1001)));
-    // What the client said before it heard of the end is delivered.
-    world.send(BINARY, b"unaware").await;
-    world.send(CLOSE, &payload).await;
-    assert_eq!(world.backend_hears(7).await, b"unaware");
-    assert_eq!(world.ended().await.reason, Reason::Draining);
+    // What the client sent before it received the Close is delivered.
+    harness.send(BINARY, b"unaware").await;
+    harness.send(CLOSE, &payload).await;
+    assert_eq!(harness.backend_receives(7).await, b"unaware");
+    assert_eq!(harness.end().await.reason, Reason::Draining);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operator_ends_it_with_words_of_his_own() {
-    let mut world = World::new(settings());
-    assert!(world.registry.end_with_message(1, Reason::Killed, Some("back to work")));
-    let (first, payload) = world.receive().await;
+async fn operator_message_is_sent_in_the_close() {
+    let mut harness = Harness::new(settings());
+    assert!(harness.registry.end_with_message(1, Reason::Killed, Some("back to work")));
+    let (first, payload) = harness.receive().await;
     assert_eq!((first, close_code(&payload), &payload[2..]), (CLOSE, Some(1008), &b"back to work"[..]));
-    world.send(CLOSE, &payload).await;
-    assert_eq!(world.ended().await.reason, Reason::Killed);
+    harness.send(CLOSE, &payload).await;
+    assert_eq!(harness.end().await.reason, Reason::Killed);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_registry_knows_how_far_a_session_has_got() {
-    let mut world = World::with_pipes(settings(), 1024, b"");
-    world.send(BINARY, b"hello").await;
-    world.backend_hears(5).await;
-    world.backend.write_all(b"hi").await.unwrap();
-    world.receive().await;
-    let registry = Arc::clone(&world.registry);
-    let seen = || registry.get(1).unwrap();
-    assert_eq!(seen().payload, Payload { bytes_in: 5, bytes_out: 2 });
-    assert_eq!((seen().buffered, seen().round_trip), (0, None));
-    // A backend that takes nothing leaves a part of the frame here: a pipe holds 1024 of its bytes.
-    world.send(BINARY, &[7; 1500]).await;
+async fn registry_shows_progress_of_a_session() {
+    let mut harness = Harness::with_pipes(settings(), 1024, b"");
+    harness.send(BINARY, b"hello").await;
+    harness.backend_receives(5).await;
+    harness.backend.write_all(b"hi").await.unwrap();
+    harness.receive().await;
+    let registry = Arc::clone(&harness.registry);
+    let snapshot = || registry.get(1).unwrap();
+    assert_eq!(snapshot().payload, Payload { bytes_in: 5, bytes_out: 2 });
+    assert_eq!((snapshot().buffered, snapshot().round_trip), (0, None));
+    // The backend reads nothing: a part of the frame stays buffered here, because the pipe holds 1024 bytes.
+    harness.send(BINARY, &[7; 1500]).await;
     sleep(secs(1)).await;
-    assert_eq!((seen().payload.bytes_in, seen().buffered), (1505, 476));
-    world.backend_hears(1500).await;
+    assert_eq!((snapshot().payload.bytes_in, snapshot().buffered), (1505, 476));
+    harness.backend_receives(1500).await;
     sleep(secs(1)).await;
-    assert_eq!(seen().buffered, 0);
-    // Silent for half a minute, it is asked, and answers after 70 ms.
-    assert_eq!(world.receive().await.0, PING);
-    world.send(PONG, b"").await;
+    assert_eq!(snapshot().buffered, 0);
+    // After 30 s of silence the client is pinged; it answers the first Ping at once, the second after 70 ms.
+    assert_eq!(harness.receive().await.0, PING);
+    harness.send(PONG, b"").await;
     sleep(secs(1)).await;
-    assert_eq!(seen().round_trip, Some(Duration::from_micros(1)), "it answered at once");
-    assert_eq!(world.receive().await.0, PING);
+    assert_eq!(snapshot().round_trip, Some(Duration::from_micros(1)), "it answered at once");
+    assert_eq!(harness.receive().await.0, PING);
     sleep(Duration::from_millis(70)).await;
-    world.send(PONG, b"").await;
+    harness.send(PONG, b"").await;
     sleep(secs(1)).await;
-    assert_eq!(seen().round_trip, Some(Duration::from_millis(70)));
-    // A Pong that nobody asked for says nothing.
-    world.send(PONG, b"").await;
+    assert_eq!(snapshot().round_trip, Some(Duration::from_millis(70)));
+    // An unsolicited Pong is no measurement.
+    harness.send(PONG, b"").await;
     sleep(secs(1)).await;
-    assert_eq!(seen().round_trip, Some(Duration::from_millis(70)));
-    world.session.abort();
-    let _ = world.session.await;
+    assert_eq!(snapshot().round_trip, Some(Duration::from_millis(70)));
+    harness.session.abort();
+    let _ = harness.session.await;
     assert_eq!(registry.payload()["test"], Payload { bytes_in: 1505, bytes_out: 2 });
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_never_had_a_backend_says_why() {
+async fn session_without_backend_is_closed_with_the_reason() {
     let (mut client, near) = duplex(1024);
-    let session = Arc::new(Registry::default()).open(facts());
+    let session = Arc::new(Registry::default()).open(session_info());
     let refused = tokio::spawn(async move {
-        let why = (Reason::BackendRefused, "the desktop is off");
-        refuse(Pipe { inner: near, bytes_written: 0 }, Bytes::new(), why, &settings(), &session).await
+        let client = Pipe { inner: near, bytes_written: 0 };
+        refuse(client, Bytes::new(), Reason::BackendRefused, &settings(), &session).await
     });
     let (first, payload) = receive(&mut client).await.unwrap();
-    assert_eq!((first, &payload[2..]), (CLOSE, &b"the desktop is off"[..]));
+    assert_eq!((first, &payload[2..]), (CLOSE, Reason::BackendRefused.explanation().as_bytes()));
     client.write_all(&frame(CLOSE, &payload)).await.unwrap();
     assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     drop(client);
-    let ended = refused.await.unwrap();
-    assert_eq!((ended.reason, ended.close_code), (Reason::BackendRefused, Some(1011)));
+    let end = refused.await.unwrap();
+    assert_eq!((end.reason, end.close_code), (Reason::BackendRefused, Some(1011)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_takes_nothing_more_may_finish_what_it_says() {
-    let mut world = World::new(settings());
-    world.backend.write_all(b"goodbye").await.unwrap();
-    drop(world.backend);
-    world.client.write_all(&frame(BINARY, &[0; 1000])).await.unwrap();
-    assert_eq!(receive(&mut world.client).await.unwrap(), (BINARY, b"goodbye".to_vec()));
-    assert_eq!(close_code(&receive(&mut world.client).await.unwrap().1), Some(1000));
-    drop(world.client);
-    assert_eq!(world.session.await.unwrap().reason, Reason::BackendClosed);
+async fn data_of_a_backend_that_stopped_reading_is_delivered() {
+    let mut harness = Harness::new(settings());
+    harness.backend.write_all(b"goodbye").await.unwrap();
+    drop(harness.backend);
+    harness.client.write_all(&frame(BINARY, &[0; 1000])).await.unwrap();
+    assert_eq!(receive(&mut harness.client).await.unwrap(), (BINARY, b"goodbye".to_vec()));
+    assert_eq!(close_code(&receive(&mut harness.client).await.unwrap().1), Some(1000));
+    drop(harness.client);
+    assert_eq!(harness.session.await.unwrap().reason, Reason::BackendClosed);
 }
 
 #[test]
-fn a_session_is_small() {
-    let (settings, session) = (settings(), Arc::new(Registry::default()).open(facts()));
+fn session_is_small() {
+    let (settings, session) = (settings(), Arc::new(Registry::default()).open(session_info()));
     let pipe = || Pipe { inner: duplex(1).0, bytes_written: 0 };
-    let links = 2 * size_of::<Pipe>();
+    let streams = 2 * size_of::<Pipe>();
     let size = size_of_val(&relay(pipe(), Bytes::new(), pipe(), &settings, &session));
-    assert!(size <= links + 768, "{size} bytes, {links} of them for the links");
+    assert!(size <= streams + 768, "{size} bytes, {streams} of them for the streams");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the sizes of frames, pieces and pipes, with pings in between: both ways exact.
+    /// Both directions are exact for any sizes of frames, pieces and pipes, with Pings in between.
     #[test]
-    fn bytes_are_exact_both_ways(
+    fn bytes_are_exact_in_both_directions(
         messages in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..3000), any::<bool>(), any::<bool>()), 1..8),
         answer in prop::collection::vec(any::<u8>(), 0..5000),
         pieces in prop::collection::vec(1_usize..700, 1..20),
@@ -564,43 +564,43 @@ proptest! {
                 }
             }
             bytes.extend(frame(CLOSE, b"\x03\xe8"));
-            let World { client, backend, session, .. } = World::with_pipes(settings(), pipe, b"");
+            let Harness { client, backend, session, .. } = Harness::with_pipes(settings(), pipe, b"");
             let (mut reader, mut writer) = tokio::io::split(client);
             let (mut backend_reader, mut backend_writer) = tokio::io::split(backend);
-            let (said, cuts) = (answer.clone(), pieces.clone());
-            let backend_says = tokio::spawn(async move {
-                for piece in said.chunks(cuts[0]) {
+            let (sent, cuts) = (answer.clone(), pieces.clone());
+            let backend_sends = tokio::spawn(async move {
+                for piece in sent.chunks(cuts[0]) {
                     backend_writer.write_all(piece).await.unwrap();
                 }
                 backend_writer
             });
-            let backend_hears = tokio::spawn(async move {
-                let mut heard = Vec::new();
-                backend_reader.read_to_end(&mut heard).await.unwrap();
-                (heard, backend_reader)
+            let backend_receives = tokio::spawn(async move {
+                let mut received = Vec::new();
+                backend_reader.read_to_end(&mut received).await.unwrap();
+                (received, backend_reader)
             });
-            let whole = answer.len();
-            let client_hears = tokio::spawn(async move {
-                let (mut heard, mut pongs) = (Vec::new(), 0);
-                while heard.len() < whole {
+            let answer_len = answer.len();
+            let client_receives = tokio::spawn(async move {
+                let (mut received, mut pongs) = (Vec::new(), 0);
+                while received.len() < answer_len {
                     match receive(&mut reader).await.unwrap() {
-                        (BINARY, payload) => heard.extend(payload),
+                        (BINARY, payload) => received.extend(payload),
                         (PONG, payload) => { assert_eq!(payload, b"?"); pongs += 1 }
                         other => panic!("{other:?}"),
                     }
                 }
-                (heard, pongs, reader)
+                (received, pongs, reader)
             });
-            // The answer is whole before the Close, which ends it.
+            // The Close is sent after the answer is complete.
             let close = bytes.split_off(bytes.len() - 8);
-            let mut rest = &bytes[..];
+            let mut unsent = &bytes[..];
             for piece in pieces.iter().cycle() {
-                if rest.is_empty() { break }
-                let (piece, after) = rest.split_at((*piece).min(rest.len()));
+                if unsent.is_empty() { break }
+                let (piece, after) = unsent.split_at((*piece).min(unsent.len()));
                 writer.write_all(piece).await.unwrap();
-                rest = after;
+                unsent = after;
             }
-            let (heard, mut pongs, mut reader) = client_hears.await.unwrap();
+            let (received, mut pongs, mut reader) = client_receives.await.unwrap();
             writer.write_all(&close).await.unwrap();
             loop {
                 match receive(&mut reader).await.unwrap() {
@@ -609,15 +609,15 @@ proptest! {
                     other => panic!("{other:?}"),
                 }
             }
-            let (heard_up, backend_reader) = backend_hears.await.unwrap();
-            assert!(heard == answer, "the client heard something else");
-            assert!(heard_up == expected, "the backend heard something else");
+            let (received_up, backend_reader) = backend_receives.await.unwrap();
+            assert!(received == answer, "the client received other bytes");
+            assert!(received_up == expected, "the backend received other bytes");
             assert!(pongs <= pings, "{pongs} pongs to {pings} pings");
-            drop(backend_reader.unsplit(backend_says.await.unwrap()));
+            drop(backend_reader.unsplit(backend_sends.await.unwrap()));
             drop(reader.unsplit(writer));
-            let ended = session.await.unwrap();
-            assert_eq!(ended.reason, Reason::ClientClosed);
-            assert_eq!((ended.bytes_in, ended.bytes_out), (expected.len() as u64, answer.len() as u64));
+            let end = session.await.unwrap();
+            assert_eq!(end.reason, Reason::ClientClosed);
+            assert_eq!((end.bytes_in, end.bytes_out), (expected.len() as u64, answer.len() as u64));
         });
     }
 }

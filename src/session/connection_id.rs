@@ -1,4 +1,4 @@
-//! What a connection is called: in its closing line, and towards its server.
+//! The request ID of a connection: in the access log, and in the PROXY header for its backend.
 
 use std::{
     fmt,
@@ -6,8 +6,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// The name of one connection, such as `9f1c03ab77d2-42`: the same in the log of the gateway and in that of the server
-/// behind it. No other connection of this process has it, and hardly one of another process or machine.
+/// Identifies one connection, for example `9f1c03ab77d2-42`: the same in the log of the gateway and in that of the
+/// backend. Unique in this process; a collision with another process or machine is very unlikely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     process: u64,
@@ -15,8 +15,7 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
-    /// The connection of that number, of the process of that number.
-    pub const fn new(process: u64, number: u64) -> Self {
+    pub(crate) const fn new(process: u64, number: u64) -> Self {
         Self { process, number }
     }
 }
@@ -27,25 +26,24 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// Gives out names.
+/// Generates [`ConnectionId`]s.
 #[derive(Debug)]
-pub struct ConnectionIds {
+pub(crate) struct ConnectionIds {
     process: u64,
-    last: AtomicU64,
+    last_number: AtomicU64,
 }
 
 impl Default for ConnectionIds {
     fn default() -> Self {
-        // The keys of a new hasher come from the system's random numbers.
+        // RandomState takes its keys from the random numbers of the operating system.
         let random = RandomState::new().hash_one(std::process::id());
-        Self { process: random >> 16, last: AtomicU64::new(0) }
+        Self { process: random >> 16, last_number: AtomicU64::new(0) }
     }
 }
 
 impl ConnectionIds {
-    /// The next one.
-    pub fn next(&self) -> ConnectionId {
-        ConnectionId::new(self.process, self.last.fetch_add(1, Ordering::Relaxed) + 1)
+    pub(crate) fn next(&self) -> ConnectionId {
+        ConnectionId::new(self.process, self.last_number.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }
 
@@ -56,15 +54,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_is_given_twice_nor_by_two_processes() {
+    fn ids_are_unique_within_and_across_processes() {
         let (one, other) = (ConnectionIds::default(), ConnectionIds::default());
-        let names: HashSet<String> =
+        let ids: HashSet<String> =
             (0..100).flat_map(|_| [one.next().to_string(), other.next().to_string()]).collect();
-        assert_eq!(names.len(), 200);
-        for name in names {
-            let (process, number) = name.split_once('-').unwrap();
-            assert!(process.len() == 12 && process.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name}");
-            assert!((1..=100).contains(&number.parse::<u64>().unwrap()), "{name}");
+        assert_eq!(ids.len(), 200);
+        for id in ids {
+            let (process, number) = id.split_once('-').unwrap();
+            assert!(process.len() == 12 && process.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+            assert!((1..=100).contains(&number.parse::<u64>().unwrap()), "{id}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Frames as a client sends them, for the tests of every room that hears them.
+//! Client frames, for the tests of the modules that decode them.
 
-/// What every frame is masked with.
+/// The mask of every frame.
 pub(crate) const MASK: [u8; 4] = [0xa5, 0x00, 0x5a, 0xff];
 
-/// A frame that begins with `first`, with its length in the shortest form.
+/// A frame whose first byte (FIN and opcode) is `first`, with its length in the shortest form.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {

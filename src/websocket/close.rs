@@ -1,28 +1,29 @@
-//! Close frames: which codes may travel, and how a body is read and written (RFC 6455 §5.5.1, §7.4).
+//! Close frames: the codes that may be sent, and how a body is parsed and written (RFC 6455 §5.5.1, §7.4).
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::Violation;
+use super::{Violation, header::MAX_CONTROL};
 
-/// The longest reason a Close frame can carry: a control payload of 125 bytes less the code.
-const MAX_REASON: usize = 123;
+/// The longest reason of a Close frame: 123 bytes, a control payload less the code (RFC 6455 §5.5).
+pub(crate) const MAX_CLOSE_REASON: usize = MAX_CONTROL - size_of::<u16>();
 
-/// The body of a Close frame. Without a code the body is empty.
+/// The body of a Close frame; empty if there is no code.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct CloseFrame {
-    /// The status code, if one was given.
+    /// The status code, if there is one.
     pub code: Option<u16>,
-    /// The reason, for people. Empty without a code.
+    /// The human-readable reason; empty if there is no code.
     pub reason: String,
 }
 
 impl CloseFrame {
-    /// A Close frame with this code and reason. A reason over 123 bytes is cut at a character boundary.
+    /// A Close frame with this code and reason. A longer reason than [`MAX_CLOSE_REASON`] is truncated at a
+    /// character boundary.
     pub(crate) fn new(code: u16, reason: &str) -> Self {
-        Self { code: Some(code), reason: reason[..reason.floor_char_boundary(MAX_REASON)].to_owned() }
+        Self { code: Some(code), reason: reason[..reason.floor_char_boundary(MAX_CLOSE_REASON)].to_owned() }
     }
 
-    /// The body as it travels.
+    /// The body as sent on the wire.
     pub(crate) fn body(&self) -> Vec<u8> {
         let Some(code) = self.code else { return Vec::new() };
         let mut body = Vec::with_capacity(2 + self.reason.len());
@@ -31,16 +32,16 @@ impl CloseFrame {
         body
     }
 
-    /// Reads the body of a client's Close frame.
+    /// Parses the body of a client's Close frame.
     ///
     /// # Errors
-    /// A body of one byte, a code that must not travel, or a reason that is not UTF-8.
+    /// A body of one byte, a code that must not be sent, or a reason that is not UTF-8.
     pub(super) fn parse(body: &[u8]) -> Result<Self, Violation> {
         let Some((code, reason)) = body.split_first_chunk::<2>() else {
             return if body.is_empty() { Ok(Self::default()) } else { Err(Violation::CloseBody) };
         };
         let code = u16::from_be_bytes(*code);
-        if !may_travel(code) {
+        if !may_be_sent(code) {
             return Err(Violation::CloseCode(code));
         }
         let reason = str::from_utf8(reason).map_err(|_| Violation::CloseReason)?;
@@ -48,9 +49,9 @@ impl CloseFrame {
     }
 }
 
-/// Whether an endpoint may put this code into a Close frame (RFC 6455 §7.4.2 and the IANA registry).
-fn may_travel(code: u16) -> bool {
-    // 1014 (bad gateway) was registered after the crate's list was made.
+/// Whether an endpoint may send this code in a Close frame (RFC 6455 §7.4.2 and the IANA registry).
+fn may_be_sent(code: u16) -> bool {
+    // 1014 (bad gateway) was registered with IANA later and is missing in tungstenite's list.
     code == 1014 || CloseCode::from(code).is_allowed()
 }
 
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_codes_that_may_travel_are_accepted() {
+    fn only_codes_that_may_be_sent_are_accepted() {
         for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 4999] {
             let parsed = CloseFrame::parse(&CloseFrame::new(code, "bye").body());
             assert_eq!(parsed, Ok(CloseFrame::new(code, "bye")));
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_empty_or_starts_with_a_whole_code() {
+    fn body_is_empty_or_starts_with_a_complete_code() {
         assert_eq!(CloseFrame::parse(b""), Ok(CloseFrame::default()));
         assert_eq!(CloseFrame::parse(b"\x03"), Err(Violation::CloseBody));
         assert_eq!(CloseFrame::parse(b"\x03\xe8\xff\xfe"), Err(Violation::CloseReason));
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut_between_characters() {
+    fn long_reason_is_truncated_between_characters() {
         let frame = CloseFrame::new(1011, &"ä".repeat(100));
         assert_eq!(frame.reason.len(), 122);
         assert!(frame.body().len() <= 125);

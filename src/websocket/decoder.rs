@@ -6,26 +6,26 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
     CloseFrame, Violation,
-    header::{Header, Partial},
+    header::{Header, PartialHeader},
     mask::unmask,
 };
 
-/// How far an input has been decoded, and where its payload lies.
+/// How far an input has been decoded, and where its payload is.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct DecodeProgress {
-    /// Everything before this is done with.
+    /// Everything before this offset has been decoded.
     pub at: usize,
-    /// The payload found so far, unmasked and in one run.
+    /// The payload found so far, unmasked and contiguous.
     pub payload: Range<usize>,
 }
 
 impl DecodeProgress {
-    /// Where payload that lies at `from` belongs: behind the run, or where it is if it begins the run.
-    fn place(&self, from: usize) -> usize {
+    /// Where to move payload that starts at `from`: behind the payload found so far; the first payload stays in place.
+    fn destination(&self, from: usize) -> usize {
         if self.payload.start == self.payload.end { from } else { self.payload.end }
     }
 
-    /// Takes in payload that was put to its place.
+    /// Adds payload that was moved to its destination.
     fn extend(&mut self, range: &Range<usize>) {
         if self.payload.start == self.payload.end {
             self.payload.start = range.start;
@@ -34,54 +34,53 @@ impl DecodeProgress {
     }
 }
 
-/// Something a client sent that is more than binary payload.
+/// Anything but binary payload that a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Payload of a text message, at the end of the run.
+    /// Payload of a text message, at the end of [`DecodeProgress::payload`].
     Text {
-        /// Where it lies. Empty for an empty frame.
+        /// Its offsets in the input. Empty for an empty frame.
         range: Range<usize>,
         /// Whether the message ends here.
         last: bool,
     },
-    /// A Ping, to be answered with the same payload.
+    /// A Ping, with the payload to send back.
     Ping(Vec<u8>),
-    /// A Pong.
     Pong,
-    /// A Close. Nothing after it means anything.
+    /// A Close. Everything after it must be ignored.
     Close(CloseFrame),
 }
 
-/// Turns the bytes of a client into [`Event`]s, wherever they are cut.
+/// Decodes the bytes of a client into payload and [`Event`]s, however they are split.
 ///
-/// Payload is unmasked where it lies and never copied or collected; the decoder itself holds a partial header, and
-/// a control payload while it arrives.
+/// Payload is unmasked in the input buffer and never buffered elsewhere; the decoder itself stores a partial header,
+/// and a control payload while it arrives.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     state: State,
-    /// Of an unfinished message: whether it is text.
+    /// Whether the current message is text; `None` between messages.
     message: Option<bool>,
 }
 
 #[derive(Debug)]
 enum State {
-    Header(Partial),
-    Data { left: u64, mask: [u8; 4], text: bool, last: bool },
+    Header(PartialHeader),
+    Data { left: u64, mask: [u8; 4], text: bool, fin: bool },
     Control { opcode: Control, left: usize, mask: [u8; 4], payload: Vec<u8> },
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self::Header(Partial::default())
+        Self::Header(PartialHeader::default())
     }
 }
 
 impl Decoder {
-    /// Decodes on from `progress.at` until something other than binary payload has come, or nothing is left. Payload
-    /// is unmasked and moved down over the headers in between, so that the payload of many small frames is one run.
+    /// Decodes from `progress.at` up to the next [`Event`], or to the end of the input. Payload is unmasked and moved
+    /// down over the headers in between, so that the payload of many small frames is contiguous.
     ///
     /// # Errors
-    /// The first violation ends decoding: the decoder must not be called again.
+    /// The first violation. The decoder must not be called after it.
     pub(crate) fn decode(
         &mut self,
         input: &mut [u8],
@@ -91,8 +90,8 @@ impl Decoder {
             self.short_frames(input, progress);
             let event = match &mut self.state {
                 State::Header(partial) => {
-                    let (bytes_written, header) = partial.take(&input[progress.at..])?;
-                    progress.at += bytes_written;
+                    let (consumed, header) = partial.push(&input[progress.at..])?;
+                    progress.at += consumed;
                     if let Some(header) = header {
                         self.begin(header)?;
                     }
@@ -105,7 +104,7 @@ impl Decoder {
                 return Ok(event);
             }
         }
-        // A frame without payload ends with its header.
+        // A frame without payload is complete with its header, although no input is left.
         match &self.state {
             State::Data { left: 0, .. } => Ok(self.data(input, progress)),
             State::Control { left: 0, .. } => self.control(input, progress),
@@ -113,33 +112,33 @@ impl Decoder {
         }
     }
 
-    /// Whether a header has begun and not ended.
+    /// Whether a header has been received in part.
     pub(crate) fn in_header(&self) -> bool {
-        matches!(self.state, State::Header(Partial { filled: 1.., .. }))
+        matches!(self.state, State::Header(PartialHeader { filled: 1.., .. }))
     }
 
-    /// Decodes the whole binary messages of up to 125 bytes that come next: the stuff of chatty protocols, for which
-    /// the way through the states would cost more than the payload.
+    /// The fast path: decodes complete, unfragmented binary messages of up to 125 bytes. Interactive protocols send
+    /// many of them, and the state machine would cost more than their payload.
     fn short_frames(&mut self, input: &mut [u8], progress: &mut DecodeProgress) {
-        if self.message.is_some() || !matches!(self.state, State::Header(Partial { filled: 0, .. })) {
+        if self.message.is_some() || !matches!(self.state, State::Header(PartialHeader { filled: 0, .. })) {
             return;
         }
-        while let &[0x82, second @ 0x80..=0xfd, a, b, c, d, ref rest @ ..] = &input[progress.at..] {
+        while let &[0x82, second @ 0x80..=0xfd, a, b, c, d, ref after @ ..] = &input[progress.at..] {
             let len = usize::from(second & 0x7f);
-            if rest.len() < len {
+            if after.len() < len {
                 return;
             }
             let from = progress.at + 6;
-            let to = progress.place(from);
+            let to = progress.destination(from);
             unmask(input, from..from + len, to, [a, b, c, d]);
             progress.extend(&(to..to + len));
             progress.at = from + len;
         }
     }
 
-    /// Checks a header against the message it belongs to (RFC 6455 §5.4), and waits for its payload.
+    /// Checks a header against the current message (RFC 6455 §5.4), and enters the state for its payload.
     fn begin(&mut self, header: Header) -> Result<(), Violation> {
-        let Header { last, opcode, length, mask } = header;
+        let Header { fin, opcode, length, mask } = header;
         let text = match (opcode, self.message) {
             (OpCode::Control(opcode), _) => {
                 self.state = State::Control { opcode, left: length as usize, mask, payload: Vec::new() };
@@ -149,18 +148,18 @@ impl Decoder {
             (OpCode::Data(_), Some(_)) => return Err(Violation::UnfinishedMessage),
             (OpCode::Data(data), None) => data == Data::Text,
         };
-        self.message = if last { None } else { Some(text) };
-        self.state = State::Data { left: length, mask, text, last };
+        self.message = if fin { None } else { Some(text) };
+        self.state = State::Data { left: length, mask, text, fin };
         Ok(())
     }
 
-    /// Takes what there is of the current data frame.
+    /// Decodes the available part of the current data frame.
     fn data(&mut self, input: &mut [u8], progress: &mut DecodeProgress) -> Option<Event> {
-        let State::Data { left, mask, text, last } = &mut self.state else { return None };
+        let State::Data { left, mask, text, fin } = &mut self.state else { return None };
         let from = progress.at;
         let available = input.len() - from;
         let len = usize::try_from(*left).map_or(available, |left| left.min(available));
-        let to = progress.place(from);
+        let to = progress.destination(from);
         let range = to..to + len;
         unmask(input, from..from + len, to, *mask);
         progress.extend(&range);
@@ -168,14 +167,14 @@ impl Decoder {
         mask.rotate_left(len % 4);
         *left -= len as u64;
         let done = *left == 0;
-        let event = text.then_some(Event::Text { range, last: *last && done });
+        let event = text.then_some(Event::Text { range, last: *fin && done });
         if done {
             self.state = State::default();
         }
         event
     }
 
-    /// Takes what there is of the current control frame.
+    /// Decodes the available part of the current control frame.
     fn control(
         &mut self,
         input: &mut [u8],
@@ -210,40 +209,39 @@ mod tests {
     use crate::websocket::client::{MASK, frame};
 
     #[derive(Debug, Default, PartialEq, Eq)]
-    struct Heard {
+    struct Decoded {
         payload: Vec<u8>,
-        /// Of text: a binary message is nothing but its payload.
-        messages: usize,
+        text_messages: usize,
         pings: Vec<Vec<u8>>,
         pongs: usize,
         close: Option<CloseFrame>,
     }
 
-    /// Feeds `pieces` one after the other.
-    fn hear<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Heard, Violation> {
+    /// Decodes `pieces` one after the other.
+    fn decode_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Decoded, Violation> {
         let mut decoder = Decoder::default();
-        let mut heard = Heard::default();
+        let mut decoded = Decoded::default();
         for piece in pieces {
             let mut piece = piece.to_vec();
             let mut progress = DecodeProgress::default();
             while progress.at < piece.len() {
                 let before = progress.at;
                 match decoder.decode(&mut piece, &mut progress)? {
-                    Some(Event::Text { last, .. }) => heard.messages += usize::from(last),
-                    Some(Event::Ping(payload)) => heard.pings.push(payload),
-                    Some(Event::Pong) => heard.pongs += 1,
-                    Some(Event::Close(close)) => heard.close = Some(close),
-                    None => assert_eq!(progress.at, piece.len(), "stopped for nothing"),
+                    Some(Event::Text { last, .. }) => decoded.text_messages += usize::from(last),
+                    Some(Event::Ping(payload)) => decoded.pings.push(payload),
+                    Some(Event::Pong) => decoded.pongs += 1,
+                    Some(Event::Close(close)) => decoded.close = Some(close),
+                    None => assert_eq!(progress.at, piece.len(), "stopped without an event"),
                 }
                 assert!(progress.at > before, "no progress");
             }
-            heard.payload.extend(&piece[progress.payload]);
+            decoded.payload.extend(&piece[progress.payload]);
         }
-        Ok(heard)
+        Ok(decoded)
     }
 
     #[test]
-    fn every_violation_has_its_name() {
+    fn every_violation_is_reported() {
         let masked = |first: u8, second: u8, more: &[u8]| [&[first, second], more, &MASK].concat();
         for (bytes, violation) in [
             (vec![0x82, 0x05], Violation::Unmasked),
@@ -267,13 +265,13 @@ mod tests {
             (frame(0x88, b"\x03\xed"), Violation::CloseCode(1005)),
             (frame(0x88, b"\x03\xe8\xff"), Violation::CloseReason),
         ] {
-            assert_eq!(hear([&bytes[..]]), Err(violation), "{bytes:02x?}");
-            assert_eq!(hear(bytes.chunks(1)), Err(violation), "{bytes:02x?}, a byte at a time");
+            assert_eq!(decode_all([&bytes[..]]), Err(violation), "{bytes:02x?}");
+            assert_eq!(decode_all(bytes.chunks(1)), Err(violation), "{bytes:02x?}, a byte at a time");
         }
     }
 
     #[test]
-    fn control_frames_may_stand_between_the_fragments_of_a_message() {
+    fn control_frames_may_interleave_with_fragments() {
         let bytes = [
             frame(0x01, b"one "),
             frame(0x89, b"are you there"),
@@ -283,20 +281,20 @@ mod tests {
             frame(0x88, b"\x03\xe8bye"),
         ]
         .concat();
-        let expected = Heard {
+        let expected = Decoded {
             payload: b"one message".to_vec(),
-            messages: 1,
+            text_messages: 1,
             pings: vec![b"are you there".to_vec()],
             pongs: 1,
             close: Some(CloseFrame::new(1000, "bye")),
         };
         for size in [1, 2, 3, 7, 1000] {
-            assert_eq!(hear(bytes.chunks(size)).as_ref(), Ok(&expected), "cut every {size} bytes");
+            assert_eq!(decode_all(bytes.chunks(size)).as_ref(), Ok(&expected), "split every {size} bytes");
         }
     }
 
     #[test]
-    fn an_endless_frame_is_streamed() {
+    fn huge_frame_is_streamed() {
         let mut decoder = Decoder::default();
         let mut header = [&[0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0], &MASK[..]].concat();
         assert_eq!(decoder.decode(&mut header, &mut DecodeProgress::default()), Ok(None));
@@ -308,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_many_frames_becomes_one_run() {
+    fn payload_of_many_frames_is_contiguous() {
         let frames = [&b"many"[..], b"", &[b' '; 300], b"small", &[b'.'; 40]];
         let mut input: Vec<u8> = frames.iter().flat_map(|payload| frame(0x82, payload)).collect();
         let mut progress = DecodeProgress::default();
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_has_begun_is_known() {
+    fn partial_header_is_reported() {
         let mut decoder = Decoder::default();
         let mut decode = |bytes: &[u8]| {
             assert!(decoder.decode(&mut bytes.to_vec(), &mut DecodeProgress::default()).is_ok());
@@ -326,13 +324,13 @@ mod tests {
         };
         assert!(!decode(&[]));
         assert!(decode(&[0x82]));
-        assert!(!decode(&[&[0x81], &MASK[..]].concat()), "the header is whole");
-        assert!(!decode(b"x"), "and the frame");
+        assert!(!decode(&[&[0x81], &MASK[..]].concat()), "the header is complete");
+        assert!(!decode(b"x"), "the frame is complete");
     }
 
     proptest! {
         #[test]
-        fn payload_is_exact_however_it_is_cut(
+        fn payload_is_exact_however_it_is_split(
             messages in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..400), any::<bool>()), 1..8),
             cuts in prop::collection::vec(1_usize..200, 1..50),
             first in 1_u8..=2,
@@ -345,24 +343,24 @@ mod tests {
                 expected.extend(payload);
                 open = !last;
             }
-            let mut rest = &bytes[..];
+            let mut remaining = &bytes[..];
             let mut pieces = Vec::new();
             for cut in cuts.iter().cycle() {
-                if rest.is_empty() { break }
-                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                if remaining.is_empty() { break }
+                let (piece, after) = remaining.split_at((*cut).min(remaining.len()));
                 pieces.push(piece);
-                rest = after;
+                remaining = after;
             }
-            let heard = hear(pieces).unwrap();
-            prop_assert_eq!(heard.payload, expected);
-            let ends = messages.iter().filter(|(_, last)| *last).count();
-            prop_assert_eq!(heard.messages, if first == 1 { ends } else { 0 });
+            let decoded = decode_all(pieces).unwrap();
+            prop_assert_eq!(decoded.payload, expected);
+            let finished = messages.iter().filter(|(_, last)| *last).count();
+            prop_assert_eq!(decoded.text_messages, if first == 1 { finished } else { 0 });
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 1_usize..50) {
-            let whole = hear([&bytes[..]]);
-            let pieces = hear(bytes.chunks(size));
+            let whole = decode_all([&bytes[..]]);
+            let pieces = decode_all(bytes.chunks(size));
             prop_assert_eq!(whole.is_ok(), pieces.is_ok());
         }
     }

@@ -1,28 +1,27 @@
-//! Frames from the server: one header before a payload, or a whole control frame. Never masked (RFC 6455 §5.1).
+//! Encoding of server frames: the header of a data frame, or a whole control frame. Never masked (RFC 6455 §5.1).
 
 use tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Control, Data, OpCode},
 };
 
-use super::CloseFrame;
+use super::{CloseFrame, header::MAX_CONTROL};
 
 /// The longest header of an unmasked frame, in bytes (RFC 6455 §5.2).
 pub(crate) const MAX_HEADER: usize = 10;
-/// The longest control payload, in bytes (RFC 6455 §5.5).
-const MAX_CONTROL: usize = 125;
 
-/// Writes the header of a final data frame of `len` payload bytes so that it ends where `room` ends: the payload
-/// follows in the same buffer. Returns the header's length.
-pub(crate) fn data_header(text: bool, len: usize, room: &mut [u8; MAX_HEADER]) -> usize {
+/// Writes the header of a final data frame with `len` payload bytes to the end of `buffer`, directly before the
+/// payload. Returns the length of the header. `buffer` must be long enough for it; [`MAX_HEADER`] bytes always are.
+pub(crate) fn data_header(text: bool, len: usize, buffer: &mut [u8]) -> usize {
     let opcode = OpCode::Data(if text { Data::Text } else { Data::Binary });
     let header = header(opcode);
     let size = header.len(len as u64);
-    format(&header, len, &mut room[MAX_HEADER - size..]);
+    let start = buffer.len() - size;
+    format(&header, len, &mut buffer[start..]);
     size
 }
 
-/// A whole control frame, ready to be written.
+/// A complete control frame, ready to be written.
 #[derive(Debug)]
 pub(crate) struct ControlFrame {
     bytes: [u8; 2 + MAX_CONTROL],
@@ -30,7 +29,7 @@ pub(crate) struct ControlFrame {
 }
 
 impl ControlFrame {
-    /// A Ping. A payload over 125 bytes is cut.
+    /// A Ping. A payload over 125 bytes is truncated.
     pub(crate) fn ping(payload: &[u8]) -> Self {
         Self::new(Control::Ping, payload)
     }
@@ -40,12 +39,11 @@ impl ControlFrame {
         Self::new(Control::Pong, payload)
     }
 
-    /// A Close.
     pub(crate) fn close(frame: &CloseFrame) -> Self {
         Self::new(Control::Close, &frame.body())
     }
 
-    /// The frame as it travels.
+    /// The frame as sent on the wire.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
@@ -63,10 +61,10 @@ fn header(opcode: OpCode) -> FrameHeader {
     FrameHeader { is_final: true, opcode, mask: None, ..FrameHeader::default() }
 }
 
-/// Writes `header` into exactly the room it needs.
-fn format(header: &FrameHeader, len: usize, mut room: &mut [u8]) {
-    let written = header.format(len as u64, &mut room);
-    debug_assert!(written.is_ok() && room.is_empty(), "the room is as long as the header says");
+/// Writes `header` to `buffer`, which has exactly its length.
+fn format(header: &FrameHeader, len: usize, mut buffer: &mut [u8]) {
+    let written = header.format(len as u64, &mut buffer);
+    debug_assert!(written.is_ok() && buffer.is_empty(), "the buffer has the length of the header");
 }
 
 #[cfg(test)]
@@ -74,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_data_header_ends_where_the_payload_begins() {
+    fn data_header_ends_at_the_payload() {
         for (len, expected) in [
             (0, &[0x82, 0][..]),
             (125, &[0x82, 125]),
@@ -82,17 +80,17 @@ mod tests {
             (65_535, &[0x82, 126, 0xff, 0xff]),
             (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
         ] {
-            let mut room = [0xee; MAX_HEADER];
-            let size = data_header(false, len, &mut room);
-            assert_eq!(&room[MAX_HEADER - size..], expected);
+            let mut buffer = [0xee; MAX_HEADER];
+            let size = data_header(false, len, &mut buffer);
+            assert_eq!(&buffer[MAX_HEADER - size..], expected);
         }
-        let mut room = [0; MAX_HEADER];
-        data_header(true, 1, &mut room);
-        assert_eq!(room[8..], [0x81, 1]);
+        let mut buffer = [0; MAX_HEADER];
+        data_header(true, 1, &mut buffer);
+        assert_eq!(buffer[8..], [0x81, 1]);
     }
 
     #[test]
-    fn control_frames_are_whole() {
+    fn control_frames_are_complete() {
         assert_eq!(ControlFrame::pong(b"hi").as_bytes(), b"\x8a\x02hi");
         assert_eq!(ControlFrame::ping(b"").as_bytes(), b"\x89\x00");
         assert_eq!(ControlFrame::close(&CloseFrame::new(1001, "gone")).as_bytes(), b"\x88\x06\x03\xe9gone");

@@ -1,24 +1,25 @@
-//! The headers of client frames (RFC 6455 §5.2).
+//! Parsing of client frame headers (RFC 6455 §5.2).
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::Violation;
 
 /// The longest header of a masked frame, in bytes.
-const MAX_HEADER: usize = 14;
+const MAX_MASKED_HEADER: usize = 14;
 /// The longest control payload, in bytes (RFC 6455 §5.5).
-const MAX_CONTROL: u64 = 125;
+pub(super) const MAX_CONTROL: usize = 125;
 
-/// A header that arrives in pieces.
+/// A header of which only a part has arrived.
 #[derive(Debug, Default)]
-pub(super) struct Partial {
-    bytes: [u8; MAX_HEADER],
+pub(super) struct PartialHeader {
+    bytes: [u8; MAX_MASKED_HEADER],
     pub(super) filled: u8,
 }
 
-impl Partial {
-    /// Takes what `input` adds to the header; returns how many bytes that was, and the header once it is whole.
-    pub(super) fn take(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
+impl PartialHeader {
+    /// Consumes the bytes of `input` that belong to the header. Returns their number, and the header once it is
+    /// complete.
+    pub(super) fn push(&mut self, input: &[u8]) -> Result<(usize, Option<Header>), Violation> {
         if self.filled == 0
             && let Some((header, size)) = Header::parse(input)?
         {
@@ -36,20 +37,20 @@ impl Partial {
     }
 }
 
-/// A client frame's header (RFC 6455 §5.2), checked as far as it can be alone.
+/// The header of a client frame (RFC 6455 §5.2). Checked, except against the message that the frame belongs to.
 pub(super) struct Header {
-    pub(super) last: bool,
+    pub(super) fin: bool,
     pub(super) opcode: OpCode,
     pub(super) length: u64,
     pub(super) mask: [u8; 4],
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, and its size; `None` while it is not whole. What the first two
-    /// bytes give away is refused without waiting for the rest.
+    /// Parses the header at the start of `bytes` and returns it with its size; `None` while it is incomplete. A
+    /// violation in the first two bytes is reported without waiting for more.
     fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Violation> {
         let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
-        let last = first & 0x80 != 0;
+        let fin = first & 0x80 != 0;
         let short = second & 0x7f;
         if first & 0x70 != 0 {
             return Err(Violation::ReservedBit);
@@ -62,8 +63,8 @@ impl Header {
             OpCode::Data(Data::Reserved(code)) | OpCode::Control(Control::Reserved(code)) => {
                 return Err(Violation::ReservedOpcode(code));
             }
-            OpCode::Control(_) if !last => return Err(Violation::FragmentedControl),
-            OpCode::Control(_) if u64::from(short) > MAX_CONTROL => return Err(Violation::LongControl),
+            OpCode::Control(_) if !fin => return Err(Violation::FragmentedControl),
+            OpCode::Control(_) if usize::from(short) > MAX_CONTROL => return Err(Violation::LongControl),
             _ => {}
         }
         let (length, rest) = match short {
@@ -83,6 +84,6 @@ impl Header {
             _ => {}
         }
         let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-        Ok(Some((Self { last, opcode, length, mask: *mask }, bytes.len() - rest.len())))
+        Ok(Some((Self { fin, opcode, length, mask: *mask }, bytes.len() - rest.len())))
     }
 }

@@ -2,21 +2,21 @@
 
 use std::ops::Range;
 
-/// Payload at least this long is unmasked and then moved, both at the speed of memory; shorter payload is moved block by
-/// block on the way, without a call.
+/// Payload of at least this length is unmasked in place and then moved with one copy, both at memory speed; shorter
+/// payload is moved block by block while it is unmasked, which saves the call.
 const LONG: usize = 256;
 
-/// Unmasks the payload in `from` to `to`, which is not above it. Masking and unmasking are the same (RFC 6455 §5.3).
+/// Unmasks the payload in `from` and moves it down to `to`, which must not be above `from.start`.
 #[inline]
 pub(super) fn unmask(bytes: &mut [u8], from: Range<usize>, to: usize, mask: [u8; 4]) {
-    // Four times the mask, whatever the byte order.
+    // The mask repeated four times, for either byte order.
     let wide = u128::from(u32::from_ne_bytes(mask)) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
     if from.start == to || from.len() >= LONG {
-        let (blocks, rest) = bytes[from.clone()].as_chunks_mut::<16>();
+        let (blocks, tail) = bytes[from.clone()].as_chunks_mut::<16>();
         for block in blocks {
             *block = (u128::from_ne_bytes(*block) ^ wide).to_ne_bytes();
         }
-        for (byte, mask) in rest.iter_mut().zip(wide.to_ne_bytes()) {
+        for (byte, mask) in tail.iter_mut().zip(wide.to_ne_bytes()) {
             *byte ^= mask;
         }
         if from.start != to {
@@ -24,7 +24,7 @@ pub(super) fn unmask(bytes: &mut [u8], from: Range<usize>, to: usize, mask: [u8;
         }
         return;
     }
-    // A block is read before it is written below where it lay, so nothing unread is overwritten.
+    // Each block is read before it is written at a lower position, so no unread byte is overwritten.
     let (mut at, mut to) = (from.start, to);
     while let Some(block) = bytes[at..from.end].first_chunk() {
         let block = (u128::from_ne_bytes(*block) ^ wide).to_ne_bytes();
@@ -46,14 +46,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn short_and_long_payload_is_unmasked_where_it_is_and_on_the_move(
+        fn payload_is_unmasked_in_place_and_while_moved(
             payload in prop::collection::vec(any::<u8>(), 0..600),
             mask in any::<[u8; 4]>(),
-            down in 0_usize..20,
+            distance in 0_usize..20,
         ) {
             let expected: Vec<u8> = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
-            let mut bytes = [vec![0; down], payload].concat();
-            let (from, end) = (down, bytes.len());
+            let mut bytes = [vec![0; distance], payload].concat();
+            let (from, end) = (distance, bytes.len());
             unmask(&mut bytes, from..end, 0, mask);
             prop_assert_eq!(&bytes[..expected.len()], &expected);
         }

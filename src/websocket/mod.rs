@@ -1,8 +1,8 @@
-//! RFC 6455 frames, without I/O.
+//! RFC 6455 framing, without I/O.
 //!
-//! Owns the streaming [`Decoder`] of client frames, the [`encoder`](self) of server frames and the rules about close
-//! codes and UTF-8. Knows nothing of sockets, time or sessions. Invariant: no function here holds payload; a
-//! payload is handed on chunk by chunk as it arrives, and only control frames, at most 125 bytes, are collected.
+//! Owns the streaming [`Decoder`] of client frames (masked), the [`encoder`] of server frames (unmasked) and the rules
+//! for close codes and UTF-8. Knows nothing of sockets, time or sessions. Invariant: no payload is buffered here; it is
+//! passed on in pieces as it arrives, and only control frames, at most 125 bytes each, are collected.
 
 #[cfg(test)]
 pub(crate) mod client;
@@ -14,7 +14,7 @@ mod mask;
 mod utf8;
 mod violation;
 
-pub(crate) use close::CloseFrame;
+pub(crate) use close::{CloseFrame, MAX_CLOSE_REASON};
 pub(crate) use decoder::{DecodeProgress, Decoder, Event};
 pub(crate) use encoder::{ControlFrame, MAX_HEADER, data_header};
 pub(crate) use utf8::{InvalidUtf8, Utf8Stream};

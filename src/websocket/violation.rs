@@ -1,14 +1,14 @@
-//! What a client can do wrong.
+//! The ways in which a client can violate the protocol.
 
 use crate::outcome::Reason;
 
-/// How a client broke RFC 6455.
+/// A violation of RFC 6455 by a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
     /// §5.1: a client must mask every frame.
     #[error("frame is not masked")]
     Unmasked,
-    /// §5.2: no extension was agreed on.
+    /// §5.2: no extension was negotiated.
     #[error("reserved bit is set")]
     ReservedBit,
     /// §5.2: opcodes 3-7 and 11-15.
@@ -35,7 +35,7 @@ pub(crate) enum Violation {
     /// §5.5.1: a body starts with a 2-byte code.
     #[error("close body of one byte")]
     CloseBody,
-    /// §7.4: the code must not travel.
+    /// §7.4: an endpoint must not send this code.
     #[error("close code {0} must not be sent")]
     CloseCode(u16),
     /// §5.5.1: a reason is UTF-8.
@@ -44,7 +44,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    /// The end this violation leads to.
+    /// Why a session with this violation ends.
     pub(crate) fn reason(self) -> Reason {
         match self {
             Self::CloseReason => Reason::InvalidText,

@@ -29,7 +29,7 @@ async fn leads(gateway: &Gateway, target: &str) -> Option<String> {
     let response = ask(&mut wire, &request).await;
     let peer = wire.peer();
     if response.status == 404 {
-        assert_eq!(response.text().trim_end(), "nothing here", "no word about tokens");
+        assert_eq!(response.text().trim_end(), "not found", "no word about tokens");
         drop(wire);
         gateway.refused(peer, "unknown_route").await;
         return None;

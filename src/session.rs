@@ -46,8 +46,6 @@ pub struct SessionInfo<'a> {
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: &'a str,
-    /// Who it says it is, where the route asks for credentials.
-    pub user: Option<&'a str>,
     /// When it began.
     pub since: SystemTime,
 }
@@ -80,8 +78,6 @@ pub struct SessionSnapshot {
     pub route: Arc<str>,
     /// The server it reached; none while it is being dialled, or if none was reached.
     pub backend: Option<Arc<str>>,
-    /// Who the client says it is, where the route asks for credentials.
-    pub user: Option<Arc<str>>,
     /// When it began.
     pub since: SystemTime,
     /// What it has carried so far.
@@ -101,7 +97,6 @@ impl Registry {
         let entry = Arc::new(Entry {
             peer: facts.peer,
             route,
-            user: facts.user.map(Arc::from),
             since: facts.since,
             backend: OnceLock::new(),
             request_end: OnceLock::new(),
@@ -281,7 +276,6 @@ impl Drop for Session {
 struct Entry {
     peer: SocketAddr,
     route: Arc<str>,
-    user: Option<Arc<str>>,
     since: SystemTime,
     backend: OnceLock<Arc<str>>,
     /// The first order stands; a later one changes nothing.
@@ -312,7 +306,6 @@ impl Entry {
             peer: self.peer,
             route: Arc::clone(&self.route),
             backend: self.backend.get().cloned(),
-            user: self.user.clone(),
             since: self.since,
             payload: self.payload(),
             round_trip: (micros > 0).then(|| Duration::from_micros(micros.into())),
@@ -328,7 +321,7 @@ mod tests {
     use super::*;
 
     fn facts(route: &str) -> SessionInfo<'_> {
-        SessionInfo { peer: ([192, 0, 2, 7], 4711).into(), route, user: None, since: SystemTime::UNIX_EPOCH }
+        SessionInfo { peer: ([192, 0, 2, 7], 4711).into(), route, since: SystemTime::UNIX_EPOCH }
     }
 
     fn payload(bytes_in: u64, bytes_out: u64) -> Payload {
@@ -375,8 +368,7 @@ mod tests {
     #[test]
     fn a_look_shows_what_is_known() {
         let registry = Arc::new(Registry::default());
-        let user = SessionInfo { user: Some("ada"), ..facts("desk") };
-        let (session, other) = (registry.open(user), registry.open(facts("chat")));
+        let (session, other) = (registry.open(facts("desk")), registry.open(facts("chat")));
         session.reached("tcp://127.0.0.1:5900");
         session.reached("tcp://127.0.0.1:1");
         session.record(SessionProgress { payload: payload(3, 5), buffered: 7 });
@@ -388,7 +380,6 @@ mod tests {
             peer: ([192, 0, 2, 7], 4711).into(),
             route: "desk".into(),
             backend: Some("tcp://127.0.0.1:5900".into()),
-            user: Some("ada".into()),
             since: SystemTime::UNIX_EPOCH,
             payload: payload(3, 5),
             round_trip: Some(Duration::from_micros(1)),

@@ -72,8 +72,6 @@ pub(super) struct Kill {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) peer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) user: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
 }
 
@@ -190,7 +188,6 @@ impl AdminApi {
             match &*key {
                 "route" => choice.route = Some(value),
                 "peer" => choice.peer = Some(peer(&value).map_err(ApiError::request)?),
-                "user" => choice.user = Some(value),
                 "find" => choice.text = Some(value),
                 "limit" => {
                     most = value
@@ -198,7 +195,7 @@ impl AdminApi {
                         .map_err(|_| ApiError::request(format!("limit {value:?}: must be a whole number")))?;
                 }
                 _ => {
-                    let known = "route, peer, user, find and limit";
+                    let known = "route, peer, find and limit";
                     return Err(ApiError::request(format!("unknown parameter {key:?}; there are {known}")));
                 }
             }
@@ -246,11 +243,11 @@ impl AdminApi {
     }
 
     fn kill(&self, kill: Kill) -> Result<Answer, ApiError> {
-        let Kill { ids, route, peer: from, user, reason } = kill;
+        let Kill { ids, route, peer: from, reason } = kill;
         let peer = from.as_deref().map(peer).transpose().map_err(ApiError::request)?;
-        let choice = SessionFilter { ids, route, peer, user, text: None };
+        let choice = SessionFilter { ids, route, peer, text: None };
         if choice.is_everything() {
-            return Err(ApiError::request("say which sessions: ids, route, peer or user"));
+            return Err(ApiError::request("say which sessions: ids, route or peer"));
         }
         json(&Killed { killed: self.end(&choice, reason.as_deref())? })
     }

@@ -72,8 +72,6 @@ pub(crate) struct KillRequest {
     pub route: Option<String>,
     /// From this address or network.
     pub peer: Option<String>,
-    /// Of this user.
-    pub user: Option<String>,
     /// What to tell their clients, in one line of at most 123 bytes.
     pub reason: Option<String>,
 }
@@ -93,7 +91,6 @@ pub(crate) struct SessionEntry {
     pub peer: String,
     pub route: String,
     pub backend: Option<String>,
-    pub user: Option<String>,
     pub age_seconds: f64,
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -136,8 +133,8 @@ impl Client {
     /// # Errors
     /// See [`ControlError`].
     pub(crate) async fn kill(&self, sentence: KillRequest) -> Result<Vec<u64>, ControlError> {
-        let KillRequest { ids, route, peer, user, reason } = sentence;
-        let kill = Kill { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, user, reason };
+        let KillRequest { ids, route, peer, reason } = sentence;
+        let kill = Kill { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, reason };
         let Killed { killed } = self.read(&self.good(Method::POST, "/api/sessions/kill", &kill).await?)?;
         Ok(killed)
     }

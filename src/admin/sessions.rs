@@ -27,9 +27,7 @@ pub(crate) struct SessionFilter {
     pub route: Option<String>,
     /// From this address, or network of addresses.
     pub peer: Option<IpNet>,
-    /// Of this user.
-    pub user: Option<String>,
-    /// With this text in their number, address, route, server or user; without regard to case.
+    /// With this text in their number, address, route or backend; without regard to case.
     pub text: Option<String>,
 }
 
@@ -41,12 +39,8 @@ impl SessionFilter {
 
     /// Whether a session is meant.
     pub(crate) fn matches(&self, session: &SessionSnapshot) -> bool {
-        let fits = |wanted: &Option<String>, is: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
-        };
         self.ids.as_ref().is_none_or(|ids| ids.contains(&session.id))
-            && fits(&self.route, Some(&session.route))
-            && fits(&self.user, session.user.as_deref())
+            && self.route.as_deref().is_none_or(|route| route == &*session.route)
             && self.peer.is_none_or(|peer| peer.contains(&session.peer.ip().to_canonical()))
             && self.text.as_deref().is_none_or(|text| shows(session, &text.to_lowercase()))
     }
@@ -58,7 +52,6 @@ fn shows(session: &SessionSnapshot, text: &str) -> bool {
         || has(&session.peer.to_string())
         || has(&session.route)
         || session.backend.as_deref().is_some_and(has)
-        || session.user.as_deref().is_some_and(has)
 }
 
 /// An address, or a network of addresses.
@@ -134,7 +127,6 @@ pub(super) struct SessionEntry {
     peer: String,
     route: String,
     backend: Option<String>,
-    user: Option<String>,
     since: String,
     age_seconds: f64,
     bytes_in: u64,
@@ -171,7 +163,6 @@ fn told(session: &SessionSnapshot, rates: &RateTable, now: SystemTime) -> Sessio
         peer: session.peer.to_string(),
         route: session.route.to_string(),
         backend: session.backend.as_deref().map(str::to_owned),
-        user: session.user.as_deref().map(str::to_owned),
         since: humantime::format_rfc3339_millis(session.since).to_string(),
         age_seconds: thousandths(age.as_secs_f64()),
         bytes_in: session.payload.bytes_in,
@@ -193,7 +184,6 @@ mod tests {
             peer: ([192, 0, 2, 7], 4711).into(),
             route: "desk".into(),
             backend: Some("tcp://Host:5900".into()),
-            user: Some("Ada".into()),
             since: SystemTime::UNIX_EPOCH,
             payload: Payload::default(),
             round_trip: Some(Duration::from_micros(1_234)),
@@ -215,9 +205,8 @@ mod tests {
             (false, SessionFilter { ids: Some(vec![]), ..SessionFilter::default() }),
             (true, SessionFilter { route: text("desk"), ..SessionFilter::default() }),
             (false, SessionFilter { route: text("des"), ..SessionFilter::default() }),
-            (true, SessionFilter { user: text("Ada"), route: text("desk"), ..SessionFilter::default() }),
-            (false, SessionFilter { user: text("ada"), ..SessionFilter::default() }),
-            (false, SessionFilter { user: text("Ada"), route: text("chat"), ..SessionFilter::default() }),
+            (true, SessionFilter { ids: Some(vec![1]), route: text("desk"), ..SessionFilter::default() }),
+            (false, SessionFilter { ids: Some(vec![1]), route: text("chat"), ..SessionFilter::default() }),
             (true, SessionFilter { peer: Some(peer("192.0.2.7").unwrap()), ..SessionFilter::default() }),
             (
                 true,
@@ -228,14 +217,11 @@ mod tests {
             (true, SessionFilter { text: text("DESK"), ..SessionFilter::default() }),
             (true, SessionFilter { text: text(":47"), ..SessionFilter::default() }),
             (true, SessionFilter { text: text("host:5"), ..SessionFilter::default() }),
-            (true, SessionFilter { text: text("ada"), ..SessionFilter::default() }),
             (false, SessionFilter { text: text("bob"), ..SessionFilter::default() }),
         ] {
             assert_eq!(choice.matches(&session(1)), fits, "{choice:?}");
             assert!(!choice.is_everything());
         }
-        let nobody = SessionFilter { user: text("Ada"), ..SessionFilter::default() };
-        assert!(!nobody.matches(&SessionSnapshot { user: None, ..session(1) }));
         assert!(peer("somewhere").unwrap_err().contains("192.0.2.7"));
     }
 
@@ -271,7 +257,7 @@ mod tests {
             "live": 3,
             "matching": 2,
             "sessions": [{
-                "id": 1, "peer": "192.0.2.7:4711", "route": "desk", "backend": "tcp://Host:5900", "user": "Ada",
+                "id": 1, "peer": "192.0.2.7:4711", "route": "desk", "backend": "tcp://Host:5900",
                 "since": "1970-01-01T00:00:00.000Z", "age_seconds": 1.5, "bytes_in": 0, "bytes_out": 0,
                 "rate_in": null, "rate_out": null, "round_trip_ms": 1.234, "buffered": 5,
             }],

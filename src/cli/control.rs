@@ -56,9 +56,6 @@ pub(super) struct List {
     /// Only those from this address, or network such as 192.0.2.0/24
     #[arg(long, value_name = "IP")]
     peer: Option<String>,
-    /// Only those of this user
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
     /// As JSON, for programs
     #[arg(long)]
     json: bool,
@@ -70,7 +67,7 @@ pub(super) struct List {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "route", "peer", "user"]))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "route", "peer"]))]
 pub(super) struct Kill {
     /// The numbers of the sessions
     #[arg(value_name = "ID")]
@@ -81,9 +78,6 @@ pub(super) struct Kill {
     /// All from this address, or network such as 192.0.2.0/24
     #[arg(long, value_name = "IP")]
     peer: Option<String>,
-    /// All of this user
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
     /// What to tell the clients, in the Close frame: one line, 123 bytes at most
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -103,7 +97,7 @@ pub(super) struct Health {
 pub(super) fn sessions(asked: &List) -> anyhow::Result<()> {
     let client = asked.target.client()?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for (key, value) in [("route", &asked.route), ("peer", &asked.peer), ("user", &asked.user)] {
+    for (key, value) in [("route", &asked.route), ("peer", &asked.peer)] {
         if let Some(value) = value {
             query.append_pair(key, value);
         }
@@ -139,7 +133,6 @@ pub(super) fn kill(asked: &Kill) -> anyhow::Result<ExitCode> {
         ids: asked.ids.clone(),
         route: asked.route.clone(),
         peer: asked.peer.clone(),
-        user: asked.user.clone(),
         reason: asked.reason.clone(),
     };
     let killed = block_on(client.kill(sentence))??;
@@ -175,11 +168,10 @@ pub(super) fn health(asked: &Health) -> anyhow::Result<ExitCode> {
 
 /// Sessions for people.
 fn table(listed: &SessionList) -> String {
-    const HEADS: [&str; 11] =
-        ["ID", "PEER", "ROUTE", "BACKEND", "USER", "AGE", "IN", "OUT", "IN/s", "OUT/s", "PING"];
+    const HEADS: [&str; 10] = ["ID", "PEER", "ROUTE", "BACKEND", "AGE", "IN", "OUT", "IN/s", "OUT/s", "PING"];
     /// Text stands left, numbers right.
-    const LEFT: [bool; 11] = [false, true, true, true, true, false, false, false, false, false, false];
-    let rows: Vec<[String; 11]> = listed.sessions.iter().map(row).collect();
+    const LEFT: [bool; 10] = [false, true, true, true, false, false, false, false, false, false];
+    let rows: Vec<[String; 10]> = listed.sessions.iter().map(row).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([HEADS[column].len()]).max().unwrap_or(0)
@@ -197,14 +189,13 @@ fn table(listed: &SessionList) -> String {
     text + &format!("{} of {} session(s)\n", listed.matching, listed.live)
 }
 
-fn row(session: &SessionEntry) -> [String; 11] {
+fn row(session: &SessionEntry) -> [String; 10] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     [
         session.id.to_string(),
         session.peer.clone(),
         session.route.clone(),
         or_none(session.backend.clone()),
-        or_none(session.user.clone()),
         humantime::format_duration(Duration::from_secs(session.age_seconds as u64)).to_string(),
         amount(session.bytes_in),
         amount(session.bytes_out),
@@ -254,7 +245,6 @@ mod tests {
             peer: "192.0.2.7:4711".into(),
             route: "desk".into(),
             backend: Some("tcp://127.0.0.1:5900".into()),
-            user: None,
             age_seconds: 3723.9,
             bytes_in: 164,
             bytes_out: 6416,
@@ -264,8 +254,8 @@ mod tests {
         };
         let listed = SessionList { live: 2, matching: 1, sessions: vec![session] };
         let expected = "\
-ID  PEER            ROUTE  BACKEND               USER       AGE     IN     OUT  IN/s  OUT/s     PING
- 7  192.0.2.7:4711  desk   tcp://127.0.0.1:5900  –     1h 2m 3s  164 B  6.4 kB   0 B      –  12.3 ms
+ID  PEER            ROUTE  BACKEND                    AGE     IN     OUT  IN/s  OUT/s     PING
+ 7  192.0.2.7:4711  desk   tcp://127.0.0.1:5900  1h 2m 3s  164 B  6.4 kB   0 B      –  12.3 ms
 1 of 2 session(s)
 ";
         assert_eq!(table(&listed), expected);

@@ -81,7 +81,7 @@ fn settings() -> RelaySettings {
 
 fn facts() -> SessionInfo<'static> {
     let peer = ([192, 0, 2, 7], 4711).into();
-    SessionInfo { peer, route: "test", user: None, since: SystemTime::UNIX_EPOCH }
+    SessionInfo { peer, route: "test", since: SystemTime::UNIX_EPOCH }
 }
 
 /// A session between two pipes, seen from their far ends.

@@ -49,7 +49,6 @@ async fn a_session_is_listed_with_all_that_is_known_of_it() {
     assert_eq!(seen["peer"], session.peer.to_string());
     assert_eq!(seen["route"], "echo");
     assert_eq!(seen["backend"], format!("tcp://{}", backend.address));
-    assert_eq!(seen["user"], Value::Null);
     assert_eq!((&seen["bytes_in"], &seen["bytes_out"]), (&5.into(), &5.into()));
     assert_eq!(seen["buffered"], 0);
     let trip = seen["round_trip_ms"].as_f64().unwrap();
@@ -114,7 +113,6 @@ async fn sessions_are_found_by_what_they_are() {
         ("peer=127.0.0.9", &[2]),
         ("peer=127.0.0.0/8", &[1, 2]),
         ("peer=127.0.0.9&route=echo", &[]),
-        ("user=ada", &[]),
         ("find=DES", &[2]),
         ("find=127.0.0.9", &[2]),
         ("limit=1", &[1]),

@@ -235,8 +235,8 @@ function rowOf(session) {
   let shown = rows.get(session.id);
   if (!shown) {
     const row = element("tr");
-    const numbers = new Set([0, 5, 6, 7, 8, 9, 10, 11]);
-    const cells = Array.from({ length: 12 }, (_, at) => element("td", "", numbers.has(at) ? "number" : ""));
+    const numbers = new Set([0, 4, 5, 6, 7, 8, 9, 10]);
+    const cells = Array.from({ length: 11 }, (_, at) => element("td", "", numbers.has(at) ? "number" : ""));
     const button = element("button", "End …", "grave");
     button.type = "button";
     button.setAttribute("aria-label", `End session ${session.id} …`);
@@ -249,7 +249,7 @@ function rowOf(session) {
     rows.set(session.id, shown);
   }
   [
-    String(session.id), session.peer, session.route, session.backend ?? "–", session.user ?? "–",
+    String(session.id), session.peer, session.route, session.backend ?? "–",
     duration(session.age_seconds), bytes(session.bytes_in), bytes(session.bytes_out),
     speed(session.rate_in), speed(session.rate_out),
     session.round_trip_ms === null ? "–" : `${session.round_trip_ms.toFixed(1)} ms`,

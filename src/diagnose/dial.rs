@@ -19,7 +19,7 @@ use x509_parser::{
     prelude::{FromDer, ParsedExtension},
 };
 
-use super::explain::list;
+use super::list::list;
 use crate::{
     backend::{BackendStream, ConnectError, Upstream, tls::TlsError},
     config::Backend,

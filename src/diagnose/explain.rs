@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::{
     dial::{self, Reached},
     findings::{ClientKind, DialTargets, Findings, ListenerMatch, NotAdmitted, RouteMatch},
+    list::list,
 };
 use crate::{
     admission::MissingOrigin,
@@ -21,8 +22,6 @@ use crate::{
 
 /// The width of the first column: that of "sub-protocols".
 const LABEL: usize = 13;
-/// How many routes or names are listed.
-const MOST: usize = 8;
 
 /// What is told of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -309,13 +308,4 @@ fn refused(reason: Reason) -> String {
         Some(status) => format!("would be refused: {reason} (HTTP {})", status.as_u16()),
         None => format!("would be refused: {reason} (closed without an answer)"),
     }
-}
-
-/// Some of a list, and how many more there are.
-pub(super) fn list<T>(items: &[T], words: impl FnMut(&T) -> String) -> String {
-    let mut told: Vec<String> = items.iter().take(MOST).map(words).collect();
-    if let Some(more @ 1..) = items.len().checked_sub(MOST) {
-        told.push(format!("{more} more"));
-    }
-    told.join("; ")
 }

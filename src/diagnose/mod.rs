@@ -9,6 +9,7 @@ pub(crate) mod capacity;
 pub(crate) mod dial;
 pub(crate) mod explain;
 pub(crate) mod findings;
+mod list;
 pub(crate) mod machine;
 pub(crate) mod question;
 

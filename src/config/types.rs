@@ -142,6 +142,15 @@ pub struct Limits {
     pub per_ip: PerIp,
 }
 
+impl Limits {
+    /// Descriptors beside those of sessions: one for each handshake and each listener, and some to spare for logs, files
+    /// and the runtime.
+    pub(crate) fn other_descriptors(&self, listeners: usize) -> u64 {
+        const SPARE: u64 = 64;
+        self.max_handshakes as u64 + listeners as u64 + SPARE
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         const RATE: NonZeroU32 = NonZeroU32::new(20).expect("not zero");

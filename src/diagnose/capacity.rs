@@ -13,8 +13,6 @@ use crate::{
 
 /// Descriptors, tracked connections and watched sockets of a session: the client's and the server's.
 const SOCKETS: u64 = 2;
-/// Descriptors that are neither a client's nor a server's.
-const SPARE: u64 = 64;
 /// What an idle session takes in the process, in bytes; with TLS and without.
 const IDLE_TLS: u64 = 11 * 1024;
 const IDLE_PLAIN: u64 = 3 * 1024;
@@ -107,8 +105,7 @@ impl Capacity {
 
 /// Descriptors.
 fn of_the_process(config: &Config, machine: &Machine) -> Option<Limit> {
-    let Limits { max_handshakes, .. } = config.limits;
-    let others = max_handshakes as u64 + config.listeners.len() as u64 + SPARE;
+    let others = config.limits.other_descriptors(config.listeners.len());
     let most = machine.nr_open.map_or_else(String::new, |most| format!(", at most {most} (fs.nr_open)"));
     Some(Limit {
         name: "descriptors".to_owned(),

@@ -22,8 +22,6 @@ use crate::{
 
 /// The least number of sources the limiter remembers, per address family.
 const SOURCES: usize = 65_536;
-/// Descriptors that are neither a client's nor a backend's: listeners, logs, the runtime's own.
-const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -227,8 +225,7 @@ impl Prepared {
 
     /// How many descriptors the limits can lead to: two a session, one a handshake, and some to spare.
     pub fn descriptors(&self) -> u64 {
-        let Limits { max_sessions, max_handshakes, .. } = self.limits;
-        2 * max_sessions as u64 + max_handshakes as u64 + self.listeners.len() as u64 + SPARE_DESCRIPTORS
+        2 * self.limits.max_sessions as u64 + self.limits.other_descriptors(self.listeners.len())
     }
 
     /// Raises the descriptor limit; says so if the configured limits still do not fit.

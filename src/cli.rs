@@ -216,7 +216,7 @@ fn run(file: &Path) -> anyhow::Result<()> {
         tracing::info!("ready");
         systemd::ready();
         let shown = control.clone();
-        let informing = systemd::keep_informed(move || status(&shown.status()));
+        let informing = systemd::report_status(move || status(&shown.status()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
         let stopping = async {

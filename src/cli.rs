@@ -171,7 +171,7 @@ pub fn main() -> ExitCode {
         Some(Command::Reload(place)) => control::reload(&place).map(good),
         Some(Command::Drain(place)) => control::drain(&place).map(good),
         Some(Command::Sessions(asked)) => control::sessions(&asked).map(good),
-        Some(Command::Kill(asked)) => control::kill(&asked),
+        Some(Command::Kill(asked)) => control::kill(asked),
         Some(Command::Health(asked)) => control::health(&asked),
         Some(Command::Cert(cert)) => make_certificate(&cert).map(good),
         Some(Command::Generate(asked)) => generate(&asked, &Cli::command()).map(good),

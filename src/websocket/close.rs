@@ -5,7 +5,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::Violation;
 
 /// The longest reason a Close frame can carry: a control payload of 125 bytes less the code.
-const MAX_REASON: usize = 123;
+pub(crate) const MAX_CLOSE_REASON: usize = 123;
 
 /// The body of a Close frame. Without a code the body is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,7 +19,7 @@ pub(crate) struct CloseFrame {
 impl CloseFrame {
     /// A Close frame with this code and reason. A reason over 123 bytes is cut at a character boundary.
     pub(crate) fn new(code: u16, reason: &str) -> Self {
-        Self { code: Some(code), reason: reason[..reason.floor_char_boundary(MAX_REASON)].to_owned() }
+        Self { code: Some(code), reason: reason[..reason.floor_char_boundary(MAX_CLOSE_REASON)].to_owned() }
     }
 
     /// The body as it travels.

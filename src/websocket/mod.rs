@@ -14,7 +14,7 @@ mod mask;
 mod utf8;
 mod violation;
 
-pub(crate) use close::CloseFrame;
+pub(crate) use close::{CloseFrame, MAX_CLOSE_REASON};
 pub(crate) use decoder::{DecodeProgress, Decoder, Event};
 pub(crate) use encoder::{ControlFrame, MAX_HEADER, data_header};
 pub(crate) use utf8::{InvalidUtf8, Utf8Stream};

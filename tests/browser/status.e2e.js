@@ -160,7 +160,7 @@ address = "127.0.0.1:0"
 `;
   gateway = await startGateway({ program, text, directory: path.join(work, 'gateway'), log: artefact('gateway.log') });
   const [plain] = gateway.said('listening').filter((event) => !event.tls);
-  admin = Number(gateway.said('listening for the operator').at(-1).address.split(':').at(-1));
+  admin = Number(gateway.said('listening on the admin address').at(-1).address.split(':').at(-1));
   load = new Load(Number(plain.address.split(':').at(-1)));
   for (let number = 0; number < SESSIONS; number++) load.open(number);
   await until('every session is answered', 20, (saw) => {

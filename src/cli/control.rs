@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::{ArgGroup, Args};
 use tokio::time;
 
-use super::{FAILURE, block_on};
+use super::{exit::FAILURE, runtime::block_on};
 use crate::{
     admin::{
         client::AdminClient,

@@ -145,8 +145,7 @@ async fn establish(
         read_requests(exchange, head_deadline, info, settings, shared, log_line).await?;
     let AcceptedRequest { routed, handshake, subprotocol, .. } = &session_request.accepted;
     let route = &routed.route;
-    let session_info =
-        SessionInfo { peer: log_line.peer, route: &route.name, user: None, since: SystemTime::now() };
+    let session_info = SessionInfo { peer: log_line.peer, route: &route.name, since: SystemTime::now() };
     let session = shared.registry.open(session_info);
     log_line.session = Some(session.id());
     let client_info = ClientInfo { client: log_line.peer, local: info.local, tls: info.tls, id: log_line.id };

@@ -47,8 +47,6 @@ pub(crate) struct SessionInfo<'a> {
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: &'a str,
-    /// The authenticated user, if the route requires credentials.
-    pub user: Option<&'a str>,
     pub since: SystemTime,
 }
 
@@ -78,8 +76,6 @@ pub(crate) struct SessionSnapshot {
     pub route: Arc<str>,
     /// The backend it is connected to; `None` while dialling, or if no backend was reached.
     pub backend: Option<Arc<str>>,
-    /// The authenticated user, if the route requires credentials.
-    pub user: Option<Arc<str>>,
     pub since: SystemTime,
     /// The payload accepted so far.
     pub payload: Payload,
@@ -98,7 +94,6 @@ impl Registry {
         let entry = Arc::new(Entry {
             peer: info.peer,
             route,
-            user: info.user.map(Arc::from),
             since: info.since,
             backend: OnceLock::new(),
             request_end: OnceLock::new(),
@@ -268,7 +263,6 @@ impl Drop for Session {
 struct Entry {
     peer: SocketAddr,
     route: Arc<str>,
-    user: Option<Arc<str>>,
     since: SystemTime,
     backend: OnceLock<Arc<str>>,
     /// The first request; later ones are ignored.
@@ -299,7 +293,6 @@ impl Entry {
             peer: self.peer,
             route: Arc::clone(&self.route),
             backend: self.backend.get().cloned(),
-            user: self.user.clone(),
             since: self.since,
             payload: self.payload(),
             round_trip: (micros > 0).then(|| Duration::from_micros(micros.into())),
@@ -315,7 +308,7 @@ mod tests {
     use super::*;
 
     fn info(route: &str) -> SessionInfo<'_> {
-        SessionInfo { peer: ([192, 0, 2, 7], 4711).into(), route, user: None, since: SystemTime::UNIX_EPOCH }
+        SessionInfo { peer: ([192, 0, 2, 7], 4711).into(), route, since: SystemTime::UNIX_EPOCH }
     }
 
     fn payload(bytes_in: u64, bytes_out: u64) -> Payload {
@@ -362,8 +355,8 @@ mod tests {
     #[test]
     fn snapshot_shows_metadata_and_progress() {
         let registry = Arc::new(Registry::default());
-        let user = SessionInfo { user: Some("ada"), ..info("desk") };
-        let (session, other) = (registry.open(user), registry.open(info("chat")));
+
+        let (session, other) = (registry.open(info("desk")), registry.open(info("chat")));
         session.set_backend("tcp://127.0.0.1:5900");
         session.set_backend("tcp://127.0.0.1:1");
         session.record(SessionProgress { payload: payload(3, 5), buffered: 7 });
@@ -375,7 +368,6 @@ mod tests {
             peer: ([192, 0, 2, 7], 4711).into(),
             route: "desk".into(),
             backend: Some("tcp://127.0.0.1:5900".into()),
-            user: Some("ada".into()),
             since: SystemTime::UNIX_EPOCH,
             payload: payload(3, 5),
             round_trip: Some(Duration::from_micros(1)),

@@ -1,9 +1,9 @@
-//! Who may ask: the judgement of one request before it is looked at.
+//! Who may use the admin address: a check of each request's method and head before it is handled.
 //!
-//! Pure. A browser on this machine can be led here by any page of the world, by a name that resolves to a loopback address
-//! (DNS rebinding) or by a form. What it cannot do is to lie about Host and Origin. Invariants: a request under a foreign
-//! Host is refused; so is one with an Origin, but for one kind: a change asked for by the status page itself, which has our
-//! own Origin and a field that no other page can send without asking first, and is told no.
+//! Pure. Any web page can make a browser on this machine send requests here: through a name that resolves to a loopback
+//! address (DNS rebinding), or with a form. What a page cannot do is forge Host and Origin. Invariants: a request with a
+//! foreign Host is refused; so is one with an Origin, except a change requested by the status page itself: it has our own
+//! Origin and a header field that no page of another origin can send without a CORS preflight, which is refused.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,27 +12,24 @@ use http::{
     header::{HOST, HeaderName, ORIGIN},
 };
 
-/// The field by which the status page makes itself known, and what it says.
-pub(super) const OWN_PAGE: (HeaderName, &str) = (HeaderName::from_static("x-portcullis"), "status-page");
-/// What browsers say of who asks (Fetch Metadata).
+/// The header field that the status page sends with every change.
+const OWN_PAGE: (HeaderName, &str) = (HeaderName::from_static("x-portcullis"), "status-page");
+/// The relation between the requesting page and this origin (Fetch Metadata).
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why a request is not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum GuardRefusal {
     /// None, or several.
-    #[error("one Host is needed")]
+    #[error("exactly one Host is required")]
     NoHost,
-    /// Not a name of this machine for itself.
-    #[error("this Host is not served here: use localhost, a loopback address, or the address in [admin]")]
+    #[error("invalid Host: use localhost, a loopback address, or the address in [admin]")]
     ForeignHost,
-    /// A page asks.
-    #[error("pages may not ask here")]
+    #[error("web pages other than the status page may not use this address")]
     Page,
 }
 
-/// Judges a request by its method and head. `own`: the address that was configured, if it has a port.
-pub(super) fn judge(
+/// Checks a request. `own`: the address listened on, if it has a port.
+pub(super) fn check(
     method: &Method,
     headers: &HeaderMap,
     own: Option<SocketAddr>,
@@ -43,7 +40,7 @@ pub(super) fn judge(
     if !is_own(host, own) {
         return Err(GuardRefusal::ForeignHost);
     }
-    // A page of another site, whatever else it says. A link or a typed address is not a page that asks.
+    // A request from a page of another site. For a typed address or a bookmark browsers send "none".
     let is_change = method == Method::POST || method == Method::DELETE;
     let site = headers.get(SITE).map(|site| site.as_bytes());
     if is_change && site.is_some_and(|site| site != b"same-origin" && site != b"none") {
@@ -53,17 +50,17 @@ pub(super) fn judge(
     match (origins.next(), origins.next()) {
         (None, _) => Ok(()),
         (Some(origin), None) if is_change => {
-            let (field, word) = OWN_PAGE;
-            let ours = origin.as_bytes() == format!("http://{host}").as_bytes();
-            let named = headers.get(field).is_some_and(|said| said.as_bytes() == word.as_bytes());
-            if ours && named { Ok(()) } else { Err(GuardRefusal::Page) }
+            let (field, expected) = OWN_PAGE;
+            let is_own_origin = origin.as_bytes() == format!("http://{host}").as_bytes();
+            let has_field = headers.get(field).is_some_and(|value| value.as_bytes() == expected.as_bytes());
+            if is_own_origin && has_field { Ok(()) } else { Err(GuardRefusal::Page) }
         }
         _ => Err(GuardRefusal::Page),
     }
 }
 
-/// Whether a Host names this machine by a name that nobody else can give out. Ports are not compared: a tunnel has one of
-/// its own.
+/// Whether a Host is a name of this machine that no DNS server controls. Ports are not compared: an ssh tunnel has its
+/// own.
 fn is_own(host: &str, own: Option<SocketAddr>) -> bool {
     let (name, port) = match host.rsplit_once(':') {
         Some((name, port)) if !host.ends_with(']') => (name, port),
@@ -88,16 +85,16 @@ mod tests {
 
     use super::*;
 
-    fn judged(method: Method, fields: &[(HeaderName, &str)]) -> Result<(), GuardRefusal> {
+    fn checked(method: Method, fields: &[(HeaderName, &str)]) -> Result<(), GuardRefusal> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        judge(&method, &headers, Some(([127, 0, 0, 1], 9101).into()))
+        check(&method, &headers, Some(([127, 0, 0, 1], 9101).into()))
     }
 
     #[test]
-    fn only_names_of_this_machine_for_itself_are_served() {
+    fn only_loopback_names_and_addresses_are_valid_hosts() {
         for host in [
             "localhost",
             "LOCALHOST:9101",
@@ -108,7 +105,7 @@ mod tests {
             "[::1]",
             "[::1]:9101",
         ] {
-            assert_eq!(judged(Method::GET, &[(HOST, host)]), Ok(()), "{host}");
+            assert_eq!(checked(Method::GET, &[(HOST, host)]), Ok(()), "{host}");
         }
         for host in [
             "",
@@ -133,28 +130,28 @@ mod tests {
             "localhost:1:2",
             "[::1%lo]",
         ] {
-            assert_eq!(judged(Method::GET, &[(HOST, host)]), Err(GuardRefusal::ForeignHost), "{host}");
+            assert_eq!(checked(Method::GET, &[(HOST, host)]), Err(GuardRefusal::ForeignHost), "{host}");
         }
-        assert_eq!(judged(Method::GET, &[]), Err(GuardRefusal::NoHost));
+        assert_eq!(checked(Method::GET, &[]), Err(GuardRefusal::NoHost));
         assert_eq!(
-            judged(Method::GET, &[(HOST, "localhost"), (HOST, "localhost")]),
+            checked(Method::GET, &[(HOST, "localhost"), (HOST, "localhost")]),
             Err(GuardRefusal::NoHost)
         );
     }
 
     #[test]
-    fn no_page_may_ask_but_our_own_for_a_change() {
+    fn only_the_status_page_may_request_changes() {
         let host = (HOST, "localhost:9101");
-        let (field, word) = OWN_PAGE;
-        let (own, named) = ((ORIGIN, "http://localhost:9101"), (field.clone(), word));
+        let (field, value) = OWN_PAGE;
+        let (own, named) = ((ORIGIN, "http://localhost:9101"), (field.clone(), value));
         for method in [Method::POST, Method::DELETE] {
-            assert_eq!(judged(method.clone(), std::slice::from_ref(&host)), Ok(()));
-            assert_eq!(judged(method.clone(), &[host.clone(), own.clone(), named.clone()]), Ok(()));
-            // Each of the two alone is not enough, and neither is another's Origin with the field.
-            assert_eq!(judged(method.clone(), &[host.clone(), own.clone()]), Err(GuardRefusal::Page));
-            let other_word = (field.clone(), "yes");
+            assert_eq!(checked(method.clone(), std::slice::from_ref(&host)), Ok(()));
+            assert_eq!(checked(method.clone(), &[host.clone(), own.clone(), named.clone()]), Ok(()));
+            // Neither the Origin nor the field is enough alone, nor is a foreign Origin with the field.
+            assert_eq!(checked(method.clone(), &[host.clone(), own.clone()]), Err(GuardRefusal::Page));
+            let other_value = (field.clone(), "yes");
             assert_eq!(
-                judged(method.clone(), &[host.clone(), own.clone(), other_word]),
+                checked(method.clone(), &[host.clone(), own.clone(), other_value]),
                 Err(GuardRefusal::Page)
             );
             for origin in [
@@ -169,20 +166,20 @@ mod tests {
                 "",
             ] {
                 let foreign = (ORIGIN, origin);
-                let asked = judged(method.clone(), &[host.clone(), foreign, named.clone()]);
-                assert_eq!(asked, Err(GuardRefusal::Page), "{origin}");
+                let result = checked(method.clone(), &[host.clone(), foreign, named.clone()]);
+                assert_eq!(result, Err(GuardRefusal::Page), "{origin}");
             }
             let twice = [host.clone(), own.clone(), own.clone(), named.clone()];
-            assert_eq!(judged(method.clone(), &twice), Err(GuardRefusal::Page));
+            assert_eq!(checked(method.clone(), &twice), Err(GuardRefusal::Page));
             for site in ["cross-site", "same-site", "anything"] {
-                let asked = [host.clone(), own.clone(), named.clone(), (SITE, site)];
-                assert_eq!(judged(method.clone(), &asked), Err(GuardRefusal::Page), "{site}");
-                assert_eq!(judged(method.clone(), &[host.clone(), (SITE, site)]), Err(GuardRefusal::Page));
+                let fields = [host.clone(), own.clone(), named.clone(), (SITE, site)];
+                assert_eq!(checked(method.clone(), &fields), Err(GuardRefusal::Page), "{site}");
+                assert_eq!(checked(method.clone(), &[host.clone(), (SITE, site)]), Err(GuardRefusal::Page));
             }
         }
         for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT] {
-            assert_eq!(judged(method, &[host.clone(), own.clone(), named.clone()]), Err(GuardRefusal::Page));
+            assert_eq!(checked(method, &[host.clone(), own.clone(), named.clone()]), Err(GuardRefusal::Page));
         }
-        assert_eq!(judged(Method::GET, &[host, (SITE, "cross-site")]), Ok(()), "a link from anywhere");
+        assert_eq!(checked(Method::GET, &[host, (SITE, "cross-site")]), Ok(()), "a link from anywhere");
     }
 }

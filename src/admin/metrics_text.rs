@@ -1,7 +1,7 @@
-//! What Prometheus reads: what was counted, and what can be looked up.
+//! The text of `/metrics`: the counters of the process, and gauges from a snapshot.
 //!
-//! Owns the gauges of the moment. They are made anew for every reader, so that what is no longer configured is no
-//! longer told. The names stand in docs/metrics.md.
+//! Owns the snapshot gauges. They are built for each scrape, so that a series disappears when its listener or backend is
+//! no longer configured. The names are documented in docs/metrics.md.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,6 @@ use prometheus_client::{
 use super::{control::GatewayStatus, process::ProcessStats};
 use crate::{metrics::Metrics, session::Payload};
 
-/// The Content-Type of it all.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,50 +47,46 @@ struct ResultLabels {
     result: &'static str,
 }
 
-/// A gauge of seconds.
-type Seconds = Gauge<f64, AtomicU64>;
+type SecondsGauge = Gauge<f64, AtomicU64>;
 
-/// What is looked up at the moment of reading.
+/// What the gauges are built from.
 #[derive(Debug)]
 pub(super) struct GatewaySnapshot {
     pub(super) status: GatewayStatus,
     pub(super) payload: BTreeMap<Arc<str>, Payload>,
     pub(super) process: ProcessStats,
-    /// When the process began.
+    /// When the process started.
     pub(super) started: SystemTime,
 }
 
-/// All of it, as OpenMetrics text.
-///
-/// # Errors
-/// Never: it is written to memory.
-pub(super) fn text(metrics: &Metrics, moment: &GatewaySnapshot) -> Result<String, fmt::Error> {
+/// The OpenMetrics text. Formatting into memory does not fail.
+pub(super) fn text(metrics: &Metrics, snapshot: &GatewaySnapshot) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(16 * 1024);
     metrics.encode(&mut text)?;
-    encode_registry(&mut text, &of_gateway(moment))?;
-    encode_registry(&mut text, &of_process(moment))?;
+    encode_registry(&mut text, &gateway_registry(snapshot))?;
+    encode_registry(&mut text, &process_registry(snapshot))?;
     encode_eof(&mut text)?;
     Ok(text)
 }
 
-fn of_gateway(moment: &GatewaySnapshot) -> Registry {
-    let GatewaySnapshot { status, payload, .. } = moment;
+fn gateway_registry(snapshot: &GatewaySnapshot) -> Registry {
+    let GatewaySnapshot { status, payload, .. } = snapshot;
     let mut registry = Registry::with_prefix("portcullis");
-    let carried = Family::<RouteLabels, Counter>::default();
+    let payload_bytes = Family::<RouteLabels, Counter>::default();
     for (route, payload) in payload {
         for (direction, bytes) in [("in", payload.bytes_in), ("out", payload.bytes_out)] {
             let route = route.to_string();
-            carried.get_or_create(&RouteLabels { route, direction }).inc_by(bytes);
+            payload_bytes.get_or_create(&RouteLabels { route, direction }).inc_by(bytes);
         }
     }
-    let help = "Payload accepted from clients (in) and from backends (out), living sessions included";
-    registry.register_with_unit("payload", help, Unit::Bytes, carried);
+    let help = "Payload accepted from clients (in) and from backends (out), open sessions included";
+    registry.register_with_unit("payload", help, Unit::Bytes, payload_bytes);
     let up = Family::<BackendLabels, Gauge>::default();
     for backend in &status.backends {
         let (route, url) = (backend.route.clone(), backend.backend.clone());
         up.get_or_create(&BackendLabels { route, backend: url }).set(backend.up.into());
     }
-    registry.register("backend_up", "Whether sessions are led to this backend", up);
+    registry.register("backend_up", "Whether new sessions are sent to this backend", up);
     gauge(&mut registry, "handshakes", "Connections that are not sessions yet", status.handshakes.0);
     gauge(&mut registry, "handshakes_limit", "limits.max_handshakes", status.handshakes.1);
     gauge(&mut registry, "sessions_limit", "limits.max_sessions", status.sessions.1);
@@ -99,49 +94,53 @@ fn of_gateway(moment: &GatewaySnapshot) -> Registry {
     for (result, times) in [("ok", status.reloads.0), ("failed", status.reloads.1)] {
         reloads.get_or_create(&ResultLabels { result }).inc_by(times);
     }
-    registry.register("reloads", "Times the configuration was to be read again", reloads);
+    registry.register("reloads", "Configuration reloads", reloads);
     let help = "When the configuration of new connections was loaded";
-    registry.register_with_unit("config_loaded_timestamp", help, Unit::Seconds, moment_of(status.loaded));
-    let expiry = Family::<ListenerLabels, Seconds>::default();
+    registry.register_with_unit("config_loaded_timestamp", help, Unit::Seconds, timestamp(status.loaded));
+    let expiry = Family::<ListenerLabels, SecondsGauge>::default();
     for listener in &status.listeners {
         if let Some(end) = listener.certificate_expiry {
             let listener = listener.address.clone();
             expiry.get_or_create(&ListenerLabels { listener }).set(unix_seconds(end));
         }
     }
-    let help = "When the listener's certificate, the first of its chain, ends";
+    let help = "When the listener's certificate, the first of its chain, expires";
     registry.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiry);
-    gauge(&mut registry, "ready", "Whether new connections are welcome", status.ready.into());
-    gauge(&mut registry, "draining", "Whether sessions are being sent away", status.draining.into());
+    gauge(&mut registry, "ready", "Whether new connections are accepted", status.ready.into());
+    gauge(&mut registry, "draining", "Whether a drain has started", status.draining.into());
     let dropped = Counter::<u64>::default();
     dropped.inc_by(status.dropped_log_lines);
-    registry.register("log_lines_dropped", "Log lines that nobody took fast enough", dropped);
+    registry.register(
+        "log_lines_dropped",
+        "Log lines lost because a sink could not keep up or failed",
+        dropped,
+    );
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("build", "The program", version);
+    registry.register("build", "The version of the program", version);
     registry
 }
 
-fn of_process(moment: &GatewaySnapshot) -> Registry {
+fn process_registry(snapshot: &GatewaySnapshot) -> Registry {
     let mut registry = Registry::with_prefix("process");
-    let ProcessStats { open_fds, max_fds, resident_bytes, cpu_seconds } = moment.process;
+    let ProcessStats { open_fds, max_fds, resident_bytes, cpu_seconds } = snapshot.process;
     if let Some(open) = open_fds {
-        gauge(&mut registry, "open_fds", "Descriptors that are open", open as usize);
+        gauge(&mut registry, "open_fds", "Open descriptors", open as usize);
     }
     if let Some(most) = max_fds {
-        gauge(&mut registry, "max_fds", "Descriptors that may be open", most as usize);
+        gauge(&mut registry, "max_fds", "Limit of open descriptors", most as usize);
     }
     if let Some(bytes) = resident_bytes {
         let memory = Gauge::<i64>::default();
         memory.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        registry.register_with_unit("resident_memory", "Memory in use", Unit::Bytes, memory);
+        registry.register_with_unit("resident_memory", "Resident memory", Unit::Bytes, memory);
     }
     if let Some(seconds) = cpu_seconds {
         let spent = Counter::<f64, AtomicU64>::default();
         spent.inc_by(seconds);
         registry.register_with_unit("cpu", "Processor time, user and system", Unit::Seconds, spent);
     }
-    let help = "When the process began";
-    registry.register_with_unit("start_time", help, Unit::Seconds, moment_of(moment.started));
+    let help = "When the process started";
+    registry.register_with_unit("start_time", help, Unit::Seconds, timestamp(snapshot.started));
     registry
 }
 
@@ -151,8 +150,8 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: usize) {
     registry.register(name, help, gauge);
 }
 
-fn moment_of(time: SystemTime) -> impl Metric {
-    let gauge = Seconds::default();
+fn timestamp(time: SystemTime) -> impl Metric {
+    let gauge = SecondsGauge::default();
     gauge.set(unix_seconds(time));
     gauge
 }

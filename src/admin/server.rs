@@ -1,8 +1,8 @@
-//! The admin address: a small HTTP server beside the gateway.
+//! The HTTP server of the admin address.
 //!
-//! Owns its connections and their limits. Refuses to know what is answered. It stands outside of every limit of the gateway,
-//! so that it answers also when the gateway is full. Invariants: it holds a bounded number of connections, each for a
-//! bounded time without a request; whoever may not ask is not looked at.
+//! Owns its connections and their limits. Knows nothing of the API behind it. It does not count against the gateway's
+//! limits, so it responds even when the gateway is full. Invariants: the number of connections is bounded, and so is the
+//! time of each without a request; a request that fails the guard's check is not handled.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,9 +14,10 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    api::{AdminApi, Answer, answer},
+    api::AdminApi,
     control::ProcessControl,
     guard::{self, GuardRefusal},
+    response::{AdminResponse, TEXT, response},
     socket::{SocketError, address_of, bind},
 };
 use crate::{
@@ -30,25 +31,25 @@ use crate::{
     },
 };
 
-/// How many connections at once; more wait.
-const MOST: usize = 64;
-/// How long a connection may be without a whole request head.
-const HEAD_TIME: Duration = Duration::from_secs(5);
-/// How long nothing of an answer may be taken.
-const STALL: Duration = Duration::from_secs(10);
+/// Further connections wait in the backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// Close a connection if it sends no whole request head for this long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Close a connection if the client reads nothing of a response for this long.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How often an address that somebody else has is asked for again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The pause between attempts to bind an address that is in use.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The admin address while it is listened on: until this is dropped.
+/// A running admin server; it stops when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AdminServer {
     address: AdminAddress,
     _closes: DropGuard,
 }
 
-/// A socket for the operator, or an address that somebody else still has.
+/// The socket of the admin address; none while another process still has it.
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     address: AdminAddress,
@@ -56,11 +57,11 @@ pub(crate) struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Listens on `address`. If somebody else still does, most likely the process that this one takes over from, it is
-    /// asked for again and again once there is a server.
+    /// Listens on `address`. If it is in use, most likely by the process that this one replaces, [`serve`](Self::serve)
+    /// retries until it is free.
     ///
     /// # Errors
-    /// It cannot be listened on, and waiting would not help.
+    /// The address cannot be used, and retrying would not help.
     pub(crate) fn bind(address: &AdminAddress) -> Result<Self, SocketError> {
         let socket = match bind(address) {
             Ok(socket) => Some(socket),
@@ -71,7 +72,7 @@ impl AdminSocket {
         Ok(Self { address: actual.unwrap_or_else(|| address.clone()), socket })
     }
 
-    /// Answers on it from now on, in tasks of the runtime this is called in.
+    /// Accepts connections from now on, in tasks of the current runtime.
     pub(crate) fn serve(
         self,
         control: Arc<dyn ProcessControl>,
@@ -79,18 +80,18 @@ impl AdminSocket {
         metrics: Arc<Metrics>,
     ) -> AdminServer {
         let Self { address, socket } = self;
-        let office = Arc::new(AdminApi::new(control, registry, metrics));
+        let api = Arc::new(AdminApi::new(control, registry, metrics));
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned({
             let (address, stop) = (address.clone(), stop.clone());
             async move {
                 let socket = match socket {
                     Some(socket) => socket,
-                    None => wait_for(&address).await,
+                    None => bind_when_free(&address).await,
                 };
-                let shown = address_of(&socket).unwrap_or(address);
-                tracing::info!(address = %shown, "listening for the operator");
-                accept(socket, office, stop).await;
+                let address = address_of(&socket).unwrap_or(address);
+                tracing::info!(%address, "listening on the admin address");
+                accept(socket, api, stop).await;
             }
         }));
         AdminServer { address, _closes: stop.drop_guard() }
@@ -98,39 +99,39 @@ impl AdminSocket {
 }
 
 impl AdminServer {
-    /// Where it listens, with the port that was given for port 0.
+    /// The local address, with the port that the system chose for port 0.
     pub(crate) fn address(&self) -> &AdminAddress {
         &self.address
     }
 }
 
-/// Asks for an address until whoever has it lets it go.
-async fn wait_for(address: &AdminAddress) -> ListeningSocket {
-    tracing::warn!(%address, "another program has the admin address; asking again until it is free");
+/// Retries until the process that has the address releases it.
+async fn bind_when_free(address: &AdminAddress) -> ListeningSocket {
+    tracing::warn!(%address, "the admin address is in use by another program; retrying until it is free");
     loop {
-        time::sleep(AGAIN).await;
+        time::sleep(RETRY_INTERVAL).await;
         match bind(address) {
             Ok(socket) => return socket,
             Err(SocketError::InUse) => {}
-            Err(error) => tracing::debug!(%address, %error, "no admin address yet"),
+            Err(error) => tracing::debug!(%address, %error, "cannot listen on the admin address; retrying"),
         }
     }
 }
 
-async fn accept(socket: ListeningSocket, office: Arc<AdminApi>, stop: CancellationToken) {
-    let (places, own) = (Arc::new(Semaphore::new(MOST)), socket.address().ip());
+async fn accept(socket: ListeningSocket, api: Arc<AdminApi>, stop: CancellationToken) {
+    let (permits, own) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), socket.address().ip());
     let mut backoff = Backoff::default();
     loop {
-        // Never closed, so there is always a place in the end.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        // The semaphore is never closed.
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match socket.accept().await {
             Ok((stream, _)) => {
                 backoff.reset();
                 stream.set_nodelay();
-                let (office, stop) = (Arc::clone(&office), stop.clone());
+                let (api, stop) = (Arc::clone(&api), stop.clone());
                 tokio::spawn(async move {
-                    stop.run_until_cancelled(serve(stream, own, office)).await;
-                    drop(place);
+                    stop.run_until_cancelled(serve_connection(stream, own, api)).await;
+                    drop(permit);
                 });
             }
             Err(error) => {
@@ -143,36 +144,35 @@ async fn accept(socket: ListeningSocket, office: Arc<AdminApi>, stop: Cancellati
     }
 }
 
-/// Serves one connection to its end.
-async fn serve(stream: Socket, own: Option<SocketAddr>, office: Arc<AdminApi>) {
+async fn serve_connection(stream: Socket, own: Option<SocketAddr>, api: Arc<AdminApi>) {
     let mut io = TimeoutStream::new(stream);
-    io.set_write_timeout(Some(STALL));
+    io.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = service_fn(move |request: Request<Incoming>| {
-        let office = Arc::clone(&office);
-        async move { Ok::<_, Infallible>(judged(request, own, &office).await) }
+        let api = Arc::clone(&api);
+        async move { Ok::<_, Infallible>(handle(request, own, &api).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(MAX_HEAD)
         .serve_connection(TokioIo::new(Box::pin(io)), service)
         .await;
     if let Err(error) = served {
-        tracing::debug!(%error, "an operator's connection ended");
+        tracing::debug!(%error, "admin connection failed");
     }
 }
 
-async fn judged(request: Request<Incoming>, own: Option<SocketAddr>, office: &AdminApi) -> Answer {
-    match guard::judge(request.method(), request.headers(), own) {
-        Ok(()) => office.answer(request).await,
-        Err(refused) => {
+async fn handle(request: Request<Incoming>, own: Option<SocketAddr>, api: &AdminApi) -> AdminResponse {
+    match guard::check(request.method(), request.headers(), own) {
+        Ok(()) => api.handle(request).await,
+        Err(refusal) => {
             let host = request.headers().get(HOST).map(|host| quoted(host.as_bytes()));
-            tracing::debug!(host, why = %refused, "refused on the admin address");
-            let status = match refused {
+            tracing::debug!(host, why = %refusal, "admin request refused");
+            let status = match refusal {
                 GuardRefusal::NoHost => StatusCode::BAD_REQUEST,
                 GuardRefusal::ForeignHost | GuardRefusal::Page => StatusCode::FORBIDDEN,
             };
-            answer(status, "text/plain; charset=utf-8", format!("{refused}\n"))
+            response(status, TEXT, format!("{refusal}\n"))
         }
     }
 }

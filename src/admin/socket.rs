@@ -1,6 +1,6 @@
-//! The socket that the operator comes in by.
+//! The listening socket of the admin address.
 //!
-//! Owns what is told when there can be none. Refuses to know what is said on it.
+//! Owns the error messages when it cannot be opened. Knows nothing of the protocol on it.
 
 use std::io;
 
@@ -12,13 +12,13 @@ use crate::{
 /// Why the admin address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody listens there already.
+    /// Another program listens there.
     #[error("another program listens there; stop it, or set another address")]
     InUse,
-    /// Something that is not a socket has its name.
-    #[error("there is something that is not a socket; remove it, or set another path")]
+    /// The path exists and is not a socket.
+    #[error("the file there is not a socket; remove it, or set another path")]
     NotASocket,
-    /// What the system said.
+    /// The system's error.
     #[error("{0}; {advice}", advice = advice(.0))]
     System(#[from] io::Error),
 }
@@ -30,13 +30,13 @@ fn advice(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::NotFound => "create the directory, or set another path",
         io::ErrorKind::PermissionDenied => {
-            "let the user who runs Portcullis write to the directory, or set another"
+            "allow the user who runs Portcullis to write to the directory, or set another path"
         }
         _ => "set another address",
     }
 }
 
-/// Listens on `address`. A Unix socket that nobody listens on any more is replaced.
+/// Listens on `address`. A stale Unix socket, which no process listens on, is replaced.
 pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketError> {
     let bound = match address {
         AdminAddress::Loopback(address) => {
@@ -53,7 +53,7 @@ pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketErro
     })
 }
 
-/// Where it listens, with the port that was given for port 0.
+/// The local address, with the port that the system chose for port 0. `None` for a Unix socket.
 pub(super) fn address_of(listening: &ListeningSocket) -> Option<AdminAddress> {
     match listening.address() {
         Address::Ip(address) => Some(AdminAddress::Loopback(address)),
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_listened_on_is_told_with_advice() {
+    async fn bind_errors_include_advice() {
         let directory = tempfile::tempdir().unwrap();
         let nowhere = bind(&unix(&directory.path().join("no/admin.sock"))).unwrap_err().to_string();
         assert!(nowhere.contains("create the directory"), "{nowhere}");
@@ -82,7 +82,7 @@ mod tests {
         let path = directory.path().join("admin.sock");
         let first = bind(&unix(&path)).unwrap();
         assert!(matches!(bind(&unix(&path)), Err(SocketError::InUse)));
-        assert_eq!(address_of(&first), None, "it is the one that was asked for");
+        assert_eq!(address_of(&first), None, "a Unix socket keeps its configured path");
         let first = bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
         let second = bind(&address_of(&first).unwrap());
         assert!(matches!(second, Err(SocketError::InUse)), "{second:?}");

@@ -1,4 +1,4 @@
-//! What the status page shows, as JSON.
+//! The body of `GET /api/status`, which the status page shows.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use crate::{
     session::Payload,
 };
 
+/// The formatter has no years after 9999.
 const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 
 #[derive(Debug, Serialize)]
@@ -28,7 +29,7 @@ pub(super) struct StatusReport {
     reloads: ReloadCounts,
     sessions: Usage,
     handshakes: Usage,
-    /// Since the process began.
+    /// Since the process started.
     sessions_opened: u64,
     accept_errors: u64,
     bytes_in: u64,
@@ -51,11 +52,11 @@ struct Usage {
     limit: usize,
 }
 
-/// How many connections ended for a reason, since the process began.
+/// How many connections ended for a reason, since the process started.
 #[derive(Debug, Serialize)]
 struct ReasonCount {
     reason: &'static str,
-    /// Before a server was asked, at the dial, or in a session.
+    /// The phase in which it ended.
     at: &'static str,
     count: u64,
 }
@@ -77,17 +78,16 @@ struct BackendEntry {
     sessions: usize,
 }
 
-/// How everything stands.
 pub(super) fn status(
     metrics: &Metrics,
     opened: u64,
-    moment: GatewaySnapshot,
+    snapshot: GatewaySnapshot,
     now: SystemTime,
 ) -> StatusReport {
-    let GatewaySnapshot { status, payload, process, started } = moment;
+    let GatewaySnapshot { status, payload, process, started } = snapshot;
     let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
-    let carried = payload.into_values().fold(Payload::default(), Payload::plus);
-    let use_of = |(in_use, limit): (usize, usize)| Usage { in_use, limit };
+    let payload = payload.into_values().fold(Payload::default(), Payload::plus);
+    let usage = |(in_use, limit): (usize, usize)| Usage { in_use, limit };
     StatusReport {
         version: env!("CARGO_PKG_VERSION"),
         now: time(now),
@@ -96,14 +96,14 @@ pub(super) fn status(
         ready: status.ready,
         draining: status.draining,
         reloads: ReloadCounts { ok: status.reloads.0, failed: status.reloads.1 },
-        sessions: use_of(status.sessions),
-        handshakes: use_of(status.handshakes),
+        sessions: usage(status.sessions),
+        handshakes: usage(status.handshakes),
         sessions_opened: opened,
         accept_errors: metrics.accept_errors(),
-        bytes_in: carried.bytes_in,
-        bytes_out: carried.bytes_out,
-        ends: ends(metrics),
-        listeners: status.listeners.into_iter().map(|listener| told(listener, now)).collect(),
+        bytes_in: payload.bytes_in,
+        bytes_out: payload.bytes_out,
+        ends: reason_counts(metrics),
+        listeners: status.listeners.into_iter().map(|listener| listener_entry(listener, now)).collect(),
         backends: status
             .backends
             .into_iter()
@@ -118,8 +118,8 @@ pub(super) fn status(
     }
 }
 
-/// In the order of the table, those that have happened.
-fn ends(metrics: &Metrics) -> Vec<ReasonCount> {
+/// The reasons that have occurred, in the order of the table.
+fn reason_counts(metrics: &Metrics) -> Vec<ReasonCount> {
     let happened = Reason::ALL.iter().map(|&reason| ReasonCount {
         reason: reason.as_str(),
         at: match reason.phase() {
@@ -133,20 +133,19 @@ fn ends(metrics: &Metrics) -> Vec<ReasonCount> {
     happened.filter(|end| end.count > 0).collect()
 }
 
-fn told(listener: ListenerStatus, now: SystemTime) -> ListenerEntry {
-    let ListenerStatus { address, tls, certificate_expiry: end } = listener;
-    let left = |end: SystemTime| match end.duration_since(now) {
+fn listener_entry(listener: ListenerStatus, now: SystemTime) -> ListenerEntry {
+    let ListenerStatus { address, tls, certificate_expiry: expiry } = listener;
+    let seconds_left = |expiry: SystemTime| match expiry.duration_since(now) {
         Ok(left) => left.as_secs() as i64,
-        Err(over) => -(over.duration().as_secs() as i64),
+        Err(past) => -(past.duration().as_secs() as i64),
     };
     ListenerEntry {
         address,
         tls,
-        // The formatter knows no year beyond 9999.
-        certificate_expiry: end.and_then(|end| {
-            let shown = end.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000);
-            shown.then(|| humantime::format_rfc3339_seconds(end).to_string())
+        certificate_expiry: expiry.and_then(|expiry| {
+            let fits = expiry.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000);
+            fits.then(|| humantime::format_rfc3339_seconds(expiry).to_string())
         }),
-        expires_in_seconds: end.map(left),
+        expires_in_seconds: expiry.map(seconds_left),
     }
 }

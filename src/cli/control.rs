@@ -1,4 +1,4 @@
-//! The commands that ask a running gateway: sessions, kill, reload, drain, health.
+//! The commands that control a running gateway through its admin API: sessions, kill, reload, drain, health.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,58 +11,59 @@ use anyhow::{Context, bail};
 use clap::{ArgGroup, Args};
 use tokio::time;
 
-use super::{FAILURE, block_on};
+use super::{exit::FAILURE, runtime::block_on};
 use crate::{
-    admin::client::{Client, KillRequest, SessionEntry, SessionList},
+    admin::{
+        client::AdminClient,
+        kill::KillRequest,
+        sessions::{SessionEntry, SessionList},
+    },
     config::{AdminAddress, Config},
 };
 
-/// How often a list that is watched is written anew.
+/// The refresh interval of `sessions --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Back to the first line, and forget what is below (ECMA-48).
-const CLEAR: &str = "\x1b[H\x1b[J";
+/// Move the cursor home and erase the screen below it (ECMA-48).
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 #[derive(Debug, Args)]
 pub(super) struct AdminTarget {
-    /// The configuration file of the gateway; its [admin] says where to ask
+    /// The configuration file of the gateway, for the address in its [admin]
     #[arg(long, short, value_name = "FILE", default_value = "gateway.toml")]
     config: PathBuf,
-    /// Where to ask, without looking into a configuration: IP:PORT or unix:/PATH
+    /// The admin address, instead of a configuration file: IP:PORT or unix:/PATH
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
     admin: Option<AdminAddress>,
 }
 
 impl AdminTarget {
-    fn client(&self) -> anyhow::Result<Client> {
+    fn client(&self) -> anyhow::Result<AdminClient> {
         if let Some(address) = &self.admin {
-            return Ok(Client::new(address.clone()));
+            return Ok(AdminClient::new(address.clone()));
         }
         let Some(admin) = Config::load(&self.config)?.admin else {
             let file = self.config.display();
             bail!(
-                "{file}: there is no [admin], so the gateway cannot be asked; add [admin] with address = \
-                 \"127.0.0.1:9101\" and start it anew"
+                "{file}: there is no [admin], so the gateway has no admin API; add [admin] with address = \
+                 \"127.0.0.1:9101\" and restart it"
             );
         };
-        Ok(Client::new(admin.address))
+        Ok(AdminClient::new(admin.address))
     }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only those on this route
+    /// Only sessions of this route
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
-    /// Only those from this address, or network such as 192.0.2.0/24
+    /// Only sessions from this address, or network such as 192.0.2.0/24
     #[arg(long, value_name = "IP")]
     peer: Option<String>,
-    /// Only those of this user
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
-    /// As JSON, for programs
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Again every second, until interrupted
+    /// Refresh every second until interrupted
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -70,21 +71,18 @@ pub(super) struct List {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "route", "peer", "user"]))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "route", "peer"]))]
 pub(super) struct Kill {
-    /// The numbers of the sessions
+    /// Session numbers
     #[arg(value_name = "ID")]
     ids: Vec<u64>,
-    /// All on this route
+    /// All sessions of this route
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
-    /// All from this address, or network such as 192.0.2.0/24
+    /// All sessions from this address, or network such as 192.0.2.0/24
     #[arg(long, value_name = "IP")]
     peer: Option<String>,
-    /// All of this user
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
-    /// What to tell the clients, in the Close frame: one line, 123 bytes at most
+    /// The reason in the Close frame: one line of at most 123 bytes
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
@@ -93,39 +91,39 @@ pub(super) struct Kill {
 
 #[derive(Debug, Args)]
 pub(super) struct Health {
-    /// Whether it answers at all, not whether it takes new connections
+    /// Only whether the process responds, ready or not
     #[arg(long)]
     live: bool,
     #[command(flatten)]
     target: AdminTarget,
 }
 
-pub(super) fn sessions(asked: &List) -> anyhow::Result<()> {
-    let client = asked.target.client()?;
+pub(super) fn sessions(args: &List) -> anyhow::Result<()> {
+    let client = args.target.client()?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for (key, value) in [("route", &asked.route), ("peer", &asked.peer), ("user", &asked.user)] {
+    for (key, value) in [("route", &args.route), ("peer", &args.peer)] {
         if let Some(value) = value {
             query.append_pair(key, value);
         }
     }
     let query = query.finish();
-    let clear = if asked.watch && !asked.json && io::stdout().is_terminal() { CLEAR } else { "" };
+    let clear = if args.watch && !args.json && io::stdout().is_terminal() { CLEAR_SCREEN } else { "" };
     block_on(async {
         loop {
-            let said = client.sessions(&query).await?;
-            let text = match asked.json {
-                true => said + "\n",
-                false => table(&client.understand(&said)?),
+            let json = client.sessions(&query).await?;
+            let text = match args.json {
+                true => json + "\n",
+                false => table(&client.parse_sessions(&json)?),
             };
             let mut stdout = io::stdout().lock();
             let written = stdout.write_all((clear.to_owned() + &text).as_bytes());
             match written.and_then(|()| stdout.flush()) {
-                // Whoever reads has seen enough.
+                // The reader, such as `head`, has closed the pipe.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 written => written.context("cannot write")?,
             }
             drop(stdout);
-            if !asked.watch {
+            if !args.watch {
                 return Ok(());
             }
             time::sleep(WATCH_INTERVAL).await;
@@ -133,26 +131,27 @@ pub(super) fn sessions(asked: &List) -> anyhow::Result<()> {
     })?
 }
 
-pub(super) fn kill(asked: &Kill) -> anyhow::Result<ExitCode> {
-    let client = asked.target.client()?;
-    let sentence = KillRequest {
-        ids: asked.ids.clone(),
-        route: asked.route.clone(),
-        peer: asked.peer.clone(),
-        user: asked.user.clone(),
-        reason: asked.reason.clone(),
-    };
-    let killed = block_on(client.kill(sentence))??;
+impl From<Kill> for KillRequest {
+    fn from(Kill { ids, route, peer, reason, .. }: Kill) -> Self {
+        Self { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, reason }
+    }
+}
+
+pub(super) fn kill(args: Kill) -> anyhow::Result<ExitCode> {
+    let client = args.target.client()?;
+    let request = KillRequest::from(args);
+    let killed = block_on(client.kill(&request))??;
+    let ids = request.ids.unwrap_or_default();
     let missing: Vec<String> =
-        asked.ids.iter().filter(|id| !killed.contains(id)).map(ToString::to_string).collect();
+        ids.iter().filter(|id| !killed.contains(id)).map(ToString::to_string).collect();
     if !killed.is_empty() {
-        println!("told {} session(s) to end", killed.len());
+        println!("closing {} session(s)", killed.len());
     }
     if !missing.is_empty() {
         bail!("no such session: {}", missing.join(", "));
     }
     if killed.is_empty() {
-        bail!("there is no such session");
+        bail!("no session matches");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -167,54 +166,53 @@ pub(super) fn drain(target: &AdminTarget) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) fn health(asked: &Health) -> anyhow::Result<ExitCode> {
-    let (well, words) = block_on(asked.target.client()?.health(asked.live))??;
-    println!("{words}");
-    Ok(if well { ExitCode::SUCCESS } else { FAILURE.into() })
+pub(super) fn health(args: &Health) -> anyhow::Result<ExitCode> {
+    let (is_healthy, message) = block_on(args.target.client()?.health(args.live))??;
+    println!("{message}");
+    Ok(if is_healthy { ExitCode::SUCCESS } else { FAILURE.into() })
 }
 
-/// Sessions for people.
-fn table(listed: &SessionList) -> String {
-    const HEADS: [&str; 11] =
-        ["ID", "PEER", "ROUTE", "BACKEND", "USER", "AGE", "IN", "OUT", "IN/s", "OUT/s", "PING"];
-    /// Text stands left, numbers right.
-    const LEFT: [bool; 11] = [false, true, true, true, true, false, false, false, false, false, false];
-    let rows: Vec<[String; 11]> = listed.sessions.iter().map(row).collect();
+/// The list as text columns.
+fn table(list: &SessionList) -> String {
+    const HEADERS: [&str; 10] =
+        ["ID", "PEER", "ROUTE", "BACKEND", "AGE", "IN", "OUT", "IN/s", "OUT/s", "PING"];
+    /// Text is left-aligned, numbers are right-aligned.
+    const IS_LEFT: [bool; 10] = [false, true, true, true, false, false, false, false, false, false];
+    let rows: Vec<[String; 10]> = list.sessions.iter().map(row).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([HEADS[column].len()]).max().unwrap_or(0)
+        cells.chain([HEADERS[column].len()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..HEADS.len()).map(width).collect();
+    let widths: Vec<usize> = (0..HEADERS.len()).map(width).collect();
     let line = |cells: &[String]| {
-        let padded = cells.iter().enumerate().map(|(column, cell)| match LEFT[column] {
+        let padded = cells.iter().enumerate().map(|(column, cell)| match IS_LEFT[column] {
             true => format!("{cell:<width$}", width = widths[column]),
             false => format!("{cell:>width$}", width = widths[column]),
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
-    let mut text = line(&HEADS.map(str::to_owned));
+    let mut text = line(&HEADERS.map(str::to_owned));
     text.extend(rows.iter().map(|row| line(row)));
-    text + &format!("{} of {} session(s)\n", listed.matching, listed.live)
+    text + &format!("{} of {} session(s)\n", list.matching, list.live)
 }
 
-fn row(session: &SessionEntry) -> [String; 11] {
+fn row(session: &SessionEntry) -> [String; 10] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     [
         session.id.to_string(),
         session.peer.clone(),
         session.route.clone(),
         or_none(session.backend.clone()),
-        or_none(session.user.clone()),
         humantime::format_duration(Duration::from_secs(session.age_seconds as u64)).to_string(),
         amount(session.bytes_in),
         amount(session.bytes_out),
         or_none(session.rate_in.map(amount)),
         or_none(session.rate_out.map(amount)),
-        or_none(session.round_trip_ms.map(|took| format!("{took:.1} ms"))),
+        or_none(session.round_trip_ms.map(|ms| format!("{ms:.1} ms"))),
     ]
 }
 
-/// Bytes for people: three digits, and what they are.
+/// A number of bytes with at most three digits and a unit.
 fn amount(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let (mut amount, mut unit) = (bytes as f64, 0);
@@ -248,26 +246,27 @@ mod tests {
     }
 
     #[test]
-    fn sessions_stand_in_columns() {
+    fn sessions_are_aligned_in_columns() {
         let session = SessionEntry {
             id: 7,
             peer: "192.0.2.7:4711".into(),
             route: "desk".into(),
             backend: Some("tcp://127.0.0.1:5900".into()),
-            user: None,
+            since: "2026-11-20T12:00:00.000Z".into(),
             age_seconds: 3723.9,
             bytes_in: 164,
             bytes_out: 6416,
             rate_in: Some(0),
             rate_out: None,
             round_trip_ms: Some(12.34),
+            buffered: 0,
         };
-        let listed = SessionList { live: 2, matching: 1, sessions: vec![session] };
+        let list = SessionList { live: 2, matching: 1, sessions: vec![session] };
         let expected = "\
-ID  PEER            ROUTE  BACKEND               USER       AGE     IN     OUT  IN/s  OUT/s     PING
- 7  192.0.2.7:4711  desk   tcp://127.0.0.1:5900  –     1h 2m 3s  164 B  6.4 kB   0 B      –  12.3 ms
+ID  PEER            ROUTE  BACKEND                    AGE     IN     OUT  IN/s  OUT/s     PING
+ 7  192.0.2.7:4711  desk   tcp://127.0.0.1:5900  1h 2m 3s  164 B  6.4 kB   0 B      –  12.3 ms
 1 of 2 session(s)
 ";
-        assert_eq!(table(&listed), expected);
+        assert_eq!(table(&list), expected);
     }
 }

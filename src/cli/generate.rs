@@ -1,7 +1,7 @@
-//! What packages carry along, made from the command line's own definition: manual pages and shell completions.
+//! Manual pages and shell completions for packages, generated from the command line's definition.
 //!
-//! Owns how a page is put together. Knows nothing of what the commands do, so that no page can tell something else than
-//! `--help` does. Commands that are hidden from `--help` stand in neither.
+//! Owns the layout of a page. Knows nothing of the commands themselves, so a page cannot differ from `--help`. Commands
+//! hidden from `--help` are in neither.
 
 use std::{
     fs::{self, File},
@@ -17,77 +17,72 @@ use clap_mangen::{
     roff::{Roff, roman},
 };
 
-/// Where the files go.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub(super) struct Generate {
-    /// The directory to write portcullis.1 and a page for each command into; made if missing
+    /// The directory to write portcullis.1 and a page for each command into; created if missing
     #[arg(long, value_name = "DIR")]
     man: Option<PathBuf>,
-    /// The directory to write completions for bash, zsh and fish into, named as these look for them; made if missing
+    /// The directory to write completions for bash, zsh and fish into, under the file names they expect; created if missing
     #[arg(long, value_name = "DIR")]
     completions: Option<PathBuf>,
 }
 
-/// The shells that Debian's package of this program has completions for.
+/// The shells that the Debian package has completions for.
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 
 const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What the manual is called in the middle of a page's head.
+/// The manual's title in the header of each page.
 const MANUAL: &str = "Portcullis manual";
 
-/// Writes what was asked for.
-///
-/// # Errors
-/// A directory cannot be made, or a file in it cannot be written.
-pub(super) fn generate(asked: &Generate, command: &clap::Command) -> anyhow::Result<()> {
-    let shown = shown(command);
-    if let Some(directory) = &asked.man {
-        make(directory)?;
-        let mut whole = shown.clone().disable_help_subcommand(true);
+pub(super) fn generate(args: &Generate, command: &clap::Command) -> anyhow::Result<()> {
+    let visible = without_hidden(command);
+    if let Some(directory) = &args.man {
+        create(directory)?;
+        let mut whole = visible.clone().disable_help_subcommand(true);
         whole.build();
         write_pages(directory, &whole, None)?;
     }
-    if let Some(directory) = &asked.completions {
-        make(directory)?;
+    if let Some(directory) = &args.completions {
+        create(directory)?;
         for shell in SHELLS {
-            clap_complete::generate_to(shell, &mut shown.clone(), NAME, directory)
+            clap_complete::generate_to(shell, &mut visible.clone(), NAME, directory)
                 .with_context(|| format!("cannot write completions into {}", directory.display()))?;
         }
     }
     Ok(())
 }
 
-fn make(directory: &Path) -> anyhow::Result<()> {
+fn create(directory: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(directory)
-        .with_context(|| format!("cannot make the directory {}", directory.display()))
+        .with_context(|| format!("cannot create the directory {}", directory.display()))
 }
 
-/// The same command without the commands that are hidden: completions would offer them.
-fn shown(command: &clap::Command) -> clap::Command {
-    let mut shown = clap::Command::new(NAME)
+/// The command without its hidden subcommands, which completions would offer otherwise.
+fn without_hidden(command: &clap::Command) -> clap::Command {
+    let mut visible = clap::Command::new(NAME)
         .version(VERSION)
         .args(command.get_arguments().cloned())
         .subcommands(command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned());
     if let Some(about) = command.get_about() {
-        shown = shown.about(about.clone());
+        visible = visible.about(about.clone());
     }
     if let Some(after) = command.get_after_help() {
-        shown = shown.after_help(after.clone());
+        visible = visible.after_help(after.clone());
     }
-    shown
+    visible
 }
 
-/// A page for a command, and for each command below it.
+/// Writes a page for a command and for each of its subcommands.
 fn write_pages(directory: &Path, command: &clap::Command, parent: Option<&str>) -> anyhow::Result<()> {
     let title = title(command);
     let path = directory.join(format!("{title}.1"));
     let written = File::create(&path).and_then(|mut file| write_page(&mut file, command, parent));
     written.with_context(|| format!("cannot write {}", path.display()))?;
-    for below in command.get_subcommands() {
-        write_pages(directory, below, Some(&title))?;
+    for subcommand in command.get_subcommands() {
+        write_pages(directory, subcommand, Some(&title))?;
     }
     Ok(())
 }
@@ -97,7 +92,7 @@ fn title(command: &clap::Command) -> String {
 }
 
 fn write_page(out: &mut impl Write, command: &clap::Command, parent: Option<&str>) -> io::Result<()> {
-    // Not empty, or roff would take the next word for the date.
+    // Not empty, or roff would read the next argument as the date.
     let man = Man::new(command.clone()).date(" ").source(format!("{NAME} {VERSION}")).manual(MANUAL);
     man.render_title(out)?;
     man.render_name_section(out)?;
@@ -112,10 +107,10 @@ fn write_page(out: &mut impl Write, command: &clap::Command, parent: Option<&str
     if let Some(after) = command.get_after_help() {
         after_help(&after.to_string()).to_writer(out)?;
     }
-    closing(parent).to_writer(out)
+    references(parent).to_writer(out)
 }
 
-/// The paragraphs below the options, as the sections that readers of manual pages look for.
+/// The text after the options, as the usual sections of a manual page.
 fn after_help(text: &str) -> Roff {
     let mut roff = Roff::new();
     for paragraph in text.split("\n\n") {
@@ -124,7 +119,7 @@ fn after_help(text: &str) -> Roff {
             None => ("EXIT STATUS", paragraph),
         };
         roff.control("SH", [heading]);
-        // Line by line as --help shows it: the columns mean something.
+        // Unfilled, line by line as in --help: examples are in columns.
         roff.control("nf", []);
         for line in body.lines() {
             roff.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
@@ -134,8 +129,8 @@ fn after_help(text: &str) -> Roff {
     roff
 }
 
-/// Where to read on.
-fn closing(parent: Option<&str>) -> Roff {
+/// The FILES and SEE ALSO sections.
+fn references(parent: Option<&str>) -> Roff {
     let mut roff = Roff::new();
     if let Some(parent) = parent {
         roff.control("SH", ["SEE ALSO"]);
@@ -145,7 +140,7 @@ fn closing(parent: Option<&str>) -> Roff {
     roff.control("SH", ["FILES"]);
     roff.control("TP", []);
     roff.control("I", ["/etc/portcullis/gateway.toml"]);
-    roff.text([roman("The configuration that the service runs with. Its comments describe every key.")]);
+    roff.text([roman("The configuration of the service. Its comments describe every key.")]);
     roff.control("SH", ["SEE ALSO"]);
     roff.text([roman("The manual: /usr/share/doc/portcullis")]);
     roff
@@ -157,18 +152,18 @@ mod tests {
 
     fn command() -> clap::Command {
         clap::Command::new(NAME)
-            .about("Keeps the gate")
-            .after_help("Examples:\n  portcullis open    let them in\n\nExit codes: 0 fine.\nMore.")
+            .about("A program")
+            .after_help("Examples:\n  portcullis open    open it\n\nExit codes: 0 fine.\nMore.")
             .arg(clap::Arg::new("config").long("config").help("The file"))
             .subcommand(clap::Command::new("open").about("Opens it"))
-            .subcommand(clap::Command::new("spell").about("Nobody's business").hide(true))
+            .subcommand(clap::Command::new("spell").about("Hidden").hide(true))
     }
 
-    fn generated(asked: impl Fn(&Path) -> Generate) -> Vec<(String, String)> {
+    fn generated(args: impl Fn(&Path) -> Generate) -> Vec<(String, String)> {
         let directory = tempfile::tempdir().unwrap();
-        // One that has to be made.
+        // A directory that does not exist yet.
         let inside = directory.path().join("deep/inside");
-        generate(&asked(&inside), &command()).unwrap();
+        generate(&args(&inside), &command()).unwrap();
         let entries = fs::read_dir(&inside).unwrap().map(|entry| entry.unwrap().path());
         let mut files: Vec<(String, String)> = entries
             .map(|path| {
@@ -181,25 +176,25 @@ mod tests {
     }
 
     #[test]
-    fn each_command_that_help_shows_has_a_page() {
+    fn every_visible_command_has_a_page() {
         let pages = generated(|directory| Generate { man: Some(directory.to_owned()), completions: None });
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["portcullis-open.1", "portcullis.1"]);
         let (open, whole) = (&pages[0].1, &pages[1].1);
         let head = format!(".TH portcullis 1 \" \" \"{NAME} {VERSION}\" \"{MANUAL}\"");
         assert!(whole.contains(&head), "{head:?} is missing: {whole}");
-        assert!(open.contains(".BR portcullis (1)"), "the way back is missing: {open}");
-        for words in [
-            ".SH EXAMPLES\n.nf\nportcullis open    let them in\n.fi",
+        assert!(open.contains(".BR portcullis (1)"), "the reference to the parent is missing: {open}");
+        for section in [
+            ".SH EXAMPLES\n.nf\nportcullis open    open it\n.fi",
             ".SH \"EXIT STATUS\"\n.nf\nExit codes: 0 fine.\nMore.",
         ] {
-            assert!(whole.contains(words), "{words:?} is missing: {whole}");
+            assert!(whole.contains(section), "{section:?} is missing: {whole}");
         }
         assert!(whole.contains("portcullis\\-open(1)") && !whole.contains("spell"), "{whole}");
     }
 
     #[test]
-    fn completions_offer_no_hidden_command() {
+    fn completions_omit_hidden_commands() {
         let files = generated(|directory| Generate { man: None, completions: Some(directory.to_owned()) });
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["_portcullis", "portcullis.bash", "portcullis.fish"]);

@@ -81,7 +81,7 @@ fn settings() -> RelaySettings {
 
 fn session_info() -> SessionInfo<'static> {
     let peer = ([192, 0, 2, 7], 4711).into();
-    SessionInfo { peer, route: "test", user: None, since: SystemTime::UNIX_EPOCH }
+    SessionInfo { peer, route: "test", since: SystemTime::UNIX_EPOCH }
 }
 
 /// A session between two pipes, with their far ends.

@@ -1,16 +1,13 @@
-//! How many descriptors the process may open.
+//! The descriptor limit of the process (RLIMIT_NOFILE).
 
 use std::io;
 
-/// Raises the soft limit (RLIMIT_NOFILE) to the hard one. Returns how many descriptors may be open.
-///
-/// # Errors
-/// The system refused.
+/// Raises the soft limit to the hard limit and returns it.
 pub(crate) fn raise_descriptors() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
-/// Says that `needed` descriptors do not fit into `allowed`, and by how much, if that is so.
+/// A warning with advice, if the configuration can need more descriptors than are allowed.
 pub(crate) fn shortfall(needed: u64, allowed: u64) -> Option<String> {
     let missing = needed.checked_sub(allowed).filter(|missing| *missing > 0)?;
     Some(format!(
@@ -26,14 +23,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shortfall_says_how_much_is_missing() {
+    fn a_shortfall_names_the_missing_descriptors() {
         assert_eq!(shortfall(1000, 1000), None);
-        let words = shortfall(1001, 900).unwrap();
-        assert!(words.contains("101 more than the 900") && words.contains("max_sessions by 51"), "{words}");
+        let warning = shortfall(1001, 900).unwrap();
+        assert!(
+            warning.contains("101 more than the 900") && warning.contains("max_sessions by 51"),
+            "{warning}"
+        );
     }
 
     #[test]
-    fn the_soft_limit_reaches_the_hard_one() {
+    fn the_soft_limit_is_raised_to_the_hard_limit() {
         let allowed = raise_descriptors().unwrap();
         assert_eq!(rlimit::Resource::NOFILE.get().unwrap(), (allowed, allowed));
     }

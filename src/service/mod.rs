@@ -1,6 +1,7 @@
-//! Living on a machine: logs, signals, the service manager, the limits of a process.
+//! The process as a service: logging, access log, signals, systemd (notification and watchdog), resource limits.
 //!
-//! Owns what the operating system and its service manager have to do with us. Refuses to know connections.
+//! Owns the interfaces to the operating system and the service manager. Knows nothing of connections. Socket activation is
+//! in [`transport::listener`](crate::transport::listener), with the other listening sockets.
 
 pub(crate) mod limits;
 pub(crate) mod logging;

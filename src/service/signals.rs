@@ -1,21 +1,19 @@
-//! What the process is told by signals.
+//! Unix signals: graceful shutdown, configuration reload, reopening log files.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SignalEvent {
-    /// SIGTERM or SIGINT: the first asks for a drain, the second for the end.
+    /// SIGTERM or SIGINT: the first starts a drain, the second ends the process.
     Stop,
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: reload the configuration.
     Reload,
-    /// SIGUSR1: open the log files again.
+    /// SIGUSR1: reopen the log files.
     Reopen,
 }
 
-/// The signals that the process listens to.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
@@ -25,10 +23,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from the system's defaults.
-    ///
-    /// # Errors
-    /// The system refused.
+    /// Replaces the default actions of the signals.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -38,7 +33,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next of them. Several of a kind that come before anybody asks are one.
+    /// Waits for the next signal. Several of one kind that arrive between two calls count as one.
     pub(crate) async fn next(&mut self) -> SignalEvent {
         tokio::select! {
             _ = self.terminate.recv() => SignalEvent::Stop,

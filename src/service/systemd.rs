@@ -1,56 +1,57 @@
-//! What the service manager is told (sd_notify(3)). Without one, nothing happens.
+//! Notifications to systemd: readiness, reload, status line, watchdog (sd_notify(3)). No-ops without a service manager.
 
 use std::{convert::Infallible, future, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::time::{self, MissedTickBehavior};
 
-/// How often the line of `systemctl status` is looked at.
-const STATUS: Duration = Duration::from_secs(2);
+/// How often the line in `systemctl status` is updated.
+const STATUS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Connections are being accepted, under what was last read.
+/// Reports that connections are accepted; also ends [`reloading`].
 pub(crate) fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// The configuration is being read again; [`ready`] ends it, whether anything came of it or not.
+/// Reports that a configuration reload has started. Call [`ready`] when it is over, successful or not.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "cannot read the clock that systemd wants to be told"),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "cannot read the monotonic clock for the reload notification"),
     }
 }
 
-/// The end has begun.
+/// Reports that shutdown has started.
 pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Shows `status` in `systemctl status`, and shows the watchdog that the process moves, until dropped.
-pub(crate) async fn keep_informed(status: impl Fn() -> String) -> Infallible {
-    let watched = sd_notify::watchdog_enabled();
+/// Until dropped, updates the status line and pings the watchdog.
+pub(crate) async fn report_status(status: impl Fn() -> String) -> Infallible {
+    let watchdog_limit = sd_notify::watchdog_enabled();
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return future::pending().await;
     }
-    // Twice in the time after which it bites, as sd_watchdog_enabled(3) recommends.
-    let mut ticker = time::interval(watched.map_or(STATUS, |limit| STATUS.min(limit / 2)));
+    // At half the watchdog's limit at the latest, as sd_watchdog_enabled(3) recommends.
+    let mut ticker =
+        time::interval(watchdog_limit.map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / 2)));
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shown = String::new();
+    let mut last = String::new();
     loop {
         ticker.tick().await;
-        if watched.is_some() {
-            tell(&[NotifyState::Watchdog]);
+        if watchdog_limit.is_some() {
+            notify(&[NotifyState::Watchdog]);
         }
-        let now = status();
-        if now != shown {
-            tell(&[NotifyState::Status(&now)]);
-            shown = now;
+        let line = status();
+        if line != last {
+            notify(&[NotifyState::Status(&line)]);
+            last = line;
         }
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot tell the service manager; check NotifyAccess= in the unit");
+        tracing::warn!(%error, "cannot notify the service manager; check NotifyAccess= in the unit");
     }
 }

@@ -1,6 +1,6 @@
-// The status page, end to end: a gateway under load, and the operator who looks at it in Chromium.
+// The status page, end to end: a gateway under load, watched in Chromium.
 //
-//   Chromium --http--> admin address of Portcullis <--ws-- many clients, and strangers who are refused
+//   Chromium --http--> admin address of Portcullis <--ws-- many clients, and others that are refused
 //
 // environment: PORTCULLIS   the program to test (default: target/debug/portcullis)
 //              ARTEFACTS    where logs and screenshots are kept (default: tests/artefacts)
@@ -27,10 +27,10 @@ const artefacts = path.resolve(process.env.ARTEFACTS ?? path.join(root, 'tests/a
 
 const CURVE = Number(process.env.CURVE ?? 20);
 
-/** Sessions under load, each of which sends and gets messages all the time. */
+/** Sessions that send and receive messages continuously. */
 const SESSIONS = 40;
 const MESSAGE = 4096;
-/** What the server says for each byte that it hears. */
+/** The bytes that the backend sends for each byte it receives. */
 const ANSWER = 3;
 
 fs.mkdirSync(artefacts, { recursive: true });
@@ -43,28 +43,28 @@ let gateway;
 let admin; // the port
 let browser;
 let page;
-let elsewhere;
+let foreignSite;
 let load;
-const heard = [];
+const consoleLines = [];
 
 const scene = story({ report, timeout: 60_000 + CURVE * 1000 });
 
 /** Everything that helps to understand a failure, on stderr. */
 async function report() {
-  const say = (title, text) => process.stderr.write(`\n--- ${title}\n${text}\n`);
+  const section = (title, text) => process.stderr.write(`\n--- ${title}\n${text}\n`);
   if (page) {
     await page.screenshot({ path: artefact('failure.png') }).catch(() => {});
-    say(`the page (picture: ${artefact('failure.png')})`, await page.locator('body').innerText().catch(String));
+    section(`the page (picture: ${artefact('failure.png')})`, await page.locator('body').innerText().catch(String));
   }
-  say('console', heard.join('\n'));
-  if (gateway) say(`gateway log, running: ${!gateway.end}`, gateway.log().slice(-6000));
+  section('console', consoleLines.join('\n'));
+  if (gateway) section(`gateway log, running: ${!gateway.end}`, gateway.log().slice(-6000));
 }
 
 after(async () => {
   load?.stop();
   await browser?.close();
   await gateway?.stop();
-  elsewhere?.stop();
+  foreignSite?.stop();
   echo?.close();
 });
 
@@ -72,12 +72,12 @@ function artefact(name) {
   return path.join(artefacts, `status-${name}`);
 }
 
-/** What clients do: sessions that carry messages, and now and then somebody who has no business here. */
+/** The clients: sessions that carry messages, and now and then a request that is refused. */
 class Load {
   constructor(port) {
     this.port = port;
     this.clients = [];
-    this.strangers = setInterval(() => this.knock(), 120);
+    this.refusedRequests = setInterval(() => this.sendRefused(), 120);
   }
 
   /** Opens a session, and keeps it busy until it ends. */
@@ -92,7 +92,7 @@ class Load {
     this.clients.push(new Client(this.port, number % 4 === 0 ? '/chat' : '/desk', busy));
   }
 
-  knock() {
+  sendRefused() {
     const kinds = [
       { path: '/nowhere', headers: {} },
       { path: '/desk', headers: { origin: 'https://evil.example' } },
@@ -105,17 +105,17 @@ class Load {
     request.on('response', (response) => response.resume());
   }
 
-  get alive() {
+  get openCount() {
     return this.clients.filter((client) => client.received > 0 && !client.end).length;
   }
 
   stop() {
-    clearInterval(this.strangers);
+    clearInterval(this.refusedRequests);
     for (const client of this.clients) client.close();
   }
 }
 
-/** Asks the gateway itself, past the page. */
+/** Asks the API directly, not through the page. */
 async function sessions(query = '') {
   const answer = await fetch(`http://127.0.0.1:${admin}/api/sessions?${query}`);
   return (await answer.json()).sessions;
@@ -160,20 +160,20 @@ address = "127.0.0.1:0"
 `;
   gateway = await startGateway({ program, text, directory: path.join(work, 'gateway'), log: artefact('gateway.log') });
   const [plain] = gateway.said('listening').filter((event) => !event.tls);
-  admin = Number(gateway.said('listening for the operator').at(-1).address.split(':').at(-1));
+  admin = Number(gateway.said('listening on the admin address').at(-1).address.split(':').at(-1));
   load = new Load(Number(plain.address.split(':').at(-1)));
   for (let number = 0; number < SESSIONS; number++) load.open(number);
   await until('every session is answered', 20, (saw) => {
-    saw(`${load.alive} of ${SESSIONS}`);
-    return load.alive === SESSIONS;
+    saw(`${load.openCount} of ${SESSIONS}`);
+    return load.openCount === SESSIONS;
   });
 });
 
-scene('the page shows it', async () => {
+scene('the page shows the load', async () => {
   browser = await startBrowser(path.join(work, 'home'), ['desk.test', 'evil.test'], { width: 1280, height: 1000 });
   page = await browser.newPage();
-  page.on('console', (message) => heard.push(message.text()));
-  page.on('pageerror', (error) => heard.push(`error: ${error}`));
+  page.on('console', (message) => consoleLines.push(message.text()));
+  page.on('pageerror', (error) => consoleLines.push(`error: ${error}`));
   await page.addInitScript(() => {
     window.violations = [];
     document.addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI }) =>
@@ -183,13 +183,13 @@ scene('the page shows it', async () => {
   page.on('request', (request) => loaded.push(new URL(request.url()).host));
   const answer = await page.goto(`http://localhost:${admin}/`);
   assert.match(answer.headers()['content-security-policy'], /^default-src 'none';/);
-  await until('every session is shown, and what flows', 20, async (saw) => {
+  await until('every session and its rates are shown', 20, async (saw) => {
     const seen = {
       state: await page.locator('#state').innerText(),
       rows: await rows().count(),
       rates: await page.locator('#throughput li b').allInnerTexts(),
       refused: await page.locator('#refusals li').allInnerTexts(),
-      servers: await page.locator('#backends tbody tr').allInnerTexts(),
+      backends: await page.locator('#backends tbody tr').allInnerTexts(),
       listeners: await page.locator('#listeners tbody tr').allInnerTexts(),
       limits: await page.locator('#limits dd').allInnerTexts(),
       points: await page.locator('#throughput polyline').first().getAttribute('points').catch(() => ''),
@@ -200,16 +200,16 @@ scene('the page shows it', async () => {
       seen.rows === SESSIONS &&
       seen.rates.length === 2 && seen.rates.every((rate) => /^\d.*[kM]B\/s$/.test(rate)) &&
       seen.refused.some((line) => /origin_refused/.test(line)) && seen.refused.some((line) => /unknown_route/.test(line)) &&
-      seen.servers.length === 3 && seen.servers.filter((line) => /\bdown\b/.test(line)).length === 1 &&
-      seen.listeners.some((line) => /ends in \d+ (d|h)/.test(line)) &&
+      seen.backends.length === 3 && seen.backends.filter((line) => /\bdown\b/.test(line)).length === 1 &&
+      seen.listeners.some((line) => /expires in \d+ (d|h)/.test(line)) &&
       seen.limits.some((line) => new RegExp(`^${SESSIONS} of 60`).test(line)) &&
       seen.points.split(' ').length >= 4
     );
   });
-  assert.deepEqual([...new Set(loaded)], [`localhost:${admin}`], 'something was asked of somebody else');
+  assert.deepEqual([...new Set(loaded)], [`localhost:${admin}`], 'the page sent requests to another host');
 });
 
-scene('a session is found, ended, and gone', async () => {
+scene('a session is found and closed', async () => {
   const [victim] = (await sessions('route=chat')).slice(-1);
   await page.getByLabel('Find').fill(victim.peer);
   await until('only that session is shown', 10, async (saw) => {
@@ -217,11 +217,11 @@ scene('a session is found, ended, and gone', async () => {
     saw(String(shown));
     return shown.length === 1 && shown[0] === victim.id;
   });
-  await page.getByRole('button', { name: `End session ${victim.id}` }).click();
-  await page.getByLabel('What the client is told').fill('the coffee is ready');
-  await page.getByRole('button', { name: 'End it' }).click();
-  const ended = await until('its client is told', 10, () => load.clients.find((client) => client.end));
-  assert.deepEqual(ended.end, { code: 1008, reason: 'the coffee is ready' });
+  await page.getByRole('button', { name: `Close session ${victim.id}` }).click();
+  await page.getByLabel('Message to the client').fill('the coffee is ready');
+  await page.getByRole('button', { name: 'Close', exact: true }).click();
+  const closed = await until('its client gets the Close', 10, () => load.clients.find((client) => client.end));
+  assert.deepEqual(closed.end, { code: 1008, reason: 'the coffee is ready' });
   await until('it is gone from the page', 10, async (saw) => {
     saw(await page.locator('#count').innerText());
     return (await rows().count()) === 0;
@@ -233,12 +233,12 @@ scene('a session is found, ended, and gone', async () => {
     return shown.length === SESSIONS - 1 && !shown.includes(victim.id);
   });
   assert.equal((await sessions()).length, SESSIONS - 1);
-  assert.match(await page.locator('#message').innerText(), new RegExp(`Session ${victim.id} was told to end`));
-  await until('the end is counted by its name', 10, async () => /killed 1/.test(await page.locator('#ends').innerText()));
-  assert.equal(load.alive, SESSIONS - 1, 'others ended, too');
+  assert.match(await page.locator('#message').innerText(), new RegExp(`Session ${victim.id} is being closed`));
+  await until('the reason is counted', 10, async () => /killed 1/.test(await page.locator('#reasons').innerText()));
+  assert.equal(load.openCount, SESSIONS - 1, 'other sessions were closed, too');
 });
 
-scene('it can be used without a mouse, and read by everybody', async () => {
+scene('it can be used by keyboard and is accessible', async () => {
   const [second] = await numbersShown();
   await page.getByLabel('Find').focus();
   const focused = () => page.evaluate(() => document.activeElement.getAttribute('aria-label') ?? document.activeElement.id);
@@ -246,73 +246,73 @@ scene('it can be used without a mouse, and read by everybody', async () => {
     await page.keyboard.press('Tab');
     const name = await focused();
     saw(name);
-    return name === `End session ${second} …`;
+    return name === `Close session ${second} …`;
   });
-  // The list is written anew each second; the button that has the focus keeps it.
-  const looks = () => page.evaluate(() => performance.getEntriesByType('resource').filter((entry) => /api\/sessions/.test(entry.name)).length);
-  const before = await looks();
-  await until('the page has looked twice more', 10, async () => (await looks()) >= before + 2);
-  assert.equal(await focused(), `End session ${second} …`);
+  // The list is refreshed each second; the focused button keeps the focus.
+  const polls = () => page.evaluate(() => performance.getEntriesByType('resource').filter((entry) => /api\/sessions/.test(entry.name)).length);
+  const before = await polls();
+  await until('the page has polled twice more', 10, async () => (await polls()) >= before + 2);
+  assert.equal(await focused(), `Close session ${second} …`);
   await page.keyboard.press('Enter');
   await page.getByRole('dialog').waitFor();
   const faultsOfDialog = await accessibilityFaults(page);
   await page.keyboard.press('Escape');
-  assert.equal((await sessions()).length, SESSIONS - 1, 'Escape is no yes');
+  assert.equal((await sessions()).length, SESSIONS - 1, 'Escape cancels');
   assert.deepEqual([...faultsOfDialog, ...(await accessibilityFaults(page))], []);
 });
 
-scene('a page from elsewhere can do nothing', async () => {
+scene('a page of another origin can neither read nor change anything', async () => {
   const evil = http.createServer((_, response) => response.setHeader('content-type', 'text/html').end('<!doctype html><title>evil</title>'));
   await new Promise((resolve) => {
     evil.listen(0, '127.0.0.1', resolve);
   });
-  elsewhere = { stop: () => evil.close() };
-  const stranger = await browser.newPage();
+  foreignSite = { stop: () => evil.close() };
+  const foreignPage = await browser.newPage();
   const attack = async (target) => {
-    const attempts = await stranger.evaluate(async (base) => {
+    const attempts = await foreignPage.evaluate(async (base) => {
       const tries = [];
       const attempt = async (name, path_, options) => {
         const done = await fetch(base + path_, options).then(async (answer) => `${answer.status} ${answer.type}: ${await answer.text()}`, () => 'failed');
         tries.push(`${name}: ${done}`);
       };
       await attempt('read', '/api/sessions', {});
-      await attempt('read blindly', '/api/sessions', { mode: 'no-cors' });
+      await attempt('read, no-cors', '/api/sessions', { mode: 'no-cors' });
       await attempt('post', '/api/drain', { method: 'POST' });
-      await attempt('post blindly', '/api/drain', { method: 'POST', mode: 'no-cors' });
-      await attempt('post with the word', '/api/drain', { method: 'POST', headers: { 'X-Portcullis': 'status-page' } });
+      await attempt('post, no-cors', '/api/drain', { method: 'POST', mode: 'no-cors' });
+      await attempt('post with the field', '/api/drain', { method: 'POST', headers: { 'X-Portcullis': 'status-page' } });
       await attempt('delete', '/api/sessions/2', { method: 'DELETE', headers: { 'X-Portcullis': 'status-page' } });
       return tries;
     }, target);
-    // What is fetched blindly is empty for the page that asked.
+    // The response of a no-cors request is empty for the page.
     assert.deepEqual(attempts.filter((line) => !/: (failed|0 opaque: |403 .*)$/s.test(line)), []);
     assert.ok(!attempts.join().includes('peer'), attempts.join('\n'));
     return attempts;
   };
-  // Another port of this machine; and, by a name that was made to lead here (DNS rebinding), what is the same origin.
-  await stranger.goto(`http://127.0.0.1:${evil.address().port}/`);
+  // From another port of this machine; then by a name that resolves to it (DNS rebinding), which is the same origin.
+  await foreignPage.goto(`http://127.0.0.1:${evil.address().port}/`);
   await attack(`http://127.0.0.1:${admin}`);
-  const rebound = await stranger.goto(`http://evil.test:${admin}/`);
+  const rebound = await foreignPage.goto(`http://evil.test:${admin}/`);
   assert.equal(rebound.status(), 403);
   const attempts = await attack('');
   assert.ok(attempts.every((line) => /: 403 /.test(line)), attempts.join('\n'));
-  // A form needs nobody's leave to be sent.
-  await stranger.goto(`http://127.0.0.1:${evil.address().port}/`);
+  // A form is sent without a preflight.
+  await foreignPage.goto(`http://127.0.0.1:${evil.address().port}/`);
   const [answer] = await Promise.all([
-    stranger.waitForNavigation(),
-    stranger.evaluate((action) => {
+    foreignPage.waitForNavigation(),
+    foreignPage.evaluate((action) => {
       const form = Object.assign(document.createElement('form'), { method: 'POST', action });
       document.body.append(form);
       form.submit();
     }, `http://127.0.0.1:${admin}/api/drain`),
   ]);
   assert.equal(answer.status(), 403);
-  await stranger.close();
-  assert.equal(load.alive, SESSIONS - 1, 'a stranger ended a session');
+  await foreignPage.close();
+  assert.equal(load.openCount, SESSIONS - 1, 'a foreign page closed a session');
 });
 
-scene('nothing was done that the policy forbids', async () => {
+scene('nothing violated the content security policy', async () => {
   assert.deepEqual(await page.evaluate(() => window.violations), []);
-  assert.deepEqual(heard.filter((line) => /error|violat|refused|failed/i.test(line)), []);
+  assert.deepEqual(consoleLines.filter((line) => /error|violat|refused|failed/i.test(line)), []);
   await until('the curves have some length', 30 + CURVE, async (saw) => {
     const points = (await page.locator('#throughput polyline').first().getAttribute('points')).split(' ').length;
     saw(`${points} seconds`);
@@ -329,25 +329,25 @@ scene('nothing was done that the policy forbids', async () => {
   await page.emulateMedia({ colorScheme: null });
 });
 
-scene('reload and drain ask first', async () => {
+scene('reload and drain ask for confirmation', async () => {
   await page.getByRole('button', { name: 'Reload …' }).click();
   await page.getByRole('button', { name: 'Reload', exact: true }).click();
-  await until('the page says how the reload went', 10, async (saw) => {
-    const words = await page.locator('#message').innerText();
-    saw(words);
-    return /^reloaded: 2 listener/.test(words);
+  await until('the page shows the result of the reload', 10, async (saw) => {
+    const message = await page.locator('#message').innerText();
+    saw(message);
+    return /^reloaded: 2 listener/.test(message);
   });
   await page.getByRole('button', { name: 'Drain …' }).click();
   await page.getByRole('button', { name: 'Cancel' }).click();
-  assert.equal(load.alive, SESSIONS - 1, 'Cancel is no yes');
+  assert.equal(load.openCount, SESSIONS - 1, 'Cancel must not drain');
   await page.getByRole('button', { name: 'Drain …' }).click();
   await page.getByRole('button', { name: 'Drain', exact: true }).click();
-  await until('everybody is told', 30, (saw) => {
+  await until('every client gets the Close', 30, (saw) => {
     const codes = load.clients.map((client) => client.end?.code);
     saw(String(codes));
     return codes.filter((code) => code === 1001).length === SESSIONS - 1;
   });
-  await until('the page shows that nobody is left', 10, async (saw) => {
+  await until('the page shows no session', 10, async (saw) => {
     saw(await page.locator('body').innerText());
     return (await page.locator('#state').innerText()) === 'draining' && (await rows().count()) === 0;
   });

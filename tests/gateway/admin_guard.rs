@@ -158,15 +158,15 @@ async fn what_is_asked_wrongly_is_told_so() {
     let gateway = Setup::new().admin().start().await;
     let long = format!("{{\"level\":\"{}\"}}", "x".repeat(20_000));
     for (method, target, body, status, words) in [
-        ("POST", "/api/log-level", "", 400, "not the JSON"),
+        ("POST", "/api/log-level", "", 400, "invalid JSON"),
         ("POST", "/api/log-level", "{\"level\":\"loud\"}", 400, "error, warn, info, debug, trace"),
         ("POST", "/api/log-level", "{\"level\":\"info\",\"more\":1}", 400, "unknown field"),
         ("POST", "/api/log-level", &long, 413, "16384 bytes"),
-        ("POST", "/api/sessions/kill", "{}", 400, "say which sessions"),
-        ("POST", "/api/sessions/kill", "{\"reason\":\"bye\"}", 400, "say which sessions"),
+        ("POST", "/api/sessions/kill", "{}", 400, "ids, route or peer"),
+        ("POST", "/api/sessions/kill", "{\"reason\":\"bye\"}", 400, "ids, route or peer"),
         ("POST", "/api/sessions/kill", "{\"peer\":\"here\"}", 400, "192.0.2.7"),
         ("POST", "/api/sessions/kill", "{\"ids\":[1],\"reason\":\"a\\nb\"}", 400, "one line"),
-        ("DELETE", "/api/sessions/one", "", 400, "no number"),
+        ("DELETE", "/api/sessions/one", "", 400, "not a session number"),
         ("DELETE", "/api/sessions/7", "", 404, "no session 7"),
         ("DELETE", "/api/sessions/7?why=so", "", 400, "unknown parameter"),
         ("GET", "/api/sessions?peer=here", "", 400, "192.0.2.7"),

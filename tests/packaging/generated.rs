@@ -99,7 +99,7 @@ fn what_cannot_be_written_is_one_sentence() {
     fs::write(&file, "").unwrap();
     let output = Command::new(PROGRAM).arg("generate").arg("--man").arg(file.join("man")).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("cannot make the directory"), "{}", said(&output));
+    assert!(said(&output).contains("cannot create the directory"), "{}", said(&output));
     let nothing = Command::new(PROGRAM).arg("generate").output().unwrap();
     assert_eq!(nothing.status.code(), Some(64), "{}", said(&nothing));
 }

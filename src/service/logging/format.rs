@@ -1,41 +1,38 @@
-//! What a line looks like: for people, for programs, for the journal. Pure.
+//! Log line formats: text, JSON, journald. Pure.
 //!
-//! Each format ends with what its reader needs between two lines; none has to escape anything but its own signs, for
-//! the texts of a [`Line`] are clean.
+//! Each format ends with its own line separator. None escapes anything but its own syntax: the texts of a [`Line`] are
+//! sanitized already.
 
-use std::{
-    fmt::Write,
-    time::{Duration, SystemTime},
-};
+use std::{fmt::Write, time::SystemTime};
 
 use tracing::Level;
 
 use super::line::{Line, Value};
 
-/// For people: time, level, message, fields.
+/// Time, level, message, fields.
 pub(super) fn text(line: &Line, now: SystemTime, colours: bool) -> Vec<u8> {
     let (on, off) = if colours { (colour(line.level), "\x1b[0m") } else { ("", "") };
     let mut text = String::with_capacity(256);
-    // Writing to a String cannot fail, here and below.
+    // Writing to a String cannot fail; the same goes for every `let _` below.
     let _ = write!(text, "{} {on}{:>5}{off} ", micros(now), line.level.as_str());
-    in_words(line, &mut text);
+    message_and_fields(line, &mut text);
     text.push('\n');
     text.into_bytes()
 }
 
-/// For programs: one JSON object.
+/// One JSON object.
 pub(super) fn json(line: &Line, now: SystemTime) -> Vec<u8> {
     let mut text = String::with_capacity(384);
     let _ = write!(text, "{{\"timestamp\":\"{}\",\"level\":\"{}\",\"message\":", micros(now), line.level);
-    in_quotes(&line.message, &mut text);
+    push_quoted(&line.message, &mut text);
     for (name, value) in &line.fields {
         text.push(',');
-        in_quotes(name, &mut text);
+        push_quoted(name, &mut text);
         text.push(':');
         match value {
-            Value::Text(value) => in_quotes(value, &mut text),
-            // JSON has no such numbers.
-            Value::Float(value) if !value.is_finite() => in_quotes(&value.to_string(), &mut text),
+            Value::Text(value) => push_quoted(value, &mut text),
+            // JSON has neither infinities nor NaN.
+            Value::Float(value) if !value.is_finite() => push_quoted(&value.to_string(), &mut text),
             value => drop(write!(text, "{value}")),
         }
     }
@@ -43,12 +40,12 @@ pub(super) fn json(line: &Line, now: SystemTime) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// For systemd-journald, in its own protocol: the message says all, and every field stands for itself as well.
+/// For systemd-journald, in its native protocol: MESSAGE has all fields as text, and each is a journal field as well.
 /// Source: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 pub(super) fn journal(line: &Line) -> Vec<u8> {
     let mut text = String::with_capacity(512);
     let _ = write!(text, "PRIORITY={}\nSYSLOG_IDENTIFIER=portcullis\nMESSAGE=", priority(line.level));
-    in_words(line, &mut text);
+    message_and_fields(line, &mut text);
     text.push('\n');
     for (name, value) in &line.fields {
         journal_name(name, &mut text);
@@ -57,27 +54,26 @@ pub(super) fn journal(line: &Line) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// The message and its fields.
-fn in_words(line: &Line, text: &mut String) {
+fn message_and_fields(line: &Line, text: &mut String) {
     text.push_str(&line.message);
     for (name, value) in &line.fields {
         let _ = write!(text, " {name}=");
         match value {
             Value::Text(value) if is_bare(value) => text.push_str(value),
-            Value::Text(value) => in_quotes(value, text),
+            Value::Text(value) => push_quoted(value, text),
             value => drop(write!(text, "{value}")),
         }
     }
 }
 
-/// Whether it is clear without quotes where a value ends.
+/// Whether the end of the value is unambiguous without quotes.
 fn is_bare(value: &str) -> bool {
     !value.is_empty()
         && !value.contains(|char: char| char.is_whitespace() || matches!(char, '"' | '=' | '\\'))
 }
 
-/// In quotes, as JSON has them: what is quoted here has no control characters.
-fn in_quotes(value: &str, text: &mut String) {
+/// As a JSON string. Sanitized text has no control characters, so only quotes and backslashes need escapes.
+fn push_quoted(value: &str, text: &mut String) {
     text.push('"');
     for char in value.chars() {
         if matches!(char, '"' | '\\') {
@@ -88,15 +84,15 @@ fn in_quotes(value: &str, text: &mut String) {
     text.push('"');
 }
 
-/// The journal's fields have names of capital letters, digits and underscores; those that begin with an underscore are
-/// its own.
+/// Journal field names consist of capital letters, digits and underscores; names with a leading underscore are reserved
+/// for journald.
 fn journal_name(name: &str, text: &mut String) {
-    let fit =
+    let allowed =
         name.chars().map(|char| if char.is_ascii_alphanumeric() { char.to_ascii_uppercase() } else { '_' });
-    text.extend(fit.skip_while(|char| !char.is_ascii_alphabetic()).take(64));
+    text.extend(allowed.skip_while(|char| !char.is_ascii_alphabetic()).take(64));
 }
 
-/// As syslog counts (RFC 5424 §6.2.1).
+/// The syslog severity (RFC 5424 §6.2.1).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -115,23 +111,25 @@ fn colour(level: Level) -> &'static str {
     }
 }
 
-/// RFC 3339, in microseconds.
+/// RFC 3339 with microseconds.
 fn micros(now: SystemTime) -> impl std::fmt::Display {
-    // A clock that is set before 1970 has no time to tell.
-    humantime::format_rfc3339_micros(now.max(SystemTime::UNIX_EPOCH + Duration::ZERO))
+    // The formatter has no times before 1970.
+    humantime::format_rfc3339_micros(now.max(SystemTime::UNIX_EPOCH))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
 
     fn line(fields: Vec<(&'static str, Value)>) -> Line {
-        Line { level: Level::INFO, message: "session ended".to_owned(), fields, is_end: true }
+        Line { level: Level::INFO, message: "session ended".to_owned(), fields, is_access_log: true }
     }
 
-    fn words(value: &str) -> Value {
+    fn string(value: &str) -> Value {
         Value::Text(value.to_owned())
     }
 
@@ -139,30 +137,30 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_176_000_000_001)
     }
 
-    fn some() -> Line {
+    fn example() -> Line {
         line(vec![
             ("session", Value::Unsigned(7)),
-            ("peer", words("192.0.2.1:5555")),
-            ("detail", words("no \"such\" host")),
-            ("empty", words("")),
-            ("path", words(r"a\b")),
+            ("peer", string("192.0.2.1:5555")),
+            ("detail", string("no \"such\" host")),
+            ("empty", string("")),
+            ("path", string(r"a\b")),
             ("ok", Value::Bool(true)),
         ])
     }
 
     #[test]
-    fn text_is_one_line() {
-        let written = String::from_utf8(text(&some(), noon(), false)).unwrap();
+    fn text_is_a_single_line() {
+        let written = String::from_utf8(text(&example(), noon(), false)).unwrap();
         let expected = "2026-11-20T12:00:00.000001Z  INFO session ended session=7 peer=192.0.2.1:5555 \
              detail=\"no \\\"such\\\" host\" empty=\"\" path=\"a\\\\b\" ok=true\n";
         assert_eq!(written, expected);
-        let coloured = String::from_utf8(text(&some(), noon(), true)).unwrap();
+        let coloured = String::from_utf8(text(&example(), noon(), true)).unwrap();
         assert!(coloured.contains("Z \x1b[32m INFO\x1b[0m session ended"), "{coloured:?}");
     }
 
     #[test]
-    fn the_journal_gets_fields() {
-        let written = String::from_utf8(journal(&some())).unwrap();
+    fn journal_entries_have_a_field_for_each_value() {
+        let written = String::from_utf8(journal(&example())).unwrap();
         let lines: Vec<&str> = written.lines().collect();
         assert_eq!(lines[..2], ["PRIORITY=6", "SYSLOG_IDENTIFIER=portcullis"]);
         assert!(
@@ -179,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_json_has_not_are_texts() {
+    fn non_finite_numbers_are_json_strings() {
         let written = json(&line(vec![("a", Value::Float(f64::NAN)), ("b", Value::Float(0.5))]), noon());
         let read: serde_json::Value = serde_json::from_slice(&written).unwrap();
         assert_eq!((&read["a"], &read["b"]), (&"NaN".into(), &0.5.into()));
@@ -187,9 +185,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn json_says_what_the_line_says(value in "[^\\p{C}]*", number: i64, count: u64, truth: bool) {
+        fn json_round_trips_every_value(value in "[^\\p{C}]*", number: i64, count: u64, truth: bool) {
             let fields = vec![
-                ("text", words(&value)),
+                ("text", string(&value)),
                 ("number", Value::Signed(number)),
                 ("count", Value::Unsigned(count)),
                 ("truth", Value::Bool(truth)),

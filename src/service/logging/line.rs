@@ -1,4 +1,4 @@
-//! One event, taken apart and made fit to be read.
+//! One event as a log line, with its texts sanitized and bounded.
 
 use std::fmt::{self, Write};
 
@@ -9,22 +9,21 @@ use tracing::{
 
 use crate::outcome::ACCESS_LOG;
 
-/// The longest text of a field, in characters: others can put much into one.
-const FIELD: usize = 256;
-/// The longest message, in characters: these are the gateway's own words.
-const MESSAGE: usize = 1024;
+/// The longest text of a field, in characters: clients choose some of them.
+const MAX_FIELD: usize = 256;
+/// The longest message, in characters: the gateway's own text.
+const MAX_MESSAGE: usize = 1024;
 
-/// An event. Its texts hold no control character and no mark that turns text around.
+/// Its texts contain no control characters and no bidirectional formatting characters.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Line {
     pub(super) level: Level,
     pub(super) message: String,
     pub(super) fields: Vec<(&'static str, Value)>,
-    /// Whether it tells how a connection ended.
-    pub(super) is_end: bool,
+    /// Whether it is an access log line.
+    pub(super) is_access_log: bool,
 }
 
-/// What a field says.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Text(String),
@@ -52,23 +51,23 @@ impl Line {
             level: *event.metadata().level(),
             message: String::new(),
             fields: Vec::with_capacity(16),
-            is_end: event.metadata().target() == ACCESS_LOG,
+            is_access_log: event.metadata().target() == ACCESS_LOG,
         };
         event.record(&mut line);
         line
     }
 
-    /// That `count` lines about connections which ended for `reason` are not in the log.
-    pub(super) fn about_held_back(message: &str, reason: &str, count: u64) -> Self {
+    /// A line that reports `count` suppressed lines with this reason.
+    pub(super) fn suppressed(message: &str, reason: &str, count: u64) -> Self {
         Self {
             level: Level::DEBUG,
             message: message.to_owned(),
             fields: vec![("reason", Value::Text(reason.to_owned())), ("left_out", Value::Unsigned(count))],
-            is_end: true,
+            is_access_log: true,
         }
     }
 
-    /// Why the connection ended, if the line tells that.
+    /// The reason field of an access log line; empty if there is none.
     pub(super) fn reason(&self) -> &str {
         let reason = self.fields.iter().find(|(name, _)| *name == "reason");
         match reason {
@@ -85,17 +84,17 @@ impl Line {
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            self.message = clean(format_args!("{value:?}"), MESSAGE);
+            self.message = sanitize(format_args!("{value:?}"), MAX_MESSAGE);
         } else {
-            self.add(field, Value::Text(clean(format_args!("{value:?}"), FIELD)));
+            self.add(field, Value::Text(sanitize(format_args!("{value:?}"), MAX_FIELD)));
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.message = clean(format_args!("{value}"), MESSAGE);
+            self.message = sanitize(format_args!("{value}"), MAX_MESSAGE);
         } else {
-            self.add(field, Value::Text(clean(format_args!("{value}"), FIELD)));
+            self.add(field, Value::Text(sanitize(format_args!("{value}"), MAX_FIELD)));
         }
     }
 
@@ -116,35 +115,35 @@ impl Visit for Line {
     }
 }
 
-/// The text in at most `most` characters, the last of which is an ellipsis if something is missing. What would end a
-/// line, steer a terminal or turn text around is written as an escape.
-fn clean(text: fmt::Arguments<'_>, most: usize) -> String {
-    let mut cleaner = Sanitizer { text: String::new(), count: 0, most, whole: 0, is_cut: false };
-    // The cleaner stops the writing when it is full; other errors do not come from formatting.
-    let _ = cleaner.write_fmt(text);
-    let Sanitizer { mut text, whole, is_cut, .. } = cleaner;
+/// The text in at most `most` characters, with an ellipsis at the end if it was cut. What would end a line, control a
+/// terminal or reorder text is escaped.
+fn sanitize(text: fmt::Arguments<'_>, most: usize) -> String {
+    let mut sanitizer = Sanitizer { text: String::new(), count: 0, most, kept: 0, is_cut: false };
+    // The only error is the sanitizer's own, when it is full.
+    let _ = sanitizer.write_fmt(text);
+    let Sanitizer { mut text, kept, is_cut, .. } = sanitizer;
     if is_cut {
-        text.truncate(whole);
+        text.truncate(kept);
         text.push('…');
     }
     text
 }
 
-/// Takes text until it is full.
+/// Collects escaped text up to a length.
 struct Sanitizer {
     text: String,
-    /// Of the text, in characters.
+    /// The length of `text` in characters.
     count: usize,
     most: usize,
-    /// How many bytes of the text leave room for an ellipsis.
-    whole: usize,
+    /// The bytes of `text` to keep so that an ellipsis fits.
+    kept: usize,
     is_cut: bool,
 }
 
 impl Write for Sanitizer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
-            let escaped = is_unfit(char).then(|| char.escape_default());
+            let escaped = needs_escape(char).then(|| char.escape_default());
             let len = escaped.as_ref().map_or(1, ExactSizeIterator::len);
             if self.count + len > self.most {
                 self.is_cut = true;
@@ -156,7 +155,7 @@ impl Write for Sanitizer {
             }
             self.count += len;
             if self.count < self.most {
-                self.whole = self.text.len();
+                self.kept = self.text.len();
             }
         }
         Ok(())
@@ -164,7 +163,7 @@ impl Write for Sanitizer {
 }
 
 /// Control characters, line and paragraph separators, and the marks of the bidirectional algorithm (UAX #9).
-fn is_unfit(char: char) -> bool {
+fn needs_escape(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -175,13 +174,13 @@ mod tests {
 
     use super::*;
 
-    fn clean(text: &str, most: usize) -> String {
-        super::clean(format_args!("{text}"), most)
+    fn sanitize(text: &str, most: usize) -> String {
+        super::sanitize(format_args!("{text}"), most)
     }
 
     #[test]
-    fn what_could_harm_is_escaped() {
-        for (text, cleaned) in [
+    fn control_and_bidirectional_characters_are_escaped() {
+        for (text, sanitized) in [
             ("plain ünïcode …", "plain ünïcode …"),
             ("a\r\nb", r"a\r\nb"),
             ("\u{1b}[31m", r"\u{1b}[31m"),
@@ -189,28 +188,28 @@ mod tests {
             ("\u{2066}\u{9b}\u{85}\u{7f}\0", r"\u{2066}\u{9b}\u{85}\u{7f}\u{0}"),
             ("\u{2028}\u{200f}\u{61c}", r"\u{2028}\u{200f}\u{61c}"),
         ] {
-            assert_eq!(clean(text, 256), cleaned);
+            assert_eq!(sanitize(text, 256), sanitized);
         }
     }
 
     #[test]
-    fn what_is_long_is_cut_and_no_escape_in_two() {
-        assert_eq!(clean("abcd", 4), "abcd");
-        assert_eq!(clean("abcde", 4), "abc…");
-        assert_eq!(clean("ab\ncd", 4), "ab…");
-        assert_eq!(clean("ab\n", 4), r"ab\n");
-        assert_eq!(clean("\u{1b}x", 4), "…");
-        assert_eq!(clean(&"ö".repeat(300), 256), "ö".repeat(255) + "…");
+    fn long_text_is_cut_between_escapes() {
+        assert_eq!(sanitize("abcd", 4), "abcd");
+        assert_eq!(sanitize("abcde", 4), "abc…");
+        assert_eq!(sanitize("ab\ncd", 4), "ab…");
+        assert_eq!(sanitize("ab\n", 4), r"ab\n");
+        assert_eq!(sanitize("\u{1b}x", 4), "…");
+        assert_eq!(sanitize(&"ö".repeat(300), 256), "ö".repeat(255) + "…");
     }
 
     proptest! {
         #[test]
-        fn nothing_unfit_and_nothing_long_gets_through(text in any::<String>(), most in 1..40_usize) {
-            let cleaned = clean(&text, most);
-            prop_assert!(cleaned.chars().count() <= most, "{cleaned:?}");
-            prop_assert!(!cleaned.chars().any(is_unfit), "{cleaned:?}");
-            if text.chars().count() <= most && !text.chars().any(is_unfit) {
-                prop_assert_eq!(cleaned, text);
+        fn output_is_bounded_and_has_nothing_to_escape(text in any::<String>(), most in 1..40_usize) {
+            let sanitized = sanitize(&text, most);
+            prop_assert!(sanitized.chars().count() <= most, "{sanitized:?}");
+            prop_assert!(!sanitized.chars().any(needs_escape), "{sanitized:?}");
+            if text.chars().count() <= most && !text.chars().any(needs_escape) {
+                prop_assert_eq!(sanitized, text);
             }
         }
     }

@@ -1,38 +1,37 @@
-//! Which lines about refused connections are written, when there are too many of them. Pure: time is an argument.
+//! Rate limit for log lines about refused connections, for each reason. Pure: time is an argument.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-/// What lines are counted over.
-pub(super) const SPAN: Duration = Duration::from_secs(1);
+/// The length of a counting window.
+pub(super) const WINDOW: Duration = Duration::from_secs(1);
 
-/// At most so many lines of each reason in each second. Reasons are few: they are the words of one table.
+/// Allows `limit` lines of each reason in each window. Memory is bounded because the set of reasons is fixed.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    most: u32,
-    seconds: BTreeMap<String, Second>,
+    limit: u32,
+    windows: BTreeMap<String, Window>,
 }
 
-/// A second that began with a line.
+/// A window starts with a line, not at a fixed time.
 #[derive(Debug)]
-struct Second {
-    began: Instant,
-    seen: u32,
-    held: u64,
+struct Window {
+    start: Instant,
+    written: u32,
+    /// Lines suppressed and not reported yet; kept across windows.
+    suppressed: u64,
 }
 
-/// What becomes of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SampleDecision {
     pub(super) is_written: bool,
-    /// Whether it is the first that is held back since [`Sampler::take_held`] last told of this reason, so that somebody
-    /// should ask for that again after [`SPAN`].
-    pub(super) begins_to_hold: bool,
+    /// Whether it is the first suppressed line of this reason since [`Sampler::take_suppressed`], so that the caller must
+    /// schedule another call after [`WINDOW`].
+    pub(super) starts_suppression: bool,
 }
 
-/// How many lines of a reason were held back.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SuppressedLines {
     pub(super) reason: String,
@@ -40,39 +39,39 @@ pub(super) struct SuppressedLines {
 }
 
 impl Sampler {
-    pub(super) fn new(most: u32) -> Self {
-        Self { most, seconds: BTreeMap::new() }
+    pub(super) fn new(limit: u32) -> Self {
+        Self { limit, windows: BTreeMap::new() }
     }
 
-    pub(super) fn set_most(&mut self, most: u32) {
-        self.most = most;
+    pub(super) fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
     }
 
-    pub(super) fn judge(&mut self, reason: &str, now: Instant) -> SampleDecision {
-        if !self.seconds.contains_key(reason) {
-            self.seconds.insert(reason.to_owned(), Second { began: now, seen: 0, held: 0 });
-        }
-        let Some(second) = self.seconds.get_mut(reason) else {
-            return SampleDecision { is_written: true, begins_to_hold: false };
+    pub(super) fn decide(&mut self, reason: &str, now: Instant) -> SampleDecision {
+        let new_window = || Window { start: now, written: 0, suppressed: 0 };
+        let window = match self.windows.get_mut(reason) {
+            Some(window) => window,
+            // Allocates only for a reason's first line.
+            None => self.windows.entry(reason.to_owned()).or_insert_with(new_window),
         };
-        if now.duration_since(second.began) >= SPAN {
-            (second.began, second.seen) = (now, 0);
+        if now.duration_since(window.start) >= WINDOW {
+            (window.start, window.written) = (now, 0);
         }
-        if second.seen < self.most {
-            second.seen += 1;
-            return SampleDecision { is_written: true, begins_to_hold: false };
+        if window.written < self.limit {
+            window.written += 1;
+            return SampleDecision { is_written: true, starts_suppression: false };
         }
-        second.held += 1;
-        SampleDecision { is_written: false, begins_to_hold: second.held == 1 }
+        window.suppressed += 1;
+        SampleDecision { is_written: false, starts_suppression: window.suppressed == 1 }
     }
 
-    /// What was held back and not told yet.
-    pub(super) fn take_held(&mut self) -> Vec<SuppressedLines> {
-        let seconds = self.seconds.iter_mut().filter(|(_, second)| second.held > 0);
-        seconds
-            .map(|(reason, second)| SuppressedLines {
+    /// Takes the counts of suppressed lines that were not reported yet.
+    pub(super) fn take_suppressed(&mut self) -> Vec<SuppressedLines> {
+        let windows = self.windows.iter_mut().filter(|(_, window)| window.suppressed > 0);
+        windows
+            .map(|(reason, window)| SuppressedLines {
                 reason: reason.clone(),
-                count: std::mem::take(&mut second.held),
+                count: std::mem::take(&mut window.suppressed),
             })
             .collect()
     }
@@ -82,33 +81,36 @@ impl Sampler {
 mod tests {
     use super::*;
 
-    const WRITTEN: SampleDecision = SampleDecision { is_written: true, begins_to_hold: false };
-    const FIRST_HELD: SampleDecision = SampleDecision { is_written: false, begins_to_hold: true };
-    const HELD: SampleDecision = SampleDecision { is_written: false, begins_to_hold: false };
+    const WRITTEN: SampleDecision = SampleDecision { is_written: true, starts_suppression: false };
+    const FIRST_SUPPRESSED: SampleDecision = SampleDecision { is_written: false, starts_suppression: true };
+    const SUPPRESSED: SampleDecision = SampleDecision { is_written: false, starts_suppression: false };
 
     #[test]
-    fn each_reason_has_its_lines_each_second() {
+    fn each_reason_has_its_own_limit_per_window() {
         let mut sampler = Sampler::new(2);
         let start = Instant::now();
         let late = start + Duration::from_millis(999);
-        let judged: Vec<SampleDecision> =
-            [start, start, late, late].map(|now| sampler.judge("origin_refused", now)).to_vec();
-        assert_eq!(judged, [WRITTEN, WRITTEN, FIRST_HELD, HELD]);
-        assert_eq!(sampler.judge("unknown_route", late), WRITTEN, "another reason");
-        assert_eq!(sampler.judge("origin_refused", start + SPAN), WRITTEN, "another second");
-        assert_eq!(sampler.take_held(), [SuppressedLines { reason: "origin_refused".to_owned(), count: 2 }]);
-        assert_eq!(sampler.take_held(), [], "told once");
+        let decisions: Vec<SampleDecision> =
+            [start, start, late, late].map(|now| sampler.decide("origin_refused", now)).to_vec();
+        assert_eq!(decisions, [WRITTEN, WRITTEN, FIRST_SUPPRESSED, SUPPRESSED]);
+        assert_eq!(sampler.decide("unknown_route", late), WRITTEN, "another reason");
+        assert_eq!(sampler.decide("origin_refused", start + WINDOW), WRITTEN, "another window");
+        assert_eq!(
+            sampler.take_suppressed(),
+            [SuppressedLines { reason: "origin_refused".to_owned(), count: 2 }]
+        );
+        assert_eq!(sampler.take_suppressed(), [], "taken once");
     }
 
     #[test]
-    fn whoever_has_told_is_asked_again_only_after_another_line_was_held() {
+    fn suppression_starts_again_after_the_count_was_taken() {
         let mut sampler = Sampler::new(1);
         let now = Instant::now();
-        assert_eq!([1, 2, 3].map(|_| sampler.judge("a", now)), [WRITTEN, FIRST_HELD, HELD]);
-        sampler.take_held();
-        assert_eq!(sampler.judge("a", now), FIRST_HELD);
-        sampler.set_most(5);
-        assert_eq!(sampler.judge("a", now), WRITTEN, "a new bound counts at once");
-        assert_eq!(sampler.take_held().len(), 1);
+        assert_eq!([1, 2, 3].map(|_| sampler.decide("a", now)), [WRITTEN, FIRST_SUPPRESSED, SUPPRESSED]);
+        sampler.take_suppressed();
+        assert_eq!(sampler.decide("a", now), FIRST_SUPPRESSED);
+        sampler.set_limit(5);
+        assert_eq!(sampler.decide("a", now), WRITTEN, "a new limit applies at once");
+        assert_eq!(sampler.take_suppressed().len(), 1);
     }
 }

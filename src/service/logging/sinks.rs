@@ -1,4 +1,4 @@
-//! The places that lines are written to: standard error, the journal, the file of sessions.
+//! Destinations of log lines: standard error, journald, the access log file.
 
 use std::{
     fs::{File, OpenOptions},
@@ -14,16 +14,14 @@ use std::{
 
 use super::writer::Sink;
 
-/// How long to wait for a reader that asks for patience: standard error may be a pipe that somebody has told not to
-/// block.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// The pause before a write that would block is retried: standard error may be a non-blocking pipe.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Standard error.
 pub(super) struct Stderr;
 
 impl Sink for Stderr {
     fn write(&mut self, lines: &[Vec<u8>]) -> u64 {
-        // There is nobody left to tell when this fails.
+        // An error has nowhere else to be reported; the lost lines are counted.
         let written = write_lines(&mut io::stderr().lock(), false, lines).whole;
         lines.len() as u64 - written
     }
@@ -34,15 +32,16 @@ impl Sink for Stderr {
 pub(super) struct Journal {
     socket: UnixDatagram,
     path: PathBuf,
-    is_deaf: bool,
+    /// Whether the last write failed.
+    is_failing: bool,
 }
 
 impl Journal {
-    /// Looks whether somebody listens there.
-    pub(super) fn find(path: &Path) -> io::Result<Self> {
+    /// Checks that journald listens on `path`.
+    pub(super) fn connect(path: &Path) -> io::Result<Self> {
         UnixDatagram::unbound()?.connect(path)?;
-        // Not connected itself: a journal that was started anew has another socket at the same place.
-        Ok(Self { socket: UnixDatagram::unbound()?, path: path.to_owned(), is_deaf: false })
+        // The socket itself stays unconnected: after a restart, journald has another socket at the same path.
+        Ok(Self { socket: UnixDatagram::unbound()?, path: path.to_owned(), is_failing: false })
     }
 }
 
@@ -51,9 +50,9 @@ impl Sink for Journal {
         let mut lost = 0;
         for line in lines {
             let sent = self.socket.send_to(line, &self.path);
-            // The journal cannot be told; whoever started the process may see this.
+            // Not to the log, which is what fails; standard error may still be read. Once per outage.
             if let Err(error) = &sent
-                && !self.is_deaf
+                && !self.is_failing
             {
                 let path = self.path.display();
                 let _ = writeln!(
@@ -61,26 +60,26 @@ impl Sink for Journal {
                     "portcullis: cannot write to the journal at {path}: {error}; lines are lost and counted"
                 );
             }
-            self.is_deaf = sent.is_err();
-            lost += u64::from(self.is_deaf);
+            self.is_failing = sent.is_err();
+            lost += u64::from(self.is_failing);
         }
         lost
     }
 }
 
-/// A file that lines are appended to.
+/// The access log file, opened for appending.
 #[derive(Debug)]
-pub(super) struct SessionFile {
+pub(super) struct AccessLogFile {
     path: PathBuf,
     file: File,
-    /// Whether its last line has no end.
+    /// Whether its last line has no newline.
     is_torn: bool,
-    /// How many lines were lost since it last could be written.
+    /// Lines lost since the last successful write.
     lost: u64,
 }
 
-impl SessionFile {
-    /// Opens the file, and makes it with mode 0640 if there is none.
+impl AccessLogFile {
+    /// Opens the file, or creates it with mode 0640.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         if path.metadata().is_ok_and(|found| found.file_type().is_fifo()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is a pipe, not a file"));
@@ -88,26 +87,26 @@ impl SessionFile {
         let file = OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path)?;
         let len = file.metadata()?.len();
         let mut last = [b'\n'];
-        // What is no file, such as a terminal, has no last byte; nor needs it one.
+        // A terminal or other device has no last byte and needs no newline.
         let is_torn = len > 0 && file.read_exact_at(&mut last, len - 1).is_ok() && last != *b"\n";
         Ok(Self { path: path.to_owned(), file, is_torn, lost: 0 })
     }
 }
 
-impl Sink for SessionFile {
+impl Sink for AccessLogFile {
     fn write(&mut self, lines: &[Vec<u8>]) -> u64 {
-        let Written { whole, is_torn, error } = write_lines(&mut self.file, self.is_torn, lines);
+        let WriteResult { whole, is_torn, error } = write_lines(&mut self.file, self.is_torn, lines);
         self.is_torn = is_torn;
         let lost = lines.len() as u64 - whole;
         match error {
             None if self.lost > 0 => {
                 let (path, lost) = (self.path.display(), std::mem::take(&mut self.lost));
-                tracing::info!(%path, lost, "the log of sessions is written again");
+                tracing::info!(%path, lost, "the access log is writable again");
             }
             Some(error) => {
                 if self.lost == 0 {
                     let path = self.path.display();
-                    tracing::warn!(%path, %error, "cannot write the log of sessions; sessions go on, their lines are lost");
+                    tracing::warn!(%path, %error, "cannot write the access log; sessions continue, their lines are lost");
                 }
                 self.lost += lost;
             }
@@ -121,23 +120,23 @@ impl Sink for SessionFile {
             Ok(reopened) => *self = Self { lost: self.lost, ..reopened },
             Err(error) => {
                 let path = self.path.display();
-                tracing::warn!(%path, %error, "cannot open the log of sessions again; the old file is written on");
+                tracing::warn!(%path, %error, "cannot reopen the access log; still writing to the old file");
             }
         }
     }
 }
 
-/// How far the writing came.
-struct Written {
-    /// How many lines are there whole.
+/// The result of a write that may have been partial.
+struct WriteResult {
+    /// How many lines were written completely.
     whole: u64,
-    /// Whether the last line that is there has no end.
+    /// Whether the output ends in the middle of a line.
     is_torn: bool,
     error: Option<io::Error>,
 }
 
-/// Writes the lines with as few calls as possible; behind the end of a line, if the place `is_torn`.
-fn write_lines(place: &mut impl Write, is_torn: bool, lines: &[Vec<u8>]) -> Written {
+/// Writes the lines with as few system calls as possible; if the output `is_torn`, ends its last line first.
+fn write_lines(out: &mut impl Write, is_torn: bool, lines: &[Vec<u8>]) -> WriteResult {
     let first: &[u8] = if is_torn { b"\n" } else { b"" };
     let all = [first, &lines.concat()].concat();
     let mut done = 0;
@@ -145,11 +144,11 @@ fn write_lines(place: &mut impl Write, is_torn: bool, lines: &[Vec<u8>]) -> Writ
         if done == all.len() {
             break None;
         }
-        match place.write(&all[done..]) {
+        match out.write(&all[done..]) {
             Ok(0) => break Some(io::ErrorKind::WriteZero.into()),
             Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PATIENCE),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
             Err(error) => break Some(error),
         }
     };
@@ -160,7 +159,7 @@ fn write_lines(place: &mut impl Write, is_torn: bool, lines: &[Vec<u8>]) -> Writ
     };
     let whole = lines.iter().take_while(is_whole).count() as u64;
     let is_torn = if done == 0 { is_torn } else { all[done - 1] != b'\n' };
-    Written { whole, is_torn, error }
+    WriteResult { whole, is_torn, error }
 }
 
 #[cfg(test)]
@@ -173,7 +172,7 @@ mod tests {
         lines.iter().map(|line| line.as_bytes().to_vec()).collect()
     }
 
-    /// Takes so many bytes, a few at a time.
+    /// Accepts up to `room` bytes, a few at a time.
     struct Full {
         room: usize,
         written: Vec<u8>,
@@ -196,44 +195,44 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_torn_is_lost_and_tears_no_other() {
+    fn a_torn_line_is_lost_and_does_not_join_the_next() {
         for (room, whole, is_torn) in
             [(0, 0, false), (3, 0, true), (4, 1, false), (5, 1, true), (8, 2, false)]
         {
-            let mut place = Full { room, written: Vec::new() };
-            let first = write_lines(&mut place, false, &lines(&["abc\n", "def\n"]));
+            let mut out = Full { room, written: Vec::new() };
+            let first = write_lines(&mut out, false, &lines(&["abc\n", "def\n"]));
             assert_eq!(
                 (first.whole, first.is_torn, first.error.is_some()),
                 (whole, is_torn, room < 8),
                 "{room}"
             );
-            place.room = 100;
-            let then = write_lines(&mut place, first.is_torn, &lines(&["ghi\n"]));
+            out.room = 100;
+            let then = write_lines(&mut out, first.is_torn, &lines(&["ghi\n"]));
             assert_eq!((then.whole, then.is_torn, then.error.is_some()), (1, false, false));
-            let text = String::from_utf8(place.written).unwrap();
+            let text = String::from_utf8(out.written).unwrap();
             assert_eq!(text.lines().last(), Some("ghi"), "{text:?}");
         }
     }
 
     #[test]
-    fn the_file_is_made_for_its_group_and_appended_to() {
+    fn the_file_is_created_group_readable_and_appended_to() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sessions.log");
-        let mut file = SessionFile::open(&path).unwrap();
+        let mut file = AccessLogFile::open(&path).unwrap();
         let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o137, 0, "{mode:o} lets others in");
+        assert_eq!(mode & 0o137, 0, "{mode:o} is accessible to others");
         assert_eq!(file.write(&lines(&["one\n"])), 0);
         fs::write(&path, "one\nhalf a li").unwrap();
-        let mut file_again = SessionFile::open(&path).unwrap();
+        let mut file_again = AccessLogFile::open(&path).unwrap();
         assert_eq!(file_again.write(&lines(&["two\n"])), 0);
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\nhalf a li\ntwo\n");
     }
 
     #[test]
-    fn a_file_that_was_moved_away_is_made_anew() {
+    fn a_rotated_file_is_created_again() {
         let directory = tempfile::tempdir().unwrap();
         let [path, old] = ["sessions.log", "sessions.log.1"].map(|name| directory.path().join(name));
-        let mut file = SessionFile::open(&path).unwrap();
+        let mut file = AccessLogFile::open(&path).unwrap();
         file.write(&lines(&["one\n"]));
         fs::rename(&path, &old).unwrap();
         file.write(&lines(&["two\n"]));
@@ -241,7 +240,7 @@ mod tests {
         file.write(&lines(&["three\n"]));
         assert_eq!(fs::read_to_string(&old).unwrap(), "one\ntwo\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
-        // Where there is no way to a new one, the old one goes on.
+        // If it cannot be reopened, the old file is kept.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         file.reopen();
@@ -249,21 +248,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_no_file() {
+    fn a_pipe_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pipe");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = SessionFile::open(&path).unwrap_err();
+        let error = AccessLogFile::open(&path).unwrap_err();
         assert_eq!(error.to_string(), "this is a pipe, not a file");
     }
 
     #[test]
-    fn a_journal_that_comes_back_is_written_to_again() {
+    fn writing_resumes_after_journald_restarts() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        assert!(Journal::find(&path).is_err(), "there is none");
+        assert!(Journal::connect(&path).is_err(), "there is none");
         let listening = UnixDatagram::bind(&path).unwrap();
-        let mut journal = Journal::find(&path).unwrap();
+        let mut journal = Journal::connect(&path).unwrap();
         assert_eq!(journal.write(&lines(&["MESSAGE=one\n"])), 0);
         drop(listening);
         assert_eq!(journal.write(&lines(&["MESSAGE=two\n", "MESSAGE=three\n"])), 2, "both are lost");

@@ -1,7 +1,7 @@
-//! Between those who log and one place that lines are written to.
+//! A bounded queue and a writer thread in front of one log destination.
 //!
-//! Owns the lines on their way and the thread that writes them. Invariant: to hand over a line never takes longer than
-//! to copy it; what does not fit any more is counted and gone.
+//! Owns the queued lines and the thread. Invariant: queueing a line never blocks on the destination; a line that does not
+//! fit is dropped and counted.
 
 use std::{
     collections::VecDeque,
@@ -16,24 +16,24 @@ use std::{
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// How much may wait for a place that does not keep up, in bytes: some ten thousand closing lines.
-const MOST_WAITING: usize = 4 * 1024 * 1024;
-/// How much is given to the place at once, in bytes.
-const BATCH: usize = 64 * 1024;
+/// The capacity of the queue in bytes: some ten thousand access log lines.
+const MAX_QUEUED: usize = 4 * 1024 * 1024;
+/// How much is written at once, in bytes.
+const MAX_BATCH: usize = 64 * 1024;
 
-/// How long the thread rests after it has written, so that under load it wakes for many lines and not for each.
-const REST: Duration = Duration::from_millis(5);
+/// How long the thread pauses after a write, so that under load it wakes for many lines at once and not for each.
+const PAUSE: Duration = Duration::from_millis(5);
 
-/// Where lines end up. May take its time.
+/// A destination. Its methods may block.
 pub(super) trait Sink: Send + 'static {
-    /// Writes lines, each of which is whole. Returns how many of them were lost.
+    /// Writes complete lines. Returns how many of them were lost.
     fn write(&mut self, lines: &[Vec<u8>]) -> u64;
 
-    /// Looks for its place again.
+    /// Opens the destination again, by its path.
     fn reopen(&mut self) {}
 }
 
-/// The way to one place. When it is dropped, what was handed over is still written.
+/// The handle of one destination. Lines that are queued when it is dropped are still written.
 pub(super) struct LogWriter {
     queue: Arc<Queue>,
     dropped: Arc<AtomicU64>,
@@ -41,7 +41,7 @@ pub(super) struct LogWriter {
 
 impl fmt::Debug for LogWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outlet").field("waiting", &self.queue.state().bytes).finish_non_exhaustive()
+        f.debug_struct("LogWriter").field("waiting", &self.queue.state().bytes).finish_non_exhaustive()
     }
 }
 
@@ -54,44 +54,41 @@ struct Queue {
 #[derive(Default)]
 struct State {
     lines: VecDeque<Vec<u8>>,
-    /// Of the lines, and of those that are being written.
+    /// The size of the queued lines and of those being written.
     bytes: usize,
     reopen: bool,
     closed: bool,
-    /// Whether the thread sleeps until it is woken: a call to the system that is saved where it does not.
+    /// Whether the thread waits for a notification; if not, the system call to notify it is saved.
     is_asleep: bool,
-    /// How many wait for lines to be written.
-    waiting: usize,
+    /// How many callers wait for the queue to be written.
+    waiters: usize,
 }
 
 impl LogWriter {
-    /// Starts the thread that writes.
-    ///
-    /// # Errors
-    /// The system has no thread.
+    /// Starts the writer thread.
     pub(super) fn start(name: &str, mut sink: impl Sink, dropped: Arc<AtomicU64>) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
-        let (written, lost_lines) = (Arc::clone(&queue), Arc::clone(&dropped));
+        let (thread_queue, lost_lines) = (Arc::clone(&queue), Arc::clone(&dropped));
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            while let Some(Work { lines, reopen }) = written.next() {
+            while let Some(Work { lines, reopen }) = thread_queue.next() {
                 if reopen {
                     sink.reopen();
                 }
                 let lost = if lines.is_empty() { 0 } else { sink.write(&lines) };
                 lost_lines.fetch_add(lost, Ordering::Relaxed);
-                if written.done(&lines) {
-                    thread::sleep(REST);
+                if thread_queue.finish(&lines) {
+                    thread::sleep(PAUSE);
                 }
             }
         })?;
         Ok(Self { queue, dropped })
     }
 
-    /// Hands a line over, or counts it as dropped if there is no room for it.
+    /// Queues a line, or counts it as dropped if it does not fit.
     pub(super) fn push(&self, line: Vec<u8>) {
         let mut state = self.queue.state();
         let bytes = state.bytes + line.len();
-        if bytes > MOST_WAITING {
+        if bytes > MAX_QUEUED {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -104,22 +101,22 @@ impl LogWriter {
         }
     }
 
-    /// Has the place looked for again, before the next line is written.
+    /// Reopens the destination before the next line is written.
     pub(super) fn reopen(&self) {
         self.queue.state().reopen = true;
         self.queue.changed.notify_all();
     }
 
-    /// Waits until everything that was handed over is written, but not longer than until `end`.
-    pub(super) fn wait_until_written(&self, end: Instant) {
+    /// Waits until every queued line is written, until `deadline` at the latest.
+    pub(super) fn wait_until_written(&self, deadline: Instant) {
         let mut state = self.queue.state();
         while state.bytes > 0 || state.reopen {
-            if Instant::now() >= end {
+            if Instant::now() >= deadline {
                 return;
             }
-            state.waiting += 1;
-            self.queue.changed.wait_until(&mut state, end);
-            state.waiting -= 1;
+            state.waiters += 1;
+            self.queue.changed.wait_until(&mut state, deadline);
+            state.waiters -= 1;
         }
     }
 }
@@ -131,7 +128,7 @@ impl Drop for LogWriter {
     }
 }
 
-/// What the thread does next.
+/// The next batch of the thread.
 struct Work {
     lines: Vec<Vec<u8>>,
     reopen: bool,
@@ -142,7 +139,7 @@ impl Queue {
         self.state.lock()
     }
 
-    /// Waits for work. `None` when there will be none.
+    /// Waits for work. `None` once the handle is dropped and the queue empty.
     fn next(&self) -> Option<Work> {
         let mut state = self.state();
         while state.lines.is_empty() && !state.reopen {
@@ -155,29 +152,29 @@ impl Queue {
         let mut bytes = 0;
         let fitting = state.lines.iter().take_while(|line| {
             bytes += line.len();
-            bytes <= BATCH
+            bytes <= MAX_BATCH
         });
-        // A line that is longer than a batch goes alone.
+        // A line that is longer than a batch is written alone.
         let count = fitting.count().max(1).min(state.lines.len());
         let lines = state.lines.drain(..count).collect();
         if state.lines.is_empty() {
-            // The memory of a burst is not kept.
+            // Releases the memory of a burst.
             state.lines = VecDeque::new();
         }
         Some(Work { lines, reopen: std::mem::take(&mut state.reopen) })
     }
 
-    /// Takes note that these are written. Returns whether there is time for a rest.
-    fn done(&self, lines: &[Vec<u8>]) -> bool {
+    /// Removes written lines from the count and wakes waiters. Returns whether the thread should pause.
+    fn finish(&self, lines: &[Vec<u8>]) -> bool {
         let mut state = self.state();
         state.bytes -= lines.iter().map(Vec::len).sum::<usize>();
-        let (is_awaited, is_over) = (state.waiting > 0, state.closed);
-        let much_to_do = state.bytes >= BATCH;
+        let (is_awaited, is_closed) = (state.waiters > 0, state.closed);
+        let has_full_batch = state.bytes >= MAX_BATCH;
         drop(state);
         if is_awaited {
             self.changed.notify_all();
         }
-        !is_awaited && !is_over && !much_to_do
+        !is_awaited && !is_closed && !has_full_batch
     }
 }
 
@@ -187,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells what it was given; takes it only when it is allowed to.
+    /// Reports each batch, and finishes writing it when allowed to.
     struct Gate {
         given: mpsc::Sender<Vec<Vec<u8>>>,
         allowed: mpsc::Receiver<()>,
@@ -221,11 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_in_their_order_and_whole() {
+    fn lines_are_written_in_order_and_whole() {
         let (writer, seen, allow, dropped) = gate();
         writer.push(b"first\n".to_vec());
         let mut all = seen.recv().unwrap();
-        let long = vec![b'x'; 2 * BATCH];
+        let long = vec![b'x'; 2 * MAX_BATCH];
         for line in [&b"second\n"[..], b"third\n", &long, b"last\n"] {
             writer.push(line.to_vec());
         }
@@ -233,20 +230,24 @@ mod tests {
         writer.wait_until_written(soon());
         drop(writer);
         let batches: Vec<Vec<Vec<u8>>> = seen.iter().collect();
-        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1], "a long line goes alone");
+        assert_eq!(
+            batches.iter().map(Vec::len).collect::<Vec<_>>(),
+            [2, 1, 1],
+            "a long line is written alone"
+        );
         all.extend(batches.concat());
         assert_eq!(all, [&b"first\n"[..], b"second\n", b"third\n", &long, b"last\n"]);
         assert_eq!(dropped.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn who_logs_never_waits_and_what_does_not_fit_is_counted() {
+    fn push_never_blocks_and_counts_what_does_not_fit() {
         let (writer, seen, allow, dropped) = gate();
         let line = vec![b'x'; 1024];
         writer.push(line.clone());
         seen.recv().unwrap();
-        // The place is stuck now.
-        let fitting = MOST_WAITING / line.len() - 1;
+        // The destination blocks from here on.
+        let fitting = MAX_QUEUED / line.len() - 1;
         for _ in 0..fitting + 7 {
             writer.push(line.clone());
         }
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_looked_for_again_before_the_next_line() {
+    fn the_destination_is_reopened_before_the_next_line() {
         let (writer, seen, allow, dropped) = gate();
         drop(allow);
         writer.reopen();
@@ -269,6 +270,10 @@ mod tests {
         writer.push(b"a line\n".to_vec());
         writer.wait_until_written(soon());
         assert_eq!(seen.recv().unwrap(), [b"a line\n"]);
-        assert_eq!(dropped.load(Ordering::Relaxed), 1, "the gate loses as many lines as it was reopened");
+        assert_eq!(
+            dropped.load(Ordering::Relaxed),
+            1,
+            "the gate reports a lost line for each time it was reopened"
+        );
     }
 }

@@ -184,7 +184,7 @@ async fn a_file_that_cannot_be_opened_again_goes_on() {
     fs::rename(&logs, &moved).expect("the directory is there");
     gateway.signal(Signal::SIGUSR1);
     let warning = gateway.log.with("WARN", 1).await.remove(0);
-    for words in ["cannot open the log of sessions again; the old file is written on", "No such file"] {
+    for words in ["cannot reopen the access log; still writing to the old file", "No such file"] {
         assert!(warning.contains(words), "{warning}");
     }
     gateway.whole_session().await;
@@ -222,7 +222,7 @@ async fn a_disk_that_has_room_again_gets_whole_lines() {
     let gateway = Bare::start_in(script, "format = \"json\"\nsessions = \"small/sessions.log\"", None).await;
     // The one page that is left holds a dozen lines.
     let mut count = 0;
-    while !gateway.log.lines().iter().any(|line| line.contains("cannot write the log of sessions")) {
+    while !gateway.log.lines().iter().any(|line| line.contains("cannot write the access log")) {
         assert!(count < 200, "the disk is never full");
         gateway.whole_session().await;
         count += 1;
@@ -232,7 +232,7 @@ async fn a_disk_that_has_room_again_gets_whole_lines() {
         PathBuf::from(format!("/proc/{}/root{}", gateway.child.id(), gateway.path("small").display()));
     fs::remove_file(inside.join("filler")).expect("the filler is there");
     gateway.whole_session().await;
-    let again = gateway.log.with("the log of sessions is written again", 1).await.remove(0);
+    let again = gateway.log.with("the access log is writable again", 1).await.remove(0);
     let lost = parsed(&again)[0]["lost"].as_u64().expect("a number") as usize;
     let text = text_of(&inside.join("sessions.log"));
     let (whole, torn): (Vec<&str>, Vec<&str>) =
@@ -252,13 +252,12 @@ async fn a_full_disk_is_told_once_and_ends_nothing() {
         gateway.log.with("\"session ended\"", 1).await;
     }
     gateway.log.with("\"session ended\"", 5).await;
-    gateway.log.with("cannot write the log of sessions", 1).await;
+    gateway.log.with("cannot write the access log", 1).await;
     let (status, log) = gateway.finish().await;
     assert!(status.success(), "{status}");
     let warnings: Vec<&String> = log.iter().filter(|line| line.contains("WARN")).collect();
     let [warning] = warnings[..] else { panic!("one warning: {warnings:#?}") };
-    for words in ["cannot write the log of sessions; sessions go on", "/dev/full", "No space left on device"]
-    {
+    for words in ["cannot write the access log; sessions continue", "/dev/full", "No space left on device"] {
         assert!(warning.contains(words), "{warning}");
     }
 }

@@ -13,7 +13,7 @@ impl Gateway {
     /// Where it listens for the operator, as its log says.
     pub(crate) async fn admin(&self) -> String {
         self.until("the admin address", |lines| {
-            let line = lines.iter().rfind(|line| line["message"] == "listening for the operator")?;
+            let line = lines.iter().rfind(|line| line["message"] == "listening on the admin address")?;
             Some(line["address"].as_str()?.to_owned())
         })
         .await

@@ -296,3 +296,17 @@ fn keys_that_nothing_implements_yet_are_unknown() {
         assert!(error.starts_with(&expected), "{error}");
     }
 }
+
+#[test]
+fn the_cause_of_an_unreadable_file_is_printed_once() {
+    // A regular file in place of a directory, so the cause is the same for root.
+    let error = Config::load(&shipped_file().join("gateway.toml")).unwrap_err();
+    let cause = std::io::Error::from_raw_os_error(20).to_string();
+    let mut chain = vec![error.to_string()];
+    let mut source = std::error::Error::source(&error);
+    while let Some(below) = source {
+        chain.push(below.to_string());
+        source = below.source();
+    }
+    assert_eq!(chain.join(": ").matches(&cause).count(), 1, "{chain:?}");
+}

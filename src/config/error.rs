@@ -30,12 +30,12 @@ pub enum ConfigError {
         file: PathBuf,
     },
     /// The operating system would not let us read it.
-    #[error("{}: cannot be read: {source}; make it readable for the user who runs Portcullis", file.display())]
+    #[error("{}: cannot be read: {cause}; make it readable for the user who runs Portcullis", file.display())]
     Unreadable {
         /// The file, as it was named.
         file: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// It is far too large for a configuration.
     #[error(

@@ -92,10 +92,10 @@ impl Config {
 
 fn read(file: &Path) -> Result<String, ConfigError> {
     let owned = || file.to_path_buf();
-    let unreadable = |source: std::io::Error| match source.kind() {
+    let unreadable = |cause: std::io::Error| match cause.kind() {
         ErrorKind::NotFound => ConfigError::Missing { file: owned() },
         ErrorKind::IsADirectory => ConfigError::Directory { file: owned() },
-        _ => ConfigError::Unreadable { file: owned(), source },
+        _ => ConfigError::Unreadable { file: owned(), cause },
     };
     let mut bytes = Vec::new();
     File::open(file)

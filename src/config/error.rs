@@ -166,6 +166,19 @@ pub(super) fn located(file: &Path, text: &str, remark: &ConfigWarning) -> String
     format!("{}:{line}:{column}: {}", file.display(), remark.sentence)
 }
 
+/// `listener 2: address`, the name of a listener's key in messages. `index` counts from 0, messages from 1.
+pub(super) fn listener_key(index: usize, key: &str) -> String {
+    format!("listener {}: {key}", index + 1)
+}
+
+/// `route "vnc": backend`, the name of a route's key in messages; a route without a name goes by its number.
+pub(super) fn route_key(index: usize, name: Option<&str>, key: &str) -> String {
+    match name {
+        Some(name) => format!("route {}: {key}", quoted(name)),
+        None => format!("route {}: {key}", index + 1),
+    }
+}
+
 /// Line and column, in characters and from 1, of a byte of the text.
 pub(super) fn position(text: &str, byte: usize) -> (usize, usize) {
     let end = (0..=byte.min(text.len())).rfind(|end| text.is_char_boundary(*end)).unwrap_or_default();

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue, Error};
 
-use super::error::{ConfigFault, Problem, alternatives, nearest, quoted};
+use super::error::{ConfigFault, Problem, alternatives, listener_key, nearest, quoted, route_key};
 use super::raw::{self, Table};
 
 /// The text is not TOML.
@@ -49,19 +49,6 @@ pub(super) fn shape(error: &Error, document: &DeTable<'_>, text: &str) -> Config
         .or_else(|| wrong_value(error.message(), &at, &nodes, document, text))
         .unwrap_or_else(|| Problem::Syntax { message: one_line(error.message()) });
     ConfigFault { at, problem }
-}
-
-/// `listener 2: address`, as messages call a key of a listener. `index` counts from 0, people from 1.
-pub(super) fn listener_key(index: usize, key: &str) -> String {
-    format!("listener {}: {key}", index + 1)
-}
-
-/// `route "vnc": backend`, as messages call a key of a route; one without a name goes by its number.
-pub(super) fn route_key(index: usize, name: Option<&str>, key: &str) -> String {
-    match name {
-        Some(name) => format!("route {}: {key}", quoted(name)),
-        None => format!("route {}: {key}", index + 1),
-    }
 }
 
 fn header_of(node: &Node<'_>, tables: &[Table]) -> Option<&'static str> {

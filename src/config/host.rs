@@ -81,7 +81,7 @@ impl FromStr for Host {
 fn checked(name: String) -> Result<Host, HostError> {
     const LONGEST_LABEL: usize = 63;
     const LONGEST_NAME: usize = 253;
-    let bare = name.strip_suffix('.').unwrap_or(&name);
+    let bare = without_trailing_dot(&name);
     if !bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Err(HostError::Character);
     }
@@ -89,6 +89,11 @@ fn checked(name: String) -> Result<Host, HostError> {
         return Err(HostError::Length);
     }
     Ok(Host::Name(name))
+}
+
+/// The name without the dot that may end it.
+pub(super) fn without_trailing_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 impl fmt::Display for Host {

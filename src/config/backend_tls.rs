@@ -1,22 +1,53 @@
-//! The rules of a route's `tls`, and of the names that its servers' certificates are for.
+//! `[route.tls]`: TLS to the backends.
+//!
+//! Owns the keys and the rule that a backend's certificate can have the name that is expected of it. Certificate files
+//! are named here and read by `backend`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::DnsName;
 use toml::Spanned;
 
-use super::upstream::{Key, SpannedBackend, bare_name};
-use super::values::{Result, TLS_VERSIONS, conflict, missing, resolved, value, word};
-use crate::config::error::{ConfigWarning, quoted};
-use crate::config::raw::{self, Maybe};
-use crate::config::{Backend, BackendTls, Host};
+use super::backend::Backend;
+use super::error::{ConfigWarning, quoted};
+use super::host::{Host, without_trailing_dot};
+use super::scalar::OptionalKey;
+use super::tls_version::TlsVersion;
+use super::values::{Result, RouteKey, SpannedBackend, conflict, invalid, keyword, missing, resolve_path};
+
+/// TLS to the backends that use it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackendTls {
+    /// PEM file with the only certificate authorities to trust; `None` trusts those of the system.
+    pub ca: Option<PathBuf>,
+    /// The name that the backend's certificate must be valid for: a host name in lower-case ASCII and without trailing
+    /// dot, or an IP address without brackets. `None` stands for the host of the backend, or its `xmpp_domain`.
+    pub server_name: Option<String>,
+    /// PEM files of the client certificate: the chain, and its private key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// The oldest TLS version that is accepted.
+    pub min_version: TlsVersion,
+    /// Accept any certificate, whoever issued it and whatever name it is for.
+    pub insecure_no_verify: bool,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    ca: OptionalKey<String>,
+    server_name: OptionalKey<String>,
+    client_certificate: OptionalKey<String>,
+    client_key: OptionalKey<String>,
+    min_version: OptionalKey<String>,
+    insecure_no_verify: OptionalKey<bool>,
+}
 
 pub(super) fn tls(
-    key: Key<'_>,
-    written: Maybe<raw::Tls>,
+    key: RouteKey<'_>,
+    written: OptionalKey<RawTls>,
     backends: &[SpannedBackend],
     base: &Path,
-    remarks: &mut Vec<ConfigWarning>,
+    warnings: &mut Vec<ConfigWarning>,
 ) -> Result<BackendTls> {
     let Some(table) = written else { return Ok(BackendTls::default()) };
     if !backends.iter().any(|(backend, _)| backend.is_encrypted()) {
@@ -34,9 +65,9 @@ pub(super) fn tls(
              change everything; name its authority with ca instead.",
             key("tls.insecure_no_verify")
         );
-        remarks.push(ConfigWarning { at: on.span(), sentence });
+        warnings.push(ConfigWarning { at: on.span(), sentence });
     }
-    let file = |name: &str, text: &Spanned<String>| resolved(&key(name), text, base);
+    let file = |name: &str, text: &Spanned<String>| resolve_path(&key(name), text, base);
     let client = match (&written.client_certificate, &written.client_key) {
         (None, None) => None,
         (Some(certificate), Some(private_key)) => {
@@ -56,13 +87,18 @@ pub(super) fn tls(
         ca: written.ca.map(|text| file("tls.ca", &text)).transpose()?,
         server_name: name.transpose()?,
         client,
-        min_version: word(&key("tls.min_version"), written.min_version, &TLS_VERSIONS)?.unwrap_or_default(),
+        min_version: keyword(&key("tls.min_version"), written.min_version, &TlsVersion::NAMES)?
+            .unwrap_or_default(),
         insecure_no_verify: written.insecure_no_verify.is_some_and(Spanned::into_inner),
     })
 }
 
-/// Certificates are for fewer names than there are hosts. `key` is that of the backends.
-pub(super) fn nameable(key: &str, backends: &[SpannedBackend], xmpp_domain: Option<&str>) -> Result<()> {
+/// Refuses a backend whose host is valid in DNS but cannot stand in a certificate. `key` is that of the backends.
+pub(super) fn check_certificate_names(
+    key: &str,
+    backends: &[SpannedBackend],
+    xmpp_domain: Option<&str>,
+) -> Result<()> {
     for (backend, text) in backends {
         let name = match backend {
             Backend::Tls { host: Host::Name(name), .. } => Some(name.as_str()),
@@ -70,14 +106,14 @@ pub(super) fn nameable(key: &str, backends: &[SpannedBackend], xmpp_domain: Opti
             _ => None,
         };
         if let Some(name) = name.filter(|name| DnsName::try_from(*name).is_err()) {
-            let wrong = format!("{}; add tls = {{ server_name = \"…\" }}", not_nameable(name));
-            return Err(value(key, text, wrong));
+            let wrong = format!("{}; add tls = {{ server_name = \"…\" }}", no_certificate_for(name));
+            return Err(invalid(key, text, wrong));
         }
     }
     Ok(())
 }
 
-fn not_nameable(name: &str) -> String {
+fn no_certificate_for(name: &str) -> String {
     format!("no certificate is for the name {}: a part of it begins or ends with \"-\"", quoted(name))
 }
 
@@ -88,15 +124,17 @@ fn server_name(key: &str, text: &Spanned<String>) -> Result<String> {
     // In a certificate an IPv6 address has no brackets, so here it may have none either.
     match written.parse().map(Host::Address).or_else(|_| written.parse()) {
         Ok(Host::Address(address)) => Ok(address.to_string()),
-        Ok(Host::Name(name)) if DnsName::try_from(name.as_str()).is_ok() => Ok(bare_name(&name).to_owned()),
-        Ok(Host::Name(name)) => Err(value(key, text, format!("{}; {WRITE}", not_nameable(&name)))),
-        Err(wrong) => Err(value(key, text, format!("{wrong}; {WRITE}"))),
+        Ok(Host::Name(name)) if DnsName::try_from(name.as_str()).is_ok() => {
+            Ok(without_trailing_dot(&name).to_owned())
+        }
+        Ok(Host::Name(name)) => Err(invalid(key, text, format!("{}; {WRITE}", no_certificate_for(&name)))),
+        Err(wrong) => Err(invalid(key, text, format!("{wrong}; {WRITE}"))),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::upstream::tests::{assert_errors, led_to, warnings};
+    use super::super::route_fixture::{assert_errors, upstream, warnings};
     use crate::config::TlsVersion;
 
     #[test]
@@ -109,7 +147,7 @@ mod tests {
             ("[2001:db8::1]", "2001:db8::1"),
         ] {
             let lines = format!("backend = \"tls://192.0.2.1:1\"\ntls.server_name = \"{written}\"");
-            assert_eq!(led_to(&lines).tls.server_name.as_deref(), Some(understood));
+            assert_eq!(upstream(&lines).tls.server_name.as_deref(), Some(understood));
             assert!(rustls::pki_types::ServerName::try_from(understood).is_ok(), "{understood}");
         }
     }
@@ -118,9 +156,9 @@ mod tests {
     fn each_version_has_its_meaning() {
         for (word, version) in [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)] {
             let lines = format!("backend = \"starttls+xmpp://a:1\"\ntls = {{ min_version = \"{word}\" }}");
-            assert_eq!(led_to(&lines).tls.min_version, version);
+            assert_eq!(upstream(&lines).tls.min_version, version);
         }
-        assert_eq!(led_to("backend = \"tls://a:1\"").tls.min_version, TlsVersion::V1_2);
+        assert_eq!(upstream("backend = \"tls://a:1\"").tls.min_version, TlsVersion::V1_2);
     }
 
     #[test]
@@ -183,7 +221,7 @@ mod tests {
                 "7:1: route.tls is a table of its own: write [route.tls] with one bracket on a line alone, and its keys below",
             ),
         ]);
-        let named = led_to("backend = \"tls://-a:1\"\ntls.server_name = \"a\"");
+        let named = upstream("backend = \"tls://-a:1\"\ntls.server_name = \"a\"");
         assert_eq!(named.tls.server_name.as_deref(), Some("a"));
     }
 
@@ -195,7 +233,7 @@ mod tests {
                 "gateway.toml:7:30: route \"a\": tls.insecure_no_verify true takes every certificate, so anyone on the way to the backend can pose as it and read and change everything; name its authority with ca instead."
             ]
         );
-        let verified = led_to("backend = \"tls://a:1\"\ntls = { insecure_no_verify = false }");
+        let verified = upstream("backend = \"tls://a:1\"\ntls = { insecure_no_verify = false }");
         assert!(!verified.tls.insecure_no_verify);
     }
 }

@@ -7,18 +7,17 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, RootCertStore,
     client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    version,
 };
 
 use super::verify::{InsecureNoVerify, PinnedRoots};
-use crate::config::{BackendTls, TlsVersion};
+use crate::config::BackendTls;
 
 /// How many tickets of earlier sessions a route keeps, at eight for each name.
 const TICKETS: usize = 256;
@@ -121,17 +120,13 @@ pub(super) fn client_config(
 ) -> Result<ClientConfig, TlsConfigError> {
     let BackendTls { ca, client, min_version, insecure_no_verify, server_name: _ } = config;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let versions: &[&SupportedProtocolVersion] = match min_version {
-        TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
-        TlsVersion::V1_3 => &[&version::TLS13],
-    };
     let verifier: Arc<dyn ServerCertVerifier> = match ca {
         _ if *insecure_no_verify => Arc::new(InsecureNoVerify(Arc::clone(&provider))),
         Some(path) => listed(path, &provider)?,
         None => signed(system.get()?, &provider)?,
     };
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
+        .with_protocol_versions(min_version.or_newer())
         .map_err(TlsConfigError::Library)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);

@@ -490,7 +490,7 @@ async fn sub_protocols_servers_and_what_they_are_told() {
         "               any certificate is taken (insecure_no_verify)",
         "PROXY header   version 1: \"PROXY TCP4 192.0.2.7 127.0.0.1 0 8080\", with the client's port for 0",
     ]);
-    assert!(v1.err.contains("tls.insecure_no_verify true takes every certificate"), "{v1:#?}");
+    assert!(v1.err.contains("tls.insecure_no_verify true accepts any certificate"), "{v1:#?}");
     let v1 = desk.explain(&["ws://localhost:8080/v1"]).await;
     v1.has(&["PROXY header   version 1, with the client's address and the one it called"]);
     let v2 = desk.explain(&["ws://localhost:8080/v2"]).await;
@@ -682,9 +682,9 @@ async fn certificates_that_are_not_checked_are_warned_about() {
         "[[listener]]\naddress = \"127.0.0.1:0\"\n{}",
         route("vnc", "tls://127.0.0.1:1", "tls = { insecure_no_verify = true }")
     ));
-    let warning = "gateway.toml:7:30: route \"vnc\": tls.insecure_no_verify true takes every certificate, so anyone on \
-                   the way to the backend can pose as it and read and change everything; name its authority with ca \
-                   instead.";
+    let warning = "gateway.toml:7:30: route \"vnc\": tls.insecure_no_verify true accepts any certificate, so anyone on \
+                   the network path can impersonate the backend and read and change the traffic; set ca to its \
+                   certificate authority instead.";
     assert_eq!(desk.run(&["check"]).await.err, format!("warning: {warning}\n"));
     let mut gateway = desk.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();

@@ -63,16 +63,16 @@ impl AdminAddress {
 pub enum AdminAddressError {
     /// Neither an address with a port nor a socket.
     #[error(
-        "no address; write a loopback address with a port, such as \"127.0.0.1:9101\" or \"[::1]:9101\", or a socket, such as \"unix:/run/portcullis/admin.sock\""
+        "not a valid address; use a loopback address with a port, such as \"127.0.0.1:9101\" or \"[::1]:9101\", or a socket, such as \"unix:/run/portcullis/admin.sock\""
     )]
     Malformed,
     /// Other machines could reach it.
     #[error(
-        "not a loopback address: whoever reaches it can end every session; use \"127.0.0.1\", \"[::1]\" or \"unix:/path\", and ssh to come from elsewhere"
+        "not a loopback address: anyone who can reach the admin API can close every session; use \"127.0.0.1\", \"[::1]\" or \"unix:/path\", and SSH for remote access"
     )]
     Public,
     /// The path of the socket is empty, or contains a NUL character.
-    #[error("no path of a socket; write one such as \"unix:/run/portcullis/admin.sock\"")]
+    #[error("not a valid socket path; use one such as \"unix:/run/portcullis/admin.sock\"")]
     Path,
 }
 

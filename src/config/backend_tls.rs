@@ -52,8 +52,8 @@ pub(super) fn tls(
     let Some(table) = written else { return Ok(BackendTls::default()) };
     if !backends.iter().any(|(backend, _)| backend.is_encrypted()) {
         let sentence = format!(
-            "{} means nothing without a backend that speaks TLS; write the backend with tls:// or \
-             starttls+xmpp://, or leave tls out",
+            "{} has no effect without a backend that uses TLS; write the backend with tls:// or \
+             starttls+xmpp://, or remove tls",
             key("tls")
         );
         return Err(conflict(table.span(), sentence));
@@ -61,8 +61,8 @@ pub(super) fn tls(
     let written = table.into_inner();
     if let Some(on) = written.insecure_no_verify.as_ref().filter(|on| *on.get_ref()) {
         let sentence = format!(
-            "{} true takes every certificate, so anyone on the way to the backend can pose as it and read and \
-             change everything; name its authority with ca instead.",
+            "{} true accepts any certificate, so anyone on the network path can impersonate the backend and read \
+             and change the traffic; set ca to its certificate authority instead.",
             key("tls.insecure_no_verify")
         );
         warnings.push(ConfigWarning { at: on.span(), sentence });
@@ -114,14 +114,14 @@ pub(super) fn check_certificate_names(
 }
 
 fn no_certificate_for(name: &str) -> String {
-    format!("no certificate is for the name {}: a part of it begins or ends with \"-\"", quoted(name))
+    format!("no certificate can be valid for {}: a label begins or ends with \"-\"", quoted(name))
 }
 
 fn server_name(key: &str, text: &Spanned<String>) -> Result<String> {
     const WRITE: &str =
         "write the name in the server's certificate, such as \"db.example.com\", without scheme and port";
     let written = text.get_ref();
-    // In a certificate an IPv6 address has no brackets, so here it may have none either.
+    // A certificate has IPv6 addresses without brackets, so both forms are accepted here.
     match written.parse().map(Host::Address).or_else(|_| written.parse()) {
         Ok(Host::Address(address)) => Ok(address.to_string()),
         Ok(Host::Name(name)) if DnsName::try_from(name.as_str()).is_ok() => {
@@ -138,8 +138,8 @@ mod tests {
     use crate::config::TlsVersion;
 
     #[test]
-    fn a_server_name_is_one_that_a_certificate_can_have() {
-        for (written, understood) in [
+    fn a_server_name_can_stand_in_a_certificate() {
+        for (written, parsed) in [
             ("Db.Example.com.", "db.example.com"),
             ("bücher.example", "xn--bcher-kva.example"),
             ("192.0.2.1", "192.0.2.1"),
@@ -147,13 +147,13 @@ mod tests {
             ("[2001:db8::1]", "2001:db8::1"),
         ] {
             let lines = format!("backend = \"tls://192.0.2.1:1\"\ntls.server_name = \"{written}\"");
-            assert_eq!(upstream(&lines).tls.server_name.as_deref(), Some(understood));
-            assert!(rustls::pki_types::ServerName::try_from(understood).is_ok(), "{understood}");
+            assert_eq!(upstream(&lines).tls.server_name.as_deref(), Some(parsed));
+            assert!(rustls::pki_types::ServerName::try_from(parsed).is_ok(), "{parsed}");
         }
     }
 
     #[test]
-    fn each_version_has_its_meaning() {
+    fn each_version_is_parsed() {
         for (word, version) in [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)] {
             let lines = format!("backend = \"starttls+xmpp://a:1\"\ntls = {{ min_version = \"{word}\" }}");
             assert_eq!(upstream(&lines).tls.min_version, version);
@@ -162,15 +162,15 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_tls_say_where_what_and_what_to_do() {
+    fn tls_errors_state_position_cause_and_remedy() {
         assert_errors(&[
             (
                 "backend = [\"tcp://a:1\", \"unix:/a\"]\ntls = { ca = \"ca.pem\" }",
-                r#"7:7: route "a": tls means nothing without a backend that speaks TLS; write the backend with tls:// or starttls+xmpp://, or leave tls out"#,
+                r#"7:7: route "a": tls has no effect without a backend that uses TLS; write the backend with tls:// or starttls+xmpp://, or remove tls"#,
             ),
             (
                 "backend = \"tcp://a:1\"\n[route.tls]",
-                r#"7:1: route "a": tls means nothing without a backend that speaks TLS; write the backend with tls:// or starttls+xmpp://, or leave tls out"#,
+                r#"7:1: route "a": tls has no effect without a backend that uses TLS; write the backend with tls:// or starttls+xmpp://, or remove tls"#,
             ),
             (
                 "backend = \"tls://a:1\"\ntls = { min_version = \"1.1\" }",
@@ -202,23 +202,23 @@ mod tests {
             ),
             (
                 "backend = \"tls://a:1\"\ntls = { server_name = \"a:1\" }",
-                r#"7:23: route "a": tls.server_name "a:1": a host has no ":" in it (an IPv6 address stands in brackets, as in [::1]); write the name in the server's certificate, such as "db.example.com", without scheme and port"#,
+                r#"7:23: route "a": tls.server_name "a:1": a host cannot contain ":" (put an IPv6 address in brackets, as in [::1]); write the name in the server's certificate, such as "db.example.com", without scheme and port"#,
             ),
             (
                 "backend = \"tls://a:1\"\ntls = { server_name = \"-a\" }",
-                r#"7:23: route "a": tls.server_name "-a": no certificate is for the name "-a": a part of it begins or ends with "-"; write the name in the server's certificate, such as "db.example.com", without scheme and port"#,
+                r#"7:23: route "a": tls.server_name "-a": no certificate can be valid for "-a": a label begins or ends with "-"; write the name in the server's certificate, such as "db.example.com", without scheme and port"#,
             ),
             (
                 "backend = [\"tcp://-a:1\", \"tls://-a:1\"]",
-                r#"6:26: route "a": backend "tls://-a:1": no certificate is for the name "-a": a part of it begins or ends with "-"; add tls = { server_name = "…" }"#,
+                r#"6:26: route "a": backend "tls://-a:1": no certificate can be valid for "-a": a label begins or ends with "-"; add tls = { server_name = "…" }"#,
             ),
             (
                 "backend = \"starttls+xmpp://a-:1\"",
-                r#"6:11: route "a": backend "starttls+xmpp://a-:1": no certificate is for the name "a-": a part of it begins or ends with "-"; add tls = { server_name = "…" }"#,
+                r#"6:11: route "a": backend "starttls+xmpp://a-:1": no certificate can be valid for "a-": a label begins or ends with "-"; add tls = { server_name = "…" }"#,
             ),
             (
                 "backend = \"tls://a:1\"\ntls = true",
-                "7:1: route.tls is a table of its own: write [route.tls] with one bracket on a line alone, and its keys below",
+                "7:1: route.tls is a table: write [route.tls] with one bracket on a line of its own, and its keys below",
             ),
         ]);
         let named = upstream("backend = \"tls://-a:1\"\ntls.server_name = \"a\"");
@@ -226,11 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_is_not_verified_is_warned_about() {
+    fn insecure_no_verify_causes_a_warning() {
         assert_eq!(
             warnings("backend = \"tls://a:1\"\ntls = { insecure_no_verify = true }"),
             [
-                "gateway.toml:7:30: route \"a\": tls.insecure_no_verify true takes every certificate, so anyone on the way to the backend can pose as it and read and change everything; name its authority with ca instead."
+                "gateway.toml:7:30: route \"a\": tls.insecure_no_verify true accepts any certificate, so anyone on the network path can impersonate the backend and read and change the traffic; set ca to its certificate authority instead."
             ]
         );
         let verified = upstream("backend = \"tls://a:1\"\ntls = { insecure_no_verify = false }");

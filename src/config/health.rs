@@ -38,7 +38,7 @@ pub(super) struct RawHealth {
 }
 
 pub(super) fn health(key: RouteKey<'_>, raw: RawHealth) -> Result<Health> {
-    const ZERO: &str = "there is time between two checks; leave health out to have none";
+    const ZERO: &str = "the interval cannot be zero; remove health to turn the checks off";
     let default = Health::default();
     let rise = integer(&key("health.rise"), raw.rise, MAX_CHECKS)?;
     let fall = integer(&key("health.fall"), raw.fall, MAX_CHECKS)?;

@@ -122,24 +122,24 @@ fn listener(
     if let Some(other) = before.iter().position(|other| other.address.collides_with(&address)) {
         let wrong = match address {
             Address::Ip(_) => {
-                format!("listener {} has this address and port already; choose another port", other + 1)
+                format!("listener {} already has this address and port; choose another port", other + 1)
             }
-            _ => format!("listener {} has this address already; choose another", other + 1),
+            _ => format!("listener {} already has this address; choose another", other + 1),
         };
         return Err(invalid(key("address"), &text, wrong));
     }
     let identity = identity(index, written.certificate, written.private_key, base)?;
     if identity.is_none() && !address.is_local() {
         let sentence = format!(
-            "{} {address} is reachable from other machines without TLS, so anyone on the way can read and change \
-             everything; add certificate and private_key, or listen on 127.0.0.1 behind a TLS proxy.",
+            "{} {address} is reachable from other machines without TLS, so anyone on the network path can read and change \
+             the traffic; add certificate and private_key, or listen on 127.0.0.1 behind a TLS proxy.",
             key("address")
         );
         warnings.push(ConfigWarning { at: text.span(), sentence });
     }
     let min_tls_at = written.min_tls.as_ref().filter(|_| identity.is_none()).map(Spanned::span);
     if let Some(at) = min_tls_at {
-        let sentence = format!("{} means nothing on a listener without a certificate.", key("min_tls"));
+        let sentence = format!("{} has no effect on a listener without a certificate.", key("min_tls"));
         warnings.push(ConfigWarning { at, sentence });
     }
     let min_tls = keyword(&key("min_tls"), written.min_tls, &TlsVersion::NAMES)?.unwrap_or_default();
@@ -147,7 +147,7 @@ fn listener(
     for (net, text) in trusted_proxies.iter().zip(&written.trusted_proxies) {
         if net.prefix_len() == 0 {
             let sentence = format!(
-                "{} {net} trusts everyone, so every client can claim any address; list your proxies only.",
+                "{} {net} trusts every address, so any client can claim any address; list only your proxies.",
                 key("trusted_proxies")
             );
             warnings.push(ConfigWarning { at: text.span(), sentence });

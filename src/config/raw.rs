@@ -59,7 +59,7 @@ pub(super) struct RawRoute {
     pub(super) backend_failure: OptionalKey<String>,
 }
 
-/// One table of the file: where it is, how its header is written, which keys it has.
+/// One table of the file: its path, its header and its keys.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) path: &'static [&'static str],
@@ -67,7 +67,7 @@ pub(super) struct Table {
     pub(super) keys: &'static [&'static str],
 }
 
-/// Every table there is, the top level first.
+/// Every table, the top level first.
 pub(super) fn tables() -> [Table; 12] {
     [
         Table { path: &[], header: "", keys: keys::<RawFile>() },
@@ -85,14 +85,14 @@ pub(super) fn tables() -> [Table; 12] {
     ]
 }
 
-/// The keys of a table, asked of serde itself so that there is no second list.
+/// The keys of a table, taken from the derived `Deserialize` so that there is no second list.
 fn keys<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
-    struct Ask<'a>(&'a mut &'static [&'static str]);
-    impl<'de> Deserializer<'de> for Ask<'_> {
+    struct FieldNames<'a>(&'a mut &'static [&'static str]);
+    impl<'de> Deserializer<'de> for FieldNames<'_> {
         type Error = de::value::Error;
 
         fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-            Err(de::Error::custom("only structs are asked"))
+            Err(de::Error::custom("only structs have field names"))
         }
 
         fn deserialize_struct<V: Visitor<'de>>(
@@ -102,7 +102,7 @@ fn keys<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
             _: V,
         ) -> Result<V::Value, Self::Error> {
             *self.0 = fields;
-            Err(de::Error::custom("asked for nothing but the keys"))
+            Err(de::Error::custom("only the field names are read"))
         }
 
         serde::forward_to_deserialize_any! {
@@ -112,8 +112,8 @@ fn keys<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
     }
 
     let mut keys: &'static [&'static str] = &[];
-    // The answer is in `keys`; nothing was deserialized, so there is always an error.
-    let _ = T::deserialize(Ask(&mut keys));
+    // `deserialize` always fails, after it has stored the names in `keys`.
+    let _ = T::deserialize(FieldNames(&mut keys));
     keys
 }
 
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_table_knows_its_keys() {
+    fn every_table_has_keys() {
         for table in tables() {
             assert!(!table.keys.is_empty(), "{table:?}");
         }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_below_the_top_is_listed() {
+    fn every_table_of_the_file_is_listed() {
         let listed: Vec<_> = tables().iter().filter_map(|table| table.path.last().copied()).collect();
         for key in tables()[0].keys {
             assert!(listed.contains(key), "{key} is a table of the file but not of the list");

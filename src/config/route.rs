@@ -83,17 +83,17 @@ pub(super) fn routes(
 ) -> Result<Vec<Route>> {
     let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
     let mut names = HashSet::new();
-    let mut places = HashMap::new();
+    let mut paths = HashMap::new();
     for (index, table) in raw.into_iter().enumerate() {
         let (name_at, path_at) = (table.get_ref().name.clone(), table.get_ref().path.clone());
         let route = route(index, table, base, warnings)?;
         let key = |key| route_key(index, Some(&route.name), key);
         if let Some(text) = name_at.filter(|_| !names.insert(route.name.clone())) {
-            return Err(invalid(key("name"), &text, "another route has this name already; choose a new one"));
+            return Err(invalid(key("name"), &text, "another route already has this name; choose a new one"));
         }
-        let place = (route.host.clone(), route.path.clone());
-        if let (Some(text), Some(owner)) = (path_at, places.insert(place, route.name.clone())) {
-            let wrong = format!("route {owner:?} has this path on the same host already; change one of them");
+        let path = (route.host.clone(), route.path.clone());
+        if let (Some(text), Some(owner)) = (path_at, paths.insert(path, route.name.clone())) {
+            let wrong = format!("route {owner:?} already has this path on the same host; change one of them");
             return Err(invalid(key("path"), &text, wrong));
         }
         routes.push(route);
@@ -171,7 +171,7 @@ fn origins(
     };
     if list.get_ref().is_empty() {
         let wrong = "an empty list would refuse every page; list some, such as [\"https://desk.example.com\"], \
-                     or leave the key out for pages of this gateway itself";
+                     or remove the key to allow pages of this gateway itself";
         return Err(invalid_literal(key, list.span(), "[]", wrong));
     }
     let entries = list.get_ref();
@@ -184,18 +184,18 @@ fn origins(
         };
         invalid(key, entry, format!("{}; {advice}", wrong.reason))
     })?;
-    let place_of = |word: &str| entries.iter().find(|entry| entry.get_ref() == word).map(Spanned::span);
-    if let Some(at) = place_of("*") {
+    let position_of = |text: &str| entries.iter().find(|entry| entry.get_ref() == text).map(Spanned::span);
+    if let Some(at) = position_of("*") {
         let sentence = format!(
-            "{key} \"*\" lets every page that a visitor opens use this backend; list the pages that should, such as \
+            "{key} \"*\" allows every web page to connect; list the pages that may, such as \
              \"https://desk.example.com\"."
         );
         warnings.push(ConfigWarning { at, sentence });
     }
-    if let Some(at) = place_of("null") {
+    if let Some(at) = position_of("null") {
         let sentence = format!(
-            "{key} \"null\" is what any page becomes in a sandboxed frame, so every page can use this backend; \
-             list the pages that should."
+            "{key} \"null\" is the origin of any page in a sandboxed frame, so every page can connect; list the pages \
+             that may."
         );
         warnings.push(ConfigWarning { at, sentence });
     }
@@ -207,7 +207,7 @@ fn subprotocols(key: &str, written: StringList) -> Result<Vec<String>> {
     for text in written {
         let name = text.get_ref();
         if !is_token(name) {
-            let wrong = "a sub-protocol has only letters, digits and !#$%&'*+-.^_`|~ in it (RFC 9110 §5.6.2); \
+            let wrong = "a subprotocol may contain only letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 §5.6.2); \
                          write one per entry, such as \"binary\"";
             return Err(invalid(key, &text, wrong));
         }

@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for Integer {
             }
 
             fn visit_u128<E: de::Error>(self, _: u128) -> Result<Integer, E> {
-                Err(E::custom("the number is far too large"))
+                Err(E::custom("the number is too large"))
             }
         }
         deserializer.deserialize_any(Expected)

@@ -64,7 +64,8 @@ timeouts! {
         drain: Duration::from_secs(30),
     }
     may_be_off {
-        /// Close the session if a peer reads nothing for this long while data is pending.
+        /// Close the session if a peer reads nothing for this long while data is pending, or a client leaves a
+        /// frame header incomplete.
         stall: Some(Duration::from_secs(30)),
         /// Send a Ping if the client has been silent for this long.
         ping: Some(Duration::from_secs(30)),

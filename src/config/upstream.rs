@@ -170,7 +170,7 @@ fn backends(key: &str, written: Spanned<StringOrList>) -> Result<Vec<SpannedBack
         backends.push((backend, text));
     }
     if backends.is_empty() {
-        let wrong = "an empty list leads nowhere; list one at least, such as [\"tcp://host:port\"]";
+        let wrong = "the list is empty; list at least one backend, such as [\"tcp://host:port\"]";
         return Err(invalid_literal(key, at, "[]", wrong));
     }
     Ok(backends)
@@ -188,7 +188,7 @@ fn only_with_backend(key: RouteKey<'_>, raw: &RawRoute) -> Result<()> {
     match present.into_iter().find_map(|(name, at)| at.map(|at| (name, at))) {
         Some((name, at)) => {
             let sentence = format!(
-                "{} means nothing with targets, where a token leads to one TCP server; leave it out",
+                "{} has no effect with targets, where a token selects one backend; remove it",
                 key(name)
             );
             Err(conflict(at, sentence))
@@ -208,18 +208,14 @@ fn xmpp_domain(
     let mut xmpp = backends.iter().filter(is_xmpp).peekable();
     if let Some(text) = written {
         if xmpp.peek().is_none() {
-            return Err(invalid(
-                key,
-                &text,
-                "means nothing without a starttls+xmpp:// backend; leave it out",
-            ));
+            return Err(invalid(key, &text, "has no effect without a starttls+xmpp:// backend; remove it"));
         }
         return domain(&key, &text).map(Some);
     }
     let mut domain: Option<&str> = None;
     for (backend, text) in xmpp {
         let Some((Host::Name(name), _)) = backend.host_and_port() else {
-            let advice = format!("an address does not tell which domain to ask for; {ADD}");
+            let advice = format!("an IP address does not say which domain to request; {ADD}");
             return Err(missing(text.span(), key, advice));
         };
         let name = without_trailing_dot(name);
@@ -235,7 +231,7 @@ fn domain(key: &str, text: &Spanned<String>) -> Result<String> {
     const WRITE: &str = "write the domain alone, such as \"example.com\"";
     match text.get_ref().parse() {
         Ok(Host::Name(name)) => Ok(without_trailing_dot(&name).to_owned()),
-        Ok(Host::Address(_)) => Err(invalid(key, text, format!("an address is no domain; {WRITE}"))),
+        Ok(Host::Address(_)) => Err(invalid(key, text, format!("an IP address is not a domain; {WRITE}"))),
         Err(wrong) => Err(invalid(key, text, format!("{wrong}; {WRITE}"))),
     }
 }
@@ -248,7 +244,7 @@ fn allowed_networks(
 ) -> Result<Vec<IpNet>> {
     if list.get_ref().is_empty() {
         let wrong = "an empty list would refuse every backend; list networks, such as [\"10.0.0.0/8\"], or \
-                     leave the key out";
+                     remove the key";
         return Err(invalid_literal(key("allowed_networks"), list.span(), "[]", wrong));
     }
     let networks = networks(&key("allowed_networks"), list.get_ref(), warnings)?;
@@ -256,12 +252,12 @@ fn allowed_networks(
         if let Some((Host::Address(address), _)) = backend.host_and_port()
             && !networks.iter().any(|network| network.contains(&address.to_canonical()))
         {
-            let wrong = "this address is in none of the allowed_networks; add its network there";
+            let wrong = "this address is not in allowed_networks; add its network there";
             return Err(invalid(key("backend"), text, wrong));
         }
     }
     if !backends.is_empty() && backends.iter().all(|(backend, _)| matches!(backend, Backend::Unix(_))) {
-        let sentence = format!("{} means nothing for Unix sockets.", key("allowed_networks"));
+        let sentence = format!("{} has no effect on Unix sockets.", key("allowed_networks"));
         warnings.push(ConfigWarning { at: list.span(), sentence });
     }
     Ok(networks)
@@ -280,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn one_backend_is_a_list_of_one() {
+    fn one_backend_equals_a_list_of_one() {
         let single = UpstreamConfig::single(backend("tcp://vnc.internal:5900"));
         assert_eq!(upstream("backend = \"tcp://vnc.internal:5900\""), single);
         assert_eq!(upstream("backend = [\"tcp://vnc.internal:5900\"]"), single);
@@ -288,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_meant() {
+    fn every_key_is_parsed() {
         let config = upstream(
             r#"
             backend = ["tls://[2001:db8::1]:5223", "starttls+xmpp://192.0.2.1:5222", "unix:/run/xmpp.sock", "tcp://a:1"]
@@ -332,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn each_word_has_its_meaning() {
+    fn each_keyword_is_parsed() {
         for (word, balance) in [
             ("round-robin", Balance::RoundRobin),
             ("least-sessions", Balance::LeastSessions),
@@ -349,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_xmpp_server_with_a_name_serves_the_domain_of_that_name() {
+    fn the_xmpp_domain_defaults_to_the_host_name() {
         for backend in [
             "\"starttls+xmpp://Example.com.:5222\"",
             "[\"starttls+xmpp://example.com:5222\", \"starttls+xmpp://example.com:15222\", \"tls://b:1\"]",
@@ -361,11 +357,11 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_backends_say_where_what_and_what_to_do() {
+    fn backend_errors_state_position_cause_and_remedy() {
         assert_errors(&[
             (
                 "backend = \"http://a:1\"",
-                r#"6:11: route "a": backend "http://a:1": there is no such scheme; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path"#,
+                r#"6:11: route "a": backend "http://a:1": unknown scheme; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path"#,
             ),
             (
                 "backend = [\"tcp://a:1\", \"b:1\"]",
@@ -373,11 +369,11 @@ mod tests {
             ),
             (
                 "backend = [\"tls://a:1\", \"tls://::1\"]",
-                r#"6:25: route "a": backend "tls://::1": an IPv6 address stands in brackets; write tls://[::1]:port"#,
+                r#"6:25: route "a": backend "tls://::1": an IPv6 address must be in brackets; write tls://[::1]:port"#,
             ),
             (
                 "backend = \"unix:app.sock\"",
-                r#"6:11: route "a": backend "unix:app.sock": the path of a socket begins with one "/"; write unix:/path"#,
+                r#"6:11: route "a": backend "unix:app.sock": a socket path must begin with a single "/"; write unix:/path"#,
             ),
             (
                 "backend = 1",
@@ -393,7 +389,7 @@ mod tests {
             ),
             (
                 "backend = []",
-                r#"6:11: route "a": backend []: an empty list leads nowhere; list one at least, such as ["tcp://host:port"]"#,
+                r#"6:11: route "a": backend []: the list is empty; list at least one backend, such as ["tcp://host:port"]"#,
             ),
             (
                 "backend = [\"tcp://A:1\", \"tls://a:1\", \"tcp://a:01\"]",
@@ -419,15 +415,15 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_an_xmpp_domain_say_where_what_and_what_to_do() {
+    fn xmpp_domain_errors_state_position_cause_and_remedy() {
         assert_errors(&[
             (
                 "backend = \"starttls+xmpp://192.0.2.1:5222\"",
-                r#"6:11: route "a": xmpp_domain is missing; an address does not tell which domain to ask for; add xmpp_domain = "example.com", the domain that is served there"#,
+                r#"6:11: route "a": xmpp_domain is missing; an IP address does not say which domain to request; add xmpp_domain = "example.com", the domain that is served there"#,
             ),
             (
                 "backend = [\"starttls+xmpp://a:1\", \"starttls+xmpp://[::1]:1\"]",
-                r#"6:35: route "a": xmpp_domain is missing; an address does not tell which domain to ask for; add xmpp_domain = "example.com", the domain that is served there"#,
+                r#"6:35: route "a": xmpp_domain is missing; an IP address does not say which domain to request; add xmpp_domain = "example.com", the domain that is served there"#,
             ),
             (
                 "backend = [\"starttls+xmpp://a:1\", \"starttls+xmpp://b:1\"]",
@@ -435,37 +431,37 @@ mod tests {
             ),
             (
                 "backend = \"tls://a:1\"\nxmpp_domain = \"a\"",
-                r#"7:15: route "a": xmpp_domain "a": means nothing without a starttls+xmpp:// backend; leave it out"#,
+                r#"7:15: route "a": xmpp_domain "a": has no effect without a starttls+xmpp:// backend; remove it"#,
             ),
             (
                 "backend = \"starttls+xmpp://a:1\"\nxmpp_domain = \"192.0.2.1\"",
-                r#"7:15: route "a": xmpp_domain "192.0.2.1": an address is no domain; write the domain alone, such as "example.com""#,
+                r#"7:15: route "a": xmpp_domain "192.0.2.1": an IP address is not a domain; write the domain alone, such as "example.com""#,
             ),
             (
                 "backend = \"starttls+xmpp://a:1\"\nxmpp_domain = \"me@a\"",
-                r#"7:15: route "a": xmpp_domain "me@a": only letters, digits, "-", "_" and "." make a host name; write the domain alone, such as "example.com""#,
+                r#"7:15: route "a": xmpp_domain "me@a": a host name may contain only letters, digits, "-", "_" and "."; write the domain alone, such as "example.com""#,
             ),
         ]);
     }
 
     #[test]
-    fn errors_of_networks_and_checks_say_where_what_and_what_to_do() {
+    fn network_and_health_errors_state_position_cause_and_remedy() {
         assert_errors(&[
             (
                 "backend = \"tcp://a:1\"\nallowed_networks = []",
-                r#"7:20: route "a": allowed_networks []: an empty list would refuse every backend; list networks, such as ["10.0.0.0/8"], or leave the key out"#,
+                r#"7:20: route "a": allowed_networks []: an empty list would refuse every backend; list networks, such as ["10.0.0.0/8"], or remove the key"#,
             ),
             (
                 "backend = \"tcp://a:1\"\nallowed_networks = [\"a\"]",
-                r#"7:21: route "a": allowed_networks "a": no network; write one such as "10.0.0.0/8" or "2001:db8::/32", or a single address"#,
+                r#"7:21: route "a": allowed_networks "a": not a valid network; use one such as "10.0.0.0/8" or "2001:db8::/32", or a single address"#,
             ),
             (
                 "backend = [\"tcp://10.0.0.1:1\", \"tcp://[::ffff:11.0.0.1]:1\"]\nallowed_networks = [\"10.0.0.0/8\", \"::1\"]",
-                r#"6:32: route "a": backend "tcp://[::ffff:11.0.0.1]:1": this address is in none of the allowed_networks; add its network there"#,
+                r#"6:32: route "a": backend "tcp://[::ffff:11.0.0.1]:1": this address is not in allowed_networks; add its network there"#,
             ),
             (
                 "backend = \"tcp://a:1\"\nhealth = { interval = \"0s\" }",
-                r#"7:23: route "a": health.interval "0s": there is time between two checks; leave health out to have none; write a duration such as "5s", "1m 30s" or "250ms""#,
+                r#"7:23: route "a": health.interval "0s": the interval cannot be zero; remove health to turn the checks off; write a duration such as "5s", "1m 30s" or "250ms""#,
             ),
             (
                 "backend = \"tcp://a:1\"\nhealth = { timeout = \"0s\" }",
@@ -485,7 +481,7 @@ mod tests {
             ),
             (
                 "backend = \"tcp://a:1\"\nhealth = true",
-                "7:1: route.health is a table of its own: write [route.health] with one bracket on a line alone, and its keys below",
+                "7:1: route.health is a table: write [route.health] with one bracket on a line of its own, and its keys below",
             ),
             (
                 "backend = \"tcp://a:1\"\nhealth = { every = \"2s\" }",
@@ -495,17 +491,17 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_not_held_to_the_allowed_networks_before_it_is_resolved() {
+    fn names_are_not_checked_against_allowed_networks() {
         let config = upstream("backend = [\"tcp://a:1\", \"unix:/a\"]\nallowed_networks = [\"10.0.0.0/8\"]");
         assert_eq!(config.allowed_networks, Some(vec!["10.0.0.0/8".parse().unwrap()]));
         assert_eq!(
             warnings("backend = \"unix:/a\"\nallowed_networks = [\"10.0.0.0/8\"]"),
-            [r#"gateway.toml:7:20: route "a": allowed_networks means nothing for Unix sockets."#]
+            [r#"gateway.toml:7:20: route "a": allowed_networks has no effect on Unix sockets."#]
         );
     }
 
     #[test]
-    fn tokens_are_looked_up_in_a_file_or_a_directory_that_exists() {
+    fn targets_name_an_existing_file_or_directory() {
         let config = upstream(
             "targets = { from = \"file\", path = \"Cargo.toml\" }\nsend_proxy = \"v1\"\nallowed_networks = [\"::1\"]",
         );
@@ -516,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_targets_say_where_what_and_what_to_do() {
+    fn target_errors_state_position_cause_and_remedy() {
         assert_errors(&[
             (
                 "backend = \"tcp://a:1\"\ntargets = { from = \"file\", path = \"src\" }",
@@ -545,7 +541,7 @@ mod tests {
             ),
             (
                 "targets = \"tokens.cfg\"",
-                "6:1: route.targets is a table of its own: write [route.targets] with one bracket on a line alone, and its keys below",
+                "6:1: route.targets is a table: write [route.targets] with one bracket on a line of its own, and its keys below",
             ),
         ]);
         for (line, key) in [
@@ -558,7 +554,7 @@ mod tests {
             let lines = format!("targets = {{ from = \"file\", path = \"src\" }}\n{line}");
             let column = line.find('=').unwrap() + 3;
             let message = format!(
-                r#"7:{column}: route "a": {key} means nothing with targets, where a token leads to one TCP server; leave it out"#
+                r#"7:{column}: route "a": {key} has no effect with targets, where a token selects one backend; remove it"#
             );
             assert_errors(&[(&lines, &message)]);
         }

@@ -81,8 +81,8 @@ pub(super) fn keyword<T: Copy>(
     keywords: &[(&str, T)],
 ) -> Result<Option<T>> {
     let Some(written) = written else { return Ok(None) };
-    if let Some((_, meant)) = keywords.iter().find(|(keyword, _)| keyword == written.get_ref()) {
-        return Ok(Some(*meant));
+    if let Some((_, value)) = keywords.iter().find(|(keyword, _)| keyword == written.get_ref()) {
+        return Ok(Some(*value));
     }
     let names = keywords.iter().map(|(keyword, _)| *keyword);
     let known = alternatives(names.clone().map(quoted));
@@ -143,7 +143,7 @@ fn parse_duration(key: &str, text: &Spanned<String>) -> Result<Duration> {
                 "the unit is missing".into()
             }
             humantime::DurationError::UnknownUnit { unit, .. } => {
-                format!("{} is no unit of time", quoted(unit))
+                format!("{} is not a unit of time", quoted(unit))
             }
             humantime::DurationError::NumberOverflow => "out of range".into(),
             _ => "not a duration".into(),
@@ -166,11 +166,11 @@ pub(super) fn resolve_path(key: &str, written: &Spanned<String>, base: &Path) ->
             Err(invalid(key, written, "the path is empty; write one, relative to the directory of this file"))
         }
         text if text.contains('\0') => {
-            Err(invalid(key, written, "no path has a NUL character in it; remove it"))
+            Err(invalid(key, written, "a path cannot contain a NUL character; remove it"))
         }
         text => match text.strip_prefix(CREDENTIAL) {
             Some(name) => credential(name, env::var_os("CREDENTIALS_DIRECTORY")).ok_or_else(|| {
-                invalid(key, written, "a credential's name is letters, digits, \".\", \"_\" and \"-\"")
+                invalid(key, written, "a credential name may contain only letters, digits, \".\", \"_\" and \"-\", and cannot begin with \".\"")
             }),
             None => Ok(base.join(text)),
         },
@@ -197,14 +197,14 @@ pub(super) fn networks(
 
 fn network(key: &str, written: &Spanned<String>, warnings: &mut Vec<ConfigWarning>) -> Result<IpNet> {
     const WRONG: &str =
-        "no network; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\", or a single address";
+        "not a valid network; use one such as \"10.0.0.0/8\" or \"2001:db8::/32\", or a single address";
     let text = written.get_ref();
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let net = text.parse::<IpNet>().or_else(|_| address()).map_err(|_| invalid(key, written, WRONG))?;
     if net != net.trunc() {
-        let meant = quoted(net.trunc().to_string());
+        let network = quoted(net.trunc().to_string());
         let sentence =
-            format!("{key} {} names an address within a network and means all of {meant}.", quoted(text));
+            format!("{key} {} is an address within a network and matches all of {network}.", quoted(text));
         warnings.push(ConfigWarning { at: written.span(), sentence });
     }
     Ok(unmapped(net.trunc()))

@@ -58,7 +58,7 @@ pub(super) fn web(
     let published = |what: &str, path: &Path| {
         let path = path.display();
         let wrong =
-            format!("everyone could download the {what} {path} from this directory; keep it elsewhere");
+            format!("any client could download the {what} {path} from this directory; move it elsewhere");
         Err(invalid(KEY, &text, wrong))
     };
     if let Some((what, path)) = private.iter().find(|(_, path)| is_below(path, &root)) {

@@ -51,6 +51,15 @@ impl Backend {
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls { .. } | Self::StartTlsXmpp { .. })
     }
+
+    /// The host name that its certificate must be valid for, if the route sets no other.
+    pub(super) fn certificate_name<'a>(&'a self, xmpp_domain: Option<&'a str>) -> Option<&'a str> {
+        match self {
+            Self::Tls { host: Host::Name(name), .. } => Some(name),
+            Self::StartTlsXmpp { .. } => xmpp_domain,
+            Self::Tls { .. } | Self::Tcp { .. } | Self::Unix(_) => None,
+        }
+    }
 }
 
 /// Why a text is not a backend. A `&str` in it is the scheme that was written.
@@ -93,6 +102,8 @@ pub enum BackendError {
 
 /// The forms of a backend, for messages.
 const ALL: &str = "tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path";
+/// The schemes with TLS, for messages.
+pub(super) const WITH_TLS: &str = "tls:// or starttls+xmpp://";
 /// The capacity of `sun_path` on Linux, without the terminating NUL.
 const MAX_SOCKET_PATH: usize = 107;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::DnsName;
 use toml::Spanned;
 
-use super::backend::Backend;
+use super::backend::WITH_TLS;
 use super::error::{ConfigWarning, quoted};
 use super::host::{Host, without_trailing_dot};
 use super::scalar::OptionalKey;
@@ -52,8 +52,7 @@ pub(super) fn tls(
     let Some(table) = written else { return Ok(BackendTls::default()) };
     if !backends.iter().any(|(backend, _)| backend.is_encrypted()) {
         let sentence = format!(
-            "{} has no effect without a backend that uses TLS; write the backend with tls:// or \
-             starttls+xmpp://, or remove tls",
+            "{} has no effect without a backend that uses TLS; write the backend with {WITH_TLS}, or remove tls",
             key("tls")
         );
         return Err(conflict(table.span(), sentence));
@@ -100,12 +99,9 @@ pub(super) fn check_certificate_names(
     xmpp_domain: Option<&str>,
 ) -> Result<()> {
     for (backend, text) in backends {
-        let name = match backend {
-            Backend::Tls { host: Host::Name(name), .. } => Some(name.as_str()),
-            Backend::StartTlsXmpp { .. } => xmpp_domain,
-            _ => None,
-        };
-        if let Some(name) = name.filter(|name| DnsName::try_from(*name).is_err()) {
+        if let Some(name) =
+            backend.certificate_name(xmpp_domain).filter(|name| DnsName::try_from(*name).is_err())
+        {
             let wrong = format!("{}; add tls = {{ server_name = \"…\" }}", no_certificate_for(name));
             return Err(invalid(key, text, wrong));
         }

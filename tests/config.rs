@@ -1,4 +1,4 @@
-//! The shipped `gateway.toml` and the manual say what the parser does: no more, no less, no other default.
+//! The shipped `gateway.toml` and docs/configuration.md agree with the parser: the same keys, the same defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,15 +27,15 @@ fn shipped_file() -> PathBuf {
 }
 
 fn shipped() -> String {
-    fs::read_to_string(shipped_file()).expect("the shipped file is there")
+    fs::read_to_string(shipped_file()).expect("the shipped file")
 }
 
 fn manual() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md"))
-        .expect("the manual is there")
+        .expect("the manual")
 }
 
-/// The shipped text with every disabled line enabled.
+/// The text with every commented-out line enabled.
 fn enabled(text: &str) -> String {
     let line = |line: &str| match line.strip_prefix('#') {
         Some(disabled) if !disabled.is_empty() && !disabled.starts_with(' ') => format!("{disabled}\n"),
@@ -44,8 +44,8 @@ fn enabled(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
-/// What stands behind each key of a TOML text, by table. Of several tables with the same header, the first one with
-/// the key counts.
+/// The value of each key of a TOML text, by table. If several tables have the same header, the first one with the key
+/// counts.
 fn written(text: &str) -> BTreeMap<(String, String), String> {
     let mut table = String::new();
     let mut keys = BTreeSet::new();
@@ -55,14 +55,14 @@ fn written(text: &str) -> BTreeMap<(String, String), String> {
             table = line.to_owned();
             keys.clear();
         } else if let Some((key, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
-            assert!(keys.insert(key.to_owned()), "{key} stands twice in {table}");
+            assert!(keys.insert(key.to_owned()), "duplicate {key} in {table}");
             values.entry((table.clone(), key.to_owned())).or_insert(value.to_owned());
         }
     }
     values
 }
 
-/// The rows of the manual's tables: type, default and meaning of each key.
+/// The rows of the manual's tables: the type, default and meaning of each key.
 fn documented(manual: &str) -> BTreeMap<(String, String), [String; 3]> {
     let mut table = None;
     let mut rows = BTreeMap::new();
@@ -88,10 +88,10 @@ fn by_table<'a>(keys: impl Iterator<Item = &'a (String, String)>) -> Keys {
     tables
 }
 
-/// What the parser itself says it knows, asked with a key that nothing is near to.
-fn known_below(header: &str) -> BTreeSet<String> {
-    let above = if header.starts_with("[route.") { "[[route]]" } else { "" };
-    let text = format!("{above}\n{header}\nqqqqqqqqqqqq = 1\n");
+/// The keys that the parser lists when it refuses a key that resembles none of them.
+fn known_keys(header: &str) -> BTreeSet<String> {
+    let parent = if header.starts_with("[route.") { "[[route]]" } else { "" };
+    let text = format!("{parent}\n{header}\nqqqqqqqqqqqq = 1\n");
     let error = Config::parse(&text, Path::new("probe.toml")).expect_err("no such key").to_string();
     let (_, keys) = error.split_once("known here: ").unwrap_or_else(|| panic!("no list of keys in: {error}"));
     keys.split(", ").map(str::to_owned).collect()
@@ -111,14 +111,14 @@ fn known() -> Keys {
         "[admin]",
         "[log]",
     ];
-    let mut keys: Keys = headers.iter().map(|header| ((*header).to_owned(), known_below(header))).collect();
+    let mut keys: Keys = headers.iter().map(|header| ((*header).to_owned(), known_keys(header))).collect();
     let top: BTreeSet<String> = headers
         .iter()
         .map(|header| header.trim_matches(['[', ']']).to_owned())
         .filter(|key| !key.contains('.'))
         .collect();
-    assert_eq!(known_below(""), top, "this test must know every table");
-    // A table in a table has a section of its own.
+    assert_eq!(known_keys(""), top, "add the table to this test");
+    // Nested tables have sections of their own.
     for (table, inner) in
         [("[limits]", "per_ip"), ("[[route]]", "tls"), ("[[route]]", "health"), ("[[route]]", "targets")]
     {
@@ -147,22 +147,22 @@ fn the_shipped_file_loads() {
 }
 
 #[test]
-fn the_examples_files_load() {
+fn the_files_of_the_examples_load() {
     for example in ["vnc", "xmpp", "stomp"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example).join("gateway.toml");
-        // The page is built when the example is started.
+        // `./start` builds the page.
         let copy = tempfile::tempdir().unwrap();
         fs::create_dir(copy.path().join("dist")).unwrap();
         let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let config = Config::parse(&text, &copy.path().join("gateway.toml"));
         let config = config.unwrap_or_else(|error| panic!("{example}: {error}"));
         assert_eq!(config.warnings, Vec::<String>::new(), "{example}");
-        assert!(config.web.is_some() && !config.routes.is_empty(), "{example}: a page and what it talks to");
+        assert!(config.web.is_some() && !config.routes.is_empty(), "{example}: a page and its routes");
     }
 }
 
 #[test]
-fn the_shipped_file_loads_with_every_disabled_line_enabled() {
+fn the_shipped_file_loads_with_every_commented_line_enabled() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     fs::create_dir(directory.path().join("web")).unwrap();
@@ -191,7 +191,7 @@ fn the_shipped_file_loads_with_every_disabled_line_enabled() {
     assert_eq!(
         config,
         Config::parse(MINIMAL, &file).unwrap(),
-        "a disabled line shows another value than the default"
+        "a commented line shows another value than the default"
     );
 }
 
@@ -218,21 +218,21 @@ fn the_manual_and_the_shipped_file_show_the_same_defaults() {
 }
 
 #[test]
-fn keys_without_a_default_are_required_or_not_as_the_manual_says() {
+fn keys_that_the_manual_calls_required_are_required() {
     let tokens =
         "[[route]]\nname = \"desks\"\npath = \"/\"\n[route.targets]\nfrom = \"file\"\npath = \"tokens\"";
-    let whole = format!("{MINIMAL}\n{tokens}\n[web]\nroot = \"web\"\n[admin]\naddress = \"[::1]:0\"\n");
+    let complete = format!("{MINIMAL}\n{tokens}\n[web]\nroot = \"web\"\n[admin]\naddress = \"[::1]:0\"\n");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     for inside in ["tokens", "web"] {
         fs::create_dir(directory.path().join(inside)).unwrap();
     }
-    Config::parse(&whole, &file).unwrap_or_else(|error| panic!("{error}"));
+    Config::parse(&complete, &file).unwrap_or_else(|error| panic!("{error}"));
     for ((table, key), [_, default, _]) in documented(&manual()) {
         if default != "required" {
             continue;
         }
-        let without = without(&whole, &table, &key);
+        let without = without(&complete, &table, &key);
         let error = Config::parse(&without, &file).unwrap_err().to_string();
         assert!(
             error.contains(&format!("{key} is missing; add {key} = ")),
@@ -241,20 +241,20 @@ fn keys_without_a_default_are_required_or_not_as_the_manual_says() {
     }
 }
 
-/// The text without the first line that gives this key of this table.
+/// The text without the first line that sets this key of this table.
 fn without(text: &str, table: &str, key: &str) -> String {
     let mut lines: Vec<&str> = text.lines().map(str::trim_start).collect();
     let mut header = "";
-    let given = lines.iter().position(|line| {
+    let line = lines.iter().position(|line| {
         header = if line.starts_with('[') { line } else { header };
         header == table && line.starts_with(&format!("{key} = "))
     });
-    lines.remove(given.unwrap_or_else(|| panic!("this test must try {key} of {table}")));
+    lines.remove(line.unwrap_or_else(|| panic!("add {key} of {table} to this test")));
     lines.join("\n")
 }
 
 #[test]
-fn the_examples_of_the_manual_load() {
+fn the_examples_in_the_manual_load() {
     let manual = manual();
     let examples: Vec<&str> =
         manual.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
@@ -269,23 +269,23 @@ fn the_examples_of_the_manual_load() {
 }
 
 #[test]
-fn the_errors_of_the_manual_are_those_of_the_parser() {
+fn the_errors_in_the_manual_are_those_of_the_parser() {
     let manual = manual();
     let lines: Vec<&str> = manual.lines().filter(|line| line.starts_with("gateway.toml:")).collect();
-    let whole = "[[listener]]\naddress = \"127.0.0.1:8443\"\n\n[[route]]\nname = \"vnc\"\npath = \"/vnc\"\n";
+    let route = "[[listener]]\naddress = \"127.0.0.1:8443\"\n\n[[route]]\nname = \"vnc\"\npath = \"/vnc\"\n";
     let backend = "backend = \"tcp://127.0.0.1:5900\"\n";
     let errors = [
-        format!("{whole}{backend}orgins = []"),
-        format!("{whole}backend = \"vnc.local\""),
-        format!("{whole}{backend}\n[limits]\nmax_sessions = \"9000\""),
-        format!("{whole}{backend}\n[timeouts]\ntls = \"0s\""),
+        format!("{route}{backend}orgins = []"),
+        format!("{route}backend = \"vnc.local\""),
+        format!("{route}{backend}\n[limits]\nmax_sessions = \"9000\""),
+        format!("{route}{backend}\n[timeouts]\ntls = \"0s\""),
     ]
     .map(|text| Config::parse(&text, Path::new("gateway.toml")).unwrap_err().to_string());
     assert_eq!(lines, errors);
 }
 
 #[test]
-fn keys_that_nothing_implements_yet_are_unknown() {
+fn keys_of_features_that_do_not_exist_are_unknown() {
     for (header, key) in
         [("[[listener]]", "certificates"), ("[[listener]]", "client_ca"), ("[[route]]", "auth"), ("", "auth")]
     {
@@ -295,4 +295,18 @@ fn keys_that_nothing_implements_yet_are_unknown() {
         let expected = format!("gateway.toml:2:1: unknown key {key:?} {place}; ");
         assert!(error.starts_with(&expected), "{error}");
     }
+}
+
+#[test]
+fn the_cause_of_an_unreadable_file_is_printed_once() {
+    // A regular file in place of a directory, so the cause is the same for root.
+    let error = Config::load(&shipped_file().join("gateway.toml")).unwrap_err();
+    let cause = std::io::Error::from_raw_os_error(20).to_string();
+    let mut chain = vec![error.to_string()];
+    let mut source = std::error::Error::source(&error);
+    while let Some(below) = source {
+        chain.push(below.to_string());
+        source = below.source();
+    }
+    assert_eq!(chain.join(": ").matches(&cause).count(), 1, "{chain:?}");
 }

@@ -499,7 +499,7 @@ async fn subprotocols_backends_and_proxy_headers_are_explained() {
         "               any certificate is accepted (insecure_no_verify)",
         "PROXY header   version 1: \"PROXY TCP4 192.0.2.7 127.0.0.1 0 8080\", with the client's port instead of 0",
     ]);
-    assert!(v1.stderr.contains("tls.insecure_no_verify true takes every certificate"), "{v1:#?}");
+    assert!(v1.stderr.contains("tls.insecure_no_verify true accepts any certificate"), "{v1:#?}");
     let v1 = directory.explain(&["ws://localhost:8080/v1"]).await;
     v1.assert_contains(&["PROXY header   version 1, with the client's address and the one it connected to"]);
     let v2 = directory.explain(&["ws://localhost:8080/v2"]).await;
@@ -696,9 +696,9 @@ async fn unverified_certificates_cause_a_warning() {
         "[[listener]]\naddress = \"127.0.0.1:0\"\n{}",
         route("vnc", "tls://127.0.0.1:1", "tls = { insecure_no_verify = true }")
     ));
-    let warning = "gateway.toml:7:30: route \"vnc\": tls.insecure_no_verify true takes every certificate, so anyone on \
-                   the way to the backend can pose as it and read and change everything; name its authority with ca \
-                   instead.";
+    let warning = "gateway.toml:7:30: route \"vnc\": tls.insecure_no_verify true accepts any certificate, so anyone on \
+                   the network path can impersonate the backend and read and change the traffic; set ca to its \
+                   certificate authority instead.";
     assert_eq!(directory.run(&["check"]).await.stderr, format!("warning: {warning}\n"));
     let mut gateway = directory.command(&["run"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(gateway.stderr.take().unwrap()).lines();

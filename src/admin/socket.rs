@@ -20,7 +20,7 @@ pub enum SocketError {
     NotASocket,
     /// The system's error.
     #[error("{0}; {advice}", advice = advice(.0))]
-    System(#[from] io::Error),
+    System(io::Error),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -49,7 +49,7 @@ pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketErro
     bound.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => SocketError::NotASocket,
         io::ErrorKind::AddrInUse => SocketError::InUse,
-        _ => error.into(),
+        _ => SocketError::System(error),
     })
 }
 

@@ -247,7 +247,9 @@ impl OriginPolicy {
     /// [`OriginRefused`] if the policy does not admit it.
     pub(crate) fn permit(&self, headers: &[&[u8]], own: Option<&Origin>) -> Result<(), OriginRefused> {
         let value = match (headers, self.missing) {
-            ([value], _) => std::str::from_utf8(value).map_err(|_| InvalidOrigin::Encoding)?,
+            ([value], _) => {
+                std::str::from_utf8(value).map_err(|_| OriginRefused::Malformed(InvalidOrigin::Encoding))?
+            }
             ([], MissingOrigin::Allow) => return Ok(()),
             ([], MissingOrigin::Refuse) => return Err(OriginRefused::Missing),
             _ => return Err(OriginRefused::Several),
@@ -255,7 +257,7 @@ impl OriginPolicy {
         if value == "null" {
             return if self.null || self.any { Ok(()) } else { Err(OriginRefused::Null) };
         }
-        let origin: Origin = value.parse()?;
+        let origin: Origin = value.parse().map_err(OriginRefused::Malformed)?;
         let is_own = || self.same_origin && own == Some(&origin) && !origin.is_ip_literal();
         if self.any || self.listed.contains(&origin) || is_own() {
             return Ok(());
@@ -291,7 +293,7 @@ pub(crate) enum OriginRefused {
     Null,
     /// Not one well-formed origin.
     #[error("the Origin header is malformed: {0}")]
-    Malformed(#[from] InvalidOrigin),
+    Malformed(InvalidOrigin),
     /// A well-formed origin that the route does not admit.
     #[error("the origin {0} is not allowed")]
     Foreign(Origin),

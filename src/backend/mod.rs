@@ -59,12 +59,12 @@ pub enum DialError {
     #[error("no server is available: all are down or have their max_sessions")]
     NoneHealthy,
     /// The last one tried.
-    #[error("cannot reach {backend}: {source}")]
+    #[error("cannot reach {backend}: {cause}")]
     Unreached {
         /// Which.
         backend: Backend,
         /// Why.
-        source: ConnectError,
+        cause: ConnectError,
     },
 }
 
@@ -73,7 +73,7 @@ impl DialError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoneHealthy => Reason::NoHealthyBackend,
-            Self::Unreached { source, .. } => source.reason(),
+            Self::Unreached { cause, .. } => cause.reason(),
         }
     }
 
@@ -200,7 +200,7 @@ impl Upstream {
                 let backend = backend.clone();
                 return match reached {
                     Ok(stream) => Ok(Connected { stream, backend, permit: None }),
-                    Err(source) => Err(DialError::Unreached { backend, source }),
+                    Err(cause) => Err(DialError::Unreached { backend, cause }),
                 };
             }
             (Servers::Tokens(_), BackendChoice::Any) => return Err(DialError::NoneHealthy),
@@ -219,18 +219,18 @@ impl Upstream {
                     }
                     return Ok(Connected { stream, backend, permit: Some(permit) });
                 }
-                Err(source) => {
+                Err(cause) => {
                     // What this machine has run out of, the server could not help. The next one may still do: local
                     // ports are counted for each server.
-                    let is_to_blame = source.reason() != Reason::Overloaded;
+                    let is_to_blame = cause.reason() != Reason::Overloaded;
                     // Only the first of a row of failures is news; what a stranger can repeat is not.
                     if is_to_blame
                         && let Some(away) = pool.failed(target, StdInstant::now())
                         && backends.len() > 1
                     {
-                        tracing::warn!(%backend, error = %source, ?away, "backend does not answer, using the others");
+                        tracing::warn!(%backend, error = %cause, ?away, "backend does not answer, using the others");
                     }
-                    last = DialError::Unreached { backend, source };
+                    last = DialError::Unreached { backend, cause };
                 }
             }
         }

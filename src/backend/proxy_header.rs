@@ -8,7 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo, Tlv};
 use rustls::ProtocolVersion;
 
-use crate::{admission::canonical, config::SendProxy, session::ConnectionId};
+use crate::{
+    admission::canonical,
+    config::{SendProxy, TlsVersion},
+    session::ConnectionId,
+};
 
 /// For "the client showed no certificate" there is no number; any but zero will do (§2.2.6).
 const NOT_VERIFIED: u32 = 1;
@@ -74,13 +78,9 @@ fn tlvs(client_info: &ClientInfo) -> impl Iterator<Item = Tlv<'static>> {
 }
 
 /// As OpenSSL writes it, which is what backends compare with.
-fn version_name(version: ProtocolVersion) -> &'static str {
-    match version {
-        ProtocolVersion::TLSv1_2 => "TLSv1.2",
-        ProtocolVersion::TLSv1_3 => "TLSv1.3",
-        // There is no other that the gateway speaks.
-        _ => "unknown",
-    }
+fn version_name(version: ProtocolVersion) -> String {
+    // The gateway speaks no other version.
+    TlsVersion::negotiated(version).map_or("unknown".into(), |version| format!("TLSv{version}"))
 }
 
 #[cfg(test)]

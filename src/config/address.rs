@@ -1,25 +1,25 @@
-//! Where a listener listens.
+//! The address of a listener.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-/// What the names of inherited sockets begin with.
+/// The prefix of inherited sockets (socket activation).
 const INHERITED: &str = "systemd:";
-/// What the paths of Unix sockets begin with.
+/// The prefix of Unix socket paths.
 const UNIX: &str = "unix:";
 
-/// Where a listener listens.
+/// The address of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
     /// `ip:port`; port 0 lets the system choose.
     Ip(SocketAddr),
-    /// `unix:/path`: a socket in the file system.
+    /// `unix:/path`: a Unix socket.
     Unix(PathBuf),
-    /// `systemd:NAME`: every socket of that name that the service manager opened and handed over
+    /// `systemd:NAME`: every socket of that name that the service manager passed to the process, by socket activation
     /// (`FileDescriptorName=` in a socket unit, or the unit's own name).
     Inherited(String),
 }
 
-/// A text that is no address.
+/// A text that is not an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write ip:port, such as \"0.0.0.0:8443\", \"127.0.0.1:8443\" or \"[::1]:8443\"; unix:/path for a Unix socket; or \
@@ -28,7 +28,7 @@ pub enum Address {
 pub struct AddressError;
 
 impl Address {
-    /// The IP address and port, where they are known before the socket is.
+    /// The IP address and port, if they are known before the socket is bound.
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(*address),
@@ -36,7 +36,8 @@ impl Address {
         }
     }
 
-    /// Whether only programs of this machine can connect. An inherited socket is the business of those who opened it.
+    /// Whether only programs on this machine can connect. An inherited socket counts as local, because its exposure was
+    /// decided where it was opened.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Ip(address) => address.ip().to_canonical().is_loopback(),
@@ -44,7 +45,7 @@ impl Address {
         }
     }
 
-    /// Whether the second could not be bound beside the first.
+    /// Whether the two cannot be bound at the same time.
     pub fn collides_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ip(one), Self::Ip(other)) => {
@@ -71,7 +72,7 @@ impl FromStr for Address {
             };
         }
         if let Some(name) = text.strip_prefix(INHERITED) {
-            // What systemd allows in FileDescriptorName= (systemd.socket(5)).
+            // The characters that systemd allows in FileDescriptorName= (systemd.socket(5)).
             let good = |byte: u8| byte.is_ascii_graphic() && byte != b':';
             let is_name = (1..=255).contains(&name.len()) && name.bytes().all(good);
             return if is_name { Ok(Self::Inherited(name.to_owned())) } else { Err(AddressError) };
@@ -101,9 +102,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_written_as_it_is_read() {
+    fn an_address_is_displayed_as_it_is_written() {
         for text in
-            ["127.0.0.1:0", "[::1]:8443", "unix:/run/portcullis/door.sock", "systemd:portcullis.socket"]
+            ["127.0.0.1:0", "[::1]:8443", "unix:/run/portcullis/listener.sock", "systemd:portcullis.socket"]
         {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_bound_twice_collides() {
+    fn addresses_that_cannot_be_bound_together_collide() {
         let collide =
             |one: &str, other: &str| one.parse::<Address>().unwrap().collides_with(&other.parse().unwrap());
         assert!(

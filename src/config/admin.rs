@@ -1,4 +1,6 @@
-//! Where the gateway can be watched and steered.
+//! `[admin]`: the address of the admin API.
+//!
+//! Owns the rule that only this machine can reach it.
 
 use std::{
     fmt,
@@ -7,24 +9,46 @@ use std::{
     str::FromStr,
 };
 
-/// How the operator reaches the gateway.
+use toml::Spanned;
+
+use super::scalar::OptionalKey;
+use super::values::{Result, missing, parsed};
+
+/// The admin API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where it listens for him.
+    /// Where it listens.
     pub address: AdminAddress,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    address: OptionalKey<String>,
+}
+
+pub(super) fn admin(raw: Spanned<RawAdmin>, base: &Path) -> Result<Admin> {
+    const KEY: &str = "admin.address";
+    let at = raw.span();
+    let Some(text) = raw.into_inner().address else {
+        let advice =
+            "add address = \"127.0.0.1:9101\" or \"unix:/run/portcullis/admin.sock\", or leave [admin] out";
+        return Err(missing(at, KEY, advice));
+    };
+    Ok(Admin { address: parsed::<AdminAddress>(KEY, &text)?.below(base) })
 }
 
 /// An address that only this machine can reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// A port of a loopback address; port 0 lets the system choose.
+    /// A loopback address and port; port 0 lets the system choose.
     Loopback(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
 }
 
 impl AdminAddress {
-    /// The same address; a relative path of a socket resolved against `base`.
+    /// The same address, with a relative socket path resolved against `base`.
     #[must_use]
     pub fn below(self, base: &Path) -> Self {
         match self {
@@ -34,28 +58,28 @@ impl AdminAddress {
     }
 }
 
-/// Why a text is no admin address.
+/// Why a text is not an admin address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AdminAddressError {
-    /// It is neither an address with a port nor a socket.
+    /// Neither an address with a port nor a socket.
     #[error(
-        "no address; write a loopback address with a port, such as \"127.0.0.1:9101\" or \"[::1]:9101\", or a socket, such as \"unix:/run/portcullis/admin.sock\""
+        "not a valid address; use a loopback address with a port, such as \"127.0.0.1:9101\" or \"[::1]:9101\", or a socket, such as \"unix:/run/portcullis/admin.sock\""
     )]
     Malformed,
-    /// Others could reach it.
+    /// Other machines could reach it.
     #[error(
-        "not a loopback address: whoever reaches it can end every session; use \"127.0.0.1\", \"[::1]\" or \"unix:/path\", and ssh to come from elsewhere"
+        "not a loopback address: anyone who can reach the admin API can close every session; use \"127.0.0.1\", \"[::1]\" or \"unix:/path\", and SSH for remote access"
     )]
     Public,
-    /// The path of the socket is empty, or has a NUL character in it.
-    #[error("no path of a socket; write one such as \"unix:/run/portcullis/admin.sock\"")]
+    /// The path of the socket is empty, or contains a NUL character.
+    #[error("not a valid socket path; use one such as \"unix:/run/portcullis/admin.sock\"")]
     Path,
 }
 
 impl FromStr for AdminAddress {
     type Err = AdminAddressError;
 
-    fn from_str(text: &str) -> Result<Self, AdminAddressError> {
+    fn from_str(text: &str) -> std::result::Result<Self, AdminAddressError> {
         if let Some(path) = text.strip_prefix("unix:") {
             let wrong = path.is_empty() || path.ends_with('/') || path.contains('\0');
             return if wrong { Err(AdminAddressError::Path) } else { Ok(Self::Unix(path.into())) };
@@ -82,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_this_machine_reaches_is_an_address() {
+    fn addresses_that_only_this_machine_reaches_are_accepted() {
         for text in ["127.0.0.1:9101", "127.8.8.8:0", "[::1]:9101", "unix:/run/portcullis/admin.sock"] {
             assert_eq!(text.parse::<AdminAddress>().unwrap().to_string(), text);
         }
@@ -91,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_reach_is_none() {
+    fn other_addresses_are_refused() {
         for (text, wrong) in [
             ("0.0.0.0:9101", AdminAddressError::Public),
             ("[::]:9101", AdminAddressError::Public),

@@ -1,6 +1,6 @@
-//! Where a route leads.
+//! The URL of a backend, such as `tcp://host:port`.
 //!
-//! Owns the writing of a backend, such as `tcp://host:port`; nothing is resolved or dialled here.
+//! Owns its syntax; nothing is resolved or dialled here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,36 +8,36 @@ use std::str::FromStr;
 
 use super::host::{Host, HostError};
 
-/// A server behind the gateway, and how the gateway speaks to it.
+/// A backend: a server and the transport to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// TCP, as it is.
+    /// Plain TCP.
     Tcp {
-        /// The machine.
+        /// The host.
         host: Host,
         /// The port, 1 to 65535.
         port: u16,
     },
     /// TLS from the first byte.
     Tls {
-        /// The machine.
+        /// The host.
         host: Host,
         /// The port, 1 to 65535.
         port: u16,
     },
-    /// An XMPP server with which TLS is negotiated (RFC 6120 §5) before a client's bytes flow.
+    /// An XMPP server; STARTTLS (RFC 6120 §5) is negotiated before a client's bytes are relayed.
     StartTlsXmpp {
-        /// The machine.
+        /// The host.
         host: Host,
         /// The port, 1 to 65535.
         port: u16,
     },
-    /// A socket in the file system, by its absolute path of visible characters, at most 107 bytes of them.
+    /// A Unix socket: an absolute path of at most 107 bytes without control characters.
     Unix(PathBuf),
 }
 
 impl Backend {
-    /// The machine and the port, unless it is a Unix socket.
+    /// The host and the port, unless it is a Unix socket.
     pub fn host_and_port(&self) -> Option<(&Host, u16)> {
         match self {
             Self::Tcp { host, port } | Self::Tls { host, port } | Self::StartTlsXmpp { host, port } => {
@@ -47,54 +47,65 @@ impl Backend {
         }
     }
 
-    /// Whether the bytes of a session are encrypted on their way to it.
+    /// Whether the connection to it uses TLS.
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls { .. } | Self::StartTlsXmpp { .. })
     }
+
+    /// The host name that its certificate must be valid for, if the route sets no other.
+    pub(super) fn certificate_name<'a>(&'a self, xmpp_domain: Option<&'a str>) -> Option<&'a str> {
+        match self {
+            Self::Tls { host: Host::Name(name), .. } => Some(name),
+            Self::StartTlsXmpp { .. } => xmpp_domain,
+            Self::Tls { .. } | Self::Tcp { .. } | Self::Unix(_) => None,
+        }
+    }
 }
 
-/// What is wrong with a text that should be a backend. A `&str` in it is the scheme that was written.
+/// Why a text is not a backend. A `&str` in it is the scheme that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// No `scheme://` in front.
+    /// No `scheme://` at the beginning.
     #[error("the scheme is missing; write {ALL}")]
     NoScheme,
-    /// A scheme that no backend has.
-    #[error("there is no such scheme; write {ALL}")]
+    /// An unknown scheme.
+    #[error("unknown scheme; write {ALL}")]
     Scheme,
-    /// An IPv6 address without brackets, so that nobody can tell where the port begins.
-    #[error("an IPv6 address stands in brackets; write {0}://[::1]:port")]
+    /// An IPv6 address without brackets, so that the port cannot be told from the address.
+    #[error("an IPv6 address must be in brackets; write {0}://[::1]:port")]
     Brackets(&'static str),
     /// No `:port` at the end.
     #[error("the port is missing; write {0}://host:port")]
     NoPort(&'static str),
-    /// A port that is no number from 1 to 65535.
+    /// A port that is not a number from 1 to 65535.
     #[error("the port must be a number from 1 to 65535; write {0}://host:port")]
     Port(&'static str),
     /// A path, query or fragment.
     #[error("nothing may follow the port; write {0}://host:port")]
     Tail(&'static str),
     /// A user or password.
-    #[error("a backend takes no user or password; write {0}://host:port")]
+    #[error("a backend cannot contain a user or password; write {0}://host:port")]
     User(&'static str),
-    /// A host that is none.
+    /// An invalid host.
     #[error("{1}; write {0}://host:port")]
     Host(&'static str, HostError),
-    /// A Unix socket that depends on the working directory, or on a host.
-    #[error("the path of a socket begins with one \"/\"; write unix:/path")]
+    /// A Unix socket whose path is relative, or begins with `//`.
+    #[error("a socket path must begin with a single \"/\"; write unix:/path")]
     NotAbsolute,
-    /// A Unix socket that the system could not take, or that a log line could not show.
+    /// A Unix socket whose path the system would refuse, or a log line could not show.
     #[error(
-        "the path of a socket has at most {LONGEST_PATH} bytes, only visible characters and no \"/\" at its end; write unix:/path"
+        "a socket path must have at most {MAX_SOCKET_PATH} bytes, only visible characters and no trailing \"/\"; write unix:/path"
     )]
     Path,
 }
 
-/// How a backend is written.
+/// The forms of a backend, for messages.
 const ALL: &str = "tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path";
-/// What fits into the `sun_path` of Linux, beside its NUL.
-const LONGEST_PATH: usize = 107;
+/// The schemes with TLS, for messages.
+pub(super) const WITH_TLS: &str = "tls:// or starttls+xmpp://";
+/// The capacity of `sun_path` on Linux, without the terminating NUL.
+const MAX_SOCKET_PATH: usize = 107;
 
 impl FromStr for Backend {
     type Err = BackendError;
@@ -105,11 +116,10 @@ impl FromStr for Backend {
         }
         let (scheme, authority) = text.split_once("://").ok_or(BackendError::NoScheme)?;
         match scheme {
-            "tcp" => machine("tcp", authority).map(|(host, port)| Self::Tcp { host, port }),
-            "tls" => machine("tls", authority).map(|(host, port)| Self::Tls { host, port }),
-            "starttls+xmpp" => {
-                machine("starttls+xmpp", authority).map(|(host, port)| Self::StartTlsXmpp { host, port })
-            }
+            "tcp" => host_and_port("tcp", authority).map(|(host, port)| Self::Tcp { host, port }),
+            "tls" => host_and_port("tls", authority).map(|(host, port)| Self::Tls { host, port }),
+            "starttls+xmpp" => host_and_port("starttls+xmpp", authority)
+                .map(|(host, port)| Self::StartTlsXmpp { host, port }),
             _ => Err(BackendError::Scheme),
         }
     }
@@ -119,13 +129,13 @@ fn socket(path: &str) -> Result<Backend, BackendError> {
     if !path.starts_with('/') || path.starts_with("//") {
         return Err(BackendError::NotAbsolute);
     }
-    if path.len() > LONGEST_PATH || path.ends_with('/') || path.chars().any(char::is_control) {
+    if path.len() > MAX_SOCKET_PATH || path.ends_with('/') || path.chars().any(char::is_control) {
         return Err(BackendError::Path);
     }
     Ok(Backend::Unix(path.into()))
 }
 
-fn machine(scheme: &'static str, authority: &str) -> Result<(Host, u16), BackendError> {
+fn host_and_port(scheme: &'static str, authority: &str) -> Result<(Host, u16), BackendError> {
     if authority.contains(['/', '?', '#']) {
         return Err(BackendError::Tail(scheme));
     }
@@ -139,7 +149,7 @@ fn machine(scheme: &'static str, authority: &str) -> Result<(Host, u16), Backend
     };
     let host = host.parse().map_err(|wrong| BackendError::Host(scheme, wrong))?;
     let digits = port.strip_prefix(':').ok_or(BackendError::NoPort(scheme))?;
-    // Rust would take "+80" for a number.
+    // `parse` alone would accept "+80".
     match digits.parse() {
         Ok(port) if port != 0 && digits.bytes().all(|digit| digit.is_ascii_digit()) => Ok((host, port)),
         _ => Err(BackendError::Port(scheme)),
@@ -165,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_scheme_is_understood_and_displayed_as_it_is_written() {
+    fn each_scheme_is_parsed_and_displayed_as_it_is_written() {
         for text in [
             "tcp://127.0.0.1:5900",
             "tcp://[::1]:5222",
@@ -196,8 +206,8 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_by_its_true_name() {
-        let long = format!("unix:/{}", "a".repeat(LONGEST_PATH));
+    fn each_mistake_has_its_own_error() {
+        let long = format!("unix:/{}", "a".repeat(MAX_SOCKET_PATH));
         for (text, error) in [
             ("", BackendError::NoScheme),
             ("vnc.local", BackendError::NoScheme),
@@ -234,12 +244,12 @@ mod tests {
             (&long, BackendError::Path),
         ] {
             assert_eq!(text.parse::<Backend>(), Err(error), "{text}");
-            assert!(error.to_string().contains("; write "), "{error} tells what to write");
+            assert!(error.to_string().contains("; write "), "{error} says what to write");
         }
     }
 
     #[test]
-    fn a_refusal_tells_what_to_write() {
+    fn errors_say_what_to_write() {
         for (error, message) in [
             (
                 BackendError::NoScheme,
@@ -247,15 +257,15 @@ mod tests {
             ),
             (
                 BackendError::Scheme,
-                "there is no such scheme; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path",
+                "unknown scheme; write tcp://host:port, tls://host:port, starttls+xmpp://host:port or unix:/path",
             ),
-            (BackendError::Brackets("tls"), "an IPv6 address stands in brackets; write tls://[::1]:port"),
+            (BackendError::Brackets("tls"), "an IPv6 address must be in brackets; write tls://[::1]:port"),
             (BackendError::NoPort("tcp"), "the port is missing; write tcp://host:port"),
             (BackendError::Host("tcp", HostError::Empty), "the host is empty; write tcp://host:port"),
-            (BackendError::NotAbsolute, "the path of a socket begins with one \"/\"; write unix:/path"),
+            (BackendError::NotAbsolute, "a socket path must begin with a single \"/\"; write unix:/path"),
             (
                 BackendError::Path,
-                "the path of a socket has at most 107 bytes, only visible characters and no \"/\" at its end; write unix:/path",
+                "a socket path must have at most 107 bytes, only visible characters and no trailing \"/\"; write unix:/path",
             ),
         ] {
             assert_eq!(error.to_string(), message);
@@ -264,7 +274,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_displayed_is_understood_again(text in "(tcp://|tls://|starttls\\+xmpp://|unix:/)?(\\PC{0,20}|[a-z0-9.:\\[\\]-]{1,30})(:[0-9]{1,6})?") {
+        fn display_and_parse_are_inverse(text in "(tcp://|tls://|starttls\\+xmpp://|unix:/)?(\\PC{0,20}|[a-z0-9.:\\[\\]-]{1,30})(:[0-9]{1,6})?") {
             if let Ok(backend) = text.parse::<Backend>() {
                 prop_assert_eq!(backend.to_string().parse::<Backend>(), Ok(backend));
             }

@@ -1,6 +1,6 @@
-//! What can be wrong with a configuration, and the one line that says so.
+//! Errors and warnings about a configuration, each one line.
 //!
-//! Owns the wording and the `file:line:column` prefix; knows no key and no rule.
+//! Owns the wording, the names of keys in messages and the `file:line:column` prefix. Knows no key and no rule.
 
 use std::fmt;
 use std::ops::Range;
@@ -29,17 +29,17 @@ pub enum ConfigError {
         /// The file, as it was named.
         file: PathBuf,
     },
-    /// The operating system would not let us read it.
-    #[error("{}: cannot be read: {source}; make it readable for the user who runs Portcullis", file.display())]
+    /// The operating system reported an error.
+    #[error("{}: cannot be read: {cause}; make it readable by the user that runs Portcullis", file.display())]
     Unreadable {
         /// The file, as it was named.
         file: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
+        /// What the operating system reported.
+        cause: std::io::Error,
     },
-    /// It is far too large for a configuration.
+    /// It is too large for a configuration.
     #[error(
-        "{}: larger than {limit} bytes, so it is no configuration; name another file with --config",
+        "{}: larger than {limit} bytes, so not a configuration file; name another file with --config",
         file.display()
     )]
     TooLarge {
@@ -58,7 +58,7 @@ pub enum ConfigError {
         /// Column of the first bad byte in characters, counted from 1.
         column: usize,
     },
-    /// Its text is wrong.
+    /// Its content is wrong.
     #[error("{}:{line}:{column}: {problem}", file.display())]
     Invalid {
         /// The file, as it was named.
@@ -67,7 +67,7 @@ pub enum ConfigError {
         line: usize,
         /// Column in characters, counted from 1.
         column: usize,
-        /// What is wrong there.
+        /// What is wrong at that position.
         problem: Problem,
     },
 }
@@ -79,7 +79,7 @@ impl ConfigError {
     }
 }
 
-/// What is wrong at one place of a configuration file. `key` is the key with its table, as in
+/// What is wrong at one position of a configuration file. `key` is the key with its table, as in
 /// `limits.max_sessions` or `route "vnc": backend`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -87,7 +87,7 @@ pub enum Problem {
     /// It is not TOML.
     #[error("{message}")]
     Syntax {
-        /// What the TOML parser says.
+        /// The message of the TOML parser.
         message: String,
     },
     /// No such key exists in this table.
@@ -97,20 +97,17 @@ pub enum Problem {
         key: String,
         /// `in [[route]]`, `at the top level`.
         table: String,
-        /// The key that was probably meant, or all that exist here.
+        /// The key that was probably meant, or all keys of the table.
         advice: String,
     },
-    /// A table that is written as a list, a list of tables that is written as one table, or either as
-    /// something else.
-    #[error(
-        "{key} is a table of its own: write {header} with {brackets} on a line alone, and its keys below"
-    )]
+    /// A table that is written as a list, a list of tables that is written as one table, or either as another type.
+    #[error("{key} is a table: write {header} with {brackets} on a line of its own, and its keys below")]
     Header {
         /// The table.
         key: String,
         /// Its header, as it must be written.
         header: String,
-        /// In how many brackets.
+        /// The number of brackets, in words.
         brackets: String,
     },
     /// The value has the wrong TOML type.
@@ -123,7 +120,7 @@ pub enum Problem {
         /// The type it has, with an article.
         found: String,
     },
-    /// A key that must be there is not.
+    /// A required key is absent.
     #[error("{key} is missing; {advice}")]
     Missing {
         /// The key.
@@ -131,39 +128,52 @@ pub enum Problem {
         /// What to add.
         advice: String,
     },
-    /// A value that means nothing, or nothing sensible.
+    /// A value that is invalid or out of range.
     #[error("{key} {value}: {wrong}")]
     Value {
         /// The key.
         key: String,
-        /// The value: a text in quotes, or a number.
+        /// The value: a string in quotes, or a literal.
         value: String,
         /// What is wrong with it, and what to write.
         wrong: String,
     },
-    /// Two parts of the file contradict each other, or a part is missing as a whole.
+    /// Two parts of the file contradict each other, or a required table is absent.
     #[error("{0}")]
     Conflict(String),
 }
 
-/// A [`Problem`] and the bytes of the text it is about.
+/// A [`Problem`] and its position in the text, in bytes.
 #[derive(Debug)]
 pub(super) struct ConfigFault {
     pub(super) at: Range<usize>,
     pub(super) problem: Problem,
 }
 
-/// A warning: a sentence and the bytes of the text it is about.
+/// A warning: a sentence and its position in the text, in bytes.
 #[derive(Debug)]
 pub(super) struct ConfigWarning {
     pub(super) at: Range<usize>,
     pub(super) sentence: String,
 }
 
-/// The sentence behind its place in the file.
-pub(super) fn located(file: &Path, text: &str, remark: &ConfigWarning) -> String {
-    let (line, column) = position(text, remark.at.start);
-    format!("{}:{line}:{column}: {}", file.display(), remark.sentence)
+/// The sentence with the prefix `file:line:column: `.
+pub(super) fn located(file: &Path, text: &str, warning: &ConfigWarning) -> String {
+    let (line, column) = position(text, warning.at.start);
+    format!("{}:{line}:{column}: {}", file.display(), warning.sentence)
+}
+
+/// `listener 2: address`, the name of a listener's key in messages. `index` counts from 0, messages from 1.
+pub(super) fn listener_key(index: usize, key: &str) -> String {
+    format!("listener {}: {key}", index + 1)
+}
+
+/// `route "vnc": backend`, the name of a route's key in messages; a route without a name goes by its number.
+pub(super) fn route_key(index: usize, name: Option<&str>, key: &str) -> String {
+    match name {
+        Some(name) => format!("route {}: {key}", quoted(name)),
+        None => format!("route {}: {key}", index + 1),
+    }
 }
 
 /// Line and column, in characters and from 1, of a byte of the text.
@@ -177,11 +187,11 @@ pub(super) fn position(text: &str, byte: usize) -> (usize, usize) {
     )
 }
 
-/// The text in quotes on one line, cut when it is long.
+/// The text in quotes on one line, shortened if it is long.
 pub(super) fn quoted(text: impl AsRef<str>) -> String {
-    const LONGEST: usize = 80;
+    const MAX_CHARS: usize = 80;
     let text = text.as_ref();
-    match text.char_indices().nth(LONGEST) {
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }
@@ -197,16 +207,16 @@ pub(super) fn alternatives(words: impl IntoIterator<Item = impl fmt::Display>) -
     }
 }
 
-/// The word nearest to what was written, if one is near enough to be meant.
+/// The word with the smallest edit distance to what was written, if it is close enough to be a typing error.
 pub(super) fn nearest<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // "cert" for "certificate" or "warning" for "warn" is a guess at the word, not a slip of the finger: no
-    // edit distance is near.
-    const SHORTEST_STEM: usize = 3;
-    const LONGEST_ENDING: usize = 4;
+    // "cert" for "certificate" and "warning" for "warn" are guesses, not typing errors; their edit distance is large, so
+    // a common stem counts as well.
+    const MIN_STEM: usize = 3;
+    const MAX_ENDING: usize = 4;
     let written = written.to_lowercase().replace('-', "_");
     let stem = |word: &str| match word.len() < written.len() {
-        true => written.starts_with(word) && written.len() - word.len() <= LONGEST_ENDING,
-        false => word.starts_with(&written) && written.len() >= SHORTEST_STEM,
+        true => written.starts_with(word) && written.len() - word.len() <= MAX_ENDING,
+        false => word.starts_with(&written) && written.len() >= MIN_STEM,
     };
     let mistakes = |word: &str| strsim::damerau_levenshtein(&written, &word.replace('-', "_"));
     words
@@ -230,7 +240,7 @@ mod tests {
         assert_eq!(position(text, text.len()), (4, 5));
         assert_eq!(position(text, usize::MAX), (4, 5));
         assert_eq!(position("ü", 1), (1, 1), "within a character");
-        assert_eq!(position("\u{feff}key", 3), (1, 1), "a byte order mark is no character");
+        assert_eq!(position("\u{feff}key", 3), (1, 1), "a byte order mark is not counted");
     }
 
     #[test]
@@ -240,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn nearest_finds_slips_and_stems_but_no_strangers() {
+    fn nearest_finds_typing_errors_and_stems_only() {
         let route = ["name", "path", "host", "backend", "origins", "missing_origin"];
         assert_eq!(nearest("orgins", route), Some("origins"));
         assert_eq!(nearest("missing-origin", route), Some("missing_origin"));
@@ -252,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn alternatives_read_like_a_sentence() {
+    fn alternatives_are_joined_with_commas_and_or() {
         assert_eq!(alternatives(["a"]), "a");
         assert_eq!(alternatives(["a", "b", "c"]), "a, b or c");
     }

@@ -1,13 +1,12 @@
-//! From what the TOML parser and serde say to what a person needs to hear.
+//! Translates errors of the TOML parser and of serde into messages for people.
 //!
-//! Owns the translation of parser errors and the names that keys have in messages. It knows the tables by
-//! asking the mirror, and no rule of theirs.
+//! Takes the tables and their keys from `raw`; knows none of their rules.
 
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue, Error};
 
-use super::error::{ConfigFault, Problem, alternatives, nearest, quoted};
+use super::error::{ConfigFault, Problem, alternatives, listener_key, nearest, quoted, route_key};
 use super::raw::{self, Table};
 
 /// The text is not TOML.
@@ -15,15 +14,15 @@ pub(super) fn syntax(error: &Error, text: &str) -> ConfigFault {
     let at = error.span().unwrap_or(text.len()..text.len());
     let message = match (error.message(), text.get(at.clone())) {
         ("duplicate key", Some(key)) => {
-            format!("the key {} stands here twice; keep one of them", quoted(key))
+            format!("duplicate key {}; keep one of them", quoted(key))
         }
         (other, _) => one_line(other),
     };
     ConfigFault { at, problem: Problem::Syntax { message } }
 }
 
-/// A table that is written as a list, or the other way round. Serde would take a list for a table, and calls
-/// a table that is none by its Rust name, so this is looked at first.
+/// Finds a table that is written as a list, or the other way round. Checked before deserialization, because serde accepts
+/// a list for a table, and its error for another type shows the name of the Rust type.
 pub(super) fn brackets(document: &DeTable<'_>) -> Option<ConfigFault> {
     let tables = raw::tables();
     let nodes = nodes(document);
@@ -51,19 +50,6 @@ pub(super) fn shape(error: &Error, document: &DeTable<'_>, text: &str) -> Config
     ConfigFault { at, problem }
 }
 
-/// `listener 2: address`, as messages call a key of a listener. `index` counts from 0, people from 1.
-pub(super) fn listener_key(index: usize, key: &str) -> String {
-    format!("listener {}: {key}", index + 1)
-}
-
-/// `route "vnc": backend`, as messages call a key of a route; one without a name goes by its number.
-pub(super) fn route_key(index: usize, name: Option<&str>, key: &str) -> String {
-    match name {
-        Some(name) => format!("route {}: {key}", quoted(name)),
-        None => format!("route {}: {key}", index + 1),
-    }
-}
-
 fn header_of(node: &Node<'_>, tables: &[Table]) -> Option<&'static str> {
     let keys = node.keys();
     tables.iter().find(|table| !keys.is_empty() && table.path == keys).map(|table| table.header)
@@ -74,9 +60,9 @@ fn unknown_key(at: &Range<usize>, nodes: &[Node<'_>]) -> Option<Problem> {
     let (key, above) = node.keys().split_last().map(|(key, above)| (*key, above.to_vec()))?;
     let known = raw::tables();
     let table = known.iter().find(|table| table.path == above).filter(|table| !table.keys.contains(&key))?;
-    let place =
+    let location =
         if table.path.is_empty() { "at the top level".into() } else { format!("in {}", table.header) };
-    Some(Problem::UnknownKey { key: key.into(), table: place, advice: advice(key, table, &known) })
+    Some(Problem::UnknownKey { key: key.into(), table: location, advice: advice(key, table, &known) })
 }
 
 fn advice(key: &str, table: &Table, known: &[Table]) -> String {
@@ -84,7 +70,7 @@ fn advice(key: &str, table: &Table, known: &[Table]) -> String {
     let with: Vec<_> = known.iter().filter(|other| other.keys.contains(&key)).collect();
     match (called, &with[..]) {
         (Some(called), [_]) => {
-            return format!("it is a table of its own: write {} on a line alone", called.header);
+            return format!("it is a table: write {} on a line of its own", called.header);
         }
         (_, [_, ..]) => {
             return format!("{key:?} belongs in {}", alternatives(with.iter().map(|with| with.header)));
@@ -110,11 +96,10 @@ fn wrong_value(
 ) -> Option<Problem> {
     let node = nodes.iter().rfind(|node| node.at == *at)?;
     let key = node.name(document);
-    // What serde found is looked up in the document instead: its words are Rust's, and may quote a whole
-    // value.
+    // The found type is taken from the document, because serde names Rust types and may quote a long value.
     let Some((_, expected)) = message.rsplit_once(", expected ") else {
-        // A number that fits into no integer type is all that is left.
-        let wrong = "the number is far too large; write a smaller one".into();
+        // The only other error is a number that fits into no integer type.
+        let wrong = "the number is too large; write a smaller one".into();
         return Some(Problem::Value { key, value: quoted(text.get(at.clone())?), wrong });
     };
     let expected = if expected == "a sequence" { "a list such as [\"…\"]" } else { expected };
@@ -130,7 +115,7 @@ struct Node<'a> {
     value: &'a DeValue<'a>,
 }
 
-/// A step on the way from the top of the document to a value.
+/// One step of the path from the top of the document to a value.
 #[derive(Debug, Clone, Copy)]
 enum Step<'a> {
     Key(&'a str),
@@ -138,7 +123,7 @@ enum Step<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// The keys on the way, without the places in lists.
+    /// The keys of the path, without the list indices.
     fn keys(&self) -> Vec<&'a str> {
         let key = |step: &Step<'a>| match *step {
             Step::Key(key) => Some(key),
@@ -147,7 +132,7 @@ impl<'a> Node<'a> {
         self.path.iter().filter_map(key).collect()
     }
 
-    /// What messages call this value.
+    /// The name of this value in messages.
     fn name(&self, document: &DeTable<'_>) -> String {
         let entry = |key: &str| match self.path.last() {
             Some(Step::Index(_)) => format!("every entry of {key}"),
@@ -168,7 +153,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Every value of the document, each before the values in it.
+/// Every value of the document, each before the values that it contains.
 fn nodes<'a>(document: &'a DeTable<'a>) -> Vec<Node<'a>> {
     fn enter<'a>(table: &'a DeTable<'a>, above: &[Step<'a>], nodes: &mut Vec<Node<'a>>) {
         for (key, value) in table {

@@ -1,46 +1,45 @@
-//! Host names and addresses, as a route or a backend names them.
+//! The host of a route or of a backend: a name or an IP address.
 //!
-//! Pure text: nothing is resolved here.
+//! Owns the syntax; nothing is resolved here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// A machine by name or by address.
+/// A host name or an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// A name that is still to be resolved: lower-case ASCII, IDNA done (RFC 5891), of at most 253 characters
-    /// beside a trailing dot (RFC 1035 §2.3.4).
+    /// A name, not resolved: lower-case ASCII after IDNA (RFC 5891), at most 253 characters without a trailing dot
+    /// (RFC 1035 §2.3.4).
     Name(String),
-    /// An address.
+    /// An IP address.
     Address(IpAddr),
 }
 
-/// What is wrong with a text that should be a host.
+/// Why a text is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// Nothing is there.
+    /// The text is empty.
     #[error("the host is empty")]
     Empty,
-    /// A colon outside of brackets: a port, or an IPv6 address.
-    #[error("a host has no \":\" in it (an IPv6 address stands in brackets, as in [::1])")]
+    /// A colon outside brackets: a port, or an IPv6 address.
+    #[error("a host cannot contain \":\" (put an IPv6 address in brackets, as in [::1])")]
     Colon,
-    /// Brackets without an IPv6 address in them. Zones are not understood.
-    #[error("there is no IPv6 address in the brackets")]
+    /// No valid IPv6 address in the brackets. Zone identifiers are not supported.
+    #[error("the brackets do not contain a valid IPv6 address")]
     NotIpv6,
-    /// A name whose last label is a number, which URL parsers take for an IPv4 address, but not four decimal
-    /// parts.
-    #[error("this is neither a name nor an IPv4 address of four decimal parts")]
+    /// A name whose last label is a number, which URL parsers treat as an IPv4 address, but not in dotted-decimal form.
+    #[error("neither a valid host name nor an IPv4 address in dotted-decimal form")]
     NotIpv4,
     /// A wildcard.
-    #[error("a host has no \"*\" in it")]
+    #[error("a host cannot contain \"*\"")]
     Wildcard,
-    /// A character that no host name has.
-    #[error("only letters, digits, \"-\", \"_\" and \".\" make a host name")]
+    /// A character that is not allowed in a host name.
+    #[error("a host name may contain only letters, digits, \"-\", \"_\" and \".\"")]
     Character,
     /// An empty label, one of over 63 characters, or a name of over 253.
-    #[error("each part between dots has 1 to 63 characters, and all of it at most 253")]
+    #[error("each label of a host name must have 1 to 63 characters, and the whole name at most 253")]
     Length,
 }
 
@@ -63,7 +62,7 @@ impl FromStr for Host {
         match text {
             _ if text.contains(':') => return Err(HostError::Colon),
             _ if text.contains('*') => return Err(HostError::Wildcard),
-            // A URL parser would decode it; a configuration says what it means.
+            // A URL parser would decode it; the configuration should state the name itself.
             _ if text.contains('%') => return Err(HostError::Character),
             _ => {}
         }
@@ -77,18 +76,23 @@ impl FromStr for Host {
     }
 }
 
-/// The URL rules are looser than those of DNS.
+/// Applies the rules of DNS, which are stricter than those of URLs.
 fn checked(name: String) -> Result<Host, HostError> {
-    const LONGEST_LABEL: usize = 63;
-    const LONGEST_NAME: usize = 253;
-    let bare = name.strip_suffix('.').unwrap_or(&name);
+    const MAX_LABEL: usize = 63;
+    const MAX_NAME: usize = 253;
+    let bare = without_trailing_dot(&name);
     if !bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Err(HostError::Character);
     }
-    if bare.len() > LONGEST_NAME || bare.split('.').any(|label| !(1..=LONGEST_LABEL).contains(&label.len())) {
+    if bare.len() > MAX_NAME || bare.split('.').any(|label| !(1..=MAX_LABEL).contains(&label.len())) {
         return Err(HostError::Length);
     }
     Ok(Host::Name(name))
+}
+
+/// The name without the dot that may end it.
+pub(super) fn without_trailing_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 impl fmt::Display for Host {
@@ -110,7 +114,7 @@ mod tests {
 
     #[test]
     fn names_become_lower_case_ascii() {
-        for (written, understood) in [
+        for (written, parsed) in [
             ("Desk.Example.COM", "desk.example.com"),
             ("bücher.example", "xn--bcher-kva.example"),
             ("my_db-1", "my_db-1"),
@@ -120,14 +124,14 @@ mod tests {
         ] {
             assert_eq!(
                 written.parse::<Host>().map(|host| host.to_string()),
-                Ok(understood.to_owned()),
+                Ok(parsed.to_owned()),
                 "{written}"
             );
         }
     }
 
     #[test]
-    fn everything_else_is_refused_by_its_true_name() {
+    fn each_mistake_has_its_own_error() {
         let long_label = format!("{}.example", "a".repeat(64));
         let long_name = vec!["a".repeat(60); 5].join(".");
         for (written, error) in [
@@ -157,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_displayed_is_understood_again(text in "\\PC{0,20}|[a-zA-Z0-9._-]{1,30}|\\[[0-9a-f:]{2,12}\\]") {
+        fn display_and_parse_are_inverse(text in "\\PC{0,20}|[a-zA-Z0-9._-]{1,30}|\\[[0-9a-f:]{2,12}\\]") {
             if let Ok(host) = text.parse::<Host>() {
                 prop_assert_eq!(host.to_string().parse::<Host>(), Ok(host));
             }

@@ -1,21 +1,35 @@
 //! Configuration: TOML in, domain types out.
 //!
-//! Owns every key of `gateway.toml`: its default, its limits and its error message. It knows nothing of
-//! sockets or of certificates' contents; files named here are opened by those who need them (only `web.root`
-//! and `targets.path` are looked at, so that a wrong one is found before anything binds). Invariant: a
-//! [`Config`] that exists is whole and consistent. No text is left in it that still has to be understood.
+//! Owns every key of `gateway.toml`: its default, its range and its error messages. Each table has a file with its domain
+//! type, its keys as serde reads them (`Raw...`) and the conversion between the two; `[[route]]` is split between `route`
+//! and `upstream`. Knows nothing of sockets or of the contents of certificates; the files named here are opened by the
+//! modules that need them (only `web.root` and `targets.path` are looked up, so that a wrong one is reported before
+//! anything binds). Invariant: a [`Config`] is complete and consistent, and contains no text that is still to be parsed.
 
 mod address;
 mod admin;
 mod backend;
+mod backend_tls;
 mod convert;
 mod error;
 mod explain;
+mod health;
 mod host;
+mod limits;
+mod listener;
+mod log;
 mod path;
 mod raw;
-mod types;
+mod route;
+#[cfg(test)]
+mod route_fixture;
+mod scalar;
+mod targets;
+mod timeouts;
+mod tls_version;
 mod upstream;
+mod values;
+mod web;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -27,75 +41,81 @@ use toml::de::{DeTable, Deserializer};
 pub use address::{Address, AddressError};
 pub use admin::{Admin, AdminAddress, AdminAddressError};
 pub use backend::{Backend, BackendError};
+pub use backend_tls::BackendTls;
 pub use error::{ConfigError, Problem};
+pub use health::Health;
 pub use host::{Host, HostError};
+pub use limits::Limits;
+pub use listener::{Identity, Listener, Secret};
+pub use log::{Log, LogFormat};
 pub use path::{PathError, RoutePath};
-pub use types::{
-    BackendFailure, Identity, Limits, Listener, Log, LogFormat, Receive, Route, Secret, Send, Timeouts,
-    TlsVersion, Web,
-};
-pub use upstream::{BackendTls, Balance, Destinations, Health, SendProxy, TokenFile, UpstreamConfig};
+pub use route::{BackendFailure, Receive, Route, Send};
+pub use targets::TokenFile;
+pub use timeouts::Timeouts;
+pub use tls_version::TlsVersion;
+pub use upstream::{Balance, Destinations, SendProxy, UpstreamConfig};
+pub use web::Web;
 
-/// A configuration file larger than this many bytes is refused: it is something else.
+/// A file larger than this many bytes is refused, because it is not a configuration.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Everything a gateway is told.
+/// The configuration of a gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The file it came from, as it was named.
+    /// The file it was read from, as it was named.
     pub file: PathBuf,
-    /// Where clients are accepted, in the order of the file; at least one.
+    /// The listeners, in the order of the file; at least one.
     pub listeners: Vec<Listener>,
-    /// Which path leads to which backend, in the order of the file.
+    /// The routes, in the order of the file.
     pub routes: Vec<Route>,
-    /// How many may come, and how fast.
+    /// Limits on connections and sessions.
     pub limits: Limits,
-    /// How long things may take.
+    /// When connections and sessions are closed.
     pub timeouts: Timeouts,
     /// Static files, if any are served.
     pub web: Option<Web>,
-    /// How it can be watched and steered, if it can be.
+    /// The admin API, if there is one.
     pub admin: Option<Admin>,
-    /// How to log.
+    /// Logging.
     pub log: Log,
-    /// What is permitted but probably not meant: one whole sentence each, with its place in the file.
+    /// What is valid but probably a mistake: one sentence each, with its position in the file.
     pub warnings: Vec<String>,
 }
 
 impl Config {
-    /// Reads a configuration file. Relative paths in it resolve against the directory it is in.
+    /// Reads a configuration file. Relative paths in it resolve against its directory.
     ///
     /// # Errors
-    /// [`ConfigError`] says in one line which file, where in it, what is wrong and what to do.
+    /// [`ConfigError`] states in one line the file, the position, what is wrong and what to do.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         Self::parse(&read(file)?, file)
     }
 
-    /// Understands the text of a configuration file. `file` names it in messages, and relative paths resolve
-    /// against its directory; it is not read. The directory `web.root` and the file of `targets` are looked at.
+    /// Parses the text of a configuration file. `file` names it in messages, and relative paths resolve against its
+    /// directory; it is not read. Whether `web.root` and the file of `targets` exist is checked.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] for the first thing that is wrong.
+    /// [`ConfigError::Invalid`] for the first mistake.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        let place = |fault| ConfigError::invalid(file, text, fault);
-        let document = DeTable::parse(text).map_err(|error| place(explain::syntax(&error, text)))?;
+        let invalid = |fault| ConfigError::invalid(file, text, fault);
+        let document = DeTable::parse(text).map_err(|error| invalid(explain::syntax(&error, text)))?;
         if let Some(fault) = explain::brackets(document.get_ref()) {
-            return Err(place(fault));
+            return Err(invalid(fault));
         }
-        let raw = raw::File::deserialize(Deserializer::from(document.clone()))
-            .map_err(|error| place(explain::shape(&error, document.get_ref(), text)))?;
-        let (mut config, remarks) = convert::config(raw, file).map_err(place)?;
-        config.warnings = remarks.iter().map(|remark| error::located(file, text, remark)).collect();
+        let raw = raw::RawFile::deserialize(Deserializer::from(document.clone()))
+            .map_err(|error| invalid(explain::shape(&error, document.get_ref(), text)))?;
+        let (mut config, warnings) = convert::config(raw, file).map_err(invalid)?;
+        config.warnings = warnings.iter().map(|warning| error::located(file, text, warning)).collect();
         Ok(config)
     }
 }
 
 fn read(file: &Path) -> Result<String, ConfigError> {
     let owned = || file.to_path_buf();
-    let unreadable = |source: std::io::Error| match source.kind() {
+    let unreadable = |cause: std::io::Error| match cause.kind() {
         ErrorKind::NotFound => ConfigError::Missing { file: owned() },
         ErrorKind::IsADirectory => ConfigError::Directory { file: owned() },
-        _ => ConfigError::Unreadable { file: owned(), source },
+        _ => ConfigError::Unreadable { file: owned(), cause },
     };
     let mut bytes = Vec::new();
     File::open(file)
@@ -129,7 +149,7 @@ mod tests {
         Config::parse(text, Path::new("gateway.toml"))
     }
 
-    /// A whole file with these lines after a listener and a route: keys of the route, or further tables.
+    /// The configuration with these lines after a listener and a route: keys of the route, or further tables.
     fn with(lines: &str) -> Config {
         parse(&format!("{LISTENER}{ROUTE}{lines}\n")).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -140,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_its_default() {
+    fn absent_keys_have_their_defaults() {
         let config = with("");
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.timeouts, Timeouts::default());
@@ -158,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_meant() {
+    fn every_key_is_parsed() {
         let config = parse(
             r#"
             [[listener]]
@@ -226,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_a_route_or_a_table_say_where_what_and_what_to_do() {
+    fn route_and_table_errors_state_position_cause_and_remedy() {
         for (lines, message) in [
             ("orgins = []", r#"7:1: unknown key "orgins" in [[route]]; did you mean "origins"?"#),
             (
@@ -239,20 +259,20 @@ mod tests {
             ),
             (
                 "[log]\nhealth = {}",
-                r#"8:1: unknown key "health" in [log]; it is a table of its own: write [route.health] on a line alone"#,
+                r#"8:1: unknown key "health" in [log]; it is a table: write [route.health] on a line of its own"#,
             ),
             ("[limits.per-ip]", r#"7:9: unknown key "per-ip" in [limits]; did you mean "per_ip"?"#),
             (
                 "[per_ip]",
-                r#"7:2: unknown key "per_ip" at the top level; it is a table of its own: write [limits.per_ip] on a line alone"#,
+                r#"7:2: unknown key "per_ip" at the top level; it is a table: write [limits.per_ip] on a line of its own"#,
             ),
             (
                 "[steering]",
                 r#"7:2: unknown key "steering" at the top level; known here: listener, route, limits, timeouts, web, admin, log"#,
             ),
             (
-                "[timeouts]\n\"a\\nb\" = 1",
-                r#"8:1: unknown key "a\nb" in [timeouts]; known here: tls, request, connect, close, stall, drain, ping, pong, idle, lifetime"#,
+                "[log]\n\"a\\nb\" = 1",
+                r#"8:1: unknown key "a\nb" in [log]; known here: format, level, sessions, refused_per_second"#,
             ),
             ("origins = \"*\"", r#"7:11: route "vnc": origins must be a list such as ["…"], found a string"#),
             (
@@ -261,7 +281,7 @@ mod tests {
             ),
             (
                 "origins = []",
-                r#"7:11: route "vnc": origins []: an empty list would refuse every page; list some, such as ["https://desk.example.com"], or leave the key out for pages of this gateway itself"#,
+                r#"7:11: route "vnc": origins []: an empty list would refuse every page; list some, such as ["https://desk.example.com"], or remove the key to allow pages of this gateway itself"#,
             ),
             ("send = true", r#"7:8: route "vnc": send must be a string, found a boolean"#),
             (
@@ -272,7 +292,7 @@ mod tests {
                 "subprotocols = [\"a\", \"a\"]",
                 r#"7:22: route "vnc": subprotocols "a": listed twice; remove one of them"#,
             ),
-            ("name = \"x\"", r#"7:1: the key "name" stands here twice; keep one of them"#),
+            ("name = \"x\"", r#"7:1: duplicate key "name"; keep one of them"#),
             (
                 "[limits]\nmax_sessions = \"5\"",
                 "8:16: limits.max_sessions must be a whole number, found a string",
@@ -299,15 +319,15 @@ mod tests {
             ),
             (
                 "[limits.per_ip]\nburst = 170141183460469231731687303715884105728",
-                r#"8:9: limits.per_ip.burst "170141183460469231731687303715884105728": the number is far too large; write a smaller one"#,
+                r#"8:9: limits.per_ip.burst "170141183460469231731687303715884105728": the number is too large; write a smaller one"#,
             ),
             (
                 "[limits.per_ip]\nexempt = [\"all\"]",
-                r#"8:11: limits.per_ip.exempt "all": no network; write one such as "10.0.0.0/8" or "2001:db8::/32", or a single address"#,
+                r#"8:11: limits.per_ip.exempt "all": not a valid network; use one such as "10.0.0.0/8" or "2001:db8::/32", or a single address"#,
             ),
             (
                 "[[limits]]",
-                "7:3: limits is a table of its own: write [limits] with one bracket on a line alone, and its keys below",
+                "7:3: limits is a table: write [limits] with one bracket on a line of its own, and its keys below",
             ),
             (
                 "[timeouts]\ntls = 5",
@@ -319,7 +339,7 @@ mod tests {
             ),
             (
                 "[timeouts]\nping = \"5 parsecs\"",
-                r#"8:8: timeouts.ping "5 parsecs": "parsecs" is no unit of time; write a duration such as "5s", "1m 30s" or "250ms""#,
+                r#"8:8: timeouts.ping "5 parsecs": "parsecs" is not a unit of time; write a duration such as "5s", "1m 30s" or "250ms""#,
             ),
             (
                 "[timeouts]\nidle = \"2y\"",
@@ -336,7 +356,7 @@ mod tests {
             ),
             (
                 "[admin]\naddress = \"0.0.0.0:9101\"",
-                r#"8:11: admin.address "0.0.0.0:9101": not a loopback address: whoever reaches it can end every session; use "127.0.0.1", "[::1]" or "unix:/path", and ssh to come from elsewhere"#,
+                r#"8:11: admin.address "0.0.0.0:9101": not a loopback address: anyone who can reach the admin API can close every session; use "127.0.0.1", "[::1]" or "unix:/path", and SSH for remote access"#,
             ),
             (
                 "[web]\nroot = \"\"",
@@ -352,9 +372,9 @@ mod tests {
             ),
             (
                 "host = \"desk.example.com:8443\"",
-                r#"7:8: route "vnc": host "desk.example.com:8443": a host has no ":" in it (an IPv6 address stands in brackets, as in [::1]); write the host alone, such as "desk.example.com", without scheme and port"#,
+                r#"7:8: route "vnc": host "desk.example.com:8443": a host cannot contain ":" (put an IPv6 address in brackets, as in [::1]); write the host alone, such as "desk.example.com", without scheme and port"#,
             ),
-            (ROUTE, r#"8:8: route "vnc": name "vnc": another route has this name already; choose a new one"#),
+            (ROUTE, r#"8:8: route "vnc": name "vnc": another route already has this name; choose a new one"#),
             (
                 "[[route]]\npath = \"/x\"",
                 r#"7:1: route 2: name is missing; add name = "…", a short name for log lines"#,
@@ -366,7 +386,7 @@ mod tests {
             ),
             (
                 "[[route]]\nname = \"x\"\npath = \"/vnc\"\nbackend = \"tcp://a:1\"",
-                r#"9:8: route "x": path "/vnc": route "vnc" has this path on the same host already; change one of them"#,
+                r#"9:8: route "x": path "/vnc": route "vnc" already has this path on the same host; change one of them"#,
             ),
         ] {
             assert_eq!(error_with(lines), format!("gateway.toml:{message}"), "for {lines}");
@@ -374,8 +394,8 @@ mod tests {
     }
 
     #[test]
-    fn origins_and_names_that_mean_nothing_are_refused_with_advice() {
-        for (lines, place, advice) in [
+    fn invalid_origins_and_names_are_refused_with_advice() {
+        for (lines, position, advice) in [
             ("origins = [\"*\", \"same_origin\"]", "7:17", r#"did you mean "same-origin"?"#),
             ("origins = [\"desk.example.com\"]", "7:12", r#"such as "https://desk.example.com""#),
             ("subprotocols = [\"a, b\"]", "7:17", "one per entry"),
@@ -385,30 +405,14 @@ mod tests {
             ("[[route]]\nname = \"a\\nb\"", "8:8", "1 to 64 visible characters"),
         ] {
             let error = error_with(lines);
-            assert!(error.starts_with(&format!("gateway.toml:{place}: route ")), "for {lines}: {error}");
+            assert!(error.starts_with(&format!("gateway.toml:{position}: route ")), "for {lines}: {error}");
             assert!(error.contains(advice), "for {lines}: {error}");
             assert_eq!(error.lines().count(), 1, "for {lines}: {error}");
         }
     }
 
     #[test]
-    fn the_five_timeouts_that_bound_an_attack_cannot_be_turned_off() {
-        for key in ["tls", "request", "connect", "close", "drain"] {
-            let error = error_with(&format!("[timeouts]\n{key} = \"0s\""));
-            assert!(
-                error.contains(&format!("timeouts.{key} \"0s\": this timeout cannot be turned off")),
-                "{error}"
-            );
-        }
-        let off = with(
-            "[timeouts]\nstall = \"0s\"\nping = \"0s\"\npong = \"0s\"\nidle = \"0s\"\nlifetime = \"0s\"",
-        )
-        .timeouts;
-        assert_eq!([off.stall, off.ping, off.pong, off.idle, off.lifetime], [None; 5]);
-    }
-
-    #[test]
-    fn errors_of_a_listener_say_where_what_and_what_to_do() {
+    fn listener_errors_state_position_cause_and_remedy() {
         for (text, message) in [
             (
                 "",
@@ -416,15 +420,15 @@ mod tests {
             ),
             (
                 "[listener]",
-                "1:2: listener is a table of its own: write [[listener]] with two brackets on a line alone, and its keys below",
+                "1:2: listener is a table: write [[listener]] with two brackets on a line of its own, and its keys below",
             ),
             (
                 "listener = [\"x\"]",
-                "1:13: listener is a table of its own: write [[listener]] with two brackets on a line alone, and its keys below",
+                "1:13: listener is a table: write [[listener]] with two brackets on a line of its own, and its keys below",
             ),
             (
                 "log = [\"json\", \"info\"]",
-                "1:1: log is a table of its own: write [log] with one bracket on a line alone, and its keys below",
+                "1:1: log is a table: write [log] with one bracket on a line of its own, and its keys below",
             ),
             (
                 "orgins = 1",
@@ -449,11 +453,11 @@ mod tests {
             ),
             (
                 "[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"127.0.0.1:1\"",
-                r#"4:11: listener 2: address "127.0.0.1:1": listener 1 has this address and port already; choose another port"#,
+                r#"4:11: listener 2: address "127.0.0.1:1": listener 1 already has this address and port; choose another port"#,
             ),
             (
                 "[[listener]]\naddress = \"0.0.0.0:1\"\n[[listener]]\naddress = \"127.0.0.1:1\"",
-                r#"4:11: listener 2: address "127.0.0.1:1": listener 1 has this address and port already; choose another port"#,
+                r#"4:11: listener 2: address "127.0.0.1:1": listener 1 already has this address and port; choose another port"#,
             ),
             (
                 "[[listener]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = true",
@@ -473,37 +477,37 @@ mod tests {
     }
 
     #[test]
-    fn listeners_that_can_be_bound_beside_each_other_may_be() {
+    fn listeners_that_can_be_bound_together_are_accepted() {
         let config = parse(&format!("{LISTENER}{LISTENER}[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\naddress = \"[::]:1\"\n{ROUTE}")).unwrap();
         assert_eq!(config.listeners.len(), 4);
     }
 
     #[test]
-    fn text_that_is_not_toml_is_an_error_with_a_place() {
-        for (text, place) in
+    fn text_that_is_not_toml_is_an_error_with_a_position() {
+        for (text, position) in
             [("a = b", "1:5"), ("[web", "1:5"), ("\u{feff}a", "1:2"), ("x = \"\n", "1:6"), ("\0", "1:2")]
         {
             let error = parse(text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("gateway.toml:{place}: ")), "for {text:?}: {error}");
+            assert!(error.starts_with(&format!("gateway.toml:{position}: ")), "for {text:?}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 
     #[test]
-    fn what_is_permitted_but_hardly_meant_is_warned_about() {
+    fn probable_mistakes_cause_warnings() {
         let warnings = |text: &str| parse(text).unwrap_or_else(|error| panic!("{error}")).warnings;
         for (lines, beginning) in [
             (
                 "origins = [\"same-origin\", \"*\"]",
-                "gateway.toml:7:27: route \"vnc\": origins \"*\" lets every page",
+                "gateway.toml:7:27: route \"vnc\": origins \"*\" allows every web page",
             ),
             (
                 "origins = [\"null\"]",
-                "gateway.toml:7:12: route \"vnc\": origins \"null\" is what any page becomes",
+                "gateway.toml:7:12: route \"vnc\": origins \"null\" is the origin of any page",
             ),
             (
                 "[limits.per_ip]\nexempt = [\"127.0.0.1/8\"]",
-                "gateway.toml:8:11: limits.per_ip.exempt \"127.0.0.1/8\" names an address within a network and means all of \"127.0.0.0/8\".",
+                "gateway.toml:8:11: limits.per_ip.exempt \"127.0.0.1/8\" is an address within a network and matches all of \"127.0.0.0/8\".",
             ),
         ] {
             let warnings = warnings(&format!("{LISTENER}{ROUTE}{lines}"));
@@ -521,11 +525,11 @@ mod tests {
             ),
             (
                 "address = \"[::1]:80\"\nmin_tls = \"1.2\"",
-                "gateway.toml:3:11: listener 1: min_tls means nothing",
+                "gateway.toml:3:11: listener 1: min_tls has no effect",
             ),
             (
                 "address = \"127.9.9.9:80\"\ntrusted_proxies = [\"::/0\"]",
-                "gateway.toml:3:20: listener 1: trusted_proxies ::/0 trusts everyone",
+                "gateway.toml:3:20: listener 1: trusted_proxies ::/0 trusts every address",
             ),
         ] {
             let warnings = warnings(&format!("[[listener]]\n{listener}\n{ROUTE}"));
@@ -535,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_told_from_one_that_is_wrong() {
+    fn errors_distinguish_unreadable_from_invalid_files() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");
         let name = file.display();
@@ -552,7 +556,7 @@ mod tests {
         assert_eq!(
             error(),
             format!(
-                "{name}: larger than 1048576 bytes, so it is no configuration; name another file with --config"
+                "{name}: larger than 1048576 bytes, so not a configuration file; name another file with --config"
             )
         );
 
@@ -565,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn relative_paths_start_at_the_directory_of_the_file() {
+    fn relative_paths_resolve_against_the_directory_of_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");
         fs::create_dir(directory.path().join("pages")).unwrap();
@@ -602,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_is_not_served_to_everyone() {
+    fn private_files_cannot_be_below_the_web_root() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");
         fs::create_dir(directory.path().join("certs")).unwrap();
@@ -610,8 +614,11 @@ mod tests {
         let text =
             format!("{LISTENER}certificate = \"a.crt\"\nprivate_key = \"certs/a.key\"\n[web]\nroot = \".\"");
         let error = Config::parse(&text, &file).unwrap_err().to_string();
-        assert!(error.contains(":6:8: web.root \".\": everyone could download the private key "), "{error}");
-        assert!(error.ends_with("certs/a.key from this directory; keep it elsewhere"), "{error}");
+        assert!(
+            error.contains(":6:8: web.root \".\": any client could download the private key "),
+            "{error}"
+        );
+        assert!(error.ends_with("certs/a.key from this directory; move it elsewhere"), "{error}");
 
         for (route, secret) in [
             (
@@ -623,13 +630,13 @@ mod tests {
             let text =
                 format!("{LISTENER}[[route]]\nname = \"a\"\npath = \"/\"\n{route}\n[web]\nroot = \".\"");
             let error = Config::parse(&text, &file).unwrap_err().to_string();
-            assert!(error.contains(&format!(": everyone could download the {secret} ")), "{error}");
+            assert!(error.contains(&format!(": any client could download the {secret} ")), "{error}");
         }
 
         for log in ["sessions.log", "certs/sessions.log", "certs/a.key"] {
             let text = format!("{LISTENER}{ROUTE}[web]\nroot = \".\"\n[log]\nsessions = \"{log}\"");
             let error = Config::parse(&text, &file).unwrap_err().to_string();
-            assert!(error.contains(": web.root \".\": everyone could download the log "), "{error}");
+            assert!(error.contains(": web.root \".\": any client could download the log "), "{error}");
         }
 
         let text = format!("{LISTENER}{ROUTE}[web]\nroot = \".\"");
@@ -642,7 +649,7 @@ mod tests {
         );
     }
 
-    /// Lines that are nearly right, so that random files get past the syntax.
+    /// Lines that are almost valid, so that random files get past the TOML syntax.
     fn line() -> impl Strategy<Value = String> {
         let tables = raw::tables();
         let headers: Vec<String> = tables.iter().map(|table| table.header.to_owned()).collect();
@@ -670,7 +677,7 @@ mod tests {
         ]
     }
 
-    fn assert_error_or_whole(text: &str) -> Result<(), TestCaseError> {
+    fn assert_error_or_complete(text: &str) -> Result<(), TestCaseError> {
         match parse(text) {
             Ok(config) => {
                 prop_assert!(!config.listeners.is_empty());
@@ -697,24 +704,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_understood_or_refused_in_one_line(text in any::<String>()) {
-            assert_error_or_whole(&text)?;
+        fn any_text_is_parsed_or_refused_in_one_line(text in any::<String>()) {
+            assert_error_or_complete(&text)?;
         }
 
         #[test]
-        fn any_lines_are_understood_or_refused_in_one_line(lines in prop::collection::vec(line(), 0..12)) {
-            assert_error_or_whole(&lines.join("\n"))?;
-            assert_error_or_whole(&format!("{LISTENER}{ROUTE}{}", lines.join("\n")))?;
+        fn any_lines_are_parsed_or_refused_in_one_line(lines in prop::collection::vec(line(), 0..12)) {
+            assert_error_or_complete(&lines.join("\n"))?;
+            assert_error_or_complete(&format!("{LISTENER}{ROUTE}{}", lines.join("\n")))?;
         }
 
         #[test]
-        fn any_text_in_a_value_is_understood_or_refused_in_one_line(text in any::<String>(), key in 0..100usize) {
+        fn any_text_in_a_value_is_parsed_or_refused_in_one_line(text in any::<String>(), key in 0..100usize) {
             let keys: Vec<_> =
                 raw::tables().iter().flat_map(|table| table.keys.iter().map(|key| (table.header, *key))).collect();
             let (header, key) = keys[key % keys.len()];
             let quoted: String = text.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
-            assert_error_or_whole(&format!("{LISTENER}{ROUTE}{header}\n{key} = \"{quoted}\""))?;
-            assert_error_or_whole(&format!("{LISTENER}{ROUTE}{header}\n{key} = [\"{quoted}\"]"))?;
+            assert_error_or_complete(&format!("{LISTENER}{ROUTE}{header}\n{key} = \"{quoted}\""))?;
+            assert_error_or_complete(&format!("{LISTENER}{ROUTE}{header}\n{key} = [\"{quoted}\"]"))?;
         }
     }
 }

@@ -1,37 +1,35 @@
 //! The path of a route.
 //!
-//! Owns how a path is written; which request it takes is decided elsewhere. Nothing is decoded and no dots
-//! are resolved: a path is the bytes that a client sends.
+//! Owns the syntax; matching requests is the task of `http`. Nothing is decoded and no dot segments are resolved: a path
+//! is compared with the bytes that a client sends.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Which request paths a route takes.
+/// The request paths that a route matches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RoutePath {
-    /// This path alone: `/vnc`.
+    /// Exactly this path: `/vnc`.
     Exact(String),
     /// Every path that begins with this one, which ends in `/`: `/desk/` for `/desk/*`.
     Prefix(String),
 }
 
-/// What is wrong with a text that should be a path.
+/// Why a text is not a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathError {
     /// It does not begin with a slash.
-    #[error("a path begins with \"/\"; write \"/vnc\" or \"/prefix/*\"")]
+    #[error("a path must begin with \"/\"; write \"/vnc\" or \"/prefix/*\"")]
     Start,
-    /// A query or fragment: routes do not look at them.
-    #[error("a path has no \"?\" and no \"#\"; leave out everything from there on")]
+    /// A query or fragment: routes ignore them.
+    #[error("a path cannot contain \"?\" or \"#\"; remove everything from there on")]
     Query,
     /// A character that is not visible ASCII.
-    #[error(
-        "a path has only visible ASCII characters; write others percent-encoded, as a browser sends them"
-    )]
+    #[error("a path may contain only visible ASCII characters; percent-encode others, as browsers do")]
     Character,
-    /// A star elsewhere than as the last segment.
-    #[error("\"*\" may only stand at the end, after a \"/\", as in \"/prefix/*\"")]
+    /// A star that is not the last segment.
+    #[error("\"*\" is allowed only at the end, after \"/\", as in \"/prefix/*\"")]
     Wildcard,
 }
 
@@ -86,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_by_its_true_name() {
+    fn each_mistake_has_its_own_error() {
         for (text, error) in [
             ("", PathError::Start),
             ("vnc", PathError::Start),
@@ -106,7 +104,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_displayed_is_what_was_written(text in "/[a-z/*%.]{0,12}|\\PC{0,12}") {
+        fn display_returns_what_was_written(text in "/[a-z/*%.]{0,12}|\\PC{0,12}") {
             if let Ok(path) = text.parse::<RoutePath>() {
                 prop_assert_eq!(path.to_string(), text);
             }

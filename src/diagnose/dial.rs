@@ -22,7 +22,7 @@ use x509_parser::{
 use super::text::list;
 use crate::{
     backend::{BackendStream, ConnectError, Upstream, tls::TlsError},
-    config::Backend,
+    config::{Backend, TlsVersion},
     http::Routed,
 };
 
@@ -143,11 +143,8 @@ pub(crate) fn lines(outcome: &Result<Reached, ConnectError>) -> Vec<String> {
 }
 
 fn tls_lines(TlsDetails { version, suite, certificate, is_verified }: &TlsDetails) -> [String; 2] {
-    let version = match version {
-        Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
-        Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
-        _ => "TLS",
-    };
+    let version =
+        version.and_then(TlsVersion::negotiated).map_or("TLS".to_owned(), |version| format!("TLS {version}"));
     let suite = suite.map(|suite| format!(" with {suite:?}")).unwrap_or_default();
     let certificate =
         certificate.as_ref().map_or("certificate that cannot be parsed".to_owned(), |certificate| {

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty};
 use tungstenite::handshake::server::create_response;
 
 use super::response::{Body, Refusal, route_page};
-use crate::outcome::Reason;
+use crate::{outcome::Reason, websocket::is_token};
 
 /// The longest request target, in bytes.
 const MAX_TARGET: usize = 8 * 1024;
@@ -170,7 +170,7 @@ fn offered_subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
         let line = line.to_str().unwrap_or("?\u{0}");
         for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            if !name.bytes().all(is_token_byte) || offered.iter().any(|other| other == name) {
+            if !is_token(name) || offered.iter().any(|other| other == name) {
                 let message = "Sec-WebSocket-Protocol must list each sub-protocol once, as a token";
                 return Err(Refusal::with_message(Reason::BadRequest, message));
             }
@@ -178,11 +178,6 @@ fn offered_subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
         }
     }
     Ok(offered)
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// RFC 9110 §7.2, as far as it matters here: a host that is not empty, and no user information.

@@ -84,7 +84,7 @@ pub(crate) enum ProxyHeaderError {
     Late,
     /// The connection broke.
     #[error("the connection broke before its PROXY header ended: {0}")]
-    Broken(#[from] io::Error),
+    Broken(io::Error),
 }
 
 /// Whether a connection that begins with `bytes` brings a header. Five bytes are enough to tell; a listener that
@@ -117,7 +117,8 @@ async fn read_whole<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Pro
         if missing == 0 {
             return Ok(header);
         }
-        if (&mut *stream).take(missing as u64).read_buf(&mut header).await? == 0 {
+        let read = (&mut *stream).take(missing as u64).read_buf(&mut header).await;
+        if read.map_err(ProxyHeaderError::Broken)? == 0 {
             return Err(ProxyHeaderError::Cut);
         }
     }

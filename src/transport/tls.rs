@@ -2,7 +2,7 @@
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use rustls::{ServerConfig, SupportedProtocolVersion, crypto::aws_lc_rs, server::ProducesTickets, version};
+use rustls::{ServerConfig, crypto::aws_lc_rs, server::ProducesTickets};
 use tokio::{
     task::spawn_blocking,
     time::{self, MissedTickBehavior},
@@ -61,17 +61,13 @@ impl Tls {
             Some(before) => CertificateResolver::load_after(identity, &before.certificate)?,
             None => CertificateResolver::load(identity)?,
         });
-        let versions: &[&SupportedProtocolVersion] = match min_tls {
-            TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
-            TlsVersion::V1_3 => &[&version::TLS13],
-        };
         let unusable = |cause| IdentityError::Unusable { certificate: certificate.certificate(), cause };
         let tickets = match before {
             Some(before) => Arc::clone(&before.tickets),
             None => aws_lc_rs::Ticketer::new().map_err(unusable)?,
         };
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(versions)
+            .with_protocol_versions(min_tls.or_newer())
             .map_err(unusable)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificate) as _);

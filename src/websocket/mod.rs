@@ -11,11 +11,13 @@ mod decoder;
 mod encoder;
 mod header;
 mod mask;
+mod token;
 mod utf8;
 mod violation;
 
 pub(crate) use close::{CloseFrame, MAX_CLOSE_REASON};
 pub(crate) use decoder::{DecodeProgress, Decoder, Event};
 pub(crate) use encoder::{ControlFrame, MAX_HEADER, data_header};
+pub(crate) use token::is_token;
 pub(crate) use utf8::{InvalidUtf8, Utf8Stream};
 pub(crate) use violation::Violation;

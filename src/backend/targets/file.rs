@@ -19,12 +19,12 @@ use crate::config::{Backend, BackendError};
 #[derive(Debug, thiserror::Error)]
 pub enum TargetsError {
     /// The file, the directory, or a file in it cannot be read.
-    #[error("cannot read the tokens in {path}: {source}; check the path and its permissions", path = .path.display())]
+    #[error("cannot read the tokens in {path}: {cause}; check the path and its permissions", path = .path.display())]
     Unreadable {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The path leads to a socket, a device or the like.
     #[error("{path} is neither a file nor a directory; name a file with tokens", path = .path.display())]
@@ -61,7 +61,7 @@ pub enum LineError {
     Token,
     /// The target is none.
     #[error("the target is none: {0}")]
-    Target(#[from] BackendError),
+    Target(BackendError),
     /// The target is an XMPP server that wants to be asked for a domain.
     #[error(
         "a token cannot lead to starttls+xmpp://, which needs the xmpp_domain of a route; give it a route"
@@ -89,7 +89,7 @@ pub(super) struct File {
 
 /// The file at `path`, or those in the directory there, in order. Links are followed.
 pub(super) fn files(path: &Path) -> Result<Vec<File>, TargetsError> {
-    let unreadable = |path: &Path, source| TargetsError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |path: &Path, cause| TargetsError::Unreadable { path: path.to_owned(), cause };
     let found = fs::metadata(path).map_err(|error| unreadable(path, error))?;
     if found.is_file() {
         return Ok(vec![File::new(path.to_owned(), &found)]);
@@ -138,7 +138,7 @@ impl Read {
         let mut places: HashMap<Digest, (&Path, usize)> = HashMap::new();
         for File { path, .. } in files {
             let bytes =
-                fs::read(path).map_err(|source| TargetsError::Unreadable { path: path.clone(), source })?;
+                fs::read(path).map_err(|cause| TargetsError::Unreadable { path: path.clone(), cause })?;
             may_go_on |= bytes.last() != Some(&b'\n');
             for (line, text) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
                 let wrong = |wrong| TargetsError::Line { path: path.clone(), line, wrong };
@@ -177,8 +177,8 @@ fn parse(line: &[u8]) -> Result<Option<(&str, Backend)>, LineError> {
         format!("unix:{path}").parse()
     } else {
         format!("tcp://{target}").parse()
-    }?;
-    match backend {
+    };
+    match backend.map_err(LineError::Target)? {
         Backend::StartTlsXmpp { .. } => Err(LineError::StartTls),
         backend => Ok(Some((token, backend))),
     }

@@ -7,18 +7,17 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, RootCertStore,
     client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    version,
 };
 
 use super::verify::{InsecureNoVerify, PinnedRoots};
-use crate::config::{BackendTls, TlsVersion};
+use crate::config::BackendTls;
 
 /// How many tickets of earlier sessions a route keeps, at eight for each name.
 const TICKETS: usize = 256;
@@ -27,18 +26,18 @@ const TICKETS: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
     /// A file cannot be read.
-    #[error("cannot read {key} {path}: {source}; check the path and its permissions", path = .path.display())]
+    #[error("cannot read {key} {path}: {cause}; check the path and its permissions", path = .path.display())]
     Unreadable {
         /// `tls.ca`, `tls.client_certificate` or `tls.client_key`.
         key: &'static str,
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file holds nothing of the kind.
     #[error(
-        "{key} {path} holds no {wanted} in PEM form ({source}); it should contain \"-----BEGIN {label}-----\"",
+        "{key} {path} holds no {wanted} in PEM form ({cause}); it should contain \"-----BEGIN {label}-----\"",
         path = .path.display()
     )]
     NoPem {
@@ -51,15 +50,15 @@ pub enum TlsConfigError {
         /// What was looked for, as PEM labels it.
         label: &'static str,
         /// What the parser said.
-        source: pem::Error,
+        cause: pem::Error,
     },
     /// A certificate in `ca` is none.
-    #[error("tls.ca {path} holds a certificate that cannot be used: {source}; export it again", path = .path.display())]
+    #[error("tls.ca {path} holds a certificate that cannot be used: {cause}; export it again", path = .path.display())]
     BadAuthority {
         /// The file.
         path: PathBuf,
         /// What the TLS library said.
-        source: rustls::Error,
+        cause: rustls::Error,
     },
     /// The system trusts nobody.
     #[error("the system has no certificate authorities ({0}); install ca-certificates, or set tls.ca")]
@@ -77,12 +76,12 @@ pub enum TlsConfigError {
         key: PathBuf,
     },
     /// The client's certificate is of a kind that cannot be used.
-    #[error("tls.client_certificate {path} cannot be used: {source}", path = .path.display())]
+    #[error("tls.client_certificate {path} cannot be used: {cause}", path = .path.display())]
     UnusableClient {
         /// The certificate's file.
         path: PathBuf,
         /// What the TLS library said.
-        source: rustls::Error,
+        cause: rustls::Error,
     },
     /// `server_name` is no name that a certificate could be for.
     #[error("tls.server_name {0:?} is neither a host name nor an IP address")]
@@ -121,17 +120,13 @@ pub(super) fn client_config(
 ) -> Result<ClientConfig, TlsConfigError> {
     let BackendTls { ca, client, min_version, insecure_no_verify, server_name: _ } = config;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let versions: &[&SupportedProtocolVersion] = match min_version {
-        TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
-        TlsVersion::V1_3 => &[&version::TLS13],
-    };
     let verifier: Arc<dyn ServerCertVerifier> = match ca {
         _ if *insecure_no_verify => Arc::new(InsecureNoVerify(Arc::clone(&provider))),
         Some(path) => listed(path, &provider)?,
         None => signed(system.get()?, &provider)?,
     };
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
+        .with_protocol_versions(min_version.or_newer())
         .map_err(TlsConfigError::Library)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -139,15 +134,15 @@ pub(super) fn client_config(
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = certificates("tls.client_certificate", certificate)?;
-            let secret = PrivateKeyDer::from_pem_slice(&read("tls.client_key", key)?).map_err(|source| {
+            let secret = PrivateKeyDer::from_pem_slice(&read("tls.client_key", key)?).map_err(|cause| {
                 let (key, path) = ("tls.client_key", key.clone());
-                TlsConfigError::NoPem { key, path, wanted: "private key", label: "PRIVATE KEY", source }
+                TlsConfigError::NoPem { key, path, wanted: "private key", label: "PRIVATE KEY", cause }
             })?;
             builder.with_client_auth_cert(chain, secret).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => {
                     TlsConfigError::Mismatch { certificate: certificate.clone(), key: key.clone() }
                 }
-                source => TlsConfigError::UnusableClient { path: certificate.clone(), source },
+                cause => TlsConfigError::UnusableClient { path: certificate.clone(), cause },
             })?
         }
     };
@@ -170,7 +165,7 @@ fn listed(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<PinnedRoots
     for certificate in &itself {
         roots
             .add(certificate.clone())
-            .map_err(|source| TlsConfigError::BadAuthority { path: path.to_owned(), source })?;
+            .map_err(|cause| TlsConfigError::BadAuthority { path: path.to_owned(), cause })?;
     }
     Ok(Arc::new(PinnedRoots { signed: signed(Arc::new(roots), provider)?, itself }))
 }
@@ -182,13 +177,13 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
         none => {
-            let source = none.err().unwrap_or(pem::Error::NoItemsFound);
+            let cause = none.err().unwrap_or(pem::Error::NoItemsFound);
             let path = path.to_owned();
-            Err(TlsConfigError::NoPem { key, path, wanted: "certificate", label: "CERTIFICATE", source })
+            Err(TlsConfigError::NoPem { key, path, wanted: "certificate", label: "CERTIFICATE", cause })
         }
     }
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsConfigError> {
-    fs::read(path).map_err(|source| TlsConfigError::Unreadable { key, path: path.to_owned(), source })
+    fs::read(path).map_err(|cause| TlsConfigError::Unreadable { key, path: path.to_owned(), cause })
 }

@@ -1,0 +1,61 @@
+//! Assembles a [`Config`] from the raw tables.
+//!
+//! Owns the rules between tables; those of one table are in the file of that table. Knows no TOML syntax: it gets values
+//! with their positions. Invariant: what it returns needs no further check.
+
+use std::path::Path;
+
+use super::Config;
+use super::admin::admin;
+use super::error::ConfigWarning;
+use super::limits::limits;
+use super::listener::{Identity, Listener, listeners};
+use super::log::log;
+use super::raw::RawFile;
+use super::route::{Route, routes};
+use super::timeouts::timeouts;
+use super::upstream::Destinations;
+use super::values::{Result, base_of, conflict};
+use super::web::{PrivateFile, web};
+
+/// Converts a whole file. The warnings are returned with their positions; those of the [`Config`] are still empty.
+pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWarning>)> {
+    let base = base_of(file);
+    let mut warnings = Vec::new();
+    let listeners = listeners(raw.listener, base, &mut warnings)?;
+    let routes = routes(raw.route, base, &mut warnings)?;
+    let limits = limits(raw.limits, &mut warnings)?;
+    let timeouts = timeouts(raw.timeouts)?;
+    let admin = raw.admin.map(|table| admin(table, base)).transpose()?;
+    let log = log(raw.log, base)?;
+    let private: Vec<PrivateFile<'_>> = private_files(&listeners, &routes).collect();
+    let access_log = log.sessions.as_deref();
+    let web = raw.web.map(|table| web(table, file, &private, access_log, &mut warnings)).transpose()?;
+    if routes.is_empty() && web.is_none() {
+        let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
+        return Err(conflict(0..0, wrong));
+    }
+    let file = file.to_path_buf();
+    let config = Config { file, listeners, routes, limits, timeouts, web, admin, log, warnings: Vec::new() };
+    Ok((config, warnings))
+}
+
+/// The files that no client may read.
+fn private_files<'a>(
+    listeners: &'a [Listener],
+    routes: &'a [Route],
+) -> impl Iterator<Item = PrivateFile<'a>> {
+    let of_listener = |listener: &'a Listener| match &listener.identity {
+        Some(Identity::Files { private_key, .. }) => Some(("private key", private_key.as_path())),
+        _ => None,
+    };
+    let of_route = |route: &'a Route| {
+        let tokens = match &route.upstream.destinations {
+            Destinations::Tokens(tokens) => Some(("tokens in", tokens.path.as_path())),
+            Destinations::Fixed(_) => None,
+        };
+        let client = route.upstream.tls.client.as_ref();
+        client.map(|(_, private_key)| ("private key", private_key.as_path())).into_iter().chain(tokens)
+    };
+    listeners.iter().filter_map(of_listener).chain(routes.iter().flat_map(of_route))
+}

@@ -1,0 +1,202 @@
+//! `[[listener]]`: an address, its certificate and the proxies in front of it.
+//!
+//! Owns the keys and the rules between listeners: no two may share an address. Certificate files are named here and
+//! read elsewhere.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::address::Address;
+use super::error::{ConfigWarning, listener_key};
+use super::scalar::{OptionalKey, StringList};
+use super::tls_version::TlsVersion;
+use super::values::{Result, conflict, invalid, invalid_literal, keyword, missing, networks, resolve_path};
+
+/// One address to accept clients on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Where to listen.
+    pub address: Address,
+    /// The certificate for TLS clients; without one the listener is plain `ws://`.
+    pub identity: Option<Identity>,
+    /// The oldest TLS version that is accepted.
+    pub min_tls: TlsVersion,
+    /// Proxies whose forwarding headers are trusted.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Require that every connection comes from a trusted proxy and begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
+}
+
+/// A certificate chain and its private key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// In two PEM files.
+    Files {
+        /// The chain, the leaf certificate first.
+        certificate: PathBuf,
+        /// The private key of the leaf certificate.
+        private_key: PathBuf,
+    },
+    /// In memory, as PEM.
+    Pem {
+        /// The chain, the leaf certificate first.
+        certificate: String,
+        /// The private key of the leaf certificate.
+        private_key: Secret,
+    },
+}
+
+/// A text that neither logs nor Debug output show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps the text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListener {
+    address: OptionalKey<String>,
+    certificate: OptionalKey<String>,
+    private_key: OptionalKey<String>,
+    min_tls: OptionalKey<String>,
+    #[serde(default)]
+    trusted_proxies: StringList,
+    proxy_protocol: OptionalKey<bool>,
+}
+
+pub(super) fn listeners(
+    written: Vec<Spanned<RawListener>>,
+    base: &Path,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Result<Vec<Listener>> {
+    if written.is_empty() {
+        let wrong =
+            "there is no [[listener]]; add one with address = \"0.0.0.0:8443\", certificate and private_key";
+        return Err(conflict(0..0, wrong));
+    }
+    let mut listeners: Vec<Listener> = Vec::with_capacity(written.len());
+    for (index, table) in written.into_iter().enumerate() {
+        let listener = listener(index, table, base, &listeners, warnings)?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn listener(
+    index: usize,
+    table: Spanned<RawListener>,
+    base: &Path,
+    before: &[Listener],
+    warnings: &mut Vec<ConfigWarning>,
+) -> Result<Listener> {
+    let key = |name| listener_key(index, name);
+    let at = table.span();
+    let written = table.into_inner();
+    let Some(text) = written.address else {
+        return Err(missing(at, key("address"), "add address = \"0.0.0.0:8443\""));
+    };
+    let parsed = text.get_ref().parse::<Address>();
+    let address = match parsed.map_err(|error| invalid(key("address"), &text, error.to_string()))? {
+        Address::Unix(path) => Address::Unix(base.join(path)),
+        address => address,
+    };
+    if let Some(other) = before.iter().position(|other| other.address.collides_with(&address)) {
+        let wrong = match address {
+            Address::Ip(_) => {
+                format!("listener {} already has this address and port; choose another port", other + 1)
+            }
+            _ => format!("listener {} already has this address; choose another", other + 1),
+        };
+        return Err(invalid(key("address"), &text, wrong));
+    }
+    let identity = identity(index, written.certificate, written.private_key, base)?;
+    if identity.is_none() && !address.is_local() {
+        let sentence = format!(
+            "{} {address} is reachable from other machines without TLS, so anyone on the network path can read and change \
+             the traffic; add certificate and private_key, or listen on 127.0.0.1 behind a TLS proxy.",
+            key("address")
+        );
+        warnings.push(ConfigWarning { at: text.span(), sentence });
+    }
+    let min_tls_at = written.min_tls.as_ref().filter(|_| identity.is_none()).map(Spanned::span);
+    if let Some(at) = min_tls_at {
+        let sentence = format!("{} has no effect on a listener without a certificate.", key("min_tls"));
+        warnings.push(ConfigWarning { at, sentence });
+    }
+    let min_tls = keyword(&key("min_tls"), written.min_tls, &TlsVersion::NAMES)?.unwrap_or_default();
+    let trusted_proxies = networks(&key("trusted_proxies"), &written.trusted_proxies, warnings)?;
+    for (net, text) in trusted_proxies.iter().zip(&written.trusted_proxies) {
+        if net.prefix_len() == 0 {
+            let sentence = format!(
+                "{} {net} trusts every address, so any client can claim any address; list only your proxies.",
+                key("trusted_proxies")
+            );
+            warnings.push(ConfigWarning { at: text.span(), sentence });
+        }
+    }
+    let proxy_protocol = written.proxy_protocol.as_ref().is_some_and(|on| *on.get_ref());
+    if let Some(on) = written.proxy_protocol.filter(|on| *on.get_ref() && trusted_proxies.is_empty()) {
+        let wrong = "anyone could send a PROXY header and claim any address; list your proxies, such as \
+                     trusted_proxies = [\"10.0.0.0/8\"]";
+        return Err(invalid_literal(key("proxy_protocol"), on.span(), true, wrong));
+    }
+    Ok(Listener { address, identity, min_tls, trusted_proxies, proxy_protocol })
+}
+
+fn identity(
+    index: usize,
+    certificate: OptionalKey<String>,
+    private_key: OptionalKey<String>,
+    base: &Path,
+) -> Result<Option<Identity>> {
+    let key = |name| listener_key(index, name);
+    match (certificate, private_key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(private_key)) => Ok(Some(Identity::Files {
+            certificate: resolve_path(&key("certificate"), &certificate, base)?,
+            private_key: resolve_path(&key("private_key"), &private_key, base)?,
+        })),
+        (Some(certificate), None) => {
+            let advice =
+                "a certificate needs its key; add private_key = \"….key\", or leave both out for plain ws://";
+            Err(missing(certificate.span(), key("private_key"), advice))
+        }
+        (None, Some(private_key)) => {
+            let advice =
+                "a key needs its certificate; add certificate = \"….crt\", or leave both out for plain ws://";
+            Err(missing(private_key.span(), key("certificate"), advice))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_shown_by_debug() {
+        let private_key = Secret::new("-----BEGIN PRIVATE KEY-----");
+        assert_eq!(private_key.expose(), "-----BEGIN PRIVATE KEY-----");
+        let identity = Identity::Pem { certificate: "public".into(), private_key };
+        assert_eq!(format!("{identity:?}"), r#"Pem { certificate: "public", private_key: Secret(***) }"#);
+    }
+}

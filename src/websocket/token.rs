@@ -1,0 +1,7 @@
+//! The token syntax of HTTP, which a subprotocol's name has (RFC 6455 §4.1).
+
+/// Whether the text is a `token` (RFC 9110 §5.6.2).
+pub(crate) fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_tchar)
+}

@@ -1,4 +1,4 @@
-//! Portcullis with something behind it: `cargo run --release --example demo`.
+//! Portcullis with something behind it: `cargo run --release -p demo`.
 //!
 //! One process plays all the parts: a small RFB desktop on a loopback port (`server`, `desktop`, `scene`), Portcullis in
 //! front of it through the library's own API, and a viewer page served by the same listener (`web/`). The certificate
@@ -17,8 +17,7 @@ use clap::Parser;
 use desktop::Desktop;
 use portcullis::config::{Address, Config, Identity, Secret};
 use portcullis::gateway::Gateway;
-use rcgen::{CertificateParams, DnType, KeyPair};
-use std::io::{ErrorKind, IsTerminal};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,7 +46,6 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::INFO)
-        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     match run(arguments).await {
@@ -78,7 +76,7 @@ struct Demo {
 
 impl Demo {
     async fn prepare(port: Option<u16>, identity: Identity) -> anyhow::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/web");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
         if !root.join("index.html").is_file() {
             bail!(
                 "the page is missing: no index.html in {}; run the demo from the source tree it was built in",
@@ -182,12 +180,9 @@ fn quoted(text: &str) -> String {
 }
 
 /// A self-signed certificate that lives as long as this process.
-fn identity() -> Result<Identity, rcgen::Error> {
-    let mut wanted = CertificateParams::new(NAMES.map(str::to_owned))?;
-    wanted.distinguished_name.push(DnType::CommonName, "Portcullis demo");
-    let key = KeyPair::generate()?;
-    let certificate = wanted.self_signed(&key)?.pem();
-    Ok(Identity::Pem { certificate, private_key: Secret::new(key.serialize_pem()) })
+fn identity() -> anyhow::Result<Identity> {
+    let pair = portcullis::self_signed(&NAMES.map(str::to_owned))?;
+    Ok(Identity::Pem { certificate: pair.certificate, private_key: Secret::new(pair.private_key) })
 }
 
 /// The configuration for people: indented, and with the lines that the certificate in memory stands for.
@@ -313,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_what_runs() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/web");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
         let listeners = ["127.0.0.1:8443".parse().unwrap(), "[::1]:8443".parse().unwrap()];
         let text = gateway_toml(&listeners, "127.0.0.1:5900".parse().unwrap(), &root);
         let config = Config::parse(&text, Path::new("gateway.toml")).unwrap();

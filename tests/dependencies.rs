@@ -1,8 +1,9 @@
-//! `docs/dependencies.md` gives a reason for every dependency in `Cargo.toml`, and for no other.
+//! `docs/dependencies.md` gives a reason for every dependency in `Cargo.toml`, and for no other; the demo adds none.
 
 use std::collections::BTreeSet;
 
 const MANIFEST: &str = include_str!("../Cargo.toml");
+const DEMO: &str = include_str!("../examples/demo/Cargo.toml");
 const REASONS: &str = include_str!("../docs/dependencies.md");
 
 fn manifest() -> toml::Table {
@@ -47,7 +48,38 @@ fn every_dependency_has_its_reason_and_every_reason_its_dependency() {
 #[test]
 fn there_are_no_tables_of_dependencies_that_the_page_would_miss() {
     let manifest = manifest();
-    for table in ["build-dependencies", "target", "workspace"] {
+    for table in ["build-dependencies", "target"] {
         assert!(!manifest.contains_key(table), "docs/dependencies.md has no heading for [{table}]");
+    }
+    assert!(manifest["workspace"].get("dependencies").is_none(), "docs/dependencies.md has no such heading");
+}
+
+/// The features that a dependency asks for; with the crate's own default features as `default`.
+fn features(dependency: &toml::Value) -> BTreeSet<String> {
+    let named = dependency.get("features").and_then(toml::Value::as_array).into_iter().flatten();
+    let mut features: BTreeSet<String> =
+        named.map(|feature| feature.as_str().expect("a feature's name").to_owned()).collect();
+    if dependency.get("default-features").and_then(toml::Value::as_bool) != Some(false) {
+        features.insert("default".to_owned());
+    }
+    features
+}
+
+#[test]
+fn the_demo_asks_for_no_crate_and_no_feature_that_the_program_lacks() {
+    let (program, demo) =
+        (manifest(), DEMO.parse::<toml::Table>().expect("examples/demo/Cargo.toml is TOML"));
+    for (table, lookup) in
+        [("dependencies", &["dependencies"][..]), ("dev-dependencies", &["dependencies", "dev-dependencies"])]
+    {
+        for (name, requested) in
+            demo[table].as_table().expect("a table").iter().filter(|(name, _)| *name != "portcullis")
+        {
+            let present: Vec<_> = lookup.iter().filter_map(|table| program[*table].get(name)).collect();
+            assert!(!present.is_empty(), "{name}: a crate that only the demo needs");
+            let available: BTreeSet<_> = present.into_iter().flat_map(features).collect();
+            let missing: Vec<_> = features(requested).difference(&available).cloned().collect();
+            assert!(missing.is_empty(), "{name}: {missing:?} makes cargo compile it again for the demo");
+        }
     }
 }

@@ -223,8 +223,8 @@ fn the_commands_of_the_readme_are_there() {
     let readme = read(&root().join("README.md"));
     let commands: Vec<&str> =
         readme.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| !line.is_empty()).collect();
-    assert_eq!(commands, ["cargo run --release --example demo", "tests/run"]);
-    for file in ["examples/demo/main.rs", "tests/run"] {
+    assert_eq!(commands, ["cargo run --release -p demo", "tests/run"]);
+    for file in ["examples/demo/src/main.rs", "tests/run"] {
         assert!(root().join(file).is_file(), "{file} is missing");
     }
 }

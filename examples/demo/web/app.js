@@ -1,4 +1,4 @@
-// Ties the page together: one session at a time, the buttons, the panel.
+// The page: one session at a time, the buttons, the panel.
 
 import { Session } from "./rfb.js";
 import { ESCAPE, listen } from "./input.js";
@@ -18,11 +18,11 @@ function connect() {
   panel.begin();
   by("curtain").hidden = true;
   by("toggle").textContent = "Disconnect";
-  say("connecting", "Connecting");
+  showStatus("connecting", "Connecting");
   session = new Session(address.href, screen, {
     step(name, detail) {
       panel.step(name, detail);
-      if (name === "streaming") settle();
+      if (name === "streaming") updatePause();
     },
     size(width, height) {
       [screen.width, screen.height] = [width, height];
@@ -33,28 +33,28 @@ function connect() {
       panel.rest();
       session = null;
       const { title, text } = panel.end(ending);
-      say("closed", ending.opened ? "Closed" : "Refused");
+      showStatus("closed", ending.opened ? "Closed" : "Refused");
       by("curtain-title").textContent = title;
       by("curtain-text").textContent = text;
       by("curtain").hidden = false;
       by("toggle").textContent = "Reconnect";
-      // Nobody should have to look for the way back, unless they are busy elsewhere on the page.
+      // Offer the reconnect button to the keyboard, unless the focus is elsewhere on the page.
       if (document.activeElement === screen) by("curtain-button").focus();
     },
   });
-  settle();
+  updatePause();
 }
 
-// Pausing also happens by itself while nobody can see the page.
-function settle() {
-  const resting = paused || document.hidden;
-  session?.pause(resting);
-  if (session && session.counts.updates > 0) say(resting ? "paused" : "open", resting ? "Paused" : "Connected");
+// A hidden page pauses too.
+function updatePause() {
+  const idle = paused || document.hidden;
+  session?.pause(idle);
+  if (session && session.counts.updates > 0) showStatus(idle ? "paused" : "open", idle ? "Paused" : "Connected");
 }
 
-function say(state, words) {
+function showStatus(state, text) {
   by("status").dataset.state = state;
-  by("status").textContent = words;
+  by("status").textContent = text;
 }
 
 function toggle() {
@@ -71,14 +71,14 @@ by("pause").addEventListener("click", () => {
   paused = !paused;
   by("pause").textContent = paused ? "Resume" : "Pause";
   by("pause").setAttribute("aria-pressed", String(paused));
-  settle();
+  updatePause();
 });
 by("wipe").addEventListener("click", () => {
   session?.key(ESCAPE, true);
   session?.key(ESCAPE, false);
 });
 by("keys").addEventListener("click", () => by("keyboard").focus());
-document.addEventListener("visibilitychange", settle);
+document.addEventListener("visibilitychange", updatePause);
 
 listen(screen, by("keyboard"), () => session);
 setInterval(() => session && panel.count(session.counts), 1000);

@@ -28,7 +28,7 @@ export function keysym(key) {
   return point < 0x100 ? point : 0x01000000 | point;
 }
 
-// Listens on `canvas` and `keyboard` (a text field that makes a phone show its keys) and tells `session()`.
+// Listens on `canvas` and `keyboard` (a text field that makes a phone show its keys) and forwards the events to `session()`.
 export function listen(canvas, keyboard, session) {
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
@@ -62,7 +62,7 @@ export function listen(canvas, keyboard, session) {
   }
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 
-  // What is down, by physical key, so that it goes up as what it went down as, even if Shift was released between.
+  // Pressed keys, by physical key, so that each is released with the keysym of its press, even if Shift was released between.
   const down = new Map();
   const release = (code) => {
     const symbol = down.get(code);
@@ -70,7 +70,7 @@ export function listen(canvas, keyboard, session) {
     down.delete(code);
   };
   canvas.addEventListener("keydown", (event) => {
-    // Tab stays the page's, or a keyboard could never leave the picture; the browser keeps its own shortcuts.
+    // Tab stays with the page, so that the keyboard can leave the picture; the browser keeps its own shortcuts.
     // AltGr counts as Ctrl on some systems and is how many layouts type @ or {.
     const shortcut = (event.ctrlKey || event.metaKey) && !event.getModifierState("AltGraph");
     if (event.key === "Tab" || shortcut || event.isComposing) return;
@@ -88,9 +88,9 @@ export function listen(canvas, keyboard, session) {
     session()?.key(symbol, true);
     session()?.key(symbol, false);
   };
-  // Keys on glass have no codes: their text is read, and the field stays empty.
+  // On-screen keyboards send no key codes: read their text, and keep the field empty.
   keyboard.addEventListener("keydown", (event) => {
-    // An empty field has nothing to delete, so some browsers would not tell.
+    // In an empty field there is nothing to delete, so some browsers send no beforeinput event.
     if (event.key !== "Backspace" && event.key !== "Enter") return;
     event.preventDefault();
     type(KEYSYMS[event.key]);

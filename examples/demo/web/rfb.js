@@ -1,14 +1,14 @@
-// An RFB 3.8 viewer (RFC 6143): security None, Raw encoding, true colour. Nothing more is needed to see and move a
-// desktop; what it does not understand it refuses in words.
+// An RFB 3.8 viewer (RFC 6143): security None, Raw encoding, true colour. It ends the session with an error on anything
+// else.
 
 import { ByteStream, StreamClosed } from "./stream.js";
 
-const MAX_SIDE = 8192; // pixels; a desktop beyond this is a mistake or malice
+const MAX_SIDE = 8192; // pixels; a larger desktop is an error or an attack
 const MAX_TEXT = 64 * 1024; // bytes of a name or a reason
 
 export class ProtocolError extends Error {}
 
-// One session, from the handshake to the close. `on` is told what happens:
+// One session, from the handshake to the close. Callbacks of `on`:
 //   step(name, detail)   a stage was reached: "socket", "version", "security", "init", "streaming"
 //   size(width, height)  the canvas now has this size
 //   update(rectangles)   a FramebufferUpdate was painted
@@ -37,7 +37,7 @@ export class Session {
     socket.onopen = () => {
       opened = true;
       on.step("socket", { subprotocol: socket.protocol });
-      this.#converse().catch((error) => this.#fail(error));
+      this.#run().catch((error) => this.#fail(error));
     };
     socket.onmessage = ({ data }) => {
       if (typeof data === "string") {
@@ -59,7 +59,7 @@ export class Session {
     this.#socket.close(1000, "the viewer was closed");
   }
 
-  // RFB is pull: a viewer that asks for nothing is sent nothing, and the session idles.
+  // RFB is pull-based: without requests the server sends nothing, and the session is idle.
   pause(paused) {
     this.#paused = paused;
     if (!paused) this.#ask();
@@ -84,7 +84,7 @@ export class Session {
     this.#send(message);
   }
 
-  async #converse() {
+  async #run() {
     await this.#version();
     await this.#security();
     await this.#initialise();
@@ -96,7 +96,7 @@ export class Session {
   async #version() {
     const line = ascii(await this.#stream.take(12));
     const [, major, minor] = line.match(/^RFB (\d{3})\.(\d{3})\n$/) ?? [];
-    if (major === undefined) throw new ProtocolError(`this is not an RFB server; it began with ${JSON.stringify(line)}`);
+    if (major === undefined) throw new ProtocolError(`this is not an RFB server; its first bytes are ${JSON.stringify(line)}`);
     if (Number(major) < 3 || (Number(major) === 3 && Number(minor) < 8)) {
       throw new ProtocolError(`the server speaks ${line.trim()}; this small viewer speaks 3.8 only`);
     }
@@ -106,19 +106,19 @@ export class Session {
 
   async #security() {
     const [count] = await this.#stream.take(1);
-    if (count === 0) throw new ProtocolError(`the desktop refused: ${await this.#text()}`);
+    if (count === 0) throw new ProtocolError(`the desktop refused the viewer: ${await this.#text()}`);
     const offered = [...(await this.#stream.take(count))];
     if (!offered.includes(1)) {
       throw new ProtocolError(`the server wants security type ${offered.join(" or ")}; this small viewer has only 1 (None)`);
     }
     this.#send(Uint8Array.of(1));
     const result = (await this.#stream.view(4)).getUint32(0);
-    if (result !== 0) throw new ProtocolError(`the desktop refused: ${await this.#text()}`);
+    if (result !== 0) throw new ProtocolError(`the desktop refused the viewer: ${await this.#text()}`);
     this.#on.step("security", { offered });
   }
 
   async #initialise() {
-    this.#send(Uint8Array.of(1)); // ClientInit: share the desktop with whoever is there
+    this.#send(Uint8Array.of(1)); // ClientInit: share the desktop with other viewers
     const init = await this.#stream.view(20);
     const [width, height] = [init.getUint16(0), init.getUint16(2)];
     if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE) {
@@ -129,7 +129,7 @@ export class Session {
     this.#size = { width, height };
     this.#on.size(width, height);
     this.#on.step("init", { width, height, name, ...format });
-    // A canvas keeps red, green, blue, alpha in this order: asked for like that, pixels need no conversion here.
+    // The byte order of a canvas (red, green, blue, alpha), so that pixels need no conversion.
     this.#send(Uint8Array.of(0, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0));
     this.#send(Uint8Array.of(2, 0, 0, 1, 0, 0, 0, 0)); // SetEncodings: Raw
   }
@@ -146,7 +146,7 @@ export class Session {
         await this.#text();
         return undefined;
       default:
-        throw new ProtocolError(`the server sent RFB message type ${kind}, which was never asked for`);
+        throw new ProtocolError(`the server sent RFB message type ${kind}, which is not supported`);
     }
   }
 
@@ -158,7 +158,7 @@ export class Session {
       const [x, y] = [head.getUint16(0), head.getUint16(2)];
       const [width, height] = [head.getUint16(4), head.getUint16(6)];
       const encoding = head.getInt32(8);
-      if (encoding !== 0) throw new ProtocolError(`encoding ${encoding}, though only Raw (0) was asked for`);
+      if (encoding !== 0) throw new ProtocolError(`encoding ${encoding}, though only Raw (0) was requested`);
       if (x + width > this.#size.width || y + height > this.#size.height) {
         throw new ProtocolError(`a rectangle beyond the edge of the desktop: ${width} × ${height} at ${x}, ${y}`);
       }
@@ -175,7 +175,7 @@ export class Session {
     this.#ask();
   }
 
-  // FramebufferUpdateRequest: all of it the first time, from then on what changed.
+  // FramebufferUpdateRequest: everything the first time, changes only after that.
   #ask() {
     if (!this.#ready || this.#paused || this.#asked) return;
     const message = new DataView(new ArrayBuffer(10));
@@ -202,10 +202,10 @@ export class Session {
   }
 
   #fail(error) {
-    if (error instanceof StreamClosed || this.#error) return; // onclose tells the rest
+    if (error instanceof StreamClosed || this.#error) return; // onclose reports it
     this.#error = error;
     this.#ready = false;
-    // 4000 to 4999 are an application's own. The reason may have 123 bytes.
+    // Codes 4000 to 4999 are for applications. A reason has at most 123 bytes.
     this.#socket.close(4000, error instanceof ProtocolError ? error.message.slice(0, 40) : "viewer error");
   }
 }

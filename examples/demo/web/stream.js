@@ -1,7 +1,7 @@
 // A byte stream with "give me the next n bytes".
 //
-// WebSocket hands over messages, RFB is a stream: where a message ends means nothing. Whatever arrives is pushed
-// here, and the protocol takes what it needs, whether that is half a message or twenty.
+// WebSocket delivers messages, RFB is a stream: message boundaries carry no meaning. Push the messages here, and take
+// as many bytes as the protocol needs, be it half a message or twenty.
 
 export class StreamClosed extends Error {}
 
@@ -23,14 +23,14 @@ export class ByteStream {
     }
   }
 
-  // Nothing more will come. What has come can still be taken.
+  // No more bytes will arrive. Those received can still be taken.
   close() {
     this.#closed = true;
     this.#waiting?.reject(new StreamClosed("the connection has ended"));
     this.#waiting = null;
   }
 
-  // The next `length` bytes, as soon as they are there, in a buffer of their own.
+  // The next `length` bytes, as soon as they have arrived, in a buffer of their own.
   take(length) {
     if (this.#waiting) return Promise.reject(new Error("two takes at once"));
     if (this.#length >= length) return Promise.resolve(this.#cut(length));

@@ -1,40 +1,40 @@
-//! RFB 3.8 as bytes: what a viewer says, read; what the desktop says, written (RFC 6143).
+//! The RFB 3.8 messages: parses a viewer's, writes the desktop's (RFC 6143).
 //!
-//! Owns the layout of every message the demo speaks. Knows nothing of sockets or pictures: the parser is given what
-//! has arrived and answers with a message, with "not enough yet", or with a reason to hang up. Invariant: no input
-//! panics, and what a viewer announces (a length, a count) is never turned into memory.
+//! Owns the layout of every message the demo uses. Knows nothing of sockets or pictures: the parser gets the bytes received
+//! so far and returns a message, "not enough yet" or an error. Invariant: no input panics, and no length or count that a
+//! viewer sends is allocated.
 
 use crate::pixels::{PixelFormat, PixelFormatError};
 use thiserror::Error;
 
-/// ProtocolVersion, the first words of either side (§7.1.1).
+/// ProtocolVersion, the first message of either side (§7.1.1).
 pub(crate) const GREETING: &[u8; 12] = b"RFB 003.008\n";
 /// Security type "None" (§7.2.1).
 pub(crate) const SECURITY_NONE: u8 = 1;
-/// The longest clipboard text a viewer may send, in bytes. It is thrown away, but not for hours.
+/// The longest clipboard text a viewer may send, in bytes. It is discarded, but not for hours.
 pub(crate) const MAX_CUT_TEXT: u32 = 1 << 20;
 
-/// Why the conversation cannot go on.
+/// Why the session ends.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum RfbError {
-    #[error("the first bytes were not an RFB version: {0:?}")]
+    #[error("the first bytes are not an RFB version: {0:?}")]
     NotRfb(String),
-    #[error("RFB message type {0} is not one a viewer may send")]
+    #[error("a viewer cannot send RFB message type {0}")]
     UnknownMessage(u8),
-    #[error("a clipboard of {0} bytes; this desktop takes at most {MAX_CUT_TEXT}")]
+    #[error("a clipboard text of {0} bytes; this desktop accepts at most {MAX_CUT_TEXT}")]
     CutText(u32),
     #[error("pixel format refused: {0}")]
     PixelFormat(#[from] PixelFormatError),
 }
 
-/// The dialect a viewer chose. RFC 6143 names three; all other minor versions behave as 3.3.
+/// The version a viewer chose. RFC 6143 names three; all other minor versions behave as 3.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
-    /// The server decides on security and says so in four bytes.
+    /// The server chooses the security type and sends it in four bytes.
     V3_3,
-    /// The viewer chooses from a list; "None" is not followed by a result.
+    /// The viewer chooses from a list; no SecurityResult follows "None".
     V3_7,
-    /// As 3.7, with a result after every security type.
+    /// As 3.7, with a SecurityResult after every security type.
     V3_8,
 }
 
@@ -60,7 +60,7 @@ fn decimal(digits: &[u8]) -> Option<u32> {
         .try_fold(0_u32, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0')))
 }
 
-/// A rectangle of the picture, in pixels, as it stands on the wire: `x`, `y`, `width`, `height` (§7.5.3).
+/// A rectangle of the picture, in pixels, in the order of the wire format (§7.5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rectangle {
     pub(crate) x: u16,
@@ -69,11 +69,11 @@ pub(crate) struct Rectangle {
     pub(crate) height: u16,
 }
 
-/// What a viewer can say after the handshake (§7.5).
+/// The messages of a viewer after the handshake (§7.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientMessage {
     SetPixelFormat(PixelFormat),
-    /// Raw is always allowed, and is all this desktop sends: the list is of no interest.
+    /// Ignored: Raw is always allowed, and this desktop sends nothing else.
     SetEncodings {
         count: u16,
     },
@@ -97,7 +97,7 @@ pub(crate) enum ClientMessage {
 }
 
 impl ClientMessage {
-    /// Bytes that follow this message and are to be thrown away, however they arrive.
+    /// How many bytes after this message to discard.
     pub(crate) fn discards(&self) -> u64 {
         match *self {
             Self::SetEncodings { count } => 4 * u64::from(count),
@@ -106,8 +106,8 @@ impl ClientMessage {
         }
     }
 
-    /// Reads one message off the front of `arrived`: the message and how many bytes it took, or `None` when there is
-    /// not enough yet. The longest message takes 20 bytes.
+    /// Parses one message at the start of `arrived`: the message and its length, or `None` if it is incomplete. The
+    /// longest message has 20 bytes.
     pub(crate) fn parse(arrived: &[u8]) -> Result<Option<(Self, usize)>, RfbError> {
         let Some(kind) = arrived.first() else { return Ok(None) };
         let message = match kind {
@@ -170,7 +170,7 @@ pub(crate) fn server_init(width: u16, height: u16, name: &str) -> Vec<u8> {
     out
 }
 
-/// A string as RFB writes it: its length in four bytes, then its bytes. Also the reason of a refusal (§7.1.2).
+/// An RFB string: its length in four bytes, then its bytes. Also the reason of a refusal (§7.1.2).
 pub(crate) fn reason(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
     let mut out = length.to_be_bytes().to_vec();
@@ -199,7 +199,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn versions_fall_into_three_dialects() {
+    fn minor_versions_map_to_three_versions() {
         let parse = |line: &[u8; 12]| Version::parse(line);
         assert_eq!(parse(b"RFB 003.003\n"), Ok(Version::V3_3));
         assert_eq!(parse(b"RFB 003.005\n"), Ok(Version::V3_3));
@@ -214,12 +214,12 @@ mod tests {
             b"\0\0\0\0\0\0\0\0\0\0\0\0",
         ] {
             let error = parse(bad).unwrap_err().to_string();
-            assert!(error.starts_with("the first bytes were not an RFB version: "), "{error}");
+            assert!(error.starts_with("the first bytes are not an RFB version: "), "{error}");
         }
     }
 
     #[test]
-    fn every_message_is_read_as_the_standard_lays_it_out() {
+    fn every_message_is_parsed_as_in_the_rfc() {
         let cases: [(&[u8], ClientMessage, u64); 6] = [
             (
                 &[0, 9, 9, 9, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0],
@@ -253,19 +253,22 @@ mod tests {
     }
 
     #[test]
-    fn what_no_viewer_may_say_is_an_error() {
+    fn invalid_messages_are_errors() {
         for kind in [1, 7, 150, 255] {
             let error = ClientMessage::parse(&[kind; 20]).unwrap_err();
             assert_eq!(error, RfbError::UnknownMessage(kind));
         }
         let error = ClientMessage::parse(&[6, 0, 0, 0, 0, 16, 0, 1]).unwrap_err();
-        assert_eq!(error.to_string(), "a clipboard of 1048577 bytes; this desktop takes at most 1048576");
+        assert_eq!(
+            error.to_string(),
+            "a clipboard text of 1048577 bytes; this desktop accepts at most 1048576"
+        );
         let error = ClientMessage::parse(&[0; 20]).unwrap_err();
-        assert_eq!(error.to_string(), "pixel format refused: 0 bits per pixel; RFB knows 8, 16 and 32");
+        assert_eq!(error.to_string(), "pixel format refused: 0 bits per pixel; RFB allows 8, 16 and 32");
     }
 
     #[test]
-    fn server_messages_are_laid_out_as_the_standard_says() {
+    fn server_messages_are_laid_out_as_in_the_rfc() {
         let init = server_init(640, 400, "desk");
         assert_eq!(&init[..4], [2, 128, 1, 144]);
         assert_eq!(&init[4..20], PixelFormat::NATIVE.to_wire());

@@ -1,7 +1,7 @@
-//! Which parts of the picture changed, and which of those a viewer has not seen.
+//! Tracks which parts of the picture changed since each viewer's last update.
 //!
 //! Owns one stamp per tile. Knows nothing of colours or sockets. Invariant: a tile is reported to a viewer exactly
-//! when it changed since that viewer was last given all of it.
+//! when it changed since that viewer was last sent all of it.
 
 use crate::rfb::Rectangle;
 
@@ -17,7 +17,7 @@ pub(crate) struct Tiles {
     frame: u64,
 }
 
-/// What one viewer was last given of each tile.
+/// The frame of each tile that one viewer was last sent.
 pub(crate) struct Seen(Vec<u64>);
 
 impl Tiles {
@@ -26,7 +26,7 @@ impl Tiles {
         Self { width, height, columns, stamps: vec![1; columns * height.div_ceil(TILE)], frame: 1 }
     }
 
-    /// A viewer that has seen nothing yet.
+    /// The state of a viewer that was sent nothing yet.
     pub(crate) fn unseen(&self) -> Seen {
         Seen(vec![0; self.stamps.len()])
     }
@@ -49,7 +49,7 @@ impl Tiles {
         any
     }
 
-    /// Forgets that a viewer saw `area`: its next update carries all of it.
+    /// Marks `area` as not sent: the viewer's next update contains all of it.
     pub(crate) fn forget(&self, seen: &mut Seen, area: Rectangle) {
         let [left, top, right, bottom] = self.tiles_of(area);
         for row in top..bottom {
@@ -57,8 +57,8 @@ impl Tiles {
         }
     }
 
-    /// The rectangles of `area` that the viewer has not seen, grown to whole tiles (a viewer keeps the whole picture, and
-    /// half a tile could not be remembered), neighbours joined. Marks them as seen.
+    /// The rectangles of `area` that the viewer was not sent, extended to whole tiles (stamps are per tile, and a viewer
+    /// keeps the whole picture), neighbours joined. Marks them as sent.
     pub(crate) fn take(&self, seen: &mut Seen, area: Rectangle) -> Vec<Rectangle> {
         let [left, top, right, bottom] = self.tiles_of(area);
         // Runs of tiles as [left, top, right, bottom); a run grows down while the row below has the same one.
@@ -67,7 +67,7 @@ impl Tiles {
             let mut column = left;
             while column < right {
                 let start = column;
-                while column < right && self.news(seen, row, column) {
+                while column < right && self.changed(seen, row, column) {
                     column += 1;
                 }
                 if start == column {
@@ -83,11 +83,11 @@ impl Tiles {
         runs.into_iter().map(|run| self.rectangle(run)).collect()
     }
 
-    fn news(&self, seen: &mut Seen, row: usize, column: usize) -> bool {
+    fn changed(&self, seen: &mut Seen, row: usize, column: usize) -> bool {
         let at = row * self.columns + column;
-        let news = seen.0[at] < self.stamps[at];
+        let changed = seen.0[at] < self.stamps[at];
         seen.0[at] = self.stamps[at];
-        news
+        changed
     }
 
     /// The tiles `area` touches, clipped to the picture.
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_gets_everything_once_then_only_what_changed() {
+    fn a_new_viewer_gets_everything_once_then_only_changes() {
         let mut tiles = Tiles::new(WIDTH, HEIGHT);
         let mut seen = tiles.unseen();
         assert_eq!(tiles.take(&mut seen, ALL), [area(0, 0, 70, 40)]);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_area_asked_for_counts_as_seen() {
+    fn only_the_requested_area_counts_as_sent() {
         let tiles = Tiles::new(WIDTH, HEIGHT);
         let mut seen = tiles.unseen();
         assert_eq!(tiles.take(&mut seen, area(1, 1, 1, 1)), [area(0, 0, 16, 16)]);
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_viewer_that_takes_updates_ends_up_with_the_picture(
+        fn a_viewer_that_applies_all_updates_has_the_picture(
             dots in prop::collection::vec((0..WIDTH * HEIGHT, any::<[u16; 4]>()), 1..40),
         ) {
             let mut tiles = Tiles::new(WIDTH, HEIGHT);

@@ -1,31 +1,31 @@
 //! The one desktop that all viewers share.
 //!
-//! Owns the picture, what viewers have done to it (ink, words, wind) and who is there. Knows nothing of sockets or
-//! message layouts. Invariant: its lock is held for one step only (a stroke, a frame, a collection) and never across
-//! an await.
+//! Owns the picture, the viewers' changes to it (ink, text, wind) and the list of viewers. Knows nothing of sockets or
+//! message layouts. Invariant: its lock is held for one operation (a stroke, a frame, an update) and never across an
+//! await.
 
 use crate::picture::{Colour, Ink, LETTER, Picture};
 use crate::pixels::Converter;
 use crate::rfb::{Rectangle, raw_header, update_header};
 use crate::scene::{HEIGHT, Moment, Scene, WIDTH};
 use crate::tiles::{Seen, Tiles};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 /// Time between two frames.
 const FRAME: Duration = Duration::from_millis(40);
-/// Most viewers at a time.
+/// Viewers at a time, at most.
 const MAX_VIEWERS: usize = 64;
-/// One colour per viewer, in the order they come.
+/// One colour per viewer, in the order they connect.
 const COLOURS: [Colour; 6] = [0xff_c24b, 0x5f_d7ff, 0xff_7aa8, 0x8d_e969, 0xc6_9cff, 0xff_f2d8];
 
 const LINES: usize = 3;
 const COLUMNS: usize = 50;
 
-/// A desktop, shared.
 pub(crate) struct Desktop {
     state: Mutex<State>,
     /// Counts the frames that changed something.
@@ -40,14 +40,15 @@ struct State {
     ink: Ink,
     page: Page,
     pointers: BTreeMap<u64, Pointer>,
-    entered: u64,
+    /// Viewers so far: the next viewer's id.
+    joined: u64,
     gate: f32,
     wind: f32,
-    /// Where the wind is heading; the lanterns follow softly.
+    /// The value that `wind` approaches; the lanterns follow with a delay.
     gust: f32,
 }
 
-/// A viewer's pointer: its colour, and where it is once it has said so.
+/// A viewer's pointer; `at` is `None` until the first PointerEvent.
 struct Pointer {
     colour: Colour,
     at: Option<[f32; 2]>,
@@ -64,7 +65,7 @@ impl Desktop {
             ink: Ink::new(WIDTH, HEIGHT),
             page: Page::default(),
             pointers: BTreeMap::new(),
-            entered: 0,
+            joined: 0,
             gate: 0.0,
             wind: 0.0,
             gust: 0.0,
@@ -74,7 +75,7 @@ impl Desktop {
         Arc::new(desktop)
     }
 
-    /// Paints a frame every 40 ms while somebody watches; never returns.
+    /// Paints a frame every 40 ms while a viewer is connected; never returns.
     pub(crate) async fn animate(&self) {
         let mut clock = tokio::time::interval(FRAME);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,10 +86,10 @@ impl Desktop {
         }
     }
 
-    /// Paints the desktop as it is at `seconds` since 1970, if anybody watches.
+    /// Paints the desktop as it is at `seconds` since 1970, if a viewer is connected.
     pub(crate) fn paint(&self, seconds: f64) {
-        let mut state = self.lock();
-        if state.entered > 0 && state.pointers.is_empty() {
+        let mut state = self.state.lock();
+        if state.joined > 0 && state.pointers.is_empty() {
             state.gate = 0.0;
             return;
         }
@@ -97,45 +98,40 @@ impl Desktop {
         }
     }
 
-    /// Lets a viewer in; `None` when there are too many.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Viewer> {
-        let mut state = self.lock();
+    /// Adds a viewer; `None` when there are too many.
+    pub(crate) fn join(self: &Arc<Self>) -> Option<Viewer> {
+        let mut state = self.state.lock();
         if state.pointers.len() >= MAX_VIEWERS {
             return None;
         }
-        let id = state.entered;
-        state.entered += 1;
+        let id = state.joined;
+        state.joined += 1;
         let colour = COLOURS[(id % COLOURS.len() as u64) as usize];
         state.pointers.insert(id, Pointer { colour, at: None, pressed: false });
         Some(Viewer { desktop: Arc::clone(self), id })
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while painting would leave an odd picture, nothing worse.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// A viewer's place at the desktop; leaves when dropped.
+/// One connected viewer; removed when dropped.
 pub(crate) struct Viewer {
     desktop: Arc<Desktop>,
     id: u64,
 }
 
 impl Viewer {
-    /// A viewer that was given nothing yet.
+    /// The state of a viewer that was sent nothing yet.
     pub(crate) fn unseen(&self) -> Seen {
-        self.desktop.lock().tiles.unseen()
+        self.desktop.state.lock().tiles.unseen()
     }
 
-    /// Wakes once for every frame that changed something.
+    /// Notifies of every frame that changed something.
     pub(crate) fn frames(&self) -> watch::Receiver<u64> {
         self.desktop.frames.subscribe()
     }
 
-    /// Forgets that this viewer saw `area`.
+    /// Marks `area` as not sent to this viewer.
     pub(crate) fn forget(&self, seen: &mut Seen, area: Rectangle) {
-        self.desktop.lock().tiles.forget(seen, area);
+        self.desktop.state.lock().tiles.forget(seen, area);
     }
 
     /// Writes a FramebufferUpdate of what is new in `area` to `out`, emptied first; `false` if nothing is new.
@@ -147,7 +143,7 @@ impl Viewer {
         out: &mut Vec<u8>,
     ) -> bool {
         out.clear();
-        let state = self.desktop.lock();
+        let state = self.desktop.state.lock();
         let parts = state.tiles.take(seen, area);
         let Ok(count @ 1..) = u16::try_from(parts.len()) else { return false };
         out.extend(update_header(count));
@@ -162,13 +158,13 @@ impl Viewer {
         true
     }
 
-    /// Moves this viewer's pointer; a pressed button leaves ink.
+    /// Moves this viewer's pointer; draws while a button is pressed.
     pub(crate) fn point(&self, buttons: u8, x: u16, y: u16) {
         let at = [(f32::from(x)).min(WIDTH as f32 - 1.0), f32::from(y).min(HEIGHT as f32 - 1.0)];
-        let mut state = self.desktop.lock();
+        let mut state = self.desktop.state.lock();
         let State { pointers, ink, .. } = &mut *state;
         let Some(pointer) = pointers.get_mut(&self.id) else { return };
-        // The wheel counts as buttons 4 to 7 and draws nothing.
+        // The wheel is buttons 4 to 7 and draws nothing.
         let pressed = buttons & 0b111 != 0;
         if pressed {
             let from = if pointer.pressed { pointer.at.unwrap_or(at) } else { at };
@@ -178,9 +174,9 @@ impl Viewer {
         pointer.pressed = pressed;
     }
 
-    /// Types a key, by its keysym.
+    /// Handles a key press, by X11 keysym.
     pub(crate) fn press(&self, keysym: u32) {
-        let mut state = self.desktop.lock();
+        let mut state = self.desktop.state.lock();
         let state = &mut *state;
         let Some(pointer) = state.pointers.get(&self.id) else { return };
         match keysym {
@@ -188,11 +184,11 @@ impl Viewer {
                 state.ink.wipe();
                 state.page = Page::default();
             }
-            BACKSPACE => state.page.rub_out(),
+            BACKSPACE => state.page.backspace(),
             RETURN | KEYPAD_ENTER => state.page.new_line(),
             LEFT => state.gust -= 30.0,
             RIGHT => state.gust += 30.0,
-            // Latin 1 letters have their own numbers as keysyms, others have theirs with bit 24 set.
+            // The keysym of a Latin-1 character is its code point; of any other, its code point with bit 24 set.
             0x20..=0xff | 0x0100_0100..=0x0110_ffff => {
                 state.page.letter(u8::try_from(keysym).unwrap_or(u8::MAX), pointer.colour);
             }
@@ -203,7 +199,7 @@ impl Viewer {
 
 impl Drop for Viewer {
     fn drop(&mut self) {
-        self.desktop.lock().pointers.remove(&self.id);
+        self.desktop.state.lock().pointers.remove(&self.id);
     }
 }
 
@@ -215,7 +211,7 @@ const RIGHT: u32 = 0xff53;
 const KEYPAD_ENTER: u32 = 0xff8d;
 
 impl State {
-    /// Paints a frame; `true` if it differs from the one before.
+    /// Paints a frame; `true` if it differs from the previous one.
     fn paint(&mut self, seconds: f64) -> bool {
         if !self.pointers.is_empty() {
             self.gate = (self.gate + 0.02).min(1.0);
@@ -227,11 +223,11 @@ impl State {
         self.ink.over(picture);
         self.page.paint(picture, seconds);
         picture.text(16, 14, 2, "PORTCULLIS", 0xff_ecd0);
-        let company = match self.pointers.len() {
+        let viewers = match self.pointers.len() {
             1 => "one viewer; open this page twice".to_owned(),
             count => format!("{count} viewers share this desktop"),
         };
-        picture.text(16, 34, 1, &company, 0xc9_b9d8);
+        picture.text(16, 34, 1, &viewers, 0xc9_b9d8);
         for pointer in self.pointers.values() {
             if let Some([x, y]) = pointer.at {
                 picture.ring(x, y, if pointer.pressed { 5.0 } else { 8.0 }, pointer.colour, 0.9);
@@ -243,7 +239,7 @@ impl State {
     }
 }
 
-/// What was typed: the last few lines, each letter in its writer's colour.
+/// The last lines of typed text, each letter in its writer's colour.
 #[derive(Default)]
 struct Page {
     lines: [Vec<(u8, Colour)>; LINES],
@@ -267,7 +263,7 @@ impl Page {
         }
     }
 
-    fn rub_out(&mut self) {
+    fn backspace(&mut self) {
         if self.lines[self.line].pop().is_none() {
             self.line = self.line.saturating_sub(1);
         }

@@ -1,8 +1,8 @@
-//! The desktop's RFB server: one viewer's whole conversation, over any stream.
+//! The desktop's RFB server: one viewer's whole session, over any stream.
 //!
-//! Owns the order of things said (RFC 6143 §7) and the deadlines. Knows nothing of WebSockets: to it Portcullis is one
-//! more TCP client. Invariant: a viewer is read and written by two halves of one task that wait for each other only when the
-//! viewer itself does not read; whatever it says, the worst that happens is that its connection ends.
+//! Owns the order of messages (RFC 6143 §7) and the timeouts. Knows nothing of WebSocket: Portcullis is a TCP client like
+//! any other. Invariant: the two halves of a session, reader and writer, run in one task and wait for each other only when
+//! the viewer does not read; no input does more than end its own connection.
 
 use crate::desktop::{Desktop, Viewer};
 use crate::pixels::{Converter, PixelFormat};
@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const NAME: &str = "Portcullis demo desktop";
-/// For the whole handshake.
+/// Drop the viewer if the whole handshake takes longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// For a viewer to take one update.
+/// Drop the viewer if writing one update takes longer.
 const STALL: Duration = Duration::from_secs(60);
-/// Pause after a failed accept, which fails again at once when descriptors have run out.
+/// Pause after a failed accept: without descriptors, the next one fails at once too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a viewer's connection ended early.
@@ -37,7 +37,7 @@ pub(crate) enum SessionError {
     Full,
     #[error("the viewer did not finish the handshake within {} s", HANDSHAKE.as_secs())]
     Slow,
-    #[error("the viewer took nothing for {} s", STALL.as_secs())]
+    #[error("the viewer read nothing for {} s", STALL.as_secs())]
     Stalled,
     #[error("connection lost: {0}")]
     Io(#[from] io::Error),
@@ -52,16 +52,16 @@ pub(crate) async fn serve(listener: TcpListener, desktop: Arc<Desktop>) {
                 Ok((stream, peer)) => {
                     let desktop = Arc::clone(&desktop);
                     sessions.spawn(async move {
-                        // Only a question of speed: the session works without.
+                        // Only latency suffers without it.
                         let _ = stream.set_nodelay(true);
                         match session(stream, &desktop).await {
-                            Ok(()) => tracing::debug!(%peer, "viewer left the desktop"),
-                            Err(error) => tracing::info!(%peer, %error, "the desktop hung up on a viewer"),
+                            Ok(()) => tracing::debug!(%peer, "viewer disconnected"),
+                            Err(error) => tracing::info!(%peer, %error, "viewer dropped"),
                         }
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the desktop could not accept a viewer");
+                    tracing::warn!(%error, "cannot accept a viewer");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -70,7 +70,7 @@ pub(crate) async fn serve(listener: TcpListener, desktop: Arc<Desktop>) {
     }
 }
 
-/// One viewer, from the first byte to the last.
+/// One viewer's session, from the first byte to the last.
 pub(crate) async fn session<S>(mut stream: S, desktop: &Arc<Desktop>) -> Result<(), SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -78,11 +78,11 @@ where
     let viewer =
         timeout(HANDSHAKE, handshake(&mut stream, desktop)).await.unwrap_or(Err(SessionError::Slow))?;
     let (read, write) = tokio::io::split(stream);
-    // A viewer that asks faster than it reads is not read on until it does.
-    let (wishes, wanted) = mpsc::channel(16);
+    // Backpressure: a viewer that sends requests faster than it reads updates is not read until it does.
+    let (requests, requested) = mpsc::channel(16);
     tokio::select! {
-        ended = listen(read, &viewer, wishes) => ended,
-        ended = show(write, &viewer, wanted) => ended,
+        ended = read_messages(read, &viewer, requests) => ended,
+        ended = write_updates(write, &viewer, requested) => ended,
     }
 }
 
@@ -96,10 +96,10 @@ where
     stream.read_exact(&mut line).await?;
     let version = Version::parse(&line)?;
 
-    let Some(viewer) = desktop.enter() else {
+    let Some(viewer) = desktop.join() else {
         // No security types, then a reason; in 3.3 the zero has four bytes.
         stream.write_all(if version == Version::V3_3 { &[0, 0, 0, 0] } else { &[0] }).await?;
-        stream.write_all(&rfb::reason("This desktop is full; try again when somebody has left.")).await?;
+        stream.write_all(&rfb::reason("This desktop is full; try again when a viewer has left.")).await?;
         stream.shutdown().await?;
         return Err(SessionError::Full);
     };
@@ -128,14 +128,18 @@ where
     Ok(viewer)
 }
 
-/// What the reading half passes to the writing half, in the order it was said.
-enum Wish {
+/// What the reader passes to the writer, in the order received.
+enum Request {
     Format(PixelFormat),
     Update { incremental: bool, area: Rectangle },
 }
 
-/// Reads what the viewer says until it closes.
-async fn listen<R>(mut stream: R, viewer: &Viewer, wishes: mpsc::Sender<Wish>) -> Result<(), SessionError>
+/// Reads the viewer's messages until it closes.
+async fn read_messages<R>(
+    mut stream: R,
+    viewer: &Viewer,
+    requests: mpsc::Sender<Request>,
+) -> Result<(), SessionError>
 where
     R: AsyncRead + Unpin,
 {
@@ -143,10 +147,10 @@ where
     loop {
         while let Some((message, length)) = ClientMessage::parse(&arrived)? {
             arrived.advance(length);
-            let wish = match message {
-                ClientMessage::SetPixelFormat(format) => Some(Wish::Format(format)),
+            let request = match message {
+                ClientMessage::SetPixelFormat(format) => Some(Request::Format(format)),
                 ClientMessage::UpdateRequest { incremental, area } => {
-                    Some(Wish::Update { incremental, area })
+                    Some(Request::Update { incremental, area })
                 }
                 ClientMessage::Key { down: true, keysym } => {
                     viewer.press(keysym);
@@ -160,13 +164,13 @@ where
                 | ClientMessage::SetEncodings { .. }
                 | ClientMessage::CutText { .. } => None,
             };
-            if let Some(wish) = wish
-                && wishes.send(wish).await.is_err()
+            if let Some(request) = request
+                && requests.send(request).await.is_err()
             {
                 return Ok(());
             }
             discard(&mut stream, &mut arrived, message.discards()).await?;
-            // A viewer that never pauses must not keep the others waiting.
+            // A viewer that sends without pause must not starve the others.
             tokio::task::coop::consume_budget().await;
         }
         if stream.read_buf(&mut arrived).await? == 0 {
@@ -179,7 +183,7 @@ where
     }
 }
 
-/// Throws away the next `length` bytes, wherever they are.
+/// Discards the next `length` bytes, received already or not.
 async fn discard<R>(stream: &mut R, arrived: &mut BytesMut, length: u64) -> io::Result<()>
 where
     R: AsyncRead + Unpin,
@@ -198,38 +202,42 @@ where
     }
 }
 
-/// Sends updates as they are asked for: at once if anything is new, otherwise with the next frame that is.
-async fn show<W>(mut stream: W, viewer: &Viewer, mut wishes: mpsc::Receiver<Wish>) -> Result<(), SessionError>
+/// Sends updates as requested: at once if anything changed, otherwise with the next frame that changes something.
+async fn write_updates<W>(
+    mut stream: W,
+    viewer: &Viewer,
+    mut requests: mpsc::Receiver<Request>,
+) -> Result<(), SessionError>
 where
     W: AsyncWrite + Unpin,
 {
     let mut frames = viewer.frames();
     let mut seen = viewer.unseen();
     let mut format = Converter::new(PixelFormat::NATIVE);
-    let mut wanted: Option<Rectangle> = None;
+    let mut requested: Option<Rectangle> = None;
     let mut update = Vec::new();
     loop {
         tokio::select! {
-            wish = wishes.recv() => match wish {
-                Some(Wish::Format(new)) => format = Converter::new(new),
-                Some(Wish::Update { incremental, area }) => {
+            request = requests.recv() => match request {
+                Some(Request::Format(new)) => format = Converter::new(new),
+                Some(Request::Update { incremental, area }) => {
                     if !incremental {
                         viewer.forget(&mut seen, area);
                     }
-                    wanted = Some(wanted.map_or(area, |before| union(before, area)));
+                    requested = Some(requested.map_or(area, |before| union(before, area)));
                 }
                 None => return Ok(()),
             },
-            changed = frames.changed(), if wanted.is_some() => {
+            changed = frames.changed(), if requested.is_some() => {
                 if changed.is_err() {
                     return Ok(());
                 }
             }
         }
-        if let Some(area) = wanted
+        if let Some(area) = requested
             && viewer.update(&mut seen, area, &format, &mut update)
         {
-            wanted = None;
+            requested = None;
             let written = async {
                 stream.write_all(&update).await?;
                 stream.flush().await
@@ -239,7 +247,7 @@ where
     }
 }
 
-/// The smallest rectangle around both: one update may answer several requests (§7.5.3).
+/// The bounding box of both: one update may answer several requests (§7.5.3).
 fn union(a: Rectangle, b: Rectangle) -> Rectangle {
     let span = |start_a: u16, length_a: u16, start_b: u16, length_b: u16| {
         let start = start_a.min(start_b);
@@ -260,34 +268,34 @@ mod tests {
     use tokio::io::DuplexStream;
     use tokio::task::JoinHandle;
 
-    /// A viewer's end of an in-memory connection that holds `room` bytes, the desktop, and how its session ends.
-    fn connected(room: usize) -> (DuplexStream, Arc<Desktop>, JoinHandle<Result<(), SessionError>>) {
-        connected_to(Desktop::new(), room)
+    /// A viewer's end of an in-memory connection with a buffer of `capacity` bytes, the desktop, and the session's task.
+    fn connected(capacity: usize) -> (DuplexStream, Arc<Desktop>, JoinHandle<Result<(), SessionError>>) {
+        connected_to(Desktop::new(), capacity)
     }
 
     fn connected_to(
         desktop: Arc<Desktop>,
-        room: usize,
+        capacity: usize,
     ) -> (DuplexStream, Arc<Desktop>, JoinHandle<Result<(), SessionError>>) {
-        let (ours, theirs) = tokio::io::duplex(room);
+        let (ours, theirs) = tokio::io::duplex(capacity);
         let shared = Arc::clone(&desktop);
         (ours, desktop, tokio::spawn(async move { session(theirs, &shared).await }))
     }
 
-    /// Says `line`, chooses security type None and reads up to the end of ServerInit.
-    async fn introduced(stream: &mut DuplexStream, line: &[u8; 12], dialect: Version) -> (u16, u16, String) {
+    /// Sends `line`, chooses security type None and reads up to the end of ServerInit.
+    async fn initialised(stream: &mut DuplexStream, line: &[u8; 12], version: Version) -> (u16, u16, String) {
         let mut greeting = [0; 12];
         stream.read_exact(&mut greeting).await.unwrap();
         assert_eq!(&greeting, b"RFB 003.008\n");
         stream.write_all(line).await.unwrap();
-        if dialect == Version::V3_3 {
+        if version == Version::V3_3 {
             assert_eq!(stream.read_u32().await.unwrap(), 1);
         } else {
             assert_eq!(stream.read_u16().await.unwrap(), 0x0101, "one security type: None");
             stream.write_u8(1).await.unwrap();
         }
-        if dialect == Version::V3_8 {
-            assert_eq!(stream.read_u32().await.unwrap(), 0, "SecurityResult: fine");
+        if version == Version::V3_8 {
+            assert_eq!(stream.read_u32().await.unwrap(), 0, "SecurityResult: OK");
         }
         stream.write_u8(1).await.unwrap();
         let (width, height) = (stream.read_u16().await.unwrap(), stream.read_u16().await.unwrap());
@@ -303,7 +311,7 @@ mod tests {
         stream.write_all(&[3, incremental.into(), 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).await.unwrap();
     }
 
-    /// Reads one FramebufferUpdate into `copy`, `bytes` to a pixel; says which rectangles it held.
+    /// Reads one FramebufferUpdate into `copy`, `bytes` per pixel; returns its rectangles.
     async fn update(stream: &mut DuplexStream, copy: &mut [u8], bytes: usize) -> Vec<Rectangle> {
         assert_eq!(stream.read_u16().await.unwrap(), 0, "FramebufferUpdate");
         let mut parts = Vec::new();
@@ -323,13 +331,13 @@ mod tests {
     async fn ending(session: JoinHandle<Result<(), SessionError>>) -> String {
         let ended =
             timeout(Duration::from_secs(10), session).await.expect("the session did not end").unwrap();
-        ended.map_or_else(|error| error.to_string(), |()| "fine".to_owned())
+        ended.map_or_else(|error| error.to_string(), |()| "ok".to_owned())
     }
 
     #[tokio::test]
-    async fn a_viewer_sees_the_desktop_draws_types_and_sees_that() {
+    async fn drawing_and_typing_show_up_in_the_next_updates() {
         let (mut stream, desktop, session) = connected(4096);
-        let size = introduced(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
+        let size = initialised(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
         assert_eq!(size, (640, 400, NAME.to_owned()));
 
         // SetPixelFormat as a canvas wants it (red first), SetEncodings with two entries, a clipboard.
@@ -352,15 +360,15 @@ mod tests {
         request(&mut stream, true).await;
         stream.write_all(&[5, 1, 1, 44, 0, 60, 5, 1, 1, 164, 0, 60, 5, 0, 1, 164, 0, 60]).await.unwrap();
         stream.write_all(&[4, 1, 0, 0, 0, 0, 0, b'A', 4, 0, 0, 0, 0, 0, 0, b'A']).await.unwrap();
-        // The desktop's hands stand still while nobody paints: a frame now holds exactly these changes.
+        // The time is constant, so that a frame holds exactly these changes.
         let frame = async {
             loop {
                 desktop.paint(0.0);
                 tokio::task::yield_now().await;
             }
         };
-        let watch = async {
-            let mut asked = 1;
+        let updates = async {
+            let mut requests = 1;
             while pixel(&copy, 360, 60) != [0xff, 0xc2, 0x4b] || pixel(&copy, 24, 338) != [0xff, 0xc2, 0x4b] {
                 let parts = update(&mut stream, &mut copy, 4).await;
                 let pixels: usize =
@@ -370,23 +378,23 @@ mod tests {
                     "an incremental update carries what changed, not {pixels} pixels"
                 );
                 request(&mut stream, true).await;
-                asked += 1;
-                assert!(asked < 1000, "ink and letter did not appear");
+                requests += 1;
+                assert!(requests < 1000, "ink and letter did not appear");
             }
         };
         tokio::select! {
             () = frame => {}
-            ended = timeout(Duration::from_secs(20), watch) => ended.expect("ink and letter did not appear in time"),
+            ended = timeout(Duration::from_secs(20), updates) => ended.expect("ink and letter did not appear in time"),
         }
         drop(stream);
-        assert_eq!(ending(session).await, "fine");
+        assert_eq!(ending(session).await, "ok");
     }
 
     #[tokio::test]
-    async fn older_dialects_and_one_byte_at_a_time_work_too() {
-        for (line, dialect) in [(b"RFB 003.003\n", Version::V3_3), (b"RFB 003.007\n", Version::V3_7)] {
+    async fn older_versions_work_one_byte_at_a_time() {
+        for (line, version) in [(b"RFB 003.003\n", Version::V3_3), (b"RFB 003.007\n", Version::V3_7)] {
             let (mut stream, _desktop, session) = connected(1);
-            let size = introduced(&mut stream, line, dialect).await;
+            let size = initialised(&mut stream, line, version).await;
             assert_eq!(size, (640, 400, NAME.to_owned()));
             stream.write_all(&[0, 0, 0, 0, 8, 8, 0, 1, 0, 7, 0, 7, 0, 3, 0, 3, 6, 0, 0, 0]).await.unwrap();
             request(&mut stream, false).await;
@@ -394,50 +402,50 @@ mod tests {
             update(&mut stream, &mut copy, 1).await;
             assert_eq!(copy[0], 1 << 3 | 1 << 6, "the top of the sky in 8 bits");
             stream.shutdown().await.unwrap();
-            assert_eq!(ending(session).await, "fine");
+            assert_eq!(ending(session).await, "ok");
         }
     }
 
     #[tokio::test]
-    async fn refusals_say_why_on_both_sides() {
+    async fn refusals_name_the_cause_on_both_sides() {
         let (mut stream, _desktop, session) = connected(4096);
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        assert_eq!(ending(session).await, "the first bytes were not an RFB version: \"GET / HTTP/1\"");
+        assert_eq!(ending(session).await, "the first bytes are not an RFB version: \"GET / HTTP/1\"");
 
         let (mut stream, _desktop, session) = connected(4096);
         stream.write_all(b"RFB 003.008\n\x02").await.unwrap();
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said).await.unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
         assert_eq!(
-            said,
+            received,
             b"RFB 003.008\n\x01\x01\0\0\0\x01\0\0\0\x28Only security type 1 (None) was offered."
         );
         assert_eq!(ending(session).await, "the viewer chose security type 2; only 1 (None) was offered");
 
         let (mut stream, desktop, session) = connected(4096);
-        let company: Vec<_> = std::iter::from_fn(|| desktop.enter()).collect();
+        let viewers: Vec<_> = std::iter::from_fn(|| desktop.join()).collect();
         stream.write_all(b"RFB 003.008\n").await.unwrap();
-        let mut said = Vec::new();
-        stream.read_to_end(&mut said).await.unwrap();
-        assert!(said.starts_with(b"RFB 003.008\n\0\0\0\0\x37This desktop is full"), "{said:?}");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+        assert!(received.starts_with(b"RFB 003.008\n\0\0\0\0\x37This desktop is full"), "{received:?}");
         assert_eq!(ending(session).await, "too many viewers");
-        drop(company);
-        assert!(desktop.enter().is_some(), "places are given back");
+        drop(viewers);
+        assert!(desktop.join().is_some(), "dropped viewers leave");
 
         let (mut stream, _desktop, session) = connected(4096);
-        introduced(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
+        initialised(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
         stream.write_all(&[77]).await.unwrap();
-        assert_eq!(ending(session).await, "RFB message type 77 is not one a viewer may send");
+        assert_eq!(ending(session).await, "a viewer cannot send RFB message type 77");
 
         let (mut stream, _desktop, session) = connected(4096);
-        introduced(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
+        initialised(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
         stream.write_all(&[4, 1, 0]).await.unwrap();
         stream.shutdown().await.unwrap();
         assert_eq!(ending(session).await, "connection lost: unexpected end of file");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_viewer_is_not_waited_for() {
+    async fn a_silent_viewer_is_dropped() {
         let (_stream, _desktop, session) = connected(4096);
         assert_eq!(
             session.await.unwrap().unwrap_err().to_string(),
@@ -448,20 +456,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_viewer_that_does_not_read_is_dropped() {
         let (mut stream, desktop, session) = connected(4096);
-        introduced(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
+        initialised(&mut stream, b"RFB 003.008\n", Version::V3_8).await;
         for _ in 0..40 {
             request(&mut stream, false).await;
         }
-        assert_eq!(session.await.unwrap().unwrap_err().to_string(), "the viewer took nothing for 60 s");
+        assert_eq!(session.await.unwrap().unwrap_err().to_string(), "the viewer read nothing for 60 s");
         assert_eq!(
-            std::iter::from_fn(|| desktop.enter().map(std::mem::forget)).count(),
+            std::iter::from_fn(|| desktop.join().map(std::mem::forget)).count(),
             64,
-            "its place is free again"
+            "a dropped viewer leaves"
         );
     }
 
     #[test]
-    fn a_union_holds_both() {
+    fn a_union_contains_both() {
         let area = |x, y, width, height| Rectangle { x, y, width, height };
         assert_eq!(union(area(1, 2, 3, 4), area(10, 0, 5, 3)), area(1, 0, 14, 6));
         assert_eq!(union(area(65535, 0, 65535, 1), area(0, 0, 1, 1)), area(0, 0, 65535, 1));
@@ -470,23 +478,23 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
         #[test]
-        fn no_viewer_can_make_a_session_panic(
-            said in prop::collection::vec(prop_oneof![Just(0_u8), 0_u8..8, any::<u8>()], 0..2000), polite in any::<bool>(),
+        fn no_input_makes_a_session_panic(
+            sent in prop::collection::vec(prop_oneof![Just(0_u8), 0_u8..8, any::<u8>()], 0..2000), handshake in any::<bool>(),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 static DESKTOP: LazyLock<Arc<Desktop>> = LazyLock::new(Desktop::new);
                 let (stream, _, session) = connected_to(Arc::clone(&DESKTOP), 1 << 16);
                 let (mut read, mut write) = tokio::io::split(stream);
-                let speak = async {
-                    // Either side may hang up first: then there is nobody to tell.
-                    if polite {
+                let send = async {
+                    // Either side may close first.
+                    if handshake {
                         let _ = write.write_all(b"RFB 003.008\n\x01\x01").await;
                     }
-                    let _ = write.write_all(&said).await;
+                    let _ = write.write_all(&sent).await;
                     let _ = write.shutdown().await;
                 };
-                tokio::join!(speak, async { tokio::io::copy(&mut read, &mut tokio::io::sink()).await.unwrap() });
+                tokio::join!(send, async { tokio::io::copy(&mut read, &mut tokio::io::sink()).await.unwrap() });
                 // An error is fine, a panic is not.
                 let _ = session.await.unwrap();
             });

@@ -1,10 +1,10 @@
-//! A picture in memory and the few ways to draw on it.
+//! A picture in memory, and drawing on it.
 //!
-//! Owns pixels (`0x00RRGGBB`) and shapes with soft edges. Knows nothing of what is drawn or who looks. Invariant: every
-//! shape is clipped to the picture, so any coordinate is a safe one.
+//! Owns pixels (`0x00RRGGBB`) and shapes with soft edges. Knows nothing of the scene or the viewers. Invariant: every
+//! shape is clipped to the picture, so that any coordinate is safe.
 
-/// The glyphs of U+0020 to U+007F, sixteen to a block, each 5 by 8 with a column between; the last one stands for
-/// whatever has no glyph.
+/// The glyphs of U+0020 to U+007F, sixteen to a block, each 5 by 8 with a column between; the last one replaces
+/// characters without a glyph.
 const FONT: &str = include_str!("font.txt");
 const FONT_LINE: usize = 16 * 6;
 
@@ -26,11 +26,11 @@ impl Picture {
         Self { width, height, pixels: vec![0; width * height] }
     }
 
-    /// Lays `paint` over the rectangle around `left, top, right, bottom`: asked for the middle of each pixel, it
-    /// answers with a colour and how much of it (0 to 1).
+    /// Blends `paint` over the rectangle `left, top, right, bottom`: called with the centre of each pixel, it returns a
+    /// colour and its opacity (0 to 1).
     pub(crate) fn shade(&mut self, bounds: [f32; 4], paint: impl Fn(f32, f32) -> (Colour, f32)) {
         let [left, top, right, bottom] = bounds;
-        // A float cast to an integer saturates, so that NaN and the far ends are harmless.
+        // A cast from float to integer saturates, so that NaN and large values are harmless.
         let (left, right) = (left.floor() as usize, (right.ceil() as usize).min(self.width));
         let (top, bottom) = (top.floor() as usize, (bottom.ceil() as usize).min(self.height));
         if left >= right {
@@ -98,10 +98,10 @@ impl Picture {
     }
 }
 
-/// Strokes of the viewers' pens, over whatever is behind them.
+/// The viewers' strokes, an overlay.
 pub(crate) struct Ink {
     width: usize,
-    /// `0xAARRGGBB`; zero where nobody drew.
+    /// `0xAARRGGBB`; zero where nothing was drawn.
     pixels: Vec<u32>,
     blank: bool,
 }
@@ -121,8 +121,8 @@ impl Ink {
     /// A stroke from one point of the picture to another.
     pub(crate) fn stroke(&mut self, from: [f32; 2], to: [f32; 2], colour: Colour) {
         self.blank = false;
-        // In short pieces: the box around a long slanted line is the whole picture, and a hostile viewer could ask
-        // for ten thousand of those a second.
+        // In short pieces: the bounding box of a long slanted line is the whole picture, and a hostile viewer could
+        // request ten thousand of those per second.
         let pieces = ((to[0] - from[0]).hypot(to[1] - from[1]) / 16.0).ceil().max(1.0);
         let point = |step: f32| [0, 1].map(|axis| from[axis] + (to[axis] - from[axis]) * step / pieces);
         for piece in 0..pieces as usize {
@@ -144,7 +144,7 @@ impl Ink {
         }
     }
 
-    /// Lays the ink over `picture`, which has the same size.
+    /// Blends the ink over `picture`, which has the same size.
     pub(crate) fn over(&self, picture: &mut Picture) {
         if self.blank {
             return;
@@ -157,7 +157,7 @@ impl Ink {
     }
 }
 
-/// `amount` (0 to 1) of `over` on top of `under`; the highest byte of either is of no interest.
+/// Blends `amount` (0 to 1) of `over` with `under`; ignores the highest byte of both.
 pub(crate) fn mix(under: Colour, over: Colour, amount: f32) -> Colour {
     let amount = (amount.clamp(0.0, 1.0) * 256.0) as u32;
     let channel = |shift: u32| {
@@ -167,7 +167,7 @@ pub(crate) fn mix(under: Colour, over: Colour, amount: f32) -> Colour {
     channel(16) | channel(8) | channel(0)
 }
 
-/// How much of a pixel a shape covers whose edge is `outside` pixels away (negative: within).
+/// Coverage (0 to 1) of a pixel whose distance from a shape's edge is `outside` (negative: inside).
 pub(crate) fn edge(outside: f32) -> f32 {
     (0.5 - outside).clamp(0.0, 1.0)
 }
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn font_holds_every_glyph_in_its_place() {
+    fn the_font_has_every_glyph_in_order() {
         assert_eq!(FONT.len(), 6 * 8 * FONT_LINE);
         assert!(FONT.lines().all(|line| line.len() == FONT_LINE - 1));
         let lit = |letter| {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_beyond_the_picture_are_clipped() {
+    fn shapes_outside_the_picture_are_clipped() {
         let mut picture = Picture::new(20, 10);
         let far = [f32::MIN, -1e9, -5.0, 25.0, 1e9, f32::MAX, f32::NAN];
         for x in far {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn ink_covers_the_stroke_and_nothing_else() {
+    fn ink_covers_only_the_stroke() {
         let mut ink = Ink::new(64, 32);
         ink.stroke([0.0, 16.0], [63.0, 16.0], 0x12_3456);
         let mut picture = Picture::new(64, 32);

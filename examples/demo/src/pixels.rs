@@ -1,8 +1,8 @@
-//! Pixel formats: how one colour becomes the bytes a viewer asked for (RFC 6143 §7.4).
+//! Pixel formats: converts colours to the format a viewer requested (RFC 6143 §7.4).
 //!
 //! Owns the sixteen bytes of PIXEL_FORMAT and the conversion from the desktop's own `0x00RRGGBB`. Knows nothing of
-//! messages, sockets or pictures. Invariant: a [`PixelFormat`] that exists can be written; what cannot be honoured
-//! is refused while it is parsed, so that the conversion itself has no way to fail.
+//! messages, sockets or pictures. Invariant: the desktop can write every [`PixelFormat`]; an unsupported one is refused
+//! while parsing, so that the conversion cannot fail.
 
 use thiserror::Error;
 
@@ -30,12 +30,12 @@ pub(crate) struct PixelFormat {
     pub(crate) blue: Channel,
 }
 
-/// Why a format cannot be honoured.
+/// Why a format is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum PixelFormatError {
-    #[error("{0} bits per pixel; RFB knows 8, 16 and 32")]
+    #[error("{0} bits per pixel; RFB allows 8, 16 and 32")]
     BitsPerPixel(u8),
-    #[error("a colour map was asked for; this desktop speaks true colour only")]
+    #[error("the viewer requested a colour map; this desktop supports true colour only")]
     ColourMap,
     #[error("the largest {colour} value is {max}; it must be one less than a power of two")]
     Max { colour: &'static str, max: u16 },
@@ -44,7 +44,7 @@ pub(crate) enum PixelFormatError {
 }
 
 impl PixelFormat {
-    /// What the desktop offers in ServerInit: 32 bits, little-endian, blue in the lowest byte.
+    /// The format of ServerInit: 32 bits, little-endian, blue in the lowest byte.
     pub(crate) const NATIVE: Self = Self {
         bits_per_pixel: 32,
         depth: 24,
@@ -54,8 +54,7 @@ impl PixelFormat {
         blue: Channel { max: 255, shift: 0 },
     };
 
-    /// Reads PIXEL_FORMAT. The three bytes of padding and the depth are taken as they come: viewers in the wild put
-    /// anything there.
+    /// Parses PIXEL_FORMAT. The three bytes of padding and the depth are ignored: real viewers send anything there.
     pub(crate) fn parse(wire: &[u8; WIRE_LENGTH]) -> Result<Self, PixelFormatError> {
         let &[bits, depth, big, true_colour, rm1, rm0, gm1, gm0, bm1, bm0, red, green, blue, _, _, _] = wire;
         if !matches!(bits, 8 | 16 | 32) {
@@ -96,8 +95,8 @@ impl PixelFormat {
     }
 }
 
-/// Turns `0x00RRGGBB` into a viewer's format: three small tables, filled once per SetPixelFormat, so that a pixel
-/// costs three look-ups whatever the format.
+/// Converts `0x00RRGGBB` to a viewer's format: three small tables, filled once per SetPixelFormat, so that a pixel costs
+/// three look-ups in any format.
 pub(crate) struct Converter {
     format: PixelFormat,
     red: [u32; 256],
@@ -109,7 +108,7 @@ impl Converter {
     pub(crate) fn new(format: PixelFormat) -> Self {
         let table = |channel: Channel| {
             let max = u32::from(channel.max);
-            // The widest case, 255 * 65535 + 127, fits into 32 bits; parse() saw to it that the shift does too.
+            // The largest product, 255 * 65535 + 127, fits into 32 bits; parse() checked that the shift does too.
             std::array::from_fn(|value| ((value as u32 * max + 127) / 255) << channel.shift)
         };
         Self { format, red: table(format.red), green: table(format.green), blue: table(format.blue) }
@@ -154,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn native_format_is_the_well_known_sixteen_bytes() {
+    fn the_native_format_has_the_bytes_of_the_rfc() {
         let wire = [32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0];
         assert_eq!(PixelFormat::NATIVE.to_wire(), wire);
         assert_eq!(PixelFormat::parse(&wire), Ok(PixelFormat::NATIVE));
     }
 
     #[test]
-    fn every_width_and_byte_order_is_written_as_asked() {
+    fn every_width_and_byte_order_is_converted() {
         let orange = 0x00ff_8000;
         assert_eq!(converted(PixelFormat::NATIVE, orange), [0x00, 0x80, 0xff, 0x00]);
         let canvas = format(32, false, (255, 0), (255, 8), (255, 16));
@@ -189,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_refused_in_words() {
+    fn unsupported_formats_are_refused_with_a_cause() {
         let refused = |change: &dyn Fn(&mut [u8; WIRE_LENGTH])| {
             let mut wire = PixelFormat::NATIVE.to_wire();
             change(&mut wire);
             PixelFormat::parse(&wire).unwrap_err().to_string()
         };
-        assert_eq!(refused(&|wire| wire[0] = 24), "24 bits per pixel; RFB knows 8, 16 and 32");
+        assert_eq!(refused(&|wire| wire[0] = 24), "24 bits per pixel; RFB allows 8, 16 and 32");
         assert_eq!(
             refused(&|wire| wire[3] = 0),
-            "a colour map was asked for; this desktop speaks true colour only"
+            "the viewer requested a colour map; this desktop supports true colour only"
         );
         assert_eq!(
             refused(&|wire| wire[5] = 0),

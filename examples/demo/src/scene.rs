@@ -1,7 +1,7 @@
-//! What the desktop shows: an evening, a castle with its gate, lanterns on the wind, a moon that is a clock.
+//! The desktop's picture: an evening sky, a castle with a gate, lanterns in the wind, a moon with a clock face.
 //!
 //! Owns the scenery. Knows nothing of viewers or RFB and reads no clock: the moment is an argument, and the same moment
-//! paints the same picture.
+//! always paints the same picture.
 
 use crate::picture::{Colour, Picture, edge, mix};
 use std::f32::consts::{FRAC_PI_2, TAU};
@@ -41,13 +41,13 @@ struct Lantern {
 pub(crate) struct Moment {
     /// Seconds since 1970, UTC.
     pub(crate) seconds: f64,
-    /// How far the gate is up: 0 to 1.
+    /// How far the gate is raised, 0 to 1.
     pub(crate) gate: f32,
     /// How far the wind has carried the lanterns, in pixels.
     pub(crate) wind: f32,
 }
 
-/// Everything that never changes, painted once.
+/// The static part of the picture, painted once.
 pub(crate) struct Scene {
     scenery: Picture,
 }
@@ -106,7 +106,7 @@ fn sky(picture: &mut Picture) {
             .map_or(STOPS[4].1, |pair| mix(pair[0].1, pair[1].1, (at - pair[0].0) / (pair[1].0 - pair[0].0)));
         (colour, 1.0)
     });
-    // Stars: any sequence that looks like none will do.
+    // Stars, at pseudo-random positions (xorshift).
     let mut state = 0x2545_f491_u32;
     for _ in 0..110 {
         let mut next = |limit: f32| {
@@ -116,7 +116,7 @@ fn sky(picture: &mut Picture) {
             state as f32 / u32::MAX as f32 * limit
         };
         let (x, y, size) = (next(WIDTH as f32), next(210.0), 0.4 + next(0.9));
-        // None where the desktop's name stands: they would look like serifs.
+        // None behind the desktop's name: they would look like serifs.
         if x < 250.0 && y < 52.0 {
             continue;
         }
@@ -198,14 +198,14 @@ fn castle(picture: &mut Picture) {
     });
 }
 
-/// How much of a pixel lies within the gateway of half width `half`.
+/// Coverage of a pixel by the gateway of half width `half`.
 fn arch(x: f32, y: f32, half: f32) -> f32 {
     let [middle, spring, ..] = GATE;
     let outside = if y < spring { (x - middle).hypot(y - spring) } else { (x - middle).abs() };
     edge(outside - half)
 }
 
-/// The lattice that gave the gateway its name, `up` (0 to 1) of the way up.
+/// The portcullis itself, raised by `up` (0 to 1).
 fn portcullis(picture: &mut Picture, up: f32) {
     let [middle, spring, ground, half] = GATE;
     let lift = up.clamp(0.0, 1.0) * 52.0;
@@ -237,7 +237,7 @@ fn pennant(picture: &mut Picture, seconds: f64) {
     });
 }
 
-/// Hands over the moon, and the time in figures below it.
+/// Clock hands on the moon, and the time in digits below it.
 fn clock(picture: &mut Picture, seconds: f64) {
     let day = seconds.rem_euclid(86_400.0);
     let hand = |turns: f64, length: f32| {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_paints_one_picture_and_the_next_another() {
+    fn the_picture_depends_on_the_moment_alone() {
         let moment = Moment { seconds: 1.8e9, gate: 0.0, wind: 0.0 };
         let first = painted(moment).pixels;
         assert!(painted(moment).pixels == first);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn no_moment_is_out_of_bounds() {
+    fn any_moment_can_be_painted() {
         for seconds in [0.0, -1.0, 86_399.999, 4.1e12, f64::NAN] {
             for wind in [0.0, -1e6, 1e6] {
                 painted(Moment { seconds, gate: 2.0, wind });

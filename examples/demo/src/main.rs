@@ -1,8 +1,8 @@
-//! Portcullis with something behind it: `cargo run --release --example demo`.
+//! Portcullis with a backend behind it: `cargo run --release -p demo`.
 //!
-//! One process plays all the parts: a small RFB desktop on a loopback port (`server`, `desktop`, `scene`), Portcullis in
+//! One process runs everything: a small RFB desktop on a loopback port (`server`, `desktop`, `scene`), Portcullis in
 //! front of it through the library's own API, and a viewer page served by the same listener (`web/`). The certificate
-//! is made in memory. Owns the arguments, the wiring and what is printed; the rest is in the modules.
+//! is generated in memory. Owns the arguments, the wiring and what is printed.
 
 mod desktop;
 mod picture;
@@ -17,22 +17,21 @@ use clap::Parser;
 use desktop::Desktop;
 use portcullis::config::{Address, Config, Identity, Secret};
 use portcullis::gateway::Gateway;
-use rcgen::{CertificateParams, DnType, KeyPair};
-use std::io::{ErrorKind, IsTerminal};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-/// Taken if it is free.
+/// Used if it is free.
 const PREFERRED_PORT: u16 = 8443;
-/// The names a browser may use for this machine.
+/// The names a browser may use for this machine; the certificate is for all of them.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// A desktop behind Portcullis, in your browser.
 ///
-/// Starts a small RFB (VNC) desktop, Portcullis in front of it with a certificate made in memory, and a viewer page.
+/// Starts a small RFB (VNC) desktop, Portcullis in front of it with a certificate generated in memory, and a viewer page.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
@@ -47,7 +46,6 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(tracing::Level::INFO)
-        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     match run(arguments).await {
@@ -60,14 +58,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let demo = Demo::prepare(arguments.port, identity().context("no certificate could be made")?).await?;
+    let demo = Demo::prepare(arguments.port, identity().context("cannot generate a certificate")?).await?;
     demo.announce();
     demo.run(interrupted()).await;
-    println!("Ended; every session was told.");
+    println!("Stopped; all sessions were closed.");
     Ok(())
 }
 
-/// Everything bound, nothing running yet.
+/// All sockets bound, nothing running yet.
 struct Demo {
     gateway: Gateway,
     backend: TcpListener,
@@ -78,28 +76,28 @@ struct Demo {
 
 impl Demo {
     async fn prepare(port: Option<u16>, identity: Identity) -> anyhow::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/web");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
         if !root.join("index.html").is_file() {
-            bail!(
-                "the page is missing: no index.html in {}; run the demo from the source tree it was built in",
-                root.display()
-            );
+            bail!("no index.html in {}; run the demo from the source tree it was built in", root.display());
         }
-        let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port for the desktop")?;
-        let backend_address = backend.local_addr().context("no port for the desktop")?;
+        let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .context("cannot listen on a loopback port for the desktop")?;
+        let backend_address =
+            backend.local_addr().context("cannot listen on a loopback port for the desktop")?;
         let listeners = addresses(port).await?;
 
         let gateway_toml = gateway_toml(&listeners, backend_address, &root);
         let mut config = Config::parse(&gateway_toml, Path::new("gateway.toml"))
-            .context("the demo's own configuration")?;
+            .context("the demo's own configuration is invalid")?;
         for listener in &mut config.listeners {
             listener.identity = Some(identity.clone());
         }
-        let gateway = Gateway::bind(config).await.context("Portcullis did not start")?;
+        let gateway = Gateway::bind(config).await.context("Portcullis cannot start")?;
         Ok(Self { gateway, backend, backend_address, gateway_toml })
     }
 
-    /// Runs until `stop`, and until every session has ended.
+    /// Runs until `stop` resolves and every session has ended.
     async fn run(self, stop: impl Future<Output = ()>) {
         let desktop = Desktop::new();
         tokio::select! {
@@ -114,18 +112,18 @@ impl Demo {
         let port = address.map_or(PREFERRED_PORT, |address| address.port());
         println!(
             "
-Portcullis stands in front of a small desktop. Open
+Portcullis runs in front of a small desktop. Open
 
     https://localhost:{port}
 
-Your browser will warn: it has never heard of this certificate, because the demo made it for itself a moment ago.
-It protects a connection that does not leave this machine, and it is gone when the demo ends: go on
-(\"Advanced\", then \"Proceed\" or \"Accept the risk\").
+Your browser will warn about the certificate: the demo generated it a moment ago and signed it itself. It only protects
+a connection within this machine and is gone when the demo ends, so continue (\"Advanced\", then \"Proceed\" or
+\"Accept the risk\").
 
-In a gateway.toml this is (`portcullis cert` makes a certificate to keep):
+The same as a gateway.toml (`portcullis cert` writes the certificate files):
 
 {}
-The desktop alone is at {}, for any VNC program. Ctrl-C ends it all.
+Without the gateway, any VNC viewer can connect to the desktop at {}. Press Ctrl-C to stop.
 ",
             with_certificate(&self.gateway_toml),
             self.backend_address
@@ -135,8 +133,8 @@ The desktop alone is at {}, for any VNC program. Ctrl-C ends it all.
 
 /// Where to listen: one port on 127.0.0.1 and, where there is IPv6, on ::1 too, because a browser may try either for
 /// `localhost`.
-async fn addresses(wish: Option<u16>) -> anyhow::Result<Vec<SocketAddr>> {
-    if let Some(port) = wish {
+async fn addresses(requested: Option<u16>) -> anyhow::Result<Vec<SocketAddr>> {
+    if let Some(port) = requested {
         return free(port).await.with_context(|| {
             format!("port {port} (from --port) cannot be used; choose another or leave --port out")
         });
@@ -144,7 +142,7 @@ async fn addresses(wish: Option<u16>) -> anyhow::Result<Vec<SocketAddr>> {
     if let Ok(addresses) = free(PREFERRED_PORT).await {
         return Ok(addresses);
     }
-    // Any free port on one address may be taken on the other.
+    // A port that is free on one address may be in use on the other.
     for _ in 0..16 {
         if let Ok(addresses) = free(0).await {
             return Ok(addresses);
@@ -153,20 +151,20 @@ async fn addresses(wish: Option<u16>) -> anyhow::Result<Vec<SocketAddr>> {
     bail!("no free port found on 127.0.0.1 and ::1; choose one with --port")
 }
 
-/// The loopback addresses with `port` (0: any), if it is free on all of them. It could be taken by somebody else before
-/// Portcullis binds it; then Portcullis says so.
+/// The loopback addresses with `port` (0: any), if it is free on all of them. Another program may still bind it before
+/// Portcullis does; `Gateway::bind` reports that.
 async fn free(port: u16) -> std::io::Result<Vec<SocketAddr>> {
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     let v4 = v4.local_addr()?;
     match TcpListener::bind((Ipv6Addr::LOCALHOST, v4.port())).await {
         Ok(v6) => Ok(vec![v4, v6.local_addr()?]),
         Err(error) if error.kind() == ErrorKind::AddrInUse => Err(error),
-        // No IPv6 on this machine.
+        // The machine has no IPv6.
         Err(_) => Ok(vec![v4]),
     }
 }
 
-/// The configuration, as a user would write it, but for the certificate.
+/// The configuration as a user would write it, without the certificate.
 fn gateway_toml(listeners: &[SocketAddr], desktop: SocketAddr, root: &Path) -> String {
     let mut text = String::new();
     for listener in listeners {
@@ -176,21 +174,18 @@ fn gateway_toml(listeners: &[SocketAddr], desktop: SocketAddr, root: &Path) -> S
     text + &format!("[web]\nroot = {}\n", quoted(&root.display().to_string()))
 }
 
-/// A TOML string; a path on another system may hold backslashes.
+/// A TOML basic string; a path may contain quotes and backslashes.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// A self-signed certificate that lives as long as this process.
-fn identity() -> Result<Identity, rcgen::Error> {
-    let mut wanted = CertificateParams::new(NAMES.map(str::to_owned))?;
-    wanted.distinguished_name.push(DnType::CommonName, "Portcullis demo");
-    let key = KeyPair::generate()?;
-    let certificate = wanted.self_signed(&key)?.pem();
-    Ok(Identity::Pem { certificate, private_key: Secret::new(key.serialize_pem()) })
+/// A self-signed certificate that exists only in this process.
+fn identity() -> anyhow::Result<Identity> {
+    let pair = portcullis::self_signed(&NAMES.map(str::to_owned))?;
+    Ok(Identity::Pem { certificate: pair.certificate, private_key: Secret::new(pair.private_key) })
 }
 
-/// The configuration for people: indented, and with the lines that the certificate in memory stands for.
+/// The configuration as printed: indented, and with certificate files in place of the certificate in memory.
 fn with_certificate(text: &str) -> String {
     let mut shown = String::new();
     for line in text.lines() {
@@ -203,17 +198,16 @@ fn with_certificate(text: &str) -> String {
     shown
 }
 
-/// Resolves on Ctrl-C (or SIGTERM); a second one ends the process at once.
+/// Resolves on SIGINT or SIGTERM; a second one exits at once.
 async fn interrupted() {
     signalled().await;
-    println!("\nClosing every session; press Ctrl-C again to end at once.");
+    println!("\nClosing all sessions; press Ctrl-C again to exit at once.");
     tokio::spawn(async {
         signalled().await;
         std::process::exit(130);
     });
 }
 
-#[cfg(unix)]
 async fn signalled() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
@@ -223,11 +217,6 @@ async fn signalled() {
         },
         Err(_) => drop(tokio::signal::ctrl_c().await),
     }
-}
-
-#[cfg(not(unix))]
-async fn signalled() {
-    drop(tokio::signal::ctrl_c().await);
 }
 
 #[cfg(test)]
@@ -243,7 +232,7 @@ mod tests {
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
 
-    /// A TLS connection that trusts nothing but the demo's certificate.
+    /// A TLS connection that trusts only the demo's certificate.
     async fn connected(address: SocketAddr, certificate: &str, name: &'static str) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
@@ -257,23 +246,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn page_and_desktop_are_behind_the_one_address_and_the_end_is_told() {
+    async fn one_listener_serves_page_and_desktop_and_closes_sessions_with_1001() {
         let identity = identity().unwrap();
         let Identity::Pem { certificate, .. } = identity.clone() else {
-            panic!("not from memory: {identity:?}")
+            panic!("not a certificate in memory: {identity:?}")
         };
         let demo = Demo::prepare(Some(0), identity).await.unwrap();
         let address = demo.gateway.addresses()[0].ip().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(demo.run(async { drop(stopped.await) }));
-        let visit = async {
+        let exchange = async {
             let mut page = connected(address, &certificate, "localhost").await;
             page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-            let mut said = Vec::new();
-            while !said.ends_with(b"</html>\n") {
-                assert!(page.read_buf(&mut said).await.unwrap() > 0, "{}", String::from_utf8_lossy(&said));
+            let mut received = Vec::new();
+            while !received.ends_with(b"</html>\n") {
+                assert!(
+                    page.read_buf(&mut received).await.unwrap() > 0,
+                    "{}",
+                    String::from_utf8_lossy(&received)
+                );
             }
-            assert!(said.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&said));
+            assert!(received.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&received));
 
             let mut socket = connected(address, &certificate, "127.0.0.1").await;
             let request = format!(
@@ -282,11 +275,15 @@ mod tests {
                  Sec-WebSocket-Protocol: binary\r\n\r\n"
             );
             socket.write_all(request.as_bytes()).await.unwrap();
-            let mut said = Vec::new();
-            while !said.ends_with(b"\x82\x0cRFB 003.008\n") {
-                assert!(socket.read_buf(&mut said).await.unwrap() > 0, "{}", String::from_utf8_lossy(&said));
+            let mut received = Vec::new();
+            while !received.ends_with(b"\x82\x0cRFB 003.008\n") {
+                assert!(
+                    socket.read_buf(&mut received).await.unwrap() > 0,
+                    "{}",
+                    String::from_utf8_lossy(&received)
+                );
             }
-            assert!(said.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&said));
+            assert!(received.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&received));
 
             stop.send(()).unwrap();
             let head = [socket.read_u8().await.unwrap(), socket.read_u8().await.unwrap()];
@@ -295,13 +292,13 @@ mod tests {
             drop(socket);
             running.await.unwrap();
         };
-        tokio::time::timeout(Duration::from_secs(30), visit).await.expect("the visit took too long");
+        tokio::time::timeout(Duration::from_secs(30), exchange).await.expect("the session took too long");
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_named() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = taken.local_addr().unwrap().port();
+    async fn the_error_names_a_port_that_is_in_use() {
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = other.local_addr().unwrap().port();
         let error = addresses(Some(port)).await.unwrap_err();
         assert!(
             format!("{error:#}").starts_with(&format!(
@@ -312,8 +309,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_what_runs() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/web");
+    fn the_printed_configuration_is_the_one_that_runs() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
         let listeners = ["127.0.0.1:8443".parse().unwrap(), "[::1]:8443".parse().unwrap()];
         let text = gateway_toml(&listeners, "127.0.0.1:5900".parse().unwrap(), &root);
         let config = Config::parse(&text, Path::new("gateway.toml")).unwrap();

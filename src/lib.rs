@@ -9,9 +9,10 @@
 //! | the process | [`gateway`]: listeners, accept loops, reload, drain |
 //! | one connection | [`connection`]: its whole life; [`service`]: living on a machine; [`admin`]: what an operator asks |
 //! | its stations | [`transport`], [`http`], [`backend`], [`relay`] |
+//! | shared by the TLS of clients and of backends | [`tls`]: PEM files, protocol versions |
 //! | the file | [`config`]: TOML to domain types |
 //! | pure rules | [`admission`], [`websocket`]; what is counted: [`session`], [`metrics`] |
-//! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`counting_stream`] |
+//! | the ends | [`outcome`]: why a connection ended, and what everybody is told; under every stream: [`counting_stream`]; hot reload: [`watched_file`] |
 
 mod admin;
 mod admission;
@@ -28,7 +29,9 @@ pub mod outcome;
 mod relay;
 mod service;
 mod session;
+mod tls;
 mod transport;
+mod watched_file;
 mod websocket;
 
 pub use transport::self_signed::{SelfSigned, self_signed};

@@ -18,9 +18,10 @@ const FLOORS: &[&[&str]] = &[
     &["gateway"],
     &["connection", "admin", "diagnose", "service"],
     &["http", "relay", "backend", "transport"],
+    &["tls"],
     &["config"],
     &["session", "metrics", "admission", "websocket"],
-    &["counting_stream", "outcome"],
+    &["counting_stream", "outcome", "watched_file"],
 ];
 
 #[test]

@@ -154,7 +154,7 @@ impl Prepared {
                 Tls::load(identity, listener.min_tls, before.as_ref()).map_err(|cause| {
                     // It is said now; whoever looks after the files need not say it once more.
                     if let Some(before) = &before {
-                        before.certificate().refused(identity);
+                        before.certificate().mark_rejected(identity);
                     }
                     StartError::Identity { file: file.clone(), number: index + 1, cause: Box::new(cause) }
                 })

@@ -11,7 +11,8 @@ use tokio::{
 use super::{
     allowed::Allowed,
     balance::BackendRegistry,
-    happy_eyeballs::{self, TcpConnectError, is_exhaustion},
+    exhaustion::is_exhaustion,
+    happy_eyeballs::{self, TcpConnectError},
     proxy_header::{self, ClientInfo},
     resolve::{ResolveError, Resolver},
     starttls::{self, StartTlsError},

@@ -7,6 +7,7 @@
 pub(crate) mod allowed;
 pub(crate) mod balance;
 pub(crate) mod connector;
+mod exhaustion;
 pub(crate) mod happy_eyeballs;
 pub(crate) mod health;
 pub(crate) mod proxy_header;

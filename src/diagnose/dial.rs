@@ -24,6 +24,7 @@ use crate::{
     backend::{BackendStream, ConnectError, Upstream, tls::TlsError},
     config::Backend,
     http::Routed,
+    tls::version_number,
 };
 
 /// How long a server with TLS is listened to: in TLS 1.3 it says only after the handshake that it does not take the
@@ -147,11 +148,8 @@ pub(crate) fn words(outcome: &Result<Reached, ConnectError>) -> Vec<String> {
 }
 
 fn secured(Secured { version, suite, certificate, is_verified }: &Secured) -> [String; 2] {
-    let version = match version {
-        Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
-        Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
-        _ => "TLS",
-    };
+    let version =
+        version.and_then(version_number).map_or_else(|| "TLS".to_owned(), |number| format!("TLS {number}"));
     let suite = suite.map(|suite| format!(" with {suite:?}")).unwrap_or_default();
     let certificate =
         certificate.as_ref().map_or("certificate that cannot be read".to_owned(), |certificate| {

@@ -1,7 +1,7 @@
 //! Files that are read again when they change: certificates, token files, the resolver's configuration (hot reload).
 //!
-//! Owns when the files are read, and which result is installed or reported. Knows nothing of their contents: reading and
-//! validating are arguments, and so are stamps and time. Only [`Stamp::read`] and [`poll`] do I/O.
+//! Owns when the files are read, and which result is installed or reported. Knows nothing of their contents: reading
+//! and validating are arguments, and so are stamps and time. Only [`Stamp::read`] and [`poll`] do I/O.
 //!
 //! A file has changed when its [`Stamp`] has. Each change is read when it is seen, and once more at the next check:
 //! timestamps are too coarse to tell two changes in quick succession apart, and what is invalid at first may be half of

@@ -1,8 +1,8 @@
 //! Which addresses may be dialled.
 //!
-//! Owns `allowed_networks` and the default rules against server-side request forgery. A DNS server can answer with any
-//! address, and with another one a second later (DNS rebinding); so addresses are checked rather than names, directly before
-//! each connection attempt. Pure: no I/O.
+//! Owns `allowed_networks` and the default rules against server-side request forgery. A DNS server can answer with
+//! any address, and with another one a second later (DNS rebinding); so addresses are checked rather than names,
+//! directly before each connection attempt. Pure: no I/O.
 
 use std::{fmt, net::IpAddr, sync::LazyLock};
 
@@ -74,8 +74,8 @@ impl fmt::Display for Rule {
 /// The addresses that a route may dial.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Allowed {
-    /// The only networks that may be dialled. Without them, any address that is written in the configuration may be dialled,
-    /// and a name may resolve to any address but link-local, cloud metadata, unspecified and multicast ones.
+    /// The only networks that may be dialled. Without them, any address that is written in the configuration may be
+    /// dialled, and a name may resolve to any address but link-local, cloud metadata, unspecified and multicast ones.
     pub networks: Option<Vec<IpNet>>,
 }
 

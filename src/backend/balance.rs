@@ -1,12 +1,13 @@
 //! Load balancing: which of several backends is tried next, and which are skipped (outlier ejection, circuit breaking).
 //!
-//! Owns the state of the backends of one route: how many sessions each has, which have failed recently, which the health
-//! checks found down. Pure: it dials nothing, and knows neither sockets nor a clock (`now` is an argument).
+//! Owns the state of the backends of one route: how many sessions each has, which have failed recently, which the
+//! health checks found down. Pure: it dials nothing, and knows neither sockets nor a clock (`now` is an argument).
 //!
-//! Invariants: no backend has more than `max_sessions` sessions at any time, and each [`BackendPermit`] is counted until it
-//! is dropped. A backend that the health checks found down is never selected. Failed dials alone never leave a client without
-//! a backend: when all that are left have failed recently, they are tried again, as nginx does when all have failed. A route
-//! with a single backend therefore dials at once, and reports each time why the backend cannot be reached.
+//! Invariants: no backend has more than `max_sessions` sessions at any time, and each [`BackendPermit`] is counted
+//! until it is dropped. A backend that the health checks found down is never selected. Failed dials alone never leave
+//! a client without a backend: when all that are left have failed recently, they are tried again, as nginx does when
+//! all have failed. A route with a single backend therefore dials at once, and reports each time why the backend
+//! cannot be reached.
 
 use std::{
     cmp::Reverse,
@@ -29,8 +30,8 @@ use parking_lot::{Mutex, MutexGuard};
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
 /// Bounds the ejection, so that a backend that has recovered is used again within five seconds.
 const LONGEST_EJECTION: Duration = Duration::from_secs(4);
-/// How long a trial of an ejected backend excludes others. A dial without a result, because its client left, delays the next
-/// trial by no more than this.
+/// How long a trial of an ejected backend excludes others. A dial without a result, because its client left, delays
+/// the next trial by no more than this.
 const TRIAL: Duration = Duration::from_secs(1);
 
 /// The state of the backends of all routes, kept while a pool or a session refers to it. It outlives a reload of the
@@ -120,13 +121,13 @@ enum DialHealth {
 }
 
 impl Pool {
-    /// The backends to try for one dial, the best first, each once. Empty if the health checks found all of them down, or
-    /// all have `max_sessions` sessions.
+    /// The backends to try for one dial, the best first, each once. Empty if the health checks found all of them
+    /// down, or all have `max_sessions` sessions.
     ///
-    /// Backends that failed recently are left out while another is left. When an ejection is over, the backend takes part
-    /// in the selection again, but the first dial that would begin with it is a trial: while it lasts, and for at most a
-    /// second, other dials still skip the backend. Otherwise every client would wait for a backend that drops packets, each
-    /// time its ejection ends.
+    /// Backends that failed recently are left out while another is left. When an ejection is over, the backend takes
+    /// part in the selection again, but the first dial that would begin with it is a trial: while it lasts, and for
+    /// at most a second, other dials still skip the backend. Otherwise every client would wait for a backend that
+    /// drops packets, each time its ejection ends.
     pub fn order(&self, now: Instant, client: IpAddr) -> Vec<usize> {
         let states: Vec<BackendState> = self.backends.iter().map(|backend| *backend.state()).collect();
         let (mut ready, mut ejected): (Vec<_>, Vec<_>) = (0..states.len())
@@ -165,14 +166,15 @@ impl Pool {
         }
     }
 
-    /// Moves the next in turn to the front. Only ready backends take turns: if all did, the one behind a backend that is
-    /// down would get twice its share.
+    /// Moves the next in turn to the front. Only ready backends take turns: if all did, the one behind a backend that
+    /// is down would get twice its share.
     fn rotate(&self, ready: &mut [usize]) {
         ready.rotate_left(self.turn.fetch_add(1, Ordering::Relaxed) % ready.len());
     }
 
-    /// A permit for one session with the backend, or `None` if it has `max_sessions`. Acquire it before the dial: dials in
-    /// progress count for [`Balance::LeastSessions`] too, so that concurrent clients do not all choose the same backend.
+    /// A permit for one session with the backend, or `None` if it has `max_sessions`. Acquire it before the dial:
+    /// dials in progress count for [`Balance::LeastSessions`] too, so that concurrent clients do not all choose the
+    /// same backend.
     pub fn try_acquire(&self, index: usize) -> Option<BackendPermit> {
         let mut state = self.backends[index].state();
         if state.sessions >= self.max_sessions {
@@ -182,8 +184,8 @@ impl Pool {
         Some(BackendPermit { backend: Arc::clone(&self.backends[index]), index })
     }
 
-    /// Records a failed dial: the backend is ejected for one second, then two, then four each time. Returns how long, or
-    /// `None` if it was ejected already: concurrent dials fail together, and count once.
+    /// Records a failed dial: the backend is ejected for one second, then two, then four each time. Returns how long,
+    /// or `None` if it was ejected already: concurrent dials fail together, and count once.
     pub fn failed(&self, index: usize, now: Instant) -> Option<Duration> {
         let mut state = self.backends[index].state();
         if matches!(state.dial_health, DialHealth::Ejected { until } if now < until) {
@@ -203,8 +205,8 @@ impl Pool {
         !was_good
     }
 
-    /// Records the result of the health checks. Returns whether it differs from the previous one. A backend that becomes
-    /// healthy has its failed dials reset too.
+    /// Records the result of the health checks. Returns whether it differs from the previous one. A backend that
+    /// becomes healthy has its failed dials reset too.
     pub fn mark(&self, index: usize, healthy: bool) -> bool {
         let mut state = self.backends[index].state();
         let is_changed = state.healthy != healthy;
@@ -293,10 +295,11 @@ impl Drop for BackendPermit {
     }
 }
 
-/// A client's hash for rendezvous hashing (Thaler and Ravishankar, 1998): each client ranks the backends by a hash of both.
-/// When a backend is lost, its clients move to the next one of their own ranking, and no other client moves. The result
-/// depends on neither the order of the list nor the process, so that several gateways agree, and one with itself after a
-/// restart. That needs hashes without a secret; a client that can choose its address could connect from any of them anyway.
+/// A client's hash for rendezvous hashing (Thaler and Ravishankar, 1998): each client ranks the backends by a hash of
+/// both. When a backend is lost, its clients move to the next one of their own ranking, and no other client moves.
+/// The result depends on neither the order of the list nor the process, so that several gateways agree, and one with
+/// itself after a restart. That needs hashes without a secret; a client that can choose its address could connect
+/// from any of them anyway.
 fn address_hash(client: IpAddr) -> u64 {
     match canonical(client) {
         IpAddr::V4(address) => hash(&address.octets()),

@@ -122,7 +122,8 @@ impl Connector {
             tls_connector: match &config.destinations {
                 Destinations::Fixed(backends) if !backends.iter().any(Backend::is_encrypted) => None,
                 Destinations::Fixed(_) => Some(TlsConnector::load(&config.tls, &context.roots)?),
-                // Whether a token selects a backend with TLS is known only when it is used; until then nothing is missing.
+                // Whether a token selects a backend with TLS is known only when it is used; until then nothing is
+                // missing.
                 Destinations::Tokens(_) => TlsConnector::load(&config.tls, &context.roots).ok(),
             },
             xmpp_domain: config.xmpp_domain.clone(),

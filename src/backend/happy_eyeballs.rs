@@ -1,8 +1,8 @@
 //! Connects to the first of several addresses that answers (Happy Eyeballs, RFC 8305 §5).
 //!
-//! Owns the order and the timing of the connection attempts. Knows nothing of where the addresses come from and of what is
-//! sent afterwards. Invariants: an address is checked against the rules before an attempt to connect; the result is there by
-//! the deadline; when one attempt succeeds, all others are dropped at once.
+//! Owns the order and the timing of the connection attempts. Knows nothing of where the addresses come from and of
+//! what is sent afterwards. Invariants: an address is checked against the rules before an attempt to connect; the
+//! result is there by the deadline; when one attempt succeeds, all others are dropped at once.
 
 use std::{
     collections::VecDeque,

@@ -1,9 +1,9 @@
 //! Active health checks of the backends of a route.
 //!
-//! Owns when a backend is checked, and how many results in a row change its state. How one is checked is an argument; what
-//! follows for the next session is decided by the [`Pool`]. Invariants: each backend has a timer of its own, so that one that
-//! drops packets does not delay the checks of others; a check ends within its timeout; one line is logged when a backend goes
-//! down and one when it comes up, and none in between.
+//! Owns when a backend is checked, and how many results in a row change its state. How one is checked is an argument;
+//! what follows for the next session is decided by the [`Pool`]. Invariants: each backend has a timer of its own, so
+//! that one that drops packets does not delay the checks of others; a check ends within its timeout; one line is
+//! logged when a backend goes down and one when it comes up, and none in between.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::balance::Pool;
 use crate::config::{Backend, Health};
 
-/// Checks every backend of `pool` until `stop` is cancelled. `backends` is the list that the pool was made of, and `route` the
-/// name of the route in log lines.
+/// Checks every backend of `pool` until `stop` is cancelled. `backends` is the list that the pool was made of, and
+/// `route` the name of the route in log lines.
 ///
-/// `probe` connects to a backend or returns why it cannot; it is dropped after `settings.timeout`. The checks of several
-/// backends are spread over the interval.
+/// `probe` connects to a backend or returns why it cannot; it is dropped after `settings.timeout`. The checks of
+/// several backends are spread over the interval.
 pub(crate) async fn watch<P, F, E>(
     pool: Arc<Pool>,
     backends: Vec<Backend>,
@@ -100,8 +100,9 @@ impl Checks {
     }
 }
 
-/// The state of a backend, and the results in a row that contradict it. The initial state is that of before a reload of the
-/// configuration; a backend that was never checked counts as healthy, so that a gateway serves at once when it starts.
+/// The state of a backend, and the results in a row that contradict it. The initial state is that of before a reload
+/// of the configuration; a backend that was never checked counts as healthy, so that a gateway serves at once when it
+/// starts.
 #[derive(Debug, Default)]
 struct Streak {
     down: bool,

@@ -1,9 +1,9 @@
 //! Connections to backends.
 //!
-//! Owns the backends of a route ([`Upstream`]): load balancing, health checks, outlier ejection, name resolution, Happy
-//! Eyeballs, the PROXY protocol header, STARTTLS and TLS. Knows nothing of what is sent over a connection. Invariants: a dial
-//! ends within its deadline, which covers all backends and addresses together; a client never names a backend, only a token
-//! for one.
+//! Owns the backends of a route ([`Upstream`]): load balancing, health checks, outlier ejection, name resolution,
+//! Happy Eyeballs, the PROXY protocol header, STARTTLS and TLS. Knows nothing of what is sent over a connection.
+//! Invariants: a dial ends within its deadline, which covers all backends and addresses together; a client never
+//! names a backend, only a token for one.
 
 pub(crate) mod allowed;
 pub(crate) mod balance;
@@ -168,8 +168,8 @@ impl Upstream {
         }
     }
 
-    /// The backends in the configuration: whether they get sessions, and how many they have, those being dialled included.
-    /// Empty for a token file.
+    /// The backends in the configuration: whether they get sessions, and how many they have, those being dialled
+    /// included. Empty for a token file.
     pub fn status(&self) -> Vec<(Backend, bool, usize)> {
         let Targets::Pool { pool, backends } = &self.targets else { return Vec::new() };
         let now = StdInstant::now();
@@ -184,8 +184,8 @@ impl Upstream {
         &self.connector
     }
 
-    /// Connects to the selected backend, or to the first of several that answers, within `limit`. Each of several gets an
-    /// equal share of the time that is left.
+    /// Connects to the selected backend, or to the first of several that answers, within `limit`. Each of several
+    /// gets an equal share of the time that is left.
     ///
     /// # Errors
     /// None was reached, or none is available.
@@ -223,8 +223,8 @@ impl Upstream {
                     return Ok(Connected { stream, backend, permit: Some(permit) });
                 }
                 Err(cause) => {
-                    // A lack of resources on this machine is not the backend's fault. The next one may still be reached:
-                    // local ports are counted per destination.
+                    // A lack of resources on this machine is not the backend's fault. The next one may still be
+                    // reached: local ports are counted per destination.
                     let is_backend_fault = cause.reason() != Reason::Overloaded;
                     // Only the first failure is logged: clients must not be able to flood the log.
                     if is_backend_fault

@@ -1,6 +1,7 @@
 //! The PROXY protocol header that is sent to a backend (`send_proxy`): it names the client.
 //!
-//! Owns the contents of the header; the crate `proxy-header` owns its encoding. Pure: no I/O. Specification: <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
+//! Owns the contents of the header; the crate `proxy-header` owns its encoding. Pure: no I/O. Specification:
+//! <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,10 +28,10 @@ pub struct ClientInfo {
 
 /// The header, which is sent before anything else, TLS included.
 ///
-/// Without a client, the connection is the gateway's own, for a health check: `UNKNOWN` in version 1, `LOCAL` in version 2.
-/// If the client and the gateway's address are of different families, which happens behind a trusted proxy, both are written
-/// as IPv6, because a header has one family only. Version 2 carries the connection's identifier as its unique id, and the
-/// TLS version.
+/// Without a client, the connection is the gateway's own, for a health check: `UNKNOWN` in version 1, `LOCAL` in
+/// version 2. If the client and the gateway's address are of different families, which happens behind a trusted
+/// proxy, both are written as IPv6, because a header has one family only. Version 2 carries the connection's
+/// identifier as its unique id, and the TLS version.
 pub(crate) fn header(version: SendProxy, client_info: Option<&ClientInfo>) -> Vec<u8> {
     let addresses = client_info.map(addresses);
     let mut bytes = Vec::with_capacity(128);

@@ -1,9 +1,9 @@
 //! Name resolution: from a backend's host name to its addresses.
 //!
-//! Owns the system's configuration of names, read again when it changes: `/etc/hosts` first, then the name servers and the
-//! search list of `/etc/resolv.conf`. [`dns`] queries the servers. Knows nothing of what an address is used for and whether it
-//! may be dialled. Invariants: no thread blocks on a name server; a lookup ends by the caller's deadline, and may be dropped
-//! at any time.
+//! Owns the system's configuration of names, read again when it changes: `/etc/hosts` first, then the name servers
+//! and the search list of `/etc/resolv.conf`. [`dns`] queries the servers. Knows nothing of what an address is used
+//! for and whether it may be dialled. Invariants: no thread blocks on a name server; a lookup ends by the caller's
+//! deadline, and may be dropped at any time.
 
 mod dns;
 
@@ -192,8 +192,8 @@ impl Resolver {
         }
     }
 
-    /// The configuration in the two files, which are checked for changes by lookups. If they cannot be read for a lack of
-    /// descriptors, the previous configuration stays in use.
+    /// The configuration in the two files, which are checked for changes by lookups. If they cannot be read for a
+    /// lack of descriptors, the previous configuration stays in use.
     fn config(&self) -> Result<Arc<SystemConfig>, ResolveError> {
         let now = Instant::now();
         let mut cached = self.cached.lock();

@@ -1,10 +1,10 @@
 //! STARTTLS with an XMPP server (RFC 6120 §5).
 //!
-//! Owns the exchange before the TLS handshake: stream header, features, `<starttls/>`, `<proceed/>`. The crate `quick-xml`
-//! parses the server's side of it. Knows nothing of TLS and of the rest of XMPP. Invariants: no more than 64 KiB are read;
-//! every byte that is read belongs to this exchange, so that plaintext injected by an attacker cannot pass for data sent
-//! under TLS; nothing but this exchange is written. The client then opens a stream of its own over TLS, as if it had
-//! connected directly.
+//! Owns the exchange before the TLS handshake: stream header, features, `<starttls/>`, `<proceed/>`. The crate
+//! `quick-xml` parses the server's side of it. Knows nothing of TLS and of the rest of XMPP. Invariants: no more than
+//! 64 KiB are read; every byte that is read belongs to this exchange, so that plaintext injected by an attacker
+//! cannot pass for data sent under TLS; nothing but this exchange is written. The client then opens a stream of its
+//! own over TLS, as if it had connected directly.
 
 use std::{fmt, io};
 
@@ -43,7 +43,7 @@ pub enum StartTlsError {
     #[error("the XMPP server offers no STARTTLS")]
     NotOffered,
     /// It offers STARTTLS and then answers with a failure.
-    #[error("the XMPP server offers STARTTLS and then refuses it; look at its certificate and its log")]
+    #[error("the XMPP server offers STARTTLS and then refuses it; check its certificate and its log")]
     Refused,
     /// It sent a stream error.
     #[error("the XMPP server ended the stream: {0}; check xmpp_domain")]
@@ -241,8 +241,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
         }
     }
 
-    /// The next start or end tag. Directly in the stream, at depth 0, only white space is allowed between elements; what RFC
-    /// 6120 §11.1 forbids is an error at any depth.
+    /// The next start or end tag. Directly in the stream, at depth 0, only white space is allowed between elements;
+    /// what RFC 6120 §11.1 forbids is an error at any depth.
     async fn next(&mut self, depth: usize) -> Result<XmlEvent, StartTlsError> {
         loop {
             self.buffer.clear();

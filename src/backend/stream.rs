@@ -3,8 +3,8 @@
 //! Owns the differences between the three, so that callers need not know them. Knows nothing of how the connection was
 //! established. Invariant: reads and writes go straight to the stream underneath, without a buffer in between.
 //!
-//! A TLS connection that ends without `close_notify` (RFC 8446 §6.1) is an error, not an end of stream: otherwise truncation
-//! by an attacker would look like a regular end.
+//! A TLS connection that ends without `close_notify` (RFC 8446 §6.1) is an error, not an end of stream: otherwise
+//! truncation by an attacker would look like a regular end.
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -18,7 +18,8 @@ pub enum BackendStream {
     Tcp(CountingStream<TcpStream>),
     /// `unix:`
     Unix(CountingStream<UnixStream>),
-    /// `tls://`, and `starttls+xmpp://` after the handshake. Boxed, so that sessions without TLS do not pay for its size.
+    /// `tls://`, and `starttls+xmpp://` after the handshake. Boxed, so that sessions without TLS do not pay for its
+    /// size.
     Tls(Box<TlsStream<CountingStream<TcpStream>>>),
 }
 
@@ -43,7 +44,8 @@ mod tests {
 
     use super::*;
 
-    /// Writes in every way there is and shuts down; the other end must receive just that, and the bytes must be counted.
+    /// Writes in every way there is and shuts down; the other end must receive just that, and the bytes must be
+    /// counted.
     async fn exercise(mut stream: BackendStream, mut other: impl AsyncRead + AsyncWrite + Unpin) {
         assert!(stream.is_write_vectored());
         stream.write_all(b"one ").await.unwrap();

@@ -1,20 +1,21 @@
 //! Token files: the backend that a client chooses by a token (the key `targets` of a route).
 //!
-//! Owns the tokens of one route, read from a file in websockify's format or from a directory of such files, and the table
-//! that maps them to backends. Each line is `token: host:port`, `token: unix:/path`, or `token:` and a whole backend such as
-//! `tls://host:port`; empty lines and those that begin with `#` are ignored. In a directory, files whose names begin with `.`
-//! or end in `~` are not read: they are copies made by editors, with tokens that may have been revoked.
+//! Owns the tokens of one route, read from a file in websockify's format or from a directory of such files, and the
+//! table that maps them to backends. Each line is `token: host:port`, `token: unix:/path`, or `token:` and a whole
+//! backend such as `tls://host:port`; empty lines and those that begin with `#` are ignored. In a directory, files
+//! whose names begin with `.` or end in `~` are not read: they are copies made by editors, with tokens that may have
+//! been revoked.
 //!
-//! Knows nothing of requests and sessions: a session keeps its backend when the table changes. Invariants: a lookup reads no
-//! file; a client cannot name a host, only a token that the operator wrote; the table always holds a complete, valid version
-//! of the files; no token is stored, shown by Debug or logged.
+//! Knows nothing of requests and sessions: a session keeps its backend when the table changes. Invariants: a lookup
+//! reads no file; a client cannot name a host, only a token that the operator wrote; the table always holds a
+//! complete, valid version of the files; no token is stored, shown by Debug or logged.
 //!
 //! # Timing
 //! What a client sends is never compared with a token. Of both, only a digest under a random key of this process
 //! (HMAC-SHA-256) is known. How long the digest takes depends on the length of what the client sent. Where the table
-//! then looks, and where two digests begin to differ, depends on bits that a client can neither predict nor choose, so that
-//! no guess is better than another; and the comparison does not end early anyway. The number of tokens does not matter
-//! either, as it would to a comparison with each.
+//! then looks, and where two digests begin to differ, depends on bits that a client can neither predict nor choose,
+//! so that no guess is better than another; and the comparison does not end early anyway. The number of tokens does
+//! not matter either, as it would to a comparison with each.
 
 mod file;
 
@@ -38,9 +39,9 @@ use crate::{
     watched_file::{self, ChangeTracker, Event, Loaded},
 };
 
-/// The token of a request: the value of `?token=…`, or else the last segment of what `*` stands for in the path of `route`.
-/// Percent-decoded; a `+` is a `+`, because no token contains a space. `None` if there is no token, if there are two, or if it
-/// is not UTF-8.
+/// The token of a request: the value of `?token=…`, or else the last segment of what `*` stands for in the path of
+/// `route`. Percent-decoded; a `+` is a `+`, because no token contains a space. `None` if there is no token, if there
+/// are two, or if it is not UTF-8.
 pub(crate) fn token_of(route: &RoutePath, path: &str, query: Option<&str>) -> Option<Secret> {
     let pairs = query.into_iter().flat_map(|query| query.split('&'));
     let mut values = pairs.filter_map(|pair| pair.strip_prefix("token="));
@@ -113,8 +114,8 @@ impl TokenTable {
         urls.into_iter().map(|(_, backend)| backend.clone()).collect()
     }
 
-    /// Reads the files again when they change (hot reload), until `stop` is cancelled. Invalid files change nothing; that is
-    /// logged once, with file and line.
+    /// Reads the files again when they change (hot reload), until `stop` is cancelled. Invalid files change nothing;
+    /// that is logged once, with file and line.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         watched_file::poll(move || self.check(), stop).await;
     }

@@ -16,8 +16,8 @@ pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub(super) fn capture() -> (Self, DefaultGuard) {
-        // While there is only one subscriber, tracing caches for each call site whether it is enabled, as seen by the thread
-        // that reaches it first. That may be the thread of another test, which has no subscriber.
+        // While there is only one subscriber, tracing caches for each call site whether it is enabled, as seen by the
+        // thread that reaches it first. That may be the thread of another test, which has no subscriber.
         static SECOND: OnceLock<Dispatch> = OnceLock::new();
         SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
         let log = Self::default();

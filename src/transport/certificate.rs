@@ -1,9 +1,9 @@
 //! Certificate and key of a listener: loaded as a pair, presented as a pair, reloaded as a pair (hot reload).
 //!
-//! Owns which pair a listener presents, and whether a renewed one may replace it. Knows nothing of handshakes; when files
-//! are read again is decided by [`watched_file`](crate::watched_file). Invariants: both files are read and validated
-//! before either is used; a pair that does not match, is incomplete or has expired never replaces a good one; each
-//! handshake sees one consistent pair; a problem is logged once per change of the files.
+//! Owns which pair a listener presents, and whether a renewed one may replace it. Knows nothing of handshakes; when
+//! files are read again is decided by [`watched_file`](crate::watched_file). Invariants: both files are read and
+//! validated before either is used; a pair that does not match, is incomplete or has expired never replaces a good
+//! one; each handshake sees one consistent pair; a problem is logged once per change of the files.
 
 use std::{
     fs,
@@ -153,8 +153,8 @@ impl CertificateResolver {
         }
     }
 
-    /// A reload of the configuration has rejected `identity` and reported that. If its files are those watched here, the
-    /// rejection is not reported again.
+    /// A reload of the configuration has rejected `identity` and reported that. If its files are those watched here,
+    /// the rejection is not reported again.
     pub(crate) fn mark_rejected(&self, identity: &Identity) {
         if *identity == self.identity {
             self.tracker.lock().mark_rejected(stamps(&self.identity));

@@ -1,8 +1,8 @@
 //! Listening sockets: opened here, or inherited from the service manager (socket activation).
 //!
-//! Owns how a socket is opened and closed, and how long to pause when accepting fails. Knows nothing of what connections are
-//! used for. Several processes may share an inherited socket. Invariant: connections that the kernel queued before a socket
-//! was closed are not lost.
+//! Owns how a socket is opened and closed, and how long to pause when accepting fails. Knows nothing of what
+//! connections are used for. Several processes may share an inherited socket. Invariant: connections that the kernel
+//! queued before a socket was closed are not lost.
 
 use std::{env, io, net::SocketAddr, path::Path, time::Duration};
 
@@ -57,14 +57,15 @@ impl ListeningSocket {
         }
     }
 
-    /// Stops listening; returns the connections that are queued already. Those of a shared socket stay queued for the other
-    /// processes.
+    /// Stops listening; returns the connections that are queued already. Those of a shared socket stay queued for the
+    /// other processes.
     pub(crate) fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
         let Self { socket, shared, name: _name } = self;
         if shared {
             return Vec::new();
         }
-        // Not through the runtime, which may not know of the newest connections yet. Errors are ignored: there is no retry.
+        // Not through the runtime, which may not know of the newest connections yet. Errors are ignored: there is no
+        // retry.
         match socket {
             ListenerKind::Tcp(listener) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
@@ -114,8 +115,8 @@ fn waiting<S>(
     (0..BACKLOG).map_while(|_| accept().ok()).filter_map(|accepted| adopt(accepted).ok()).collect()
 }
 
-/// The sockets inherited from the service manager by socket activation, by name (sd_listen_fds(3)). Kept until the process
-/// ends, so that a listener can be closed and opened again.
+/// The sockets inherited from the service manager by socket activation, by name (sd_listen_fds(3)). Kept until the
+/// process ends, so that a listener can be closed and opened again.
 #[derive(Debug, Default)]
 pub struct InheritedSockets {
     sockets: Vec<(String, InheritedSocket)>,
@@ -128,7 +129,8 @@ enum InheritedSocket {
 }
 
 impl InheritedSockets {
-    /// Takes the sockets that the environment describes (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`). To be called once.
+    /// Takes the sockets that the environment describes (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`). To be called
+    /// once.
     ///
     /// # Errors
     /// A descriptor is not that of a listening stream socket.

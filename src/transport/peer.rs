@@ -1,16 +1,16 @@
 //! The client's address behind reverse proxies, from forwarding headers.
 //!
-//! Owns the evaluation of `Forwarded` (RFC 7239) and `X-Forwarded-*`. Knows nothing of what the address is used for. Pure: it
-//! reads headers, never a socket.
+//! Owns the evaluation of `Forwarded` (RFC 7239) and `X-Forwarded-*`. Knows nothing of what the address is used for.
+//! Pure: it reads headers, never a socket.
 //!
-//! Invariant: headers are trusted only as far as trusted proxies wrote them. Each proxy appends on the right, so everything is
-//! parsed from the right, and what is left of the first untrusted, unknown or malformed hop is never evaluated. No text from
-//! there, such as an unclosed quote, can change how the hops right of it are parsed.
+//! Invariant: headers are trusted only as far as trusted proxies wrote them. Each proxy appends on the right, so
+//! everything is parsed from the right, and what is left of the first untrusted, unknown or malformed hop is never
+//! evaluated. No text from there, such as an unclosed quote, can change how the hops right of it are parsed.
 //!
-//! Which headers are used: `X-Forwarded-For`, `-Proto` and `-Host` if any of them is present, `Forwarded` only if none is.
-//! nginx, HAProxy and most others write the former and forward the latter as the browser sent it. A proxy that writes
-//! `Forwarded` must therefore delete `X-Forwarded-*` from requests; one that writes `X-Forwarded-For` should set or delete
-//! `-Proto` and `-Host`.
+//! Which headers are used: `X-Forwarded-For`, `-Proto` and `-Host` if any of them is present, `Forwarded` only if
+//! none is. nginx, HAProxy and most others write the former and forward the latter as the browser sent it. A proxy
+//! that writes `Forwarded` must therefore delete `X-Forwarded-*` from requests; one that writes `X-Forwarded-For`
+//! should set or delete `-Proto` and `-Host`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -30,8 +30,8 @@ pub(crate) struct Client {
     pub address: SocketAddr,
     /// Whether the browser used TLS; `None` if no trusted proxy reports it.
     pub https: Option<bool>,
-    /// The host, with its port if any, that the browser requested; `None` if no trusted proxy reports it. Visible ASCII, but
-    /// not validated further.
+    /// The host, with its port if any, that the browser requested; `None` if no trusted proxy reports it. Visible
+    /// ASCII, but not validated further.
     pub host: Option<String>,
 }
 
@@ -42,10 +42,10 @@ pub(crate) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
 
 /// The client that is connected through `socket`.
 ///
-/// If the peer of the socket is not trusted, it is the client and all headers are ignored. Otherwise, the client is the
-/// rightmost hop that is not trusted itself, or the leftmost if all are. A hop that is unknown, obfuscated (RFC 7239 §6.3) or
-/// malformed ends the evaluation at the hop before it. `https` and `host` are the rightmost values, those of the nearest
-/// proxy.
+/// If the peer of the socket is not trusted, it is the client and all headers are ignored. Otherwise, the client is
+/// the rightmost hop that is not trusted itself, or the leftmost if all are. A hop that is unknown, obfuscated (RFC
+/// 7239 §6.3) or malformed ends the evaluation at the hop before it. `https` and `host` are the rightmost values,
+/// those of the nearest proxy.
 pub(crate) fn client(socket: SocketAddr, trusted: &[IpNet], headers: &HeaderMap) -> Client {
     let address = SocketAddr::new(canonical(socket.ip()), socket.port());
     if !is_trusted(trusted, address.ip()) {
@@ -81,8 +81,8 @@ fn walk(socket: SocketAddr, trusted: &[IpNet], hops: impl Iterator<Item = Option
     client
 }
 
-/// The elements of a list header over all of its lines, the last one first. Bytes, because a byte that is not ASCII, sent by an
-/// untrusted client, must not hide what a proxy appended to the same line.
+/// The elements of a list header over all of its lines, the last one first. Bytes, because a byte that is not ASCII,
+/// sent by an untrusted client, must not hide what a proxy appended to the same line.
 fn from_the_right<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers.get_all(name).iter().rev().flat_map(|line| Elements { rest: Some(line.as_bytes()) })
 }
@@ -108,8 +108,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// The last comma outside of a quoted-string (RFC 9110 §5.6.4). Parsed from the right, where the well-formed elements of the
-/// proxies are: the closing quote comes first, and the opening one is the next that no backslash escapes.
+/// The last comma outside of a quoted-string (RFC 9110 §5.6.4). Parsed from the right, where the well-formed elements
+/// of the proxies are: the closing quote comes first, and the opening one is the next that no backslash escapes.
 fn last_bare_comma(line: &[u8]) -> Option<usize> {
     let mut quoted = false;
     for (at, byte) in line.iter().enumerate().rev() {
@@ -173,8 +173,8 @@ fn split_pair(element: &[u8]) -> (&[u8], &[u8]) {
     (element.trim_ascii(), &[])
 }
 
-/// The value of a token or a quoted-string (RFC 9110 §5.6). An address with its port is accepted as a token too, because many
-/// proxies omit the quotes that it needs.
+/// The value of a token or a quoted-string (RFC 9110 §5.6). An address with its port is accepted as a token too,
+/// because many proxies omit the quotes that it needs.
 fn unquote(value: &[u8]) -> Option<Vec<u8>> {
     let Some(quoted) = value.strip_prefix(b"\"") else {
         return (!value.is_empty() && !value.contains(&b'"')).then(|| value.to_vec());

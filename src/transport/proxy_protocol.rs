@@ -1,11 +1,11 @@
 //! The PROXY protocol, versions 1 and 2, on listeners that require it
 //! (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>).
 //!
-//! Owns where a header ends, which peers may send one, and its deadline. The crate `proxy-header` parses the fields. Knows
-//! nothing of what follows: TLS or a request.
+//! Owns where a header ends, which peers may send one, and its deadline. The crate `proxy-header` parses the fields.
+//! Knows nothing of what follows: TLS or a request.
 //!
-//! Invariants: nothing is read from a peer that is not trusted; a valid header is consumed completely and nothing behind
-//! it, however the bytes arrive; a header that is not complete within [`DEADLINE`] is an error.
+//! Invariants: nothing is read from a peer that is not trusted; a valid header is consumed completely and nothing
+//! behind it, however the bytes arrive; a header that is not complete within [`DEADLINE`] is an error.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -93,8 +93,8 @@ impl From<io::Error> for ProxyHeaderError {
     }
 }
 
-/// Whether a connection that begins with `bytes` begins with a header. Five bytes are enough to tell. A listener that does
-/// not expect a header uses this to report what is wrong with a connection.
+/// Whether a connection that begins with `bytes` begins with a header. Five bytes are enough to tell. A listener that
+/// does not expect a header uses this to report what is wrong with a connection.
 pub(crate) fn begins(bytes: &[u8]) -> bool {
     const ENOUGH: usize = 5;
     bytes.len() >= ENOUGH && [V1, V2].iter().any(|start| have_common_prefix(bytes, start))
@@ -129,8 +129,8 @@ async fn read_complete<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, 
     }
 }
 
-/// How many bytes a header that begins like this lacks at least; 0 if it is complete. That many can be read without reading
-/// beyond its end.
+/// How many bytes a header that begins like this lacks at least; 0 if it is complete. That many can be read without
+/// reading beyond its end.
 fn missing(header: &[u8]) -> Result<usize, ProxyHeaderError> {
     if !have_common_prefix(header, V1) && !have_common_prefix(header, V2) {
         return Err(ProxyHeaderError::Absent);

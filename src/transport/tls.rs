@@ -46,8 +46,8 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Loads a certificate chain and its key and checks that they belong together. If it replaces `before`, it accepts the
-    /// session tickets issued by that: clients that reconnect can still resume.
+    /// Loads a certificate chain and its key and checks that they belong together. If it replaces `before`, it
+    /// accepts the session tickets issued by that: clients that reconnect can still resume.
     ///
     /// # Errors
     /// A file is missing, unreadable or not PEM, the pair does not match, or it would replace `before` by a certificate
@@ -72,8 +72,8 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificate) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Tickets instead of a session cache: resumption without memory or a lock. One is enough for a client that keeps
-        // its connection for hours.
+        // Tickets instead of a session cache: resumption without memory or a lock. One is enough for a client that
+        // keeps its connection for hours.
         config.send_tls13_tickets = 1;
         config.ticketer = Arc::clone(&tickets);
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate, tickets })

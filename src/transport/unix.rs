@@ -1,8 +1,8 @@
 //! Listening Unix sockets and their files.
 //!
-//! Owns how the file of such a socket is created, and that it is removed with the socket. Knows nothing of what is sent over
-//! it. Invariants: the file has its permissions before it has its final name; only the file of a socket that no process
-//! listens on is replaced; a file is removed only if it is still the one that was created here.
+//! Owns how the file of such a socket is created, and that it is removed with the socket. Knows nothing of what is
+//! sent over it. Invariants: the file has its permissions before it has its final name; only the file of a socket
+//! that no process listens on is replaced; a file is removed only if it is still the one that was created here.
 
 use std::{
     fs, io,

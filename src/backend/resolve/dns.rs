@@ -1,7 +1,7 @@
 //! DNS queries: both address families at once, and the search list.
 //!
-//! The crate `hickory-resolver` queries the servers: it repeats lost queries, merges equal ones that run at the same time, and
-//! caches answers for their time to live.
+//! The crate `hickory-resolver` queries the servers: it repeats lost queries, merges equal ones that run at the same
+//! time, and caches answers for their time to live.
 
 use std::{net::IpAddr, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Token files on disk.
 //!
-//! Owns which files are read, and how a line is parsed. Knows nothing of when they are read and what the result is used for.
-//! Invariant: an error names file and line, and never quotes the line: it may contain a token.
+//! Owns which files are read, and how a line is parsed. Knows nothing of when they are read and what the result is
+//! used for. Invariant: an error names file and line, and never quotes the line: it may contain a token.
 
 use std::{
     collections::HashMap,
@@ -147,8 +147,8 @@ impl Contents {
     }
 }
 
-/// The token and the backend of a line; `None` for a comment or an empty line. The first colon with white space behind it
-/// separates the two, as in websockify.
+/// The token and the backend of a line; `None` for a comment or an empty line. The first colon with white space
+/// behind it separates the two, as in websockify.
 fn parse(line: &[u8]) -> Result<Option<(&str, Backend)>, LineError> {
     let line = std::str::from_utf8(line).map_err(|_| LineError::Encoding)?.trim();
     if line.is_empty() || line.starts_with('#') {

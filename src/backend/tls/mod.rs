@@ -1,8 +1,8 @@
 //! TLS with backends.
 //!
-//! Owns the loaded TLS settings of a route, and the handshake. Knows nothing of how the stream underneath was connected and
-//! what it will carry. Invariants: a certificate is verified unless the operator disabled that; after the handshake nothing
-//! is read before the session begins, because in many protocols the client speaks first.
+//! Owns the loaded TLS settings of a route, and the handshake. Knows nothing of how the stream underneath was
+//! connected and what it will carry. Invariants: a certificate is verified unless the operator disabled that; after
+//! the handshake nothing is read before the session begins, because in many protocols the client speaks first.
 
 mod load;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Which certificates of backends are trusted.
 //!
-//! Owns the two verifiers that rustls does not provide: one that trusts pinned certificates (`tls.ca`), and one that trusts
-//! any (`insecure_no_verify`). Invariant: both demand that the backend proves possession of its certificate's key.
+//! Owns the two verifiers that rustls does not provide: one that trusts pinned certificates (`tls.ca`), and one that
+//! trusts any (`insecure_no_verify`). Invariant: both demand that the backend proves possession of its certificate's
+//! key.
 
 use std::{fmt, sync::Arc};
 
@@ -24,8 +25,8 @@ pub(super) fn is_an_authority(error: &CertificateError) -> bool {
     matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// Trusts what the authorities in `tls.ca` signed, and the certificates in it themselves if they are valid now and for the
-/// right name: an operator who lists a self-signed certificate means that very one.
+/// Trusts what the authorities in `tls.ca` signed, and the certificates in it themselves if they are valid now and
+/// for the right name: an operator who lists a self-signed certificate means that very one.
 #[derive(Debug)]
 pub(super) struct PinnedRoots {
     pub(super) authorities: Arc<WebPkiServerVerifier>,
@@ -77,8 +78,8 @@ impl ServerCertVerifier for PinnedRoots {
     }
 }
 
-/// Trusts any certificate of any issuer for any name: `insecure_no_verify`. An attacker between the gateway and the backend
-/// can read and change everything.
+/// Trusts any certificate of any issuer for any name: `insecure_no_verify`. An attacker between the gateway and the
+/// backend can read and change everything.
 pub(super) struct InsecureNoVerify(pub(super) Arc<CryptoProvider>);
 
 impl fmt::Debug for InsecureNoVerify {

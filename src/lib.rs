@@ -12,7 +12,7 @@
 //! | stages | [`transport`]: sockets, PROXY header, TLS; [`http`]: requests, authorisation, files; [`backend`]: load balancing, health checks, dialling; [`relay`]: WebSocket to TCP and back |
 //! | configuration | [`config`]: TOML to domain types |
 //! | state and rules | [`session`]: session registry; [`metrics`]: counters and gauges; [`admission`]: rate limit, concurrency limits, Origin policy; [`websocket`]: framing |
-//! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; [`counting_stream`]: a stream that counts bytes |
+//! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; [`counting_stream`]: a stream that counts bytes; [`pem`]: certificates and keys in PEM form; [`watched_file`]: detects changed files for hot reload |
 
 mod admin;
 mod admission;
@@ -26,10 +26,12 @@ pub mod gateway;
 mod http;
 mod metrics;
 pub mod outcome;
+mod pem;
 mod relay;
 mod service;
 mod session;
 mod transport;
+mod watched_file;
 mod websocket;
 
 pub use transport::self_signed::{SelfSigned, self_signed};

@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
     &["http", "relay", "backend", "transport"],
     &["config"],
     &["session", "metrics", "admission", "websocket"],
-    &["counting_stream", "outcome"],
+    &["counting_stream", "outcome", "pem", "watched_file"],
 ];
 
 #[test]

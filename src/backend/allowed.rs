@@ -1,7 +1,8 @@
 //! Which addresses may be dialled.
 //!
-//! Whoever answers for a name can answer with any address, and with another one a second later; so it is the address that
-//! is judged, and just before it is dialled. Pure: from addresses to verdicts.
+//! Owns `allowed_networks` and the default rules against server-side request forgery. A DNS server can answer with
+//! any address, and with another one a second later (DNS rebinding); so addresses are checked rather than names,
+//! directly before each connection attempt. Pure: no I/O.
 
 use std::{fmt, net::IpAddr, sync::LazyLock};
 
@@ -9,13 +10,13 @@ use ipnet::IpNet;
 
 use crate::admission::rate::covers;
 
-/// Where no name may lead, unless the route's `allowed_networks` say so: to the machine's own neighbours, to what a cloud
-/// tells its machines about themselves, credentials included, and to what is no single machine.
-static REFUSED_BY_DEFAULT: LazyLock<Vec<(IpNet, Rule)>> = LazyLock::new(|| {
+/// What no name may resolve to, unless the route's `allowed_networks` permit it: link-local addresses, cloud metadata
+/// services, which give out credentials, and addresses that are not those of a single machine.
+static FORBIDDEN_BY_DEFAULT: LazyLock<Vec<(IpNet, Rule)>> = LazyLock::new(|| {
     [
         ("0.0.0.0/8", Rule::Unspecified),
         ("::/128", Rule::Unspecified),
-        // AWS, Azure, Google and most others; all of it is link-local, but this is what people should hear.
+        // AWS, Azure, Google and most others. It is link-local too, but this rule explains more.
         ("169.254.169.254/32", Rule::CloudMetadata),
         // Alibaba Cloud.
         ("100.100.100.200/32", Rule::CloudMetadata),
@@ -35,16 +36,16 @@ static REFUSED_BY_DEFAULT: LazyLock<Vec<(IpNet, Rule)>> = LazyLock::new(|| {
     .collect()
 });
 
-/// Which rule keeps an address from being dialled.
+/// The rule that forbids an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// Not in the route's `allowed_networks`.
     NotAllowed,
     /// `169.254.0.0/16` or `fe80::/10`.
     LinkLocal,
-    /// Where a cloud tells its machines about themselves.
+    /// A cloud's metadata service.
     CloudMetadata,
-    /// "This machine", in its roundabout spelling.
+    /// `0.0.0.0/8` or `::`, which mean this machine.
     Unspecified,
     /// More than one machine.
     Multicast,
@@ -53,38 +54,42 @@ pub enum Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotAllowed => "it is outside of the route's allowed_networks",
-            Self::LinkLocal => "names may not lead to link-local addresses; allowed_networks could permit it",
+            Self::NotAllowed => "it is not in the route's allowed_networks",
+            Self::LinkLocal => {
+                "a name may not resolve to a link-local address, unless allowed_networks permits it"
+            }
             Self::CloudMetadata => {
-                "names may not lead to a cloud's metadata service; allowed_networks could permit it"
+                "a name may not resolve to a cloud's metadata service, unless allowed_networks permits it"
             }
             Self::Unspecified => {
-                "names may not lead to the unspecified address; allowed_networks could permit it"
+                "a name may not resolve to the unspecified address, unless allowed_networks permits it"
             }
-            Self::Multicast => "names may not lead to multicast addresses; allowed_networks could permit it",
+            Self::Multicast => {
+                "a name may not resolve to a multicast address, unless allowed_networks permits it"
+            }
         })
     }
 }
 
-/// Where a route may lead.
+/// The addresses that a route may dial.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Allowed {
-    /// The only networks that may be dialled. Without them, an address that stands in the configuration is dialled as it
-    /// is, and a name may lead anywhere but to link-local, cloud metadata, unspecified and multicast addresses.
+    /// The only networks that may be dialled. Without them, any address that is written in the configuration may be
+    /// dialled, and a name may resolve to any address but link-local, cloud metadata, unspecified and multicast ones.
     pub networks: Option<Vec<IpNet>>,
 }
 
 impl Allowed {
-    /// Whether `address` may be dialled. `literal`: it stands in the configuration itself.
+    /// Whether `address` may be dialled. `literal`: it is written in the configuration, not resolved from a name.
     ///
     /// # Errors
-    /// It may not; the rule says why.
+    /// The rule that forbids it.
     pub(crate) fn check(&self, address: IpAddr, literal: bool) -> Result<(), Rule> {
         match &self.networks {
             Some(networks) if covers(networks, address) => Ok(()),
             Some(_) => Err(Rule::NotAllowed),
             None if literal => Ok(()),
-            None => REFUSED_BY_DEFAULT
+            None => FORBIDDEN_BY_DEFAULT
                 .iter()
                 .find(|(network, _)| covers(std::slice::from_ref(network), embedded(address)))
                 .map_or(Ok(()), |(_, rule)| Err(*rule)),
@@ -92,7 +97,7 @@ impl Allowed {
     }
 }
 
-/// The IPv4 address that a translator on the way would make of an IPv6 one (RFC 6052 §2.1: `64:ff9b::/96`).
+/// The IPv4 address that NAT64 translates an IPv6 address to (RFC 6052 §2.1: `64:ff9b::/96`).
 fn embedded(address: IpAddr) -> IpAddr {
     const TRANSLATED: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
     match address {
@@ -109,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_may_lead_anywhere_but_there() {
+    fn names_may_resolve_to_any_address_but_these() {
         let default = Allowed::default();
         for (address, rule) in [
             ("169.254.169.254", Rule::CloudMetadata),
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_networks_replace_the_rule_and_bind_literals_too() {
+    fn allowed_networks_replace_the_default_and_apply_to_literals_too() {
         let networks = ["10.0.0.0/8", "169.254.0.0/16", "fd00::/8"].map(|network| network.parse().unwrap());
         let allowed = Allowed { networks: Some(networks.to_vec()) };
         for literal in [true, false] {

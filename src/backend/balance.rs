@@ -1,12 +1,12 @@
-//! Which of several targets is tried next.
+//! Load balancing: which of several backends is tried next, and which are skipped (outlier ejection, circuit breaking).
 //!
-//! Owns what is known of the targets of one route: how many sessions each holds, which have failed lately, which
-//! the health checks found down. Pure: it dials nothing, knows no sockets and no clock (`now` is an argument).
+//! Owns the state of the backends of one route: how many sessions each has, which have failed recently, which the
+//! health checks found down. Pure: it dials nothing, and knows neither sockets nor a clock (`now` is an argument).
 //!
-//! Invariants: no target holds more than `max_sessions`, not even for a moment, and each [`BackendPermit`] is counted
-//! exactly as long as it lives. A target that the health checks found down is never named. Failed dials alone
-//! never leave a client without a target: when all that are left have failed lately, they are tried again, as
-//! nginx does when all have failed. A route with a single target therefore never waits, and says each time why it
+//! Invariants: no backend has more than `max_sessions` sessions at any time, and each [`BackendPermit`] is counted
+//! until it is dropped. A backend that the health checks found down is never selected. Failed dials alone never leave
+//! a client without a backend: when all that are left have failed recently, they are tried again, as nginx does when
+//! all have failed. A route with a single backend therefore dials at once, and reports each time why the backend
 //! cannot be reached.
 
 use std::{
@@ -26,80 +26,87 @@ use crate::{
 };
 use parking_lot::{Mutex, MutexGuard};
 
-/// How long a target is left alone after its first failure; twice as long after each one more in a row.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// A target that has come back is used again before its users have given up: within five seconds.
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// How long only one dial at a time tries a target that has failed before. A dial that ends without a word, because
-/// its client left, holds the next one up for no longer.
+/// How long a backend is ejected after its first failure; the time doubles with each further failure in a row.
+const FIRST_EJECTION: Duration = Duration::from_secs(1);
+/// Bounds the ejection, so that a backend that has recovered is used again within five seconds.
+const LONGEST_EJECTION: Duration = Duration::from_secs(4);
+/// How long a trial of an ejected backend excludes others. A dial without a result, because its client left, delays
+/// the next trial by no more than this.
 const TRIAL: Duration = Duration::from_secs(1);
 
-/// The targets of all routes, as far as anybody still needs them: what is known of one outlives the list that named it, so
-/// that the next list goes on where the last one was, and `max_sessions` stays true whatever is reloaded.
+/// The state of the backends of all routes, kept while a pool or a session refers to it. It outlives a reload of the
+/// configuration: the new pool continues with the state of the previous one, and `max_sessions` holds across both.
 #[derive(Debug, Default)]
 pub struct BackendRegistry {
-    targets: Mutex<HashMap<(String, Backend), Weak<PooledBackend>>>,
+    backends: Mutex<HashMap<(String, Backend), Weak<PooledBackend>>>,
 }
 
 impl BackendRegistry {
-    /// A pool of the `backends` of the route named `route`, in which those that the route had before are what they were.
+    /// A pool of the `backends` of the route named `route`. Those that the route had before keep their state.
     pub fn pool(&self, route: &str, backends: &[Backend], settings: PoolSettings) -> Arc<Pool> {
-        let mut targets = self.targets.lock();
-        targets.retain(|_, target| target.strong_count() > 0);
-        let target = |backend: &Backend| {
-            let entry = targets.entry((route.to_owned(), backend.clone())).or_default();
+        let mut known = self.backends.lock();
+        known.retain(|_, backend| backend.strong_count() > 0);
+        let pooled = |backend: &Backend| {
+            let entry = known.entry((route.to_owned(), backend.clone())).or_default();
             entry.upgrade().unwrap_or_else(|| {
-                let target = Arc::new(PooledBackend::new(backend));
-                *entry = Arc::downgrade(&target);
-                target
+                let pooled = Arc::new(PooledBackend::new(backend));
+                *entry = Arc::downgrade(&pooled);
+                pooled
             })
         };
-        Arc::new(Pool::of(backends.iter().map(target).collect(), settings))
+        let PoolSettings { balance, max_sessions, is_checked } = settings;
+        Arc::new(Pool {
+            balance,
+            max_sessions: max_sessions.unwrap_or(usize::MAX),
+            is_checked,
+            turn: AtomicUsize::new(0),
+            backends: backends.iter().map(pooled).collect(),
+        })
     }
 }
 
-/// How a pool deals with its targets.
+/// How a pool selects among its backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// Which is next.
+    /// The load balancing algorithm.
     pub balance: Balance,
-    /// Sessions at the same time, for each target.
+    /// The limit of concurrent sessions, for each backend.
     pub max_sessions: Option<usize>,
-    /// Whether there are health checks. Without them, it does not matter what they said when there were some.
+    /// Whether there are health checks. Without them, the results of earlier ones are ignored.
     pub is_checked: bool,
 }
 
-/// The targets of one route. A target is its index in the list that the pool was made of.
+/// The backends of one route. Each is known by its index in the list that the pool was made of.
 #[derive(Debug)]
 pub struct Pool {
     balance: Balance,
     max_sessions: usize,
     is_checked: bool,
-    /// How many orders were given.
+    /// Incremented for each selection; its remainder is the first backend of a round robin.
     turn: AtomicUsize,
-    targets: Vec<Arc<PooledBackend>>,
+    backends: Vec<Arc<PooledBackend>>,
 }
 
-/// One target of one route, over all lists that name it.
+/// One backend of one route, shared by all pools of that route.
 #[derive(Debug)]
 struct PooledBackend {
-    /// What the target is to [`Balance::SourceIp`]: a hash of how it is written.
+    /// The backend's hash for [`Balance::SourceIp`], of its URL.
     seed: u64,
     state: Mutex<BackendState>,
 }
 
-/// What is known of a target at one moment.
+/// The state of a backend.
 #[derive(Debug, Clone, Copy)]
 struct BackendState {
     sessions: usize,
-    /// What the health checks say. Without checks nobody says otherwise.
+    /// The result of the health checks; true without checks.
     healthy: bool,
-    /// Failed dials in a row, those of one ejection counted as one.
+    /// Failed dials in a row; concurrent ones count as one.
     failures: u32,
     dial_health: DialHealth,
 }
 
-/// What dials have shown of a target.
+/// The result of recent dials, as in a circuit breaker: closed, open, half-open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DialHealth {
     Good,
@@ -107,133 +114,122 @@ enum DialHealth {
     Ejected {
         until: Instant,
     },
-    /// Its ejection is over, and one dial finds out whether it is back.
+    /// Its ejection is over, and one dial tries whether it has recovered.
     OnTrial {
         until: Instant,
     },
 }
 
 impl Pool {
-    /// A pool of `backends`, all of them healthy and free. `max_sessions` is for each.
-    pub fn new(backends: &[Backend], balance: Balance, max_sessions: Option<usize>) -> Arc<Self> {
-        let targets = backends.iter().map(|backend| Arc::new(PooledBackend::new(backend))).collect();
-        Arc::new(Self::of(targets, PoolSettings { balance, max_sessions, is_checked: true }))
-    }
-
-    fn of(targets: Vec<Arc<PooledBackend>>, settings: PoolSettings) -> Self {
-        let PoolSettings { balance, max_sessions, is_checked } = settings;
-        let max_sessions = max_sessions.unwrap_or(usize::MAX);
-        Self { balance, max_sessions, is_checked, turn: AtomicUsize::new(0), targets }
-    }
-
-    /// The targets to try for one dial, the best first, each once. None, when all of them are down by their health
-    /// checks or hold as many sessions as they may.
+    /// The backends to try for one dial, the best first, each once. Empty if the health checks found all of them
+    /// down, or all have `max_sessions` sessions.
     ///
-    /// Targets that failed lately are left out, as long as another is left. An ejection that is over makes a target
-    /// one of many again, but the first dial that would begin with it goes ahead alone: while it lasts, and for at
-    /// most a second, others still pass the target by. Otherwise every client would wait for a target that swallows
-    /// packets, each time its ejection ends.
-    pub fn order(&self, now: Instant, client_info: IpAddr) -> Vec<usize> {
-        let states: Vec<BackendState> = self.targets.iter().map(|target| *target.state()).collect();
+    /// Backends that failed recently are left out while another is left. When an ejection is over, the backend takes
+    /// part in the selection again, but the first dial that would begin with it is a trial: while it lasts, and for
+    /// at most a second, other dials still skip the backend. Otherwise every client would wait for a backend that
+    /// drops packets, each time its ejection ends.
+    pub fn order(&self, now: Instant, client: IpAddr) -> Vec<usize> {
+        let states: Vec<BackendState> = self.backends.iter().map(|backend| *backend.state()).collect();
         let (mut ready, mut ejected): (Vec<_>, Vec<_>) = (0..states.len())
             .filter(|&index| self.is_healthy_in(&states[index]) && states[index].sessions < self.max_sessions)
             .partition(|&index| states[index].ejected_until(now).is_none());
         if !ready.is_empty() {
-            self.sort(&mut ready, &states, client_info);
+            self.sort(&mut ready, &states, client);
         }
-        // Somebody else may have begun a trial, or ended one badly, since we looked.
+        // Another dial may have begun a trial, or failed one, since the states were copied.
         while let Some(&first) = ready.first()
-            && !self.targets[first].state().try_begin_dial(now)
+            && !self.backends[first].state().try_begin_dial(now)
         {
             ejected.push(ready.remove(0));
         }
         if ready.is_empty() {
-            ejected.sort_by_cached_key(|&index| self.targets[index].state().ejected_until(now));
+            ejected.sort_by_cached_key(|&index| self.backends[index].state().ejected_until(now));
             return ejected;
         }
         ready
     }
 
-    /// Sorts those that are ready, at least one, the best first.
-    fn sort(&self, ready: &mut [usize], states: &[BackendState], client_info: IpAddr) {
+    /// Sorts the ready backends, at least one, the best first.
+    fn sort(&self, ready: &mut [usize], states: &[BackendState], client: IpAddr) {
         match self.balance {
             Balance::First => {}
             Balance::RoundRobin => self.rotate(ready),
-            // Of those that have equally few, each in turn.
+            // Round robin among those with equally few sessions.
             Balance::LeastSessions => {
                 self.rotate(ready);
                 ready.sort_by_key(|&index| states[index].sessions);
             }
             Balance::SourceIp => {
-                let client_info = hash_of(client_info);
-                ready.sort_by_key(|&index| Reverse(mix(self.targets[index].seed ^ client_info)));
+                let client = address_hash(client);
+                ready.sort_by_key(|&index| Reverse(mix(self.backends[index].seed ^ client)));
             }
         }
     }
 
-    /// Moves the next in turn to the front. The turn goes round those that are ready: were it to go round all, the
-    /// neighbour of one that is down would do the work of two.
+    /// Moves the next in turn to the front. Only ready backends take turns: if all did, the one behind a backend that
+    /// is down would get twice its share.
     fn rotate(&self, ready: &mut [usize]) {
         ready.rotate_left(self.turn.fetch_add(1, Ordering::Relaxed) % ready.len());
     }
 
-    /// A session's place at `target`, or `None` when it holds as many as it may. Take it before the dial: those who
-    /// are on their way count for [`Balance::LeastSessions`] too, and a hundred at once do not all choose the same.
-    pub fn try_acquire(&self, target: usize) -> Option<BackendPermit> {
-        let mut state = self.targets[target].state();
+    /// A permit for one session with the backend, or `None` if it has `max_sessions`. Acquire it before the dial:
+    /// dials in progress count for [`Balance::LeastSessions`] too, so that concurrent clients do not all choose the
+    /// same backend.
+    pub fn try_acquire(&self, index: usize) -> Option<BackendPermit> {
+        let mut state = self.backends[index].state();
         if state.sessions >= self.max_sessions {
             return None;
         }
         state.sessions += 1;
-        Some(BackendPermit { at: Arc::clone(&self.targets[target]), target })
+        Some(BackendPermit { backend: Arc::clone(&self.backends[index]), index })
     }
 
-    /// A dial failed: the target is ejected, for one second, then two, then four each time. How long, or `None` when
-    /// it was ejected already: dials that were under way together fail together, and count once.
-    pub fn failed(&self, target: usize, now: Instant) -> Option<Duration> {
-        let mut target = self.targets[target].state();
-        if matches!(target.dial_health, DialHealth::Ejected { until } if now < until) {
+    /// Records a failed dial: the backend is ejected for one second, then two, then four each time. Returns how long,
+    /// or `None` if it was ejected already: concurrent dials fail together, and count once.
+    pub fn failed(&self, index: usize, now: Instant) -> Option<Duration> {
+        let mut state = self.backends[index].state();
+        if matches!(state.dial_health, DialHealth::Ejected { until } if now < until) {
             return None;
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << target.failures.min(8)).min(LONGEST_PAUSE);
-        target.failures = target.failures.saturating_add(1);
-        target.dial_health = DialHealth::Ejected { until: now + pause };
-        Some(pause)
+        let ejection = FIRST_EJECTION.saturating_mul(1 << state.failures.min(8)).min(LONGEST_EJECTION);
+        state.failures = state.failures.saturating_add(1);
+        state.dial_health = DialHealth::Ejected { until: now + ejection };
+        Some(ejection)
     }
 
-    /// A dial went well: the target is as good as new. Whether it was not before.
-    pub fn succeeded(&self, target: usize) -> bool {
-        let mut target = self.targets[target].state();
-        let was_good = target.dial_health == DialHealth::Good;
-        target.forgive();
+    /// Records a successful dial, which resets the failures. Returns whether there were any.
+    pub fn succeeded(&self, index: usize) -> bool {
+        let mut state = self.backends[index].state();
+        let was_good = state.dial_health == DialHealth::Good;
+        state.reset_failures();
         !was_good
     }
 
-    /// What the health checks found out. A target that is found healthy again is forgiven its failed dials too.
-    /// Whether this is news.
-    pub fn mark(&self, target: usize, healthy: bool) -> bool {
-        let mut target = self.targets[target].state();
-        let is_news = target.healthy != healthy;
-        target.healthy = healthy;
-        if is_news && healthy {
-            target.forgive();
+    /// Records the result of the health checks. Returns whether it differs from the previous one. A backend that
+    /// becomes healthy has its failed dials reset too.
+    pub fn mark(&self, index: usize, healthy: bool) -> bool {
+        let mut state = self.backends[index].state();
+        let is_changed = state.healthy != healthy;
+        state.healthy = healthy;
+        if is_changed && healthy {
+            state.reset_failures();
         }
-        is_news
+        is_changed
     }
 
-    /// How many places at `target` are held now.
-    pub fn sessions(&self, target: usize) -> usize {
-        self.targets[target].state().sessions
+    /// How many permits of the backend are held now.
+    pub fn sessions(&self, index: usize) -> usize {
+        self.backends[index].state().sessions
     }
 
-    /// What the health checks say of `target`; without checks, that it is healthy.
-    pub fn is_healthy(&self, target: usize) -> bool {
-        self.is_healthy_in(&self.targets[target].state())
+    /// Whether the health checks found the backend healthy; true without checks.
+    pub fn is_healthy(&self, index: usize) -> bool {
+        self.is_healthy_in(&self.backends[index].state())
     }
 
-    /// Whether sessions are led to `target`: neither its health checks nor a dial have just found it down.
-    pub fn is_up(&self, target: usize, now: Instant) -> bool {
-        let state = self.targets[target].state();
+    /// Whether the backend gets sessions: its health checks succeed, and it is not ejected.
+    pub fn is_up(&self, index: usize, now: Instant) -> bool {
+        let state = self.backends[index].state();
         self.is_healthy_in(&state) && state.ejected_until(now).is_none()
     }
 
@@ -261,7 +257,7 @@ impl BackendState {
         }
     }
 
-    /// A dial begins with this target, unless another is trying it out.
+    /// Begins a dial, unless the backend is ejected or another dial is a trial of it.
     fn try_begin_dial(&mut self, now: Instant) -> bool {
         if self.ejected_until(now).is_some() {
             return false;
@@ -272,39 +268,40 @@ impl BackendState {
         true
     }
 
-    fn forgive(&mut self) {
+    fn reset_failures(&mut self) {
         self.failures = 0;
         self.dial_health = DialHealth::Good;
     }
 }
 
-/// One session's place at a target; dropping it gives the place back.
+/// One session's share of a backend's `max_sessions`; returned when dropped.
 #[derive(Debug)]
-#[must_use = "the place is given back when it is dropped"]
+#[must_use = "the permit is returned when it is dropped"]
 pub struct BackendPermit {
-    at: Arc<PooledBackend>,
-    target: usize,
+    backend: Arc<PooledBackend>,
+    index: usize,
 }
 
 impl BackendPermit {
-    /// The target it is at.
-    pub fn target(&self) -> usize {
-        self.target
+    /// The backend it is for.
+    pub fn index(&self) -> usize {
+        self.index
     }
 }
 
 impl Drop for BackendPermit {
     fn drop(&mut self) {
-        self.at.state().sessions -= 1;
+        self.backend.state().sessions -= 1;
     }
 }
 
-/// Rendezvous hashing (Thaler and Ravishankar, 1998): each client ranks the targets by a hash of both. When a target
-/// is lost, its clients go to the next of their own rank and nobody else moves. Neither the order of the list nor
-/// the process matters, so that several gateways, and one after its restart, agree. That needs hashes without a
-/// secret; whoever can choose among addresses could connect from any of them anyway.
-fn hash_of(client_info: IpAddr) -> u64 {
-    match canonical(client_info) {
+/// A client's hash for rendezvous hashing (Thaler and Ravishankar, 1998): each client ranks the backends by a hash of
+/// both. When a backend is lost, its clients move to the next one of their own ranking, and no other client moves.
+/// The result depends on neither the order of the list nor the process, so that several gateways agree, and one with
+/// itself after a restart. That needs hashes without a secret; a client that can choose its address could connect
+/// from any of them anyway.
+fn address_hash(client: IpAddr) -> u64 {
+    match canonical(client) {
         IpAddr::V4(address) => hash(&address.octets()),
         IpAddr::V6(address) => hash(&address.octets()),
     }
@@ -325,7 +322,7 @@ fn mix(bits: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{
         collections::HashMap,
         net::{Ipv4Addr, Ipv6Addr},
@@ -336,7 +333,7 @@ mod tests {
 
     use super::*;
 
-    const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const SECOND: Duration = Duration::from_secs(1);
     const MOMENT: Duration = Duration::from_nanos(1);
 
@@ -344,11 +341,20 @@ mod tests {
         (0..number).map(|index| format!("tcp://10.0.0.{index}:5900").parse().unwrap()).collect()
     }
 
-    fn pool(balance: Balance, number: usize) -> Arc<Pool> {
-        Pool::new(&backends(number), balance, None)
+    pub(in crate::backend) fn new_pool(
+        backends: &[Backend],
+        balance: Balance,
+        max_sessions: Option<usize>,
+    ) -> Arc<Pool> {
+        let settings = PoolSettings { balance, max_sessions, is_checked: true };
+        BackendRegistry::default().pool("desk", backends, settings)
     }
 
-    fn callers() -> impl Iterator<Item = IpAddr> {
+    fn pool(balance: Balance, number: usize) -> Arc<Pool> {
+        new_pool(&backends(number), balance, None)
+    }
+
+    fn clients() -> impl Iterator<Item = IpAddr> {
         let v4 = (0..1000_u32).map(|index| IpAddr::from(Ipv4Addr::from_bits(0xc000_0200 + index)));
         let v6 = (0..1000_u128).map(|index| IpAddr::from(Ipv6Addr::from_bits((0x2001_0db8 << 96) + index)));
         v4.chain(v6)
@@ -368,20 +374,20 @@ mod tests {
     }
 
     #[test]
-    fn another_list_goes_on_where_the_last_one_was() {
+    fn pool_of_a_reload_keeps_the_state_of_its_backends() {
         let (registry, now) = (BackendRegistry::default(), Instant::now());
         let first = listed(&registry, 3, Some(2), true);
-        let place = first.try_acquire(0).unwrap();
+        let permit = first.try_acquire(0).unwrap();
         first.failed(1, now);
         first.mark(2, false);
         let second = listed(&registry, 4, Some(1), true);
         assert_eq!((second.sessions(0), second.is_up(1, now), second.is_healthy(2)), (1, false, false));
-        assert!(second.try_acquire(0).is_none(), "it has as many as the new list allows");
-        assert_eq!(second.order(now, NOBODY), [3]);
-        // Whoever still asks the old list meets the same targets.
+        assert!(second.try_acquire(0).is_none(), "it has as many sessions as the new limit allows");
+        assert_eq!(second.order(now, CLIENT), [3]);
+        // The old pool shares the same state.
         let other = first.try_acquire(0).unwrap();
         assert!(first.try_acquire(0).is_none());
-        drop((place, other));
+        drop((permit, other));
         assert_eq!(second.sessions(0), 0);
         let elsewhere = registry.pool(
             "vnc",
@@ -389,103 +395,106 @@ mod tests {
             PoolSettings { balance: Balance::First, max_sessions: None, is_checked: true },
         );
         let _place = elsewhere.try_acquire(0).unwrap();
-        assert_eq!(second.sessions(0), 0, "the same server of another route is another target");
+        assert_eq!(second.sessions(0), 0, "the same URL of another route is another backend");
     }
 
     #[test]
-    fn a_target_is_remembered_for_as_long_as_a_session_is_there() {
+    fn state_is_kept_while_a_session_holds_a_permit() {
         let registry = BackendRegistry::default();
-        let place = listed(&registry, 1, Some(1), true).try_acquire(0).unwrap();
-        // It is in no list now, and then in one again.
+        let permit = listed(&registry, 1, Some(1), true).try_acquire(0).unwrap();
+        // No pool has it now, and then a new one does.
         assert!(listed(&registry, 1, Some(1), true).try_acquire(0).is_none());
-        drop(place);
+        drop(permit);
         assert!(listed(&registry, 1, Some(1), true).try_acquire(0).is_some());
         drop(listed(&registry, 5, None, true));
         listed(&registry, 1, None, true).failed(0, Instant::now());
-        assert!(listed(&registry, 1, None, true).is_up(0, Instant::now()), "nobody held it meanwhile");
-        assert_eq!(registry.targets.lock().len(), 1, "targets that nobody needs are forgotten");
+        assert!(
+            listed(&registry, 1, None, true).is_up(0, Instant::now()),
+            "nothing referred to it meanwhile"
+        );
+        assert_eq!(registry.backends.lock().len(), 1, "unused backends are removed");
     }
 
     #[test]
-    fn what_checks_have_found_counts_only_while_there_are_checks() {
+    fn results_of_health_checks_count_only_with_health_checks() {
         let (registry, now) = (BackendRegistry::default(), Instant::now());
         let checked = listed(&registry, 2, None, true);
         checked.mark(0, false);
-        assert_eq!(checked.order(now, NOBODY), [1]);
+        assert_eq!(checked.order(now, CLIENT), [1]);
         let unchecked = listed(&registry, 2, None, false);
-        assert_eq!(unchecked.order(now, NOBODY), [0, 1]);
+        assert_eq!(unchecked.order(now, CLIENT), [0, 1]);
         assert!(unchecked.is_up(0, now));
     }
 
     #[test]
-    fn each_has_its_turn() {
+    fn round_robin_takes_turns() {
         let (pool, now) = (pool(Balance::RoundRobin, 3), Instant::now());
-        let orders: Vec<_> = (0..4).map(|_| pool.order(now, NOBODY)).collect();
+        let orders: Vec<_> = (0..4).map(|_| pool.order(now, CLIENT)).collect();
         assert_eq!(orders, [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
     }
 
     #[test]
-    fn the_work_of_one_that_is_down_is_shared_by_all_others() {
+    fn share_of_a_backend_that_is_down_is_spread_over_all_others() {
         let (pool, now) = (pool(Balance::RoundRobin, 4), Instant::now());
         pool.failed(0, now);
         let mut firsts = [0; 4];
         for _ in 0..300 {
-            firsts[pool.order(now, NOBODY)[0]] += 1;
+            firsts[pool.order(now, CLIENT)[0]] += 1;
         }
         assert_eq!(firsts, [0, 100, 100, 100]);
     }
 
     #[test]
-    fn the_first_is_first_until_it_fails_or_is_full() {
+    fn first_is_preferred_until_it_fails_or_is_full() {
         let now = Instant::now();
-        let pool = Pool::new(&backends(3), Balance::First, Some(1));
-        assert_eq!(pool.order(now, NOBODY), [0, 1, 2]);
-        assert_eq!(pool.order(now, NOBODY), [0, 1, 2]);
-        let place = pool.try_acquire(0).unwrap();
-        assert_eq!((place.target(), pool.order(now, NOBODY)), (0, vec![1, 2]));
+        let pool = new_pool(&backends(3), Balance::First, Some(1));
+        assert_eq!(pool.order(now, CLIENT), [0, 1, 2]);
+        assert_eq!(pool.order(now, CLIENT), [0, 1, 2]);
+        let permit = pool.try_acquire(0).unwrap();
+        assert_eq!((permit.index(), pool.order(now, CLIENT)), (0, vec![1, 2]));
         pool.failed(1, now);
-        assert_eq!(pool.order(now, NOBODY), [2]);
-        drop(place);
-        assert_eq!(pool.order(now, NOBODY), [0, 2]);
+        assert_eq!(pool.order(now, CLIENT), [2]);
+        drop(permit);
+        assert_eq!(pool.order(now, CLIENT), [0, 2]);
     }
 
     #[test]
-    fn sessions_even_out() {
+    fn least_sessions_balances_sessions() {
         let (pool, now) = (pool(Balance::LeastSessions, 3), Instant::now());
-        let mut places: Vec<_> =
-            (0..9).map(|_| pool.try_acquire(pool.order(now, NOBODY)[0]).unwrap()).collect();
-        assert_eq!([0, 1, 2].map(|target| pool.sessions(target)), [3, 3, 3]);
-        places.retain(|place| place.target() != 1);
-        let next: Vec<_> = (0..3).map(|_| pool.try_acquire(pool.order(now, NOBODY)[0]).unwrap()).collect();
-        assert!(next.iter().all(|place| place.target() == 1), "{next:?}");
+        let mut permits: Vec<_> =
+            (0..9).map(|_| pool.try_acquire(pool.order(now, CLIENT)[0]).unwrap()).collect();
+        assert_eq!([0, 1, 2].map(|index| pool.sessions(index)), [3, 3, 3]);
+        permits.retain(|permit| permit.index() != 1);
+        let next: Vec<_> = (0..3).map(|_| pool.try_acquire(pool.order(now, CLIENT)[0]).unwrap()).collect();
+        assert!(next.iter().all(|permit| permit.index() == 1), "{next:?}");
     }
 
     #[test]
-    fn those_that_are_idle_take_turns_and_not_the_first_all() {
+    fn idle_backends_take_turns() {
         let (pool, now) = (pool(Balance::LeastSessions, 3), Instant::now());
-        let firsts: Vec<_> = (0..3).map(|_| pool.order(now, NOBODY)[0]).collect();
+        let firsts: Vec<_> = (0..3).map(|_| pool.order(now, CLIENT)[0]).collect();
         assert_eq!(firsts, [0, 1, 2]);
     }
 
     #[test]
-    fn an_address_keeps_its_target_over_orders_processes_and_lists() {
+    fn address_keeps_its_backend_over_processes_and_lists() {
         let now = Instant::now();
         let one = pool(Balance::SourceIp, 5);
         let reversed: Vec<_> = backends(5).into_iter().rev().collect();
-        let other = Pool::new(&reversed, Balance::SourceIp, None);
-        for client_info in callers() {
-            let order = one.order(now, client_info);
-            assert_eq!(order, one.order(now, client_info));
-            let mirrored: Vec<_> = other.order(now, client_info).iter().map(|index| 4 - index).collect();
-            assert_eq!(order, mirrored, "{client_info} depends on the order of the list");
+        let other = new_pool(&reversed, Balance::SourceIp, None);
+        for client in clients() {
+            let order = one.order(now, client);
+            assert_eq!(order, one.order(now, client));
+            let mirrored: Vec<_> = other.order(now, client).iter().map(|index| 4 - index).collect();
+            assert_eq!(order, mirrored, "{client} depends on the order of the list");
         }
-        // A change of these numbers would send everybody elsewhere after an update.
+        // A change of these numbers would move all clients after an upgrade.
         let ranks = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|ip| one.order(now, ip.parse().unwrap()));
         assert_eq!(ranks, [[2, 1, 3, 0, 4], [0, 1, 3, 4, 2], [4, 1, 0, 3, 2]]);
     }
 
     #[test]
-    fn a_mapped_address_is_the_address_it_maps() {
+    fn mapped_address_ranks_like_its_ipv4_address() {
         let (pool, now) = (pool(Balance::SourceIp, 5), Instant::now());
         for v4 in (0..100).map(|last| Ipv4Addr::new(192, 0, 2, last)) {
             assert_eq!(pool.order(now, v4.into()), pool.order(now, v4.to_ipv6_mapped().into()));
@@ -496,31 +505,31 @@ mod tests {
     fn addresses_spread_evenly() {
         let (pool, now) = (pool(Balance::SourceIp, 4), Instant::now());
         let mut firsts: HashMap<(bool, usize), usize> = HashMap::new();
-        callers().for_each(|ip| *firsts.entry((ip.is_ipv4(), pool.order(now, ip)[0])).or_default() += 1);
+        clients().for_each(|ip| *firsts.entry((ip.is_ipv4(), pool.order(now, ip)[0])).or_default() += 1);
         assert_eq!(firsts.len(), 8, "{firsts:?}");
         // 250 is fair; five standard deviations are 68.
         assert!(firsts.values().all(|clients| (182..=318).contains(clients)), "{firsts:?}");
     }
 
     #[test]
-    fn pauses_double_up_to_four_seconds_and_a_success_forgives() {
+    fn ejection_doubles_up_to_four_seconds_and_a_success_resets_it() {
         let pool = pool(Balance::First, 2);
         let mut now = Instant::now();
         for pause in [1, 2, 4, 4, 4].map(Duration::from_secs) {
-            assert_eq!(pool.order(now, NOBODY), [0, 1]);
+            assert_eq!(pool.order(now, CLIENT), [0, 1]);
             assert_eq!(pool.failed(0, now), Some(pause));
-            assert_eq!(pool.order(now, NOBODY), [1]);
-            assert_eq!(pool.order(now + pause - MOMENT, NOBODY), [1]);
+            assert_eq!(pool.order(now, CLIENT), [1]);
+            assert_eq!(pool.order(now + pause - MOMENT, CLIENT), [1]);
             now += pause;
         }
-        assert_eq!(pool.order(now, NOBODY), [0, 1]);
+        assert_eq!(pool.order(now, CLIENT), [0, 1]);
         assert!(pool.succeeded(0), "it was away");
         assert!(!pool.succeeded(0), "it is back already");
         assert_eq!(pool.failed(0, now), Some(SECOND));
     }
 
     #[test]
-    fn dials_that_fail_together_count_once() {
+    fn concurrent_failures_count_once() {
         let (pool, now) = (pool(Balance::First, 2), Instant::now());
         assert_eq!(pool.failed(0, now), Some(SECOND));
         for late in 0..200 {
@@ -530,113 +539,113 @@ mod tests {
     }
 
     #[test]
-    fn one_dial_alone_tries_a_target_that_may_be_back() {
+    fn one_dial_at_a_time_is_a_trial() {
         let (pool, now) = (pool(Balance::First, 2), Instant::now());
         pool.failed(0, now);
         let later = now + SECOND;
-        assert_eq!(pool.order(later, NOBODY), [0, 1]);
-        assert_eq!(pool.order(later, NOBODY), [1]);
-        // That dial was cut short: another one goes ahead.
-        assert_eq!(pool.order(later + TRIAL - MOMENT, NOBODY), [1]);
-        assert_eq!(pool.order(later + TRIAL, NOBODY), [0, 1]);
+        assert_eq!(pool.order(later, CLIENT), [0, 1]);
+        assert_eq!(pool.order(later, CLIENT), [1]);
+        // That dial had no result: another one may begin.
+        assert_eq!(pool.order(later + TRIAL - MOMENT, CLIENT), [1]);
+        assert_eq!(pool.order(later + TRIAL, CLIENT), [0, 1]);
         assert_eq!(pool.failed(0, later + TRIAL), Some(2 * SECOND));
-        assert_eq!(pool.order(later + 3 * SECOND, NOBODY), [0, 1]);
+        assert_eq!(pool.order(later + 3 * SECOND, CLIENT), [0, 1]);
         pool.succeeded(0);
-        assert_eq!(pool.order(later + 3 * SECOND, NOBODY), [0, 1]);
+        assert_eq!(pool.order(later + 3 * SECOND, CLIENT), [0, 1]);
     }
 
     #[test]
-    fn a_trial_is_not_spent_on_a_dial_that_begins_elsewhere() {
+    fn dial_that_begins_elsewhere_is_no_trial() {
         let (pool, now) = (pool(Balance::RoundRobin, 2), Instant::now());
         pool.failed(1, now);
         let later = now + SECOND;
-        assert_eq!(pool.order(now, NOBODY), [0]);
-        assert_eq!(pool.order(later, NOBODY), [1, 0]);
+        assert_eq!(pool.order(now, CLIENT), [0]);
+        assert_eq!(pool.order(later, CLIENT), [1, 0]);
         pool.succeeded(1);
         pool.failed(1, later);
         let latest = later + SECOND;
-        assert_eq!(pool.order(latest, NOBODY), [0, 1]);
-        assert_eq!(pool.order(latest, NOBODY), [1, 0]);
-        assert_eq!(pool.order(latest, NOBODY), [0]);
+        assert_eq!(pool.order(latest, CLIENT), [0, 1]);
+        assert_eq!(pool.order(latest, CLIENT), [1, 0]);
+        assert_eq!(pool.order(latest, CLIENT), [0]);
     }
 
     #[test]
-    fn when_all_have_failed_they_are_tried_again() {
+    fn when_all_are_ejected_they_are_tried_again() {
         let (pool, now) = (pool(Balance::RoundRobin, 3), Instant::now());
         pool.failed(1, now);
         pool.failed(0, now + MOMENT);
         pool.failed(2, now + 2 * MOMENT);
-        assert_eq!(pool.order(now + 3 * MOMENT, NOBODY), [1, 0, 2]);
+        assert_eq!(pool.order(now + 3 * MOMENT, CLIENT), [1, 0, 2]);
         pool.mark(0, false);
-        assert_eq!(pool.order(now + 3 * MOMENT, NOBODY), [1, 2]);
+        assert_eq!(pool.order(now + 3 * MOMENT, CLIENT), [1, 2]);
     }
 
     #[test]
-    fn a_single_target_is_always_tried() {
+    fn single_backend_is_always_tried() {
         let (pool, now) = (pool(Balance::RoundRobin, 1), Instant::now());
         for _ in 0..20 {
-            assert_eq!(pool.order(now, NOBODY), [0]);
+            assert_eq!(pool.order(now, CLIENT), [0]);
             pool.failed(0, now);
         }
     }
 
     #[test]
-    fn what_the_checks_found_down_is_never_tried() {
+    fn unhealthy_backend_is_never_tried() {
         let (pool, now) = (pool(Balance::RoundRobin, 2), Instant::now());
         assert!(pool.mark(0, false));
-        assert!(!pool.mark(0, false), "no news");
-        assert_eq!(pool.order(now, NOBODY), [1]);
+        assert!(!pool.mark(0, false), "unchanged");
+        assert_eq!(pool.order(now, CLIENT), [1]);
         pool.succeeded(0);
         assert!(pool.mark(1, false));
-        assert!(pool.order(now, NOBODY).is_empty());
+        assert!(pool.order(now, CLIENT).is_empty());
         pool.failed(1, now);
-        assert!(pool.mark(1, true), "it is up, and its failed dials are forgiven");
-        assert_eq!(pool.order(now, NOBODY), [1]);
+        assert!(pool.mark(1, true), "it is up, and its failed dials are reset");
+        assert_eq!(pool.order(now, CLIENT), [1]);
         assert_eq!(pool.failed(1, now), Some(SECOND));
         pool.mark(1, true);
-        assert_eq!(pool.failed(1, now), None, "being up still is no news");
+        assert_eq!(pool.failed(1, now), None, "unchanged results reset nothing");
     }
 
     #[test]
-    fn full_targets_are_left_out_and_refuse_a_place() {
+    fn full_backends_are_left_out_and_give_no_permit() {
         let now = Instant::now();
         for balance in [Balance::RoundRobin, Balance::LeastSessions, Balance::First, Balance::SourceIp] {
-            let pool = Pool::new(&backends(2), balance, Some(2));
-            let places: Vec<_> =
-                (0..4).filter_map(|_| pool.try_acquire(*pool.order(now, NOBODY).first()?)).collect();
-            assert_eq!((places.len(), pool.sessions(0), pool.sessions(1)), (4, 2, 2), "{balance:?}");
-            assert!(pool.order(now, NOBODY).is_empty(), "{balance:?}");
+            let pool = new_pool(&backends(2), balance, Some(2));
+            let permits: Vec<_> =
+                (0..4).filter_map(|_| pool.try_acquire(*pool.order(now, CLIENT).first()?)).collect();
+            assert_eq!((permits.len(), pool.sessions(0), pool.sessions(1)), (4, 2, 2), "{balance:?}");
+            assert!(pool.order(now, CLIENT).is_empty(), "{balance:?}");
             assert!(pool.try_acquire(0).is_none() && pool.try_acquire(1).is_none(), "{balance:?}");
-            drop(places);
-            assert_eq!(pool.order(now, NOBODY).len(), 2, "{balance:?}");
+            drop(permits);
+            assert_eq!(pool.order(now, CLIENT).len(), 2, "{balance:?}");
         }
     }
 
     #[test]
-    fn the_limit_holds_under_threads_and_no_place_is_lost() {
+    fn limit_holds_under_concurrency_and_no_permit_is_lost() {
         const LIMIT: usize = 3;
         let now = Instant::now();
-        let pool = Pool::new(&backends(2), Balance::LeastSessions, Some(LIMIT));
-        // Counted apart from the subject, by those who are inside.
+        let pool = new_pool(&backends(2), Balance::LeastSessions, Some(LIMIT));
+        // Counted independently of the pool.
         let inside = [const { AtomicUsize::new(0) }; 2];
         let acquired = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..5_000 {
-                        for target in pool.order(now, NOBODY) {
-                            let Some(place) = pool.try_acquire(target) else { continue };
-                            let there = inside[target].fetch_add(1, Ordering::SeqCst) + 1;
+                        for index in pool.order(now, CLIENT) {
+                            let Some(permit) = pool.try_acquire(index) else { continue };
+                            let there = inside[index].fetch_add(1, Ordering::SeqCst) + 1;
                             assert!(there <= LIMIT, "{there} at once");
                             acquired.fetch_add(1, Ordering::SeqCst);
-                            inside[target].fetch_sub(1, Ordering::SeqCst);
-                            drop(place);
+                            inside[index].fetch_sub(1, Ordering::SeqCst);
+                            drop(permit);
                         }
                     }
                 });
             }
         });
-        assert!(acquired.into_inner() >= 5_000, "hardly anybody got in");
+        assert!(acquired.into_inner() >= 5_000, "hardly any permit was acquired");
         assert_eq!((pool.sessions(0), pool.sessions(1)), (0, 0));
     }
 
@@ -650,9 +659,9 @@ mod tests {
 
     fn a_step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (any::<u8>(), any::<bool>()).prop_map(|(client_info, good)| Step::Dial(client_info, good)),
+            4 => (any::<u8>(), any::<bool>()).prop_map(|(client, good)| Step::Dial(client, good)),
             2 => any::<usize>().prop_map(Step::Leave),
-            1 => (any::<usize>(), any::<bool>()).prop_map(|(target, healthy)| Step::Mark(target, healthy)),
+            1 => (any::<usize>(), any::<bool>()).prop_map(|(index, healthy)| Step::Mark(index, healthy)),
             1 => (0..3000_u64).prop_map(Step::Wait),
         ]
     }
@@ -664,89 +673,89 @@ mod tests {
 
     proptest! {
         #[test]
-        fn turns_are_fair_whoever_is_down(number in 1..8_usize, down: u8, rounds in 1..20_usize) {
+        fn turns_are_fair_whatever_is_down(number in 1..8_usize, down: u8, rounds in 1..20_usize) {
             let (pool, now) = (pool(Balance::RoundRobin, number), Instant::now());
             let up: Vec<_> = (0..number).filter(|index| down >> index & 1 == 0).collect();
             (0..number).filter(|index| !up.contains(index)).for_each(|index| { pool.mark(index, false); });
             let mut firsts = vec![0; number];
             for _ in 0..rounds * up.len() {
-                firsts[pool.order(now, NOBODY)[0]] += 1;
+                firsts[pool.order(now, CLIENT)[0]] += 1;
             }
             prop_assert!(up.iter().all(|&index| firsts[index] == rounds), "{up:?} {firsts:?}");
-            prop_assert_eq!(pool.order(now, NOBODY).is_empty(), up.is_empty());
+            prop_assert_eq!(pool.order(now, CLIENT).is_empty(), up.is_empty());
         }
 
         #[test]
-        fn a_lost_target_moves_none_but_its_own_clients(number in 2..8_usize, lost: usize, client_info: u32) {
+        fn lost_backend_moves_only_its_own_clients(number in 2..8_usize, lost: usize, client: u32) {
             let (pool, now) = (pool(Balance::SourceIp, number), Instant::now());
-            let (client_info, lost) = (IpAddr::from(Ipv4Addr::from_bits(client_info)), lost % number);
-            let mut expected = pool.order(now, client_info);
-            expected.retain(|&target| target != lost);
+            let (client, lost) = (IpAddr::from(Ipv4Addr::from_bits(client)), lost % number);
+            let mut expected = pool.order(now, client);
+            expected.retain(|&index| index != lost);
             pool.failed(lost, now);
-            prop_assert_eq!(&pool.order(now, client_info), &expected);
+            prop_assert_eq!(&pool.order(now, client), &expected);
             pool.mark(lost, false);
-            prop_assert_eq!(&pool.order(now + 5 * SECOND, client_info), &expected);
+            prop_assert_eq!(&pool.order(now + 5 * SECOND, client), &expected);
         }
 
         #[test]
-        fn no_order_is_ever_wrong(
+        fn every_order_is_valid(
             balance in a_balance(),
             number in 1..5_usize,
             limit in prop::option::of(1..4_usize),
             steps in prop::collection::vec(a_step(), 0..80),
         ) {
-            let pool = Pool::new(&backends(number), balance, limit);
+            let pool = new_pool(&backends(number), balance, limit);
             let mut now = Instant::now();
-            let mut places: Vec<BackendPermit> = Vec::new();
+            let mut permits: Vec<BackendPermit> = Vec::new();
             let mut healthy = vec![true; number];
             for step in steps {
                 let held: Vec<_> = (0..number)
-                    .map(|target| places.iter().filter(|place| place.target() == target).count())
+                    .map(|index| permits.iter().filter(|permit| permit.index() == index).count())
                     .collect();
-                let open = |target: usize| healthy[target] && limit.is_none_or(|limit| held[target] < limit);
+                let open = |index: usize| healthy[index] && limit.is_none_or(|limit| held[index] < limit);
                 match step {
-                    Step::Dial(client_info, good) => {
-                        let order = pool.order(now, Ipv4Addr::new(192, 0, 2, client_info).into());
-                        prop_assert!(order.iter().all(|&target| open(target)), "{order:?} of {held:?}");
-                        prop_assert_eq!(order.is_empty(), !(0..number).any(open), "refused without need");
+                    Step::Dial(client, good) => {
+                        let order = pool.order(now, Ipv4Addr::new(192, 0, 2, client).into());
+                        prop_assert!(order.iter().all(|&index| open(index)), "{order:?} of {held:?}");
+                        prop_assert_eq!(order.is_empty(), !(0..number).any(open), "refused without reason");
                         let mut once = order.clone();
                         once.sort_unstable();
                         once.dedup();
-                        prop_assert_eq!(once.len(), order.len(), "one target twice");
-                        // Those that have failed are tried by themselves, whatever they hold.
-                        if balance == Balance::LeastSessions && order.iter().all(|&target| {
-                            pool.targets[target].state().dial_health == DialHealth::Good
+                        prop_assert_eq!(once.len(), order.len(), "one backend twice");
+                        // Ejected backends are sorted by the end of their ejection instead.
+                        if balance == Balance::LeastSessions && order.iter().all(|&index| {
+                            pool.backends[index].state().dial_health == DialHealth::Good
                         }) {
-                            prop_assert!(order.is_sorted_by_key(|&target| held[target]), "{order:?} of {held:?}");
+                            prop_assert!(order.is_sorted_by_key(|&index| held[index]), "{order:?} of {held:?}");
                         }
-                        let Some(&target) = order.first() else { continue };
+                        let Some(&index) = order.first() else { continue };
                         if good {
-                            places.push(pool.try_acquire(target).expect("a target of an order has room"));
-                            pool.succeeded(target);
+                            permits.push(pool.try_acquire(index).expect("a backend of an order has a free permit"));
+                            pool.succeeded(index);
                         } else {
-                            let pause = pool.failed(target, now).unwrap_or_default();
-                            prop_assert!(pause <= LONGEST_PAUSE);
+                            let pause = pool.failed(index, now).unwrap_or_default();
+                            prop_assert!(pause <= LONGEST_EJECTION);
                         }
                     }
-                    Step::Leave(place) if !places.is_empty() => drop(places.swap_remove(place % places.len())),
+                    Step::Leave(permit) if !permits.is_empty() => drop(permits.swap_remove(permit % permits.len())),
                     Step::Leave(_) => {}
-                    Step::Mark(target, up) => {
-                        let target = target % number;
-                        prop_assert_eq!(pool.mark(target, up), healthy[target] != up);
-                        healthy[target] = up;
+                    Step::Mark(index, up) => {
+                        let index = index % number;
+                        prop_assert_eq!(pool.mark(index, up), healthy[index] != up);
+                        healthy[index] = up;
                     }
                     Step::Wait(millis) => now += Duration::from_millis(millis),
                 }
             }
-            // However it came here: five seconds later nothing is held against anybody.
+            // Five seconds later no backend is ejected.
             now += 5 * SECOND;
-            let order = pool.order(now, NOBODY);
-            drop(places);
-            for target in 0..number {
-                prop_assert_eq!(pool.sessions(target), 0, "a place was lost");
-                prop_assert!(pool.targets[target].state().ejected_until(now + TRIAL).is_none());
+            let order = pool.order(now, CLIENT);
+            drop(permits);
+            for index in 0..number {
+                prop_assert_eq!(pool.sessions(index), 0, "a permit was lost");
+                prop_assert!(pool.backends[index].state().ejected_until(now + TRIAL).is_none());
             }
-            prop_assert!(order.iter().all(|&target| healthy[target]));
+            prop_assert!(order.iter().all(|&index| healthy[index]));
         }
     }
 }

@@ -1,4 +1,6 @@
-//! From one server's URL to a byte stream: name, address, socket, who is calling, TLS.
+//! Dials one backend: name resolution, TCP or Unix socket, PROXY protocol header, STARTTLS, TLS.
+//!
+//! Owns the order of these steps, and the error that each can end with. Knows nothing of other backends of the route.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -11,7 +13,8 @@ use tokio::{
 use super::{
     allowed::Allowed,
     balance::BackendRegistry,
-    happy_eyeballs::{self, TcpConnectError, is_exhaustion},
+    exhaustion::is_exhaustion,
+    happy_eyeballs::{self, TcpConnectError},
     proxy_header::{self, ClientInfo},
     resolve::{ResolveError, Resolver},
     starttls::{self, StartTlsError},
@@ -24,19 +27,20 @@ use crate::{
     outcome::Reason,
 };
 
-/// What all routes share to reach their servers.
+/// What the connectors of all routes share.
 #[derive(Debug, Default)]
 pub struct DialContext {
-    /// Turns names into addresses.
+    /// Name resolution.
     pub resolver: Arc<Resolver>,
-    /// What is known of the servers.
+    /// The state of all backends.
     pub registry: Arc<BackendRegistry>,
     /// The authorities that the system trusts.
     pub roots: SystemRoots,
 }
 
 impl DialContext {
-    /// The tools for another reading of the configuration: what was learned stays, and files are read again.
+    /// The context for a reload of the configuration: cached answers and the state of backends are kept, files are read
+    /// again.
     pub fn for_reload(&self) -> Self {
         Self {
             resolver: Arc::clone(&self.resolver),
@@ -46,40 +50,40 @@ impl DialContext {
     }
 }
 
-/// Why one server was not reached. The texts continue "cannot reach tcp://…: ".
+/// Why one backend was not reached. The messages continue "cannot reach tcp://…: ".
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Its name.
+    /// Name resolution failed.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
-    /// Its addresses.
+    /// No address could be connected to.
     #[error(transparent)]
-    Race(#[from] TcpConnectError),
-    /// Its Unix socket.
+    Tcp(#[from] TcpConnectError),
+    /// The Unix socket could not be connected to.
     #[error("{0}")]
     Unix(io::Error),
-    /// It took the connection and not the PROXY header.
-    #[error("it does not take a PROXY header: {0}")]
+    /// The connection was established, but the PROXY header could not be sent.
+    #[error("it does not accept a PROXY header: {0}")]
     ProxyHeader(io::Error),
-    /// Its way into TLS.
+    /// STARTTLS failed.
     #[error(transparent)]
     StartTls(#[from] StartTlsError),
-    /// A token leads to TLS, and there is nobody to trust.
+    /// A token selects a backend with TLS, and no authority is trusted.
     #[error(
         "the system has no certificate authorities to check its certificate with; install ca-certificates"
     )]
     NoTls,
-    /// Its TLS.
+    /// The TLS handshake failed.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
 impl ConnectError {
-    /// The end this leads to.
+    /// The reason that a session ends with.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Resolve(error) => error.reason(),
-            Self::Race(error) => error.reason(),
+            Self::Tcp(error) => error.reason(),
             Self::Unix(error) | Self::ProxyHeader(error) => reason_of(error),
             Self::StartTls(error) => error.reason(),
             Self::NoTls => Reason::BackendTlsFailed,
@@ -96,7 +100,7 @@ fn reason_of(error: &io::Error) -> Reason {
     }
 }
 
-/// How the servers of one route are reached.
+/// Dials the backends of one route.
 #[derive(Debug)]
 pub struct Connector {
     resolver: Arc<Resolver>,
@@ -107,7 +111,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Loads what a route says of its servers' TLS, if any of them speaks it.
+    /// Loads the TLS settings of a route, if any of its backends uses TLS.
     ///
     /// # Errors
     /// A certificate or key is missing, unreadable or wrong.
@@ -118,7 +122,8 @@ impl Connector {
             tls_connector: match &config.destinations {
                 Destinations::Fixed(backends) if !backends.iter().any(Backend::is_encrypted) => None,
                 Destinations::Fixed(_) => Some(TlsConnector::load(&config.tls, &context.roots)?),
-                // Whether a token leads to TLS is not known yet; if none does, nothing is missing.
+                // Whether a token selects a backend with TLS is known only when it is used; until then nothing is
+                // missing.
                 Destinations::Tokens(_) => TlsConnector::load(&config.tls, &context.roots).ok(),
             },
             xmpp_domain: config.xmpp_domain.clone(),
@@ -126,10 +131,10 @@ impl Connector {
         })
     }
 
-    /// Connects to one server. Without a caller it is the gateway that asks, to see whether the server is well.
+    /// Connects to one backend. Without a client, the connection is a health check.
     ///
     /// # Errors
-    /// Each way to fail is a [`ConnectError`] of its own.
+    /// [`ConnectError`] has a variant for each step.
     pub async fn connect(
         &self,
         backend: &Backend,
@@ -178,7 +183,7 @@ impl Connector {
         Ok(BackendStream::Unix(stream))
     }
 
-    /// Tells the server who is calling, where the route says so.
+    /// Sends the PROXY protocol header, if the route has `send_proxy`.
     async fn send_proxy_header<S>(
         &self,
         stream: &mut S,

@@ -1,13 +1,13 @@
-//! From addresses to a connection: the first that answers wins (Happy Eyeballs, RFC 8305 §5).
+//! Connects to the first of several addresses that answers (Happy Eyeballs, RFC 8305 §5).
 //!
-//! Owns the order and the timing of the attempts. Refuses to know where the addresses come from and what is spoken
-//! afterwards. Invariants: nothing is connected to before its address was
-//! checked; the end comes by the deadline; whoever loses is dropped at once.
+//! Owns the order and the timing of the connection attempts. Knows nothing of where the addresses come from and of
+//! what is sent afterwards. Invariants: an address is checked against the rules before an attempt to connect; the
+//! result is there by the deadline; when one attempt succeeds, all others are dropped at once.
 
 use std::{
     collections::VecDeque,
     fmt, io,
-    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -19,30 +19,31 @@ use tokio::{
 
 use super::{
     allowed::{Allowed, Rule},
+    exhaustion::{has_local_address_for, is_exhaustion},
     resolve::Addresses,
 };
 use crate::outcome::Reason;
 
-/// How long an attempt is waited for before the next one starts beside it (RFC 8305 §8).
+/// How long an attempt runs alone before the next one starts beside it (RFC 8305 §8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How many failed addresses an error names.
-const NAMED_FAILURES: usize = 4;
+/// How many failed addresses an error message lists.
+const LISTED_FAILURES: usize = 4;
 
 /// Why no address of a backend could be connected to. The texts continue "cannot reach tcp://…: ".
 #[derive(Debug, thiserror::Error)]
 pub enum TcpConnectError {
-    /// Every address said no.
+    /// Every address failed.
     #[error("{0}")]
     Refused(Failures),
     /// The deadline came first.
-    #[error("no answer in time{}", .0.also())]
+    #[error("no answer in time{}", .0.in_parentheses())]
     Timeout(Failures),
-    /// No address may be dialled.
+    /// The rules permit no address.
     #[error("{address} may not be dialled: {rule}")]
     Forbidden {
-        /// The last address that was refused.
+        /// The last address that was forbidden.
         address: IpAddr,
-        /// By which rule.
+        /// The rule that forbids it.
         rule: Rule,
     },
     /// This machine has no descriptor, memory or local port left.
@@ -51,7 +52,7 @@ pub enum TcpConnectError {
 }
 
 impl TcpConnectError {
-    /// The end this leads to.
+    /// The reason that a session ends with.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Refused(_) | Self::Forbidden { .. } => Reason::BackendRefused,
@@ -61,7 +62,7 @@ impl TcpConnectError {
     }
 }
 
-/// What each address that failed had to say.
+/// The addresses that failed, and why.
 #[derive(Debug, Default)]
 pub struct Failures(Vec<(SocketAddr, Failure)>);
 
@@ -72,12 +73,12 @@ enum Failure {
 }
 
 impl Failures {
-    fn also(&self) -> String {
+    fn in_parentheses(&self) -> String {
         if self.0.is_empty() { String::new() } else { format!(" ({self})") }
     }
 
-    /// What to call all of this, once nothing is left to try.
-    fn conclude(mut self) -> TcpConnectError {
+    /// The error for all of these, when no address is left to try.
+    fn into_error(mut self) -> TcpConnectError {
         let errors = || self.0.iter().filter_map(|(_, failure)| failure.io());
         if errors().next().is_none()
             && let Some((address, Failure::Forbidden(rule))) = self.0.last()
@@ -87,10 +88,10 @@ impl Failures {
         if errors().any(|error| error.kind() == io::ErrorKind::TimedOut) {
             return TcpConnectError::Timeout(self);
         }
-        // Ports are counted for each destination, so another address may still have done; none did.
+        // The kernel counts local ports per destination, so other addresses were tried; all of them have failed.
         let exhausted = self.0.iter().position(|(address, failure)| {
             failure.io().is_some_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
-                && has_way_to(*address)
+                && has_local_address_for(*address)
         });
         match exhausted.map(|index| self.0.swap_remove(index)) {
             Some((_, Failure::Io(error))) => TcpConnectError::Exhausted(error),
@@ -110,24 +111,24 @@ impl Failure {
 
 impl fmt::Display for Failures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (address, failure)) in self.0.iter().take(NAMED_FAILURES).enumerate() {
+        for (index, (address, failure)) in self.0.iter().take(LISTED_FAILURES).enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             match failure {
                 Failure::Forbidden(rule) => write!(f, "{separator}{address}: {rule}")?,
                 Failure::Io(error) => write!(f, "{separator}{address}: {error}")?,
             }
         }
-        match self.0.len().saturating_sub(NAMED_FAILURES) {
+        match self.0.len().saturating_sub(LISTED_FAILURES) {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
     }
 }
 
-/// Connects to the first of `addresses` that answers, by TCP and without Nagle's delay.
+/// Connects to the first of `addresses` that answers, by TCP with Nagle's algorithm disabled.
 ///
 /// # Errors
-/// Each way to fail is a [`TcpConnectError`] of its own.
+/// [`TcpConnectError`] has a variant for each cause.
 pub(crate) async fn tcp(
     addresses: Addresses,
     port: u16,
@@ -135,15 +136,15 @@ pub(crate) async fn tcp(
     deadline: Instant,
 ) -> Result<TcpStream, TcpConnectError> {
     let stream = happy_eyeballs(addresses, port, allowed, deadline, TcpStream::connect).await?;
-    // Frames are small and interactive; without this a first picture waits for delayed ACKs.
+    // Frames are small and interactive; with Nagle's algorithm they would wait for delayed ACKs.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
-/// The race itself, whatever it is to `connect`. Cancel-safe: nothing goes on once it is dropped.
+/// The algorithm itself, for any `connect`. Cancel-safe: dropping it drops all attempts.
 ///
 /// # Errors
-/// Each way to fail is a [`TcpConnectError`] of its own.
+/// [`TcpConnectError`] has a variant for each cause.
 pub(crate) async fn happy_eyeballs<T, F>(
     addresses: Addresses,
     port: u16,
@@ -154,7 +155,7 @@ pub(crate) async fn happy_eyeballs<T, F>(
 where
     F: Future<Output = io::Result<T>>,
 {
-    let Addresses { known, mut late, literal } = addresses;
+    let Addresses { known, mut pending, literal } = addresses;
     let mut waiting = Waiting::default();
     waiting.extend(known);
     let mut attempts = FuturesUnordered::new();
@@ -172,8 +173,8 @@ where
                 }
             },
             () = sleep_until(deadline) => return Err(TcpConnectError::Timeout(failures)),
-            more = async { late.as_mut()?.await.ok() }, if late.is_some() => {
-                late = None;
+            more = async { pending.as_mut()?.await.ok() }, if pending.is_some() => {
+                pending = None;
                 waiting.extend(more.into_iter().flatten());
             }
             () = sleep_until(next_attempt), if !waiting.is_empty() => {
@@ -189,13 +190,13 @@ where
                 }
             }
         }
-        if waiting.is_empty() && attempts.is_empty() && late.is_none() {
-            return Err(failures.conclude());
+        if waiting.is_empty() && attempts.is_empty() && pending.is_none() {
+            return Err(failures.into_error());
         }
     }
 }
 
-/// Addresses not tried yet, each family in the order of the resolver; taken in turns, IPv6 first (RFC 8305 §4).
+/// Addresses not tried yet, each family in the resolver's order; the families alternate, IPv6 first (RFC 8305 §4).
 #[derive(Default)]
 struct Waiting {
     v6: VecDeque<IpAddr>,
@@ -226,19 +227,6 @@ impl Waiting {
     }
 }
 
-/// Whether a connect failed for want of something that no other address would have (EMFILE, ENFILE, ENOMEM, ENOBUFS).
-pub(super) fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24 | 105)) || error.kind() == io::ErrorKind::OutOfMemory
-}
-
-/// Whether this machine has an address of its own from which to reach another. EADDRNOTAVAIL says that all local ports
-/// are taken, but also that there is no such address, as for IPv6 where it is switched off. UDP runs out of no ports
-/// here, and connecting it sends nothing.
-fn has_way_to(address: SocketAddr) -> bool {
-    let any = if address.is_ipv4() { IpAddr::from([0; 4]) } else { Ipv6Addr::UNSPECIFIED.into() };
-    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address)).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -249,12 +237,12 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::backend::resolve::{Late, ResolveError};
+    use crate::backend::resolve::{PendingLookup, ResolveError};
 
     const V6: [&str; 3] = ["2001:db8::1", "2001:db8::2", "2001:db8::3"];
     const V4: [&str; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
 
-    /// What an address does when it is connected to.
+    /// How an address reacts to a connection attempt, after some milliseconds.
     #[derive(Clone, Copy)]
     enum Peer {
         Accepts(u64),
@@ -268,12 +256,12 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn named(addresses: &[&str], late: Option<Late>) -> Addresses {
+    fn named(addresses: &[&str], pending: Option<PendingLookup>) -> Addresses {
         let known = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Addresses { known, late, literal: false }
+        Addresses { known, pending, literal: false }
     }
 
-    fn later(after: u64, addresses: &'static [&'static str]) -> Late {
+    fn later(after: u64, addresses: &'static [&'static str]) -> PendingLookup {
         Box::pin(async move {
             tokio::time::sleep(millis(after)).await;
             if addresses.is_empty() {
@@ -285,7 +273,7 @@ mod tests {
 
     type Attempt = Pin<Box<dyn Future<Output = io::Result<SocketAddr>> + Send>>;
 
-    /// A network on paper: who does what, and who was called when.
+    /// A simulated network: how each address reacts, and when it was connected to.
     struct Network {
         peers: Vec<(IpAddr, Peer)>,
         calls: Arc<Mutex<Vec<(String, u64)>>>,
@@ -329,7 +317,7 @@ mod tests {
             let deadline = self.began + millis(limit);
             let connect = |address| self.connect(address);
             let winner = happy_eyeballs(addresses, 5900, &Allowed::default(), deadline, connect).await;
-            assert_eq!(Arc::strong_count(&self.alive), 1, "an attempt outlived the race");
+            assert_eq!(Arc::strong_count(&self.alive), 1, "an attempt is still running");
             winner.map(|address| address.ip().to_string())
         }
 
@@ -347,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn families_take_turns_a_quarter_of_a_second_apart_and_ipv6_begins() {
+    async fn families_alternate_every_250_ms_starting_with_ipv6() {
         let network =
             Network::new(&[(V6[0], Silent), (V6[1], Silent), (V4[0], Silent), (V4[1], Accepts(10))]);
         let winner = network.happy_eyeballs(named(&[V4[0], V4[1], V6[0], V6[1]], None), 5000).await.unwrap();
@@ -357,28 +345,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_family_alone_goes_in_order() {
+    async fn one_family_keeps_the_order_of_the_resolver() {
         let network = Network::new(&[(V4[0], Silent), (V4[1], Silent), (V4[2], Accepts(0))]);
         assert_eq!(network.happy_eyeballs(named(&V4, None), 5000).await.unwrap(), V4[2]);
         assert_eq!(network.calls(), calls(&[(V4[0], 0), (V4[1], 250), (V4[2], 500)]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_makes_way_for_the_next_at_once() {
+    async fn failure_starts_the_next_attempt_at_once() {
         let network = Network::new(&[(V6[0], Refuses(20)), (V4[0], Refuses(0)), (V6[1], Accepts(5))]);
         assert_eq!(network.happy_eyeballs(named(&[V6[0], V6[1], V4[0]], None), 5000).await.unwrap(), V6[1]);
         assert_eq!(network.calls(), calls(&[(V6[0], 0), (V4[0], 20), (V6[1], 20)]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_wins_over_later_attempts_that_are_slower() {
+    async fn earlier_attempt_wins_if_it_answers_first() {
         let network = Network::new(&[(V6[0], Accepts(300)), (V4[0], Accepts(100))]);
         assert_eq!(network.happy_eyeballs(named(&[V6[0], V4[0]], None), 5000).await.unwrap(), V6[0]);
         assert_eq!(network.elapsed(), 300);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn late_addresses_join_the_race() {
+    async fn late_addresses_are_tried_too() {
         let network = Network::new(&[(V6[0], Silent), (V6[1], Silent), (V4[0], Accepts(0))]);
         let addresses = named(&[V6[0], V6[1]], Some(later(100, &[V4[0]])));
         assert_eq!(network.happy_eyeballs(addresses, 5000).await.unwrap(), V4[0]);
@@ -386,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn late_addresses_are_waited_for_when_all_others_have_failed() {
+    async fn pending_lookup_is_awaited_when_all_others_have_failed() {
         let network = Network::new(&[(V6[0], Refuses(0)), (V4[0], Accepts(0))]);
         let addresses = named(&[V6[0]], Some(later(1000, &[V4[0]])));
         assert_eq!(network.happy_eyeballs(addresses, 5000).await.unwrap(), V4[0]);
@@ -397,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_deadline_ends_it_and_what_failed_before_is_told() {
+    async fn deadline_error_lists_what_failed_before() {
         let network = Network::new(&[(V6[0], Refuses(0)), (V4[0], Silent), (V4[1], Silent)]);
         let error = network.happy_eyeballs(named(&[V6[0], V4[0], V4[1]], None), 1000).await.unwrap_err();
         assert_eq!(network.elapsed(), 1000);
@@ -405,12 +393,12 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "no answer in time ([2001:db8::1]:5900: connection refused)",
-            "only what has failed is named"
+            "only what has failed is listed"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn when_all_refuse_each_is_named_up_to_a_point() {
+    async fn when_all_refuse_the_first_four_are_listed() {
         let five = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
         let network = Network::new(&five.map(|address| (address, Refuses(1))));
         let error = network.happy_eyeballs(named(&five[..1], None), 5000).await.unwrap_err();
@@ -421,24 +409,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_machine_without_descriptors_does_not_try_the_next() {
+    async fn lack_of_descriptors_stops_at_once() {
         let network = Network::new(&[(V4[0], Fails(24)), (V4[1], Accepts(0))]);
         let error = network.happy_eyeballs(named(&V4[..2], None), 5000).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Overloaded);
         assert_eq!(network.calls().len(), 1);
     }
 
-    /// EADDRNOTAVAIL: towards loopback it can only mean that ports are lacking, towards an address that nothing here
-    /// could ever send to, that there is no way.
+    /// EADDRNOTAVAIL: for loopback it can only mean that no local port is left; for an address that this machine has no
+    /// route to, that it has no local address.
     #[tokio::test(start_paused = true)]
-    async fn a_lack_of_ports_is_told_from_a_lack_of_addresses() {
+    async fn lack_of_ports_is_distinguished_from_lack_of_a_local_address() {
         const NO_ADDRESS: i32 = 99;
         let network = Network::new(&[("127.0.0.1", Fails(NO_ADDRESS)), ("127.0.0.2", Accepts(0))]);
         let error = network.happy_eyeballs(named(&["127.0.0.1"], None), 5000).await.unwrap_err();
         assert_eq!(error.reason(), Reason::Overloaded, "{error}");
         let winner = network.happy_eyeballs(named(&["127.0.0.1", "127.0.0.2"], None), 5000).await.unwrap();
-        assert_eq!(winner, "127.0.0.2", "ports are counted for each destination");
-        // There is no broadcast without asking for it, so this machine has no way there.
+        assert_eq!(winner, "127.0.0.2", "ports are counted per destination");
+        // Broadcast needs a socket option, so connecting to it fails.
         let literal = Addresses::literal([255; 4].into());
         let connect = |_| async { Err::<(), _>(io::Error::from_raw_os_error(NO_ADDRESS)) };
         let deadline = Instant::now() + millis(5000);
@@ -447,7 +435,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_address_is_never_called_and_costs_no_time() {
+    async fn forbidden_address_is_never_connected_to_and_costs_no_time() {
         let network = Network::new(&[(V4[0], Accepts(0))]);
         let winner =
             network.happy_eyeballs(named(&["169.254.169.254", "fe80::1", V4[0]], None), 5000).await.unwrap();
@@ -457,8 +445,8 @@ mod tests {
         assert_eq!(error.reason(), Reason::BackendRefused);
         assert_eq!(
             error.to_string(),
-            "169.254.169.254 may not be dialled: names may not lead to a cloud's metadata service; \
-             allowed_networks could permit it"
+            "169.254.169.254 may not be dialled: a name may not resolve to a cloud's metadata service, unless \
+             allowed_networks permits it"
         );
         let late = named(&["169.254.0.1"], Some(later(10, &["fd00:ec2::254"])));
         let error = network.happy_eyeballs(late, 5000).await.unwrap_err();
@@ -470,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_connected_and_told_not_to_wait() {
+    async fn socket_is_connected_with_nodelay() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let deadline = Instant::now() + millis(5000);

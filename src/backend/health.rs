@@ -1,9 +1,9 @@
-//! Trying the targets of a route while nobody asks for them.
+//! Active health checks of the backends of a route.
 //!
-//! Owns when a target is tried, and how many tries in a row make a difference. How one is tried is an argument, what
-//! follows for the next session is the [`Pool`]'s business. Invariants: each target has a clock of its own, so that
-//! one that swallows packets holds up no other; a try ends within its timeout; one line is logged when a target goes
-//! down and one when it comes up, and none in between.
+//! Owns when a backend is checked, and how many results in a row change its state. How one is checked is an argument;
+//! what follows for the next session is decided by the [`Pool`]. Invariants: each backend has a timer of its own, so
+//! that one that drops packets does not delay the checks of others; a check ends within its timeout; one line is
+//! logged when a backend goes down and one when it comes up, and none in between.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::balance::Pool;
 use crate::config::{Backend, Health};
 
-/// Tries every target of `pool` from now on, until `stop` is cancelled. `backends` is the list that the pool was made
-/// of, and `route` the name by which the log calls the route.
+/// Checks every backend of `pool` until `stop` is cancelled. `backends` is the list that the pool was made of, and
+/// `route` the name of the route in log lines.
 ///
-/// `probe` takes one backend and either reaches it or says why not; it is dropped when it takes longer than
-/// `settings.timeout`. The tries of several targets are spread over the interval.
+/// `probe` connects to a backend or returns why it cannot; it is dropped after `settings.timeout`. The checks of
+/// several backends are spread over the interval.
 pub(crate) async fn watch<P, F, E>(
     pool: Arc<Pool>,
     backends: Vec<Backend>,
@@ -35,25 +35,25 @@ pub(crate) async fn watch<P, F, E>(
 {
     let spread = settings.interval / u32::try_from(backends.len().max(1)).unwrap_or(u32::MAX);
     let mut loops = JoinSet::new();
-    for (target, backend) in backends.into_iter().enumerate() {
-        let first = Instant::now() + spread * u32::try_from(target).unwrap_or(u32::MAX);
+    for (index, backend) in backends.into_iter().enumerate() {
+        let first = Instant::now() + spread * u32::try_from(index).unwrap_or(u32::MAX);
         let checks = Checks {
             pool: Arc::clone(&pool),
-            target,
+            index,
             backend,
             route: route.clone(),
             settings: settings.clone(),
         };
         loops.spawn(checks.run(first, probe.clone()));
     }
-    // Dropping the set ends the loops, wherever they are.
+    // Dropping the set cancels the loops.
     stop.run_until_cancelled(async { while loops.join_next().await.is_some() {} }).await;
 }
 
-/// The checks of one target.
+/// The health checks of one backend.
 struct Checks {
     pool: Arc<Pool>,
-    target: usize,
+    index: usize,
     backend: Backend,
     route: String,
     settings: Health,
@@ -66,9 +66,9 @@ impl Checks {
         F: Future<Output = Result<(), E>>,
         E: Display,
     {
-        let mut streak = Streak { down: !self.pool.is_healthy(self.target), contradictions: 0 };
+        let mut streak = Streak { down: !self.pool.is_healthy(self.index), contradictions: 0 };
         let mut clock = interval_at(first, self.settings.interval.max(Duration::from_millis(1)));
-        // A machine that was asleep need not make up for it.
+        // Checks that were missed while the machine was suspended are not made up for.
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             clock.tick().await;
@@ -80,13 +80,13 @@ impl Checks {
                 }
             };
             if let Some(healthy) = streak.count(result.is_ok(), &self.settings) {
-                self.pool.mark(self.target, healthy);
-                self.tell(result);
+                self.pool.mark(self.index, healthy);
+                self.log(result);
             }
         }
     }
 
-    fn tell(&self, result: Result<(), String>) {
+    fn log(&self, result: Result<(), String>) {
         let (route, backend) = (&self.route, &self.backend);
         match result {
             Ok(()) => tracing::info!(route, %backend, "backend is up again"),
@@ -100,9 +100,9 @@ impl Checks {
     }
 }
 
-/// Tries in a row that contradict what is believed. At first that is what was believed before the configuration was read
-/// again; and a target that nobody has tried yet is believed to be healthy: a gateway that has just been started serves at
-/// once.
+/// The state of a backend, and the results in a row that contradict it. The initial state is that of before a reload
+/// of the configuration; a backend that was never checked counts as healthy, so that a gateway serves at once when it
+/// starts.
 #[derive(Debug, Default)]
 struct Streak {
     down: bool,
@@ -110,7 +110,7 @@ struct Streak {
 }
 
 impl Streak {
-    /// Counts one try. What is believed from now on, if that is new.
+    /// Counts one result. Returns the new state if it changes: whether the backend is healthy.
     fn count(&mut self, succeeded: bool, settings: &Health) -> Option<bool> {
         if succeeded != self.down {
             self.contradictions = 0;
@@ -135,10 +135,13 @@ mod tests {
 
     use tokio::time::{sleep, sleep_until};
 
-    use super::{super::test_log::Log, *};
+    use super::{
+        super::{balance::tests::new_pool, test_log::Log},
+        *,
+    };
     use crate::config::Balance;
 
-    const RULES: Health =
+    const SETTINGS: Health =
         Health { interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise: 2, fall: 3 };
 
     fn backends(number: usize) -> Vec<Backend> {
@@ -151,45 +154,45 @@ mod tests {
         order
     }
 
-    /// A watch over backends whose first one can be taken down.
+    /// Health checks of backends, the first of which can be taken down.
     struct Fixture {
         pool: Arc<Pool>,
         down: Arc<AtomicBool>,
-        tries: Arc<AtomicUsize>,
+        checks: Arc<AtomicUsize>,
         stop: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
 
     impl Fixture {
         fn start(number: usize) -> Self {
-            let pool = Pool::new(&backends(number), Balance::RoundRobin, None);
-            let (down, tries) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+            let pool = new_pool(&backends(number), Balance::RoundRobin, None);
+            let (down, checks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
             let stop = CancellationToken::new();
             let probe = {
-                let (down, tries) = (Arc::clone(&down), Arc::clone(&tries));
+                let (down, checks) = (Arc::clone(&down), Arc::clone(&checks));
                 move |backend: Backend| {
                     let is_first = backend == backends(1)[0];
-                    tries.fetch_add(usize::from(is_first), Ordering::SeqCst);
+                    checks.fetch_add(usize::from(is_first), Ordering::SeqCst);
                     let refuses = is_first && down.load(Ordering::SeqCst);
                     async move { if refuses { Err("connection refused") } else { Ok(()) } }
                 }
             };
             let watch =
-                watch(Arc::clone(&pool), backends(number), "desk".to_owned(), RULES, probe, stop.clone());
-            Self { pool, down, tries, stop, task: tokio::spawn(watch) }
+                watch(Arc::clone(&pool), backends(number), "desk".to_owned(), SETTINGS, probe, stop.clone());
+            Self { pool, down, checks, stop, task: tokio::spawn(watch) }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn fall_tries_take_a_target_down_and_rise_tries_bring_it_up() {
+    async fn fall_failures_take_a_backend_down_and_rise_successes_bring_it_up() {
         let (log, _guard) = Log::capture();
         let start = Instant::now();
         let watched = Fixture::start(2);
         let at = |millis| sleep_until(start + Duration::from_millis(millis));
         at(100).await;
-        assert_eq!(watched.tries.load(Ordering::SeqCst), 1, "the first try is at once");
+        assert_eq!(watched.checks.load(Ordering::SeqCst), 1, "the first check is at once");
         watched.down.store(true, Ordering::SeqCst);
-        // Tries fail at 2, 4 and 6 seconds.
+        // Checks fail at 2, 4 and 6 seconds.
         at(5900).await;
         assert_eq!(open(&watched.pool), [0, 1]);
         assert_eq!(log.take(), [""; 0]);
@@ -203,7 +206,7 @@ mod tests {
             ]
         );
         watched.down.store(false, Ordering::SeqCst);
-        // Tries succeed at 12 and 14 seconds.
+        // Checks succeed at 12 and 14 seconds.
         at(13_900).await;
         assert_eq!(open(&watched.pool), [1]);
         at(14_100).await;
@@ -213,35 +216,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_when_it_is_told_to() {
+    async fn checks_end_when_stopped() {
         let watched = Fixture::start(3);
         sleep(Duration::from_millis(9900)).await;
-        let tries = watched.tries.load(Ordering::SeqCst);
-        assert_eq!(tries, 5, "at 0, 2, 4, 6 and 8 seconds");
+        let checks = watched.checks.load(Ordering::SeqCst);
+        assert_eq!(checks, 5, "at 0, 2, 4, 6 and 8 seconds");
         watched.stop.cancel();
         watched.task.await.unwrap();
         sleep(Duration::from_secs(10)).await;
-        assert_eq!(watched.tries.load(Ordering::SeqCst), tries);
-        assert_eq!(Arc::strong_count(&watched.pool), 1, "somebody still holds the pool");
+        assert_eq!(watched.checks.load(Ordering::SeqCst), checks);
+        assert_eq!(Arc::strong_count(&watched.pool), 1, "the pool is still referenced");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_target_that_swallows_packets_holds_up_no_other() {
+    async fn backend_that_drops_packets_does_not_delay_others() {
         let (log, _guard) = Log::capture();
-        let pool = Pool::new(&backends(2), Balance::RoundRobin, None);
-        let tries = Arc::new(AtomicUsize::new(0));
+        let pool = new_pool(&backends(2), Balance::RoundRobin, None);
+        let checks = Arc::new(AtomicUsize::new(0));
         let probe = {
-            let tries = Arc::clone(&tries);
+            let checks = Arc::clone(&checks);
             move |backend: Backend| {
-                let swallows = backend == backends(1)[0];
-                tries.fetch_add(usize::from(!swallows), Ordering::SeqCst);
-                async move { if swallows { pending().await } else { Ok::<(), String>(()) } }
+                let drops_packets = backend == backends(1)[0];
+                checks.fetch_add(usize::from(!drops_packets), Ordering::SeqCst);
+                async move { if drops_packets { pending().await } else { Ok::<(), String>(()) } }
             }
         };
         let stop = CancellationToken::new();
         let task =
-            tokio::spawn(watch(Arc::clone(&pool), backends(2), "desk".into(), RULES, probe, stop.clone()));
-        // The third try begins after four seconds and is given up a second later.
+            tokio::spawn(watch(Arc::clone(&pool), backends(2), "desk".into(), SETTINGS, probe, stop.clone()));
+        // The third check begins after four seconds and times out a second later.
         sleep(Duration::from_millis(4900)).await;
         assert_eq!(open(&pool), [0, 1]);
         sleep(Duration::from_millis(200)).await;
@@ -249,39 +252,39 @@ mod tests {
         let lines = log.take();
         assert!(lines[0].ends_with("detail=\"no answer within 1s\""), "{lines:?}");
         // At 1, 3 and 5 seconds: in the middle of the other's interval.
-        assert_eq!(tries.load(Ordering::SeqCst), 3);
-        // In the middle of a try.
+        assert_eq!(checks.load(Ordering::SeqCst), 3);
+        // In the middle of a check.
         stop.cancel();
         task.await.unwrap();
     }
 
     #[test]
-    fn only_tries_in_a_row_count() {
+    fn only_results_in_a_row_count() {
         let mut streak = Streak::default();
-        let tries = [false, false, true, false, false, false, false, true, false, true, true, true];
-        let news: Vec<_> = tries.iter().map(|&succeeded| streak.count(succeeded, &RULES)).collect();
-        let mut expected = vec![None; tries.len()];
+        let results = [false, false, true, false, false, false, false, true, false, true, true, true];
+        let news: Vec<_> = results.iter().map(|&succeeded| streak.count(succeeded, &SETTINGS)).collect();
+        let mut expected = vec![None; results.len()];
         expected[5] = Some(false);
         expected[10] = Some(true);
         assert_eq!(news, expected);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_follows_another_goes_on_from_what_that_one_found() {
+    async fn checks_after_a_reload_continue_with_the_previous_state() {
         let (log, _guard) = Log::capture();
         let watched = Fixture::start(2);
-        // As an earlier watch of the same targets has left it.
+        // As the health checks before a reload have left it.
         watched.pool.mark(0, false);
-        sleep(RULES.interval + RULES.interval / 2).await;
-        assert_eq!(open(&watched.pool), [0, 1], "the tries at 0 and 2 seconds bring it up");
+        sleep(SETTINGS.interval + SETTINGS.interval / 2).await;
+        assert_eq!(open(&watched.pool), [0, 1], "the checks at 0 and 2 seconds bring it up");
         assert_eq!(log.take(), ["INFO backend is up again route=\"desk\" backend=tcp://10.0.0.0:5900"]);
         watched.stop.cancel();
         watched.task.await.unwrap();
     }
 
     #[test]
-    fn one_may_be_enough() {
-        let settings = Health { rise: 1, fall: 1, ..RULES };
+    fn one_result_is_enough_if_configured() {
+        let settings = Health { rise: 1, fall: 1, ..SETTINGS };
         let mut streak = Streak::default();
         let news = [false, false, true, true].map(|succeeded| streak.count(succeeded, &settings));
         assert_eq!(news, [Some(false), None, Some(true), None]);

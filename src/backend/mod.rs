@@ -1,12 +1,14 @@
-//! The way to a backend: the one room that knows how to get a byte stream to a target.
+//! Connections to backends.
 //!
-//! Owns what a route leads to ([`Upstream`]): which of its servers is next, how its name becomes an address, how that is
-//! dialled, what it is told about the caller, and how TLS begins. Refuses to know what is carried. Invariants: a dial ends
-//! within its deadline, all servers and addresses together; a client never names a server, only a token for one.
+//! Owns the backends of a route ([`Upstream`]): load balancing, health checks, outlier ejection, name resolution,
+//! Happy Eyeballs, the PROXY protocol header, STARTTLS and TLS. Knows nothing of what is sent over a connection.
+//! Invariants: a dial ends within its deadline, which covers all backends and addresses together; a client never
+//! names a backend, only a token for one.
 
 pub(crate) mod allowed;
 pub(crate) mod balance;
 pub(crate) mod connector;
+mod exhaustion;
 pub(crate) mod happy_eyeballs;
 pub(crate) mod health;
 pub(crate) mod proxy_header;
@@ -41,35 +43,35 @@ use crate::{
     outcome::Reason,
 };
 
-/// Why what a route leads to cannot be set up.
+/// Why the backends of a route cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// Its certificates or keys.
+    /// A certificate or key for TLS with backends.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
-    /// Its token file.
+    /// The token file.
     #[error(transparent)]
     Targets(#[from] TargetsError),
 }
 
-/// Why no server was reached.
+/// Why no backend was reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// All are down, away or full.
-    #[error("no server is available: all are down or have their max_sessions")]
+    /// All are down or have `max_sessions` sessions.
+    #[error("no backend is available: all are down or have max_sessions sessions")]
     NoneHealthy,
     /// The last one tried.
     #[error("cannot reach {backend}: {cause}")]
     Unreached {
-        /// Which.
+        /// The backend.
         backend: Backend,
-        /// Why.
+        /// Why it was not reached.
         cause: ConnectError,
     },
 }
 
 impl DialError {
-    /// The end this leads to.
+    /// The reason that the session ends with.
     pub fn reason(&self) -> Reason {
         match self {
             Self::NoneHealthy => Reason::NoHealthyBackend,
@@ -77,7 +79,7 @@ impl DialError {
         }
     }
 
-    /// The server that was tried last.
+    /// The backend that was tried last.
     pub fn backend(&self) -> Option<&Backend> {
         match self {
             Self::NoneHealthy => None,
@@ -86,63 +88,63 @@ impl DialError {
     }
 }
 
-/// A server that answered.
+/// A connection to a backend.
 #[derive(Debug)]
 pub struct Connected {
-    /// The way to it.
+    /// The connection.
     pub stream: BackendStream,
-    /// Which one it is.
+    /// The backend.
     pub backend: Backend,
-    /// Its place among the sessions of its server.
+    /// The session's share of the backend's `max_sessions`; `None` for one that a token selected.
     pub permit: Option<BackendPermit>,
 }
 
-/// What a request asks for: any server of the route, or the one its token names.
+/// The backend that a request selects: any of the route, or the one of its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// Whichever is next.
+    /// The next one by load balancing.
     Any,
-    /// This one.
+    /// This one, selected by a token.
     This(Backend),
 }
 
-/// What one route leads to.
+/// The backends of one route.
 #[derive(Debug)]
 pub struct Upstream {
-    servers: Servers,
+    targets: Targets,
     connector: Connector,
     health: Option<Health>,
 }
 
 #[derive(Debug)]
-enum Servers {
+enum Targets {
     Pool { pool: Arc<Pool>, backends: Vec<Backend> },
     Tokens(Arc<TokenTable>),
 }
 
 impl Upstream {
-    /// Loads what the route named `route` says of its servers: certificates, token file. Servers that the route had
-    /// before, as far as the ledger among the tools knows, keep their sessions and what was found out about them.
+    /// Loads the backends of the route named `route`, with certificates and token file. Backends that the registry in
+    /// `context` knows keep their session counts and their health.
     ///
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(route: &str, config: &UpstreamConfig, context: &DialContext) -> Result<Self, UpstreamError> {
-        let servers = match &config.destinations {
+        let targets = match &config.destinations {
             Destinations::Fixed(backends) => {
                 let is_checked = config.health.is_some();
                 let settings =
                     PoolSettings { balance: config.balance, max_sessions: config.max_sessions, is_checked };
-                Servers::Pool {
+                Targets::Pool {
                     pool: context.registry.pool(route, backends, settings),
                     backends: backends.clone(),
                 }
             }
-            Destinations::Tokens(file) => Servers::Tokens(TokenTable::open(file)?),
+            Destinations::Tokens(file) => Targets::Tokens(TokenTable::open(file)?),
         };
-        Ok(Self { servers, connector: Connector::load(config, context)?, health: config.health.clone() })
+        Ok(Self { targets, connector: Connector::load(config, context)?, health: config.health.clone() })
     }
 
-    /// Whether what is loaded for `config` depends on nothing but `config`, no file included.
+    /// Whether loading `config` reads no file, so that equal configurations give equal results.
     pub fn is_all_of(config: &UpstreamConfig) -> bool {
         match &config.destinations {
             Destinations::Fixed(backends) => !backends.iter().any(Backend::is_encrypted),
@@ -150,82 +152,83 @@ impl Upstream {
         }
     }
 
-    /// What a request for this route asks for; `None` if its token names nothing.
+    /// The backend that a request for this route selects; `None` if its token is unknown or missing.
     pub fn choose(&self, route: &RoutePath, path: &str, query: Option<&str>) -> Option<BackendChoice> {
-        match &self.servers {
-            Servers::Pool { .. } => Some(BackendChoice::Any),
-            Servers::Tokens(table) => table.find(&token_of(route, path, query)?).map(BackendChoice::This),
+        match &self.targets {
+            Targets::Pool { .. } => Some(BackendChoice::Any),
+            Targets::Tokens(table) => table.find(&token_of(route, path, query)?).map(BackendChoice::This),
         }
     }
 
-    /// The servers that are named in the configuration or, now, in the token file.
+    /// The backends in the configuration or, at this moment, in the token file.
     pub fn backends(&self) -> Vec<Backend> {
-        match &self.servers {
-            Servers::Pool { backends, .. } => backends.clone(),
-            Servers::Tokens(table) => table.backends(),
+        match &self.targets {
+            Targets::Pool { backends, .. } => backends.clone(),
+            Targets::Tokens(table) => table.backends(),
         }
     }
 
-    /// The servers that are named in the configuration: whether sessions are led there, and how many are there or on
-    /// their way. None where tokens lead.
+    /// The backends in the configuration: whether they get sessions, and how many they have, those being dialled
+    /// included. Empty for a token file.
     pub fn status(&self) -> Vec<(Backend, bool, usize)> {
-        let Servers::Pool { pool, backends } = &self.servers else { return Vec::new() };
+        let Targets::Pool { pool, backends } = &self.targets else { return Vec::new() };
         let now = StdInstant::now();
-        let stands = |(target, backend): (usize, &Backend)| {
-            (backend.clone(), pool.is_up(target, now), pool.sessions(target))
+        let status = |(index, backend): (usize, &Backend)| {
+            (backend.clone(), pool.is_up(index, now), pool.sessions(index))
         };
-        backends.iter().enumerate().map(stands).collect()
+        backends.iter().enumerate().map(status).collect()
     }
 
-    /// How its servers are reached.
+    /// Dials the backends of this route.
     pub fn connector(&self) -> &Connector {
         &self.connector
     }
 
-    /// Connects to the server wished for, within `limit`. Several servers share the time that is left.
+    /// Connects to the selected backend, or to the first of several that answers, within `limit`. Each of several
+    /// gets an equal share of the time that is left.
     ///
     /// # Errors
-    /// None could be reached, or none may be tried.
+    /// None was reached, or none is available.
     pub async fn connect(
         &self,
-        choose: &BackendChoice,
+        choice: &BackendChoice,
         client_info: &ClientInfo,
         limit: Duration,
     ) -> Result<Connected, DialError> {
         let deadline = Instant::now() + limit;
-        let (pool, backends) = match (&self.servers, choose) {
-            (Servers::Pool { pool, backends }, BackendChoice::Any) => (pool, backends),
+        let (pool, backends) = match (&self.targets, choice) {
+            (Targets::Pool { pool, backends }, BackendChoice::Any) => (pool, backends),
             (_, BackendChoice::This(backend)) => {
-                let reached = self.connector.connect(backend, Some(client_info), deadline).await;
+                let connected = self.connector.connect(backend, Some(client_info), deadline).await;
                 let backend = backend.clone();
-                return match reached {
+                return match connected {
                     Ok(stream) => Ok(Connected { stream, backend, permit: None }),
                     Err(cause) => Err(DialError::Unreached { backend, cause }),
                 };
             }
-            (Servers::Tokens(_), BackendChoice::Any) => return Err(DialError::NoneHealthy),
+            (Targets::Tokens(_), BackendChoice::Any) => return Err(DialError::NoneHealthy),
         };
         let order = pool.order(StdInstant::now(), client_info.client.ip());
         let mut last = DialError::NoneHealthy;
-        for (index, &target) in order.iter().enumerate() {
-            let Some(permit) = pool.try_acquire(target) else { continue };
-            let backend = backends[target].clone();
-            let left = u32::try_from(order.len() - index).unwrap_or(u32::MAX);
+        for (position, &index) in order.iter().enumerate() {
+            let Some(permit) = pool.try_acquire(index) else { continue };
+            let backend = backends[index].clone();
+            let left = u32::try_from(order.len() - position).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             match self.connector.connect(&backend, Some(client_info), Instant::now() + share).await {
                 Ok(stream) => {
-                    if pool.succeeded(target) {
+                    if pool.succeeded(index) {
                         tracing::info!(%backend, "backend answers again");
                     }
                     return Ok(Connected { stream, backend, permit: Some(permit) });
                 }
                 Err(cause) => {
-                    // What this machine has run out of, the server could not help. The next one may still do: local
-                    // ports are counted for each server.
-                    let is_to_blame = cause.reason() != Reason::Overloaded;
-                    // Only the first of a row of failures is news; what a stranger can repeat is not.
-                    if is_to_blame
-                        && let Some(away) = pool.failed(target, StdInstant::now())
+                    // A lack of resources on this machine is not the backend's fault. The next one may still be
+                    // reached: local ports are counted per destination.
+                    let is_backend_fault = cause.reason() != Reason::Overloaded;
+                    // Only the first failure is logged: clients must not be able to flood the log.
+                    if is_backend_fault
+                        && let Some(away) = pool.failed(index, StdInstant::now())
                         && backends.len() > 1
                     {
                         tracing::warn!(%backend, error = %cause, ?away, "backend does not answer, using the others");
@@ -237,15 +240,15 @@ impl Upstream {
         Err(last)
     }
 
-    /// Looks after the servers until `stop`: checks their health, reads their token file again when it changes.
+    /// Runs the background tasks of the route until `stop`: health checks, or reloading the token file when it changes.
     pub async fn watch(self: Arc<Self>, route: String, stop: CancellationToken) {
-        match (&self.servers, self.health.clone()) {
-            (Servers::Tokens(table), _) => Arc::clone(table).watch(stop).await,
-            // What checks of an earlier configuration have found is of no use to those of a later one.
-            (Servers::Pool { pool, backends }, None) => (0..backends.len()).for_each(|target| {
-                pool.mark(target, true);
+        match (&self.targets, self.health.clone()) {
+            (Targets::Tokens(table), _) => Arc::clone(table).watch(stop).await,
+            // Results of an earlier configuration's health checks must not outlive them.
+            (Targets::Pool { pool, backends }, None) => (0..backends.len()).for_each(|index| {
+                pool.mark(index, true);
             }),
-            (Servers::Pool { pool, backends }, Some(health)) => {
+            (Targets::Pool { pool, backends }, Some(health)) => {
                 let (upstream, limit) = (Arc::clone(&self), health.timeout);
                 let probe = move |backend: Backend| {
                     let upstream = Arc::clone(&upstream);

@@ -1,7 +1,7 @@
-//! Telling a backend who is calling: the PROXY protocol, outwards.
+//! The PROXY protocol header that is sent to a backend (`send_proxy`): it names the client.
 //!
-//! Owns what such a header says; the crate `proxy-header` knows how that is written. Pure: from addresses to bytes.
-//! Source: <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
+//! Owns the contents of the header; the crate `proxy-header` owns its encoding. Pure: no I/O. Specification:
+//! <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,32 +14,32 @@ use crate::{
     session::ConnectionId,
 };
 
-/// For "the client showed no certificate" there is no number; any but zero will do (§2.2.6).
+/// The `verify` field of a client without a certificate: any value but zero (§2.2.6).
 const NOT_VERIFIED: u32 = 1;
 
-/// Who is calling, and how the call came in.
+/// The client of a session, and how it is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientInfo {
     /// The client's canonical address; port 0 when it is not known.
     pub client: SocketAddr,
-    /// The address of the gateway that was called.
+    /// The gateway's address that the client connected to.
     pub local: SocketAddr,
-    /// The version of TLS that the client spoke to the gateway, if it did.
+    /// The TLS version between client and gateway; `None` without TLS.
     pub tls: Option<ProtocolVersion>,
-    /// What its closing line calls it.
+    /// The identifier in its access log line.
     pub id: ConnectionId,
 }
 
-/// The bytes to send before all others, TLS included.
+/// The header, which is sent before anything else, TLS included.
 ///
-/// Without a caller it is the gateway that calls, to see whether the backend is well: `UNKNOWN` in version 1, `LOCAL` in
-/// version 2. An IPv4 client that called an IPv6 address, or the other way round, which happens behind a trusted proxy,
-/// is written as IPv6 throughout, for a header knows only one family. Version 2 carries the connection's name as its
-/// unique id, and of TLS the version.
+/// Without a client, the connection is the gateway's own, for a health check: `UNKNOWN` in version 1, `LOCAL` in
+/// version 2. If the client and the gateway's address are of different families, which happens behind a trusted
+/// proxy, both are written as IPv6, because a header has one family only. Version 2 carries the connection's
+/// identifier as its unique id, and the TLS version.
 pub(crate) fn header(version: SendProxy, client_info: Option<&ClientInfo>) -> Vec<u8> {
     let addresses = client_info.map(addresses);
     let mut bytes = Vec::with_capacity(128);
-    // What the encoder could refuse is mixed families, TLVs in version 1 and TLVs of 64 KiB.
+    // The encoder fails only for mixed families, for TLVs in version 1 and for TLVs of 64 KiB.
     let written = match version {
         SendProxy::V1 => ProxyHeader::with_tlvs(addresses, []).encode_v1(&mut bytes),
         SendProxy::V2 => {
@@ -117,13 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn a_call_of_the_gateway_s_own_names_nobody() {
+    fn health_check_names_no_client() {
         assert_eq!(header(SendProxy::V1, None), b"PROXY UNKNOWN\r\n");
         assert_eq!(header(SendProxy::V2, None), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
     }
 
     #[test]
-    fn version_2_says_how_the_client_came_and_which_connection_it_is() {
+    fn version_2_has_the_tls_version_and_the_connection_id() {
         let local = ClientInfo {
             tls: Some(ProtocolVersion::TLSv1_3),
             id: ConnectionId::new(0x9f1c_03ab_77d2, 12_345),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn without_tls_there_is_no_word_of_it() {
+    fn without_tls_there_is_no_tls_field() {
         let bytes = header(SendProxy::V2, Some(&client_info("[2001:db8::1]:1", "[::1]:2")));
         let (parsed, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
         assert_eq!(length, bytes.len());
@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_addresses_are_the_header_is_whole(
+        fn every_header_can_be_parsed(
             client: IpAddr, local: IpAddr, ports: (u16, u16), number: u64, tls: bool,
         ) {
             let client_info = ClientInfo {

@@ -1,53 +1,53 @@
-//! From names to addresses.
+//! Name resolution: from a backend's host name to its addresses.
 //!
-//! Owns the system's view of names: `/etc/hosts` first, then the name servers and search list of `/etc/resolv.conf`, both
-//! read again when they change. The crate `hickory-resolver` asks the servers, sends again what was lost, asks once for
-//! what many want to know, and remembers answers for as long as they are good. Refuses to know what an address is for and
-//! whether it may be dialled. Invariants: no thread waits for an answer; a lookup ends by the caller's deadline and may
-//! be dropped at any time.
+//! Owns the system's configuration of names, read again when it changes: `/etc/hosts` first, then the name servers
+//! and the search list of `/etc/resolv.conf`. [`dns`] queries the servers. Knows nothing of what an address is used
+//! for and whether it may be dialled. Invariants: no thread blocks on a name server; a lookup ends by the caller's
+//! deadline, and may be dropped at any time.
+
+mod dns;
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime},
 };
 
-use futures_util::future::select;
 use hickory_resolver::{
-    Hosts, TokioResolver,
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    Hosts,
+    net::{DnsError, NetError},
     proto::{
         op::Query,
         rr::{Name, RecordType},
     },
-    system_conf::parse_resolv_conf,
 };
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::happy_eyeballs::is_exhaustion;
-use crate::{config::Host, outcome::Reason};
+use self::dns::Dns;
+use super::exhaustion::is_exhaustion;
+use crate::{
+    config::Host,
+    outcome::Reason,
+    watched_file::{ChangeTracker, Event, Loaded, Stamp},
+};
 
-/// How often the two files are looked at, at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long IPv6 addresses are waited for once there are IPv4 addresses (RFC 8305 §3).
-const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-
-/// Why a name has no address. The texts continue "cannot reach tcp://…: ", which names the name.
+/// Why a name has no address. The messages continue "cannot reach tcp://…: ", which contains the name.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ResolveError {
-    /// The name servers know that there is none.
+    /// The name servers answered that there is none (NXDOMAIN, or no record).
     #[error("the name does not exist or has no address")]
     NoSuchName,
     /// The deadline came first.
     #[error("no name server answered in time")]
     NoAnswer,
-    /// There is nobody to ask.
+    /// No name server is configured.
     #[error(
-        "the name is not in {hosts}, and there is no name server to ask: {resolv_conf}: {problem}",
+        "the name is not in {hosts}, and no name server is configured: {resolv_conf}: {problem}",
         hosts = .hosts.display(),
         resolv_conf = .resolv_conf.display()
     )]
@@ -59,19 +59,19 @@ pub enum ResolveError {
         /// What is wrong with the latter.
         problem: String,
     },
-    /// This machine has no descriptor or memory left to ask with.
-    #[error("no descriptor left to ask a name server: {0}")]
+    /// This machine has no descriptor or memory left for a query.
+    #[error("no descriptor left to query a name server: {0}")]
     Exhausted(Arc<io::Error>),
-    /// Nobody is there to be asked.
+    /// No name server can be connected to.
     #[error("no name server can be reached")]
     Unreachable,
-    /// The name servers fail.
+    /// The name servers answered with an error.
     #[error("the name servers failed: {0}")]
     Failed(NetError),
 }
 
 impl ResolveError {
-    /// The end this leads to.
+    /// The reason that a session ends with.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Exhausted(_) => Reason::Overloaded,
@@ -79,7 +79,7 @@ impl ResolveError {
         }
     }
 
-    /// Of two failures, the one that says more than that there is nothing; it may well have hidden something.
+    /// Prefers any error over NXDOMAIN: the failed query could have found the name.
     fn or(self, other: Self) -> Self {
         if matches!(self, Self::NoSuchName) { other } else { self }
     }
@@ -90,7 +90,7 @@ impl From<NetError> for ResolveError {
         match error {
             NetError::Dns(DnsError::NoRecordsFound(_)) => Self::NoSuchName,
             NetError::Timeout => Self::NoAnswer,
-            // Whatever went wrong with sockets, this is all that is told; so try one.
+            // hickory does not report why a socket failed; opening one shows whether descriptors are lacking.
             NetError::NoConnections | NetError::Io(_) => match UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) {
                 Err(error) if is_exhaustion(&error) => Self::Exhausted(error.into()),
                 _ => Self::Unreachable,
@@ -100,24 +100,25 @@ impl From<NetError> for ResolveError {
     }
 }
 
-/// Addresses that are still on their way.
-pub(super) type Late = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, ResolveError>> + Send>>;
+/// A query whose answer has not arrived yet.
+pub(super) type PendingLookup = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, ResolveError>> + Send>>;
 
-/// Where a backend may be: addresses, at least one, and those that the name servers have yet to tell.
+/// The addresses of a backend: at least one, and those of a query that is still running.
 pub struct Addresses {
     pub(super) known: Vec<IpAddr>,
-    pub(super) late: Option<Late>,
+    pub(super) pending: Option<PendingLookup>,
+    /// Whether the configuration names the address itself.
     pub(super) literal: bool,
 }
 
 impl Addresses {
-    /// An address that stands in the configuration.
+    /// An address that is written in the configuration.
     pub fn literal(address: IpAddr) -> Self {
-        Self { known: vec![address], late: None, literal: true }
+        Self { known: vec![address], pending: None, literal: true }
     }
 
-    fn of_a_name(known: Vec<IpAddr>) -> Self {
-        Self { known, late: None, literal: false }
+    fn of_name(known: Vec<IpAddr>) -> Self {
+        Self { known, pending: None, literal: false }
     }
 }
 
@@ -125,7 +126,7 @@ impl fmt::Debug for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Addresses")
             .field("known", &self.known)
-            .field("late", &self.late.is_some())
+            .field("pending", &self.pending.is_some())
             .field("literal", &self.literal)
             .finish()
     }
@@ -135,9 +136,15 @@ impl fmt::Debug for Addresses {
 pub struct Resolver {
     hosts: PathBuf,
     resolv_conf: PathBuf,
-    /// Where name servers listen.
+    /// The port of name servers.
     port: u16,
-    view: Mutex<Option<(Instant, Arc<View>)>>,
+    cached: Mutex<Option<Cached>>,
+}
+
+/// The configuration that was read last.
+struct Cached {
+    tracker: ChangeTracker<[Option<Stamp>; 2]>,
+    config: Arc<SystemConfig>,
 }
 
 impl fmt::Debug for Resolver {
@@ -150,14 +157,14 @@ impl fmt::Debug for Resolver {
 }
 
 impl Default for Resolver {
-    /// As `/etc/hosts` and `/etc/resolv.conf` say. They are first read when the first name is to be resolved.
+    /// Uses `/etc/hosts` and `/etc/resolv.conf`, which are first read for the first lookup.
     fn default() -> Self {
         const DNS: u16 = 53;
         Self {
             hosts: "/etc/hosts".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             port: DNS,
-            view: Mutex::default(),
+            cached: Mutex::default(),
         }
     }
 }
@@ -166,94 +173,107 @@ impl Resolver {
     /// The addresses of `host`: itself, if it is an address.
     ///
     /// # Errors
-    /// Each way to fail is a [`ResolveError`] of its own.
+    /// [`ResolveError`] has a variant for each cause.
     pub async fn resolve(&self, host: &Host, deadline: Instant) -> Result<Addresses, ResolveError> {
         let name = match host {
             Host::Address(address) => return Ok(Addresses::literal(*address)),
             Host::Name(name) => name,
         };
-        let view = self.view()?;
-        let written = Name::from_ascii(name).map_err(|error| ResolveError::Failed(error.into()))?;
-        let local = view.without_asking(&written);
+        let config = self.config()?;
+        let name = Name::from_ascii(name).map_err(|error| ResolveError::Failed(error.into()))?;
+        let local = config.local(&name);
         if !local.is_empty() {
-            return Ok(Addresses::of_a_name(local));
+            return Ok(Addresses::of_name(local));
         }
-        let dns = view.dns.as_ref().map_err(Clone::clone)?;
-        match timeout_at(deadline, dns.ask(&written)).await {
+        let dns = config.dns.as_ref().map_err(Clone::clone)?;
+        match timeout_at(deadline, dns.resolve(&name)).await {
             Ok(answer) => answer,
             Err(_) => Err(ResolveError::NoAnswer),
         }
     }
 
-    /// What the files say now, or said a moment ago. Without a descriptor to read them with, what they said before.
-    fn view(&self) -> Result<Arc<View>, ResolveError> {
+    /// The configuration in the two files, which are checked for changes by lookups. If they cannot be read for a
+    /// lack of descriptors, the previous configuration stays in use.
+    fn config(&self) -> Result<Arc<SystemConfig>, ResolveError> {
         let now = Instant::now();
-        let mut seen = self.view.lock();
-        if let Some((looked, view)) = &mut *seen {
-            if now.duration_since(*looked) < LOOK_AGAIN {
-                return Ok(Arc::clone(view));
-            }
-            *looked = now;
-            if view.stamps == self.stamps() {
-                return Ok(Arc::clone(view));
+        let mut cached = self.cached.lock();
+        let Some(Cached { tracker, config }) = &mut *cached else {
+            let tracker = ChangeTracker::new(self.stamps(), now);
+            let config = Arc::new(SystemConfig::new(self, &SystemFiles::read(self)?));
+            *cached = Some(Cached { tracker, config: Arc::clone(&config) });
+            return Ok(config);
+        };
+        if tracker.is_due(now) {
+            let event = tracker.check(self.stamps(), now, || {
+                let files = SystemFiles::read(self)?;
+                let is_current = files.digest() == config.digest;
+                Ok::<_, ResolveError>(Loaded { value: files, is_current, is_partial: false })
+            });
+            // A new configuration also discards the cached answers, so it is not replaced by an equal one.
+            if let Event::Replaced(files) = event {
+                *config = Arc::new(SystemConfig::new(self, &files));
             }
         }
-        match (View::read(self), &*seen) {
-            (Ok(view), _) => {
-                let view = Arc::new(view);
-                *seen = Some((now, Arc::clone(&view)));
-                Ok(view)
-            }
-            (Err(_), Some((_, view))) => Ok(Arc::clone(view)),
-            (Err(error), None) => Err(error),
-        }
+        Ok(Arc::clone(config))
     }
 
-    fn stamps(&self) -> [Stamp; 2] {
-        [&self.hosts, &self.resolv_conf].map(|path| {
-            let metadata = fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        })
+    fn stamps(&self) -> [Option<Stamp>; 2] {
+        [Stamp::read(&self.hosts), Stamp::read(&self.resolv_conf)]
     }
 }
 
-/// Tells one state of a file from another; `None` when it is not there.
-type Stamp = Option<(SystemTime, u64)>;
+/// The text of the two files. A missing or unreadable file is no error: it has no entries.
+#[derive(Hash)]
+struct SystemFiles {
+    hosts: Vec<u8>,
+    resolv_conf: Result<Vec<u8>, String>,
+}
 
-/// What the two files said when they were read.
-struct View {
-    stamps: [Stamp; 2],
+impl SystemFiles {
+    /// Fails only for a lack of descriptors or memory.
+    fn read(paths: &Resolver) -> Result<Self, ResolveError> {
+        let read = |path: &Path| match fs::read(path) {
+            Err(error) if is_exhaustion(&error) => Err(ResolveError::Exhausted(error.into())),
+            text => Ok(text),
+        };
+        let hosts = read(&paths.hosts)?.unwrap_or_default();
+        let resolv_conf = read(&paths.resolv_conf)?.map_err(|error| error.to_string());
+        Ok(Self { hosts, resolv_conf })
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// The parsed contents of the two files.
+struct SystemConfig {
+    digest: u64,
     hosts: Hosts,
     dns: Result<Dns, ResolveError>,
 }
 
-impl View {
-    /// Fails for want of a descriptor only: a file that is missing or broken has nothing to say.
-    fn read(from: &Resolver) -> Result<Self, ResolveError> {
-        let read = |path| match fs::read(path) {
-            Err(error) if is_exhaustion(&error) => Err(ResolveError::Exhausted(error.into())),
-            text => Ok(text),
-        };
-        // Stamps first: what changes while it is being read is read again.
-        let stamps = from.stamps();
+impl SystemConfig {
+    fn new(resolver: &Resolver, files: &SystemFiles) -> Self {
         let mut hosts = Hosts::default();
-        let text = read(&from.hosts)?.unwrap_or_default();
-        // One strange letter must not hide the lines behind it.
-        let _ = hosts.read_hosts_conf(String::from_utf8_lossy(&text).as_bytes());
-        let dns = match read(&from.resolv_conf)? {
-            Ok(text) => Dns::new(&text, from.port).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+        // An invalid byte must not hide the lines behind it.
+        let _ = hosts.read_hosts_conf(String::from_utf8_lossy(&files.hosts).as_bytes());
+        let dns = match &files.resolv_conf {
+            Ok(text) => Dns::new(text, resolver.port).map_err(|error| error.to_string()),
+            Err(error) => Err(error.clone()),
         };
         let dns = dns.map_err(|problem| ResolveError::NoServers {
-            hosts: from.hosts.clone(),
-            resolv_conf: from.resolv_conf.clone(),
+            hosts: resolver.hosts.clone(),
+            resolv_conf: resolver.resolv_conf.clone(),
             problem,
         });
-        Ok(Self { stamps, hosts, dns })
+        Self { digest: files.digest(), hosts, dns }
     }
 
-    /// What needs no name server: the hosts file, and localhost even without one (RFC 6761 §6.3).
-    fn without_asking(&self, name: &Name) -> Vec<IpAddr> {
+    /// The addresses that need no query: those in the hosts file, and localhost even without one (RFC 6761 §6.3).
+    fn local(&self, name: &Name) -> Vec<IpAddr> {
         let listed = [RecordType::AAAA, RecordType::A].into_iter().flat_map(|kind| {
             let lookup = self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
             let records = lookup.map(|lookup| lookup.answers().to_vec()).unwrap_or_default();
@@ -267,89 +287,12 @@ impl View {
     }
 }
 
-/// The name servers, and how to ask them.
-struct Dns {
-    servers: TokioResolver,
-    search: Vec<Name>,
-}
-
-impl Dns {
-    fn new(resolv_conf: &[u8], port: u16) -> Result<Self, NetError> {
-        let (mut config, mut options) = parse_resolv_conf(resolv_conf)?;
-        let servers = config.name_servers.iter_mut();
-        servers.flat_map(|server| &mut server.connections).for_each(|connection| connection.port = port);
-        let search = match config.search.as_slice() {
-            [] => config.domain.iter().cloned().collect(),
-            search => search.to_vec(),
-        };
-        // The file was read already, and by us.
-        options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        Ok(Self { servers: builder.build()?, search })
-    }
-
-    /// The first name with an address, of those that `written` may stand for (resolv.conf(5), "search").
-    async fn ask(&self, written: &Name) -> Result<Addresses, ResolveError> {
-        let mut failure = ResolveError::NoSuchName;
-        for name in self.candidates(written) {
-            match self.ask_for(name).await {
-                Ok(addresses) => return Ok(addresses),
-                Err(error) => failure = failure.or(error),
-            }
-        }
-        Err(failure)
-    }
-
-    fn candidates(&self, written: &Name) -> Vec<Name> {
-        let mut whole = written.clone();
-        whole.set_fqdn(true);
-        if written.is_fqdn() {
-            return vec![whole];
-        }
-        let searched = self.search.iter().filter_map(|domain| written.clone().append_domain(domain).ok());
-        if usize::from(written.num_labels()) > self.servers.options().ndots {
-            std::iter::once(whole).chain(searched).collect()
-        } else {
-            searched.chain(std::iter::once(whole)).collect()
-        }
-    }
-
-    /// Asks for both families at once and does not let the slower one hold up the other (RFC 8305 §3).
-    async fn ask_for(&self, name: Name) -> Result<Addresses, ResolveError> {
-        let (v6, v4) = (self.lookup(name.clone(), RecordType::AAAA), self.lookup(name, RecordType::A));
-        let (first, mut second) = select(v6, v4).await.into_inner();
-        let mut known = match first {
-            Ok(known) => known,
-            Err(error) => {
-                return second.await.map(Addresses::of_a_name).map_err(|other| error.or(other));
-            }
-        };
-        let patience = if known.iter().all(IpAddr::is_ipv4) { RESOLUTION_DELAY } else { Duration::ZERO };
-        match timeout(patience, &mut second).await {
-            Ok(more) => {
-                known.extend(more.into_iter().flatten());
-                Ok(Addresses::of_a_name(known))
-            }
-            Err(_) => Ok(Addresses { late: Some(second), ..Addresses::of_a_name(known) }),
-        }
-    }
-
-    /// The addresses of one family, at least one.
-    fn lookup(&self, name: Name, kind: RecordType) -> Late {
-        let servers = self.servers.clone();
-        Box::pin(async move {
-            let answer = servers.lookup(name, kind).await?;
-            let addresses: Vec<IpAddr> =
-                answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
-            if addresses.is_empty() { Err(ResolveError::NoSuchName) } else { Ok(addresses) }
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
     use hickory_resolver::proto::{
         op::{Message, ResponseCode},
@@ -359,8 +302,9 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::watched_file::CHECK_INTERVAL;
 
-    /// What a name server makes of a question.
+    /// How the name server answers a query.
     enum Answer {
         Addresses(Vec<IpAddr>),
         NoSuchName,
@@ -377,11 +321,11 @@ mod tests {
         addresses.iter().map(|address| address.parse().unwrap()).collect()
     }
 
-    /// A name server of the test's own, and a system that asks it.
+    /// A name server of the test's own, and a resolver configured to query it.
     struct System {
         files: TempDir,
         resolver: Arc<Resolver>,
-        questions: Arc<AtomicUsize>,
+        queries: Arc<AtomicUsize>,
         server: JoinHandle<()>,
     }
 
@@ -392,19 +336,20 @@ mod tests {
     }
 
     impl System {
-        /// `answer` is asked with the name, the kind, and how many questions came before.
+        /// `answer` is called with the name, the record type, and the number of queries before.
         async fn new(answer: impl Fn(&str, RecordType, usize) -> Answer + Send + 'static) -> Self {
             let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
             let port = socket.local_addr().unwrap().port();
-            let questions = Arc::new(AtomicUsize::new(0));
-            let counter = Arc::clone(&questions);
+            let queries = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&queries);
             let server = tokio::spawn(async move {
                 let mut buffer = [0; 2048];
                 while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
-                    let question = Message::from_vec(&buffer[..length]).unwrap();
+                    let query_message = Message::from_vec(&buffer[..length]).unwrap();
                     let before = counter.fetch_add(1, Ordering::Relaxed);
-                    let query = question.queries[0].clone();
-                    let mut message = Message::response(question.metadata.id, question.metadata.op_code);
+                    let query = query_message.queries[0].clone();
+                    let mut message =
+                        Message::response(query_message.metadata.id, query_message.metadata.op_code);
                     match answer(&query.name().to_string(), query.query_type(), before) {
                         Silence => continue,
                         NoSuchName => message.metadata.response_code = ResponseCode::NXDomain,
@@ -419,11 +364,11 @@ mod tests {
                     socket.send_to(&message.to_vec().unwrap(), peer).await.unwrap();
                 }
             });
-            Self::with("nameserver 127.0.0.1\n", "", port, questions, server)
+            Self::with("nameserver 127.0.0.1\n", "", port, queries, server)
         }
 
-        /// A system that has nobody to ask.
-        fn alone(resolv_conf: &str, hosts: &str) -> Self {
+        /// A system without a name server.
+        fn without_server(resolv_conf: &str, hosts: &str) -> Self {
             Self::with(resolv_conf, hosts, 1, Arc::default(), tokio::spawn(async {}))
         }
 
@@ -431,7 +376,7 @@ mod tests {
             resolv_conf: &str,
             hosts: &str,
             port: u16,
-            questions: Arc<AtomicUsize>,
+            queries: Arc<AtomicUsize>,
             server: JoinHandle<()>,
         ) -> Self {
             let files = TempDir::new().unwrap();
@@ -439,9 +384,9 @@ mod tests {
                 hosts: files.path().join("hosts"),
                 resolv_conf: files.path().join("resolv.conf"),
                 port,
-                view: Mutex::default(),
+                cached: Mutex::default(),
             });
-            let system = Self { files, resolver, questions, server };
+            let system = Self { files, resolver, queries, server };
             system.write("resolv.conf", resolv_conf);
             system.write("hosts", hosts);
             system
@@ -465,8 +410,8 @@ mod tests {
             known
         }
 
-        fn questions(&self) -> usize {
-            self.questions.load(Ordering::Relaxed)
+        fn queries(&self) -> usize {
+            self.queries.load(Ordering::Relaxed)
         }
     }
 
@@ -474,50 +419,50 @@ mod tests {
         match kind {
             RecordType::A => addresses(v4),
             RecordType::AAAA => addresses(v6),
-            kind => panic!("nobody should ask for {kind}"),
+            kind => panic!("unexpected query for {kind}"),
         }
     }
 
     #[tokio::test]
-    async fn both_families_are_asked_for_and_remembered() {
+    async fn both_families_are_queried_and_cached() {
         let system =
             System::new(|_, kind, _| by_kind(kind, &["192.0.2.1", "192.0.2.2"], &["2001:db8::1"])).await;
         for _ in 0..3 {
             let mut found = system.resolve("my_db.example.com").await.unwrap();
-            if let Some(late) = found.late.take() {
-                found.known.extend(late.await.unwrap());
+            if let Some(pending) = found.pending.take() {
+                found.known.extend(pending.await.unwrap());
             }
             found.known.sort();
             assert_eq!(found.known, ips(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
             assert!(!found.literal);
         }
-        assert_eq!(system.questions(), 2, "answers are kept for their time to live");
+        assert_eq!(system.queries(), 2, "answers are cached for their time to live");
     }
 
     #[tokio::test]
-    async fn an_address_is_nobody_s_question() {
-        let system = System::new(|name, _, _| panic!("asked for {name}")).await;
+    async fn literal_address_needs_no_query() {
+        let system = System::new(|name, _, _| panic!("unexpected query for {name}")).await;
         for literal in ["192.0.2.1", "[2001:db8::1]"] {
             let found = system.resolve(literal).await.unwrap();
             assert!(found.literal);
             assert_eq!(found.known, ips(&[literal.trim_matches(['[', ']'])]));
         }
-        assert_eq!(system.questions(), 0);
+        assert_eq!(system.queries(), 0);
     }
 
     #[tokio::test]
-    async fn the_hosts_file_is_not_second_guessed() {
-        let system = System::new(|name, _, _| panic!("asked for {name}")).await;
+    async fn hosts_file_takes_precedence_over_dns() {
+        let system = System::new(|name, _, _| panic!("unexpected query for {name}")).await;
         system.write("hosts", "# comment\nnonsense\n192.0.2.7 db.example.com DB\n2001:db8::7 db\n");
-        assert_eq!(system.known("db.example.com").await, ips(&["192.0.2.7"]), "no AAAA is asked for");
+        assert_eq!(system.known("db.example.com").await, ips(&["192.0.2.7"]), "no query for AAAA");
         assert_eq!(system.known("db").await, ips(&["192.0.2.7", "2001:db8::7"]));
         assert_eq!(system.known("db.example.com.").await, ips(&["192.0.2.7"]));
-        assert_eq!(system.questions(), 0);
+        assert_eq!(system.queries(), 0);
     }
 
     #[tokio::test]
-    async fn without_name_servers_there_is_still_the_hosts_file_and_localhost() {
-        let system = System::alone("# nothing here\n", "192.0.2.7 db\n");
+    async fn hosts_file_and_localhost_work_without_name_servers() {
+        let system = System::without_server("# nothing here\n", "192.0.2.7 db\n");
         for missing in [false, true] {
             if missing {
                 system.remove("resolv.conf");
@@ -531,7 +476,7 @@ mod tests {
             assert!(error.to_string().contains(&file.display().to_string()), "{error}");
         }
         system.remove("hosts");
-        let fresh = Resolver { view: Mutex::default(), ..system_files(&system) };
+        let fresh = Resolver { cached: Mutex::default(), ..system_files(&system) };
         let deadline = Instant::now() + Duration::from_secs(20);
         let found = fresh.resolve(&"localhost".parse().unwrap(), deadline).await.unwrap();
         assert_eq!(found.known, ips(&["::1", "127.0.0.1"]));
@@ -543,31 +488,54 @@ mod tests {
             hosts: hosts.clone(),
             resolv_conf: resolv_conf.clone(),
             port: *port,
-            view: Mutex::default(),
+            cached: Mutex::default(),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn changed_files_are_read_again_after_a_moment() {
-        let system = System::alone("", "192.0.2.7 db\n");
+    async fn changed_files_are_read_again_after_the_check_interval() {
+        let system = System::without_server("", "192.0.2.7 db\n");
         assert_eq!(system.known("db").await, ips(&["192.0.2.7"]));
         system.write("hosts", "192.0.2.80 db\n");
-        assert_eq!(system.known("db").await, ips(&["192.0.2.7"]), "not looked at again so soon");
-        tokio::time::advance(LOOK_AGAIN).await;
+        assert_eq!(system.known("db").await, ips(&["192.0.2.7"]), "not checked again so soon");
+        tokio::time::advance(CHECK_INTERVAL).await;
         assert_eq!(system.known("db").await, ips(&["192.0.2.80"]));
         system.remove("hosts");
-        tokio::time::advance(LOOK_AGAIN).await;
+        tokio::time::advance(CHECK_INTERVAL).await;
         assert!(matches!(system.resolve("db").await, Err(ResolveError::NoServers { .. })));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn second_change_within_one_timestamp_is_seen_by_the_second_read() {
+        let system = System::without_server("", "192.0.2.7 db\n");
+        assert_eq!(system.known("db").await, ips(&["192.0.2.7"]));
+        system.write("hosts", "192.0.2.8 db\n");
+        let stamps = system.resolver.stamps();
+        system.resolver.cached.lock().as_mut().unwrap().tracker.set_stamps(stamps);
+        tokio::time::advance(CHECK_INTERVAL).await;
+        assert_eq!(system.known("db").await, ips(&["192.0.2.8"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_with_the_same_contents_keep_the_cached_answers() {
+        let system = System::without_server("", "192.0.2.7 db\n");
+        system.known("db").await;
+        let before = system.resolver.config().unwrap();
+        system.write("hosts", "192.0.2.7 db\n");
+        for _ in 0..3 {
+            tokio::time::advance(CHECK_INTERVAL).await;
+            assert!(Arc::ptr_eq(&before, &system.resolver.config().unwrap()));
+        }
+    }
+
     #[tokio::test]
-    async fn an_unknown_name_and_one_without_addresses_are_told() {
+    async fn unknown_name_and_name_without_addresses_have_the_same_error() {
         let system = System::new(|name, _, _| match name {
-            "nobody.example.com." => NoSuchName,
+            "unknown.example.com." => NoSuchName,
             _ => addresses(&[]),
         })
         .await;
-        for name in ["nobody.example.com", "mail-only.example.com"] {
+        for name in ["unknown.example.com", "mail-only.example.com"] {
             let error = system.resolve(name).await.unwrap_err();
             assert!(matches!(error, ResolveError::NoSuchName), "{error:?}");
             assert_eq!(error.reason(), Reason::BackendUnresolved);
@@ -590,7 +558,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_fails_is_not_taken_for_a_name_that_does_not_exist() {
+    async fn server_failure_is_preferred_over_nxdomain() {
         let system = System::new(|_, kind, _| match kind {
             RecordType::AAAA => NoSuchName,
             _ => Code(ResponseCode::ServFail),
@@ -613,7 +581,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_datagram_is_sent_again() {
+    async fn lost_query_is_repeated() {
         let system = System::new(|_, kind, before| match before {
             0 | 1 => Silence,
             _ => by_kind(kind, &["192.0.2.1"], &[]),
@@ -625,7 +593,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_family_that_is_never_answered_holds_nobody_up() {
+    async fn unanswered_family_does_not_delay_the_other() {
         let system = System::new(|_, kind, _| match kind {
             RecordType::A => addresses(&["192.0.2.1"]),
             _ => Silence,
@@ -634,26 +602,26 @@ mod tests {
         let began = Instant::now();
         let found = system.resolve("db.example.com").await.unwrap();
         assert_eq!(found.known, ips(&["192.0.2.1"]));
-        assert!(found.late.is_some(), "the other family may still come");
+        assert!(found.pending.is_some(), "the other query is still running");
         assert!(began.elapsed() < Duration::from_secs(2), "it took {:?}", began.elapsed());
     }
 
     #[tokio::test]
-    async fn a_late_family_arrives_when_it_arrives() {
-        let asked = AtomicUsize::new(0);
+    async fn pending_family_arrives_later() {
+        let queried = AtomicUsize::new(0);
         let system = System::new(move |_, kind, _| match kind {
             RecordType::AAAA => addresses(&["2001:db8::1"]),
-            _ if asked.fetch_add(1, Ordering::Relaxed) == 0 => Silence,
+            _ if queried.fetch_add(1, Ordering::Relaxed) == 0 => Silence,
             _ => addresses(&["192.0.2.1"]),
         })
         .await;
         let found = system.resolve("db.example.com").await.unwrap();
-        assert_eq!(found.known, ips(&["2001:db8::1"]), "IPv6 need not wait for IPv4");
-        assert_eq!(found.late.expect("IPv4 is on its way").await.unwrap(), ips(&["192.0.2.1"]));
+        assert_eq!(found.known, ips(&["2001:db8::1"]), "IPv6 does not wait for IPv4");
+        assert_eq!(found.pending.expect("the query for IPv4 is running").await.unwrap(), ips(&["192.0.2.1"]));
     }
 
     #[tokio::test]
-    async fn short_names_go_through_the_search_list() {
+    async fn short_names_use_the_search_list() {
         let system = System::new(|name, kind, _| match name {
             "db.corp.example.com." => by_kind(kind, &["192.0.2.1"], &[]),
             "web.example.com." => by_kind(kind, &["192.0.2.2"], &[]),
@@ -669,7 +637,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_that_ask_for_one_name_are_one_question() {
+    async fn concurrent_lookups_of_one_name_share_a_query() {
         let system = System::new(|_, kind, _| by_kind(kind, &["192.0.2.1"], &["2001:db8::1"])).await;
         let tasks: Vec<_> = (0..500)
             .map(|_| {
@@ -683,11 +651,11 @@ mod tests {
         for task in tasks {
             task.await.unwrap().unwrap();
         }
-        assert!(system.questions() <= 4, "{} questions were asked", system.questions());
+        assert!(system.queries() <= 4, "{} queries", system.queries());
     }
 
     #[tokio::test]
-    async fn a_lookup_may_be_dropped_at_any_time() {
+    async fn dropped_lookup_does_not_affect_the_next() {
         let system = System::new(|_, kind, before| match before {
             0 | 1 => Silence,
             _ => by_kind(kind, &["192.0.2.1"], &[]),

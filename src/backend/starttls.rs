@@ -1,10 +1,10 @@
-//! From an XMPP server in the clear to one that waits for TLS (RFC 6120 §5).
+//! STARTTLS with an XMPP server (RFC 6120 §5).
 //!
-//! Owns the conversation before the handshake: stream header, features, `<starttls/>`, `<proceed/>`. The crate `quick-xml`
-//! reads the server's side of it. Refuses to know about TLS and about what XMPP is for. Invariants: no more than 64 KiB
-//! are read; every byte that was read belonged to this conversation, so that nothing said in the clear can be taken for
-//! something said under TLS; nothing but this conversation is written. The client then opens a stream of its own, over
-//! TLS, as if it had connected by itself.
+//! Owns the exchange before the TLS handshake: stream header, features, `<starttls/>`, `<proceed/>`. The crate
+//! `quick-xml` parses the server's side of it. Knows nothing of TLS and of the rest of XMPP. Invariants: no more than
+//! 64 KiB are read; every byte that is read belongs to this exchange, so that plaintext injected by an attacker
+//! cannot pass for data sent under TLS; nothing but this exchange is written. The client then opens a stream of its
+//! own over TLS, as if it had connected directly.
 
 use std::{fmt, io};
 
@@ -22,53 +22,51 @@ use tokio::{
 
 use crate::outcome::Reason;
 
-/// How much a server may say before TLS; the features of a real one are well below 2 KiB.
-const LONGEST: usize = 64 * 1024;
-/// How much is read at a time.
-const PIECE: usize = 1024;
-/// How much of a server's own words an error repeats.
+/// The limit of what a server may send before TLS; the features of a real one are well below 2 KiB.
+const MAX_EXCHANGE: usize = 64 * 1024;
+/// The size of the read buffer.
+const BUFFER: usize = 1024;
+/// How many characters of a server's text an error message quotes.
 const QUOTED: usize = 64;
 
 const STREAM: Namespace<'_> = Namespace("http://etherx.jabber.org/streams");
 const STREAM_ERRORS: Namespace<'_> = Namespace("urn:ietf:params:xml:ns:xmpp-streams");
 const TLS: Namespace<'_> = Namespace("urn:ietf:params:xml:ns:xmpp-tls");
 
-/// Why a server does not wait for TLS. The texts continue "cannot reach starttls+xmpp://…: ".
+/// Why STARTTLS failed. The messages continue "cannot reach starttls+xmpp://…: ".
 #[derive(Debug, thiserror::Error)]
 pub enum StartTlsError {
-    /// It speaks something else, or XMPP badly.
+    /// It does not speak XMPP, or violates it.
     #[error("it does not answer as an XMPP server does: {0}")]
     NotXmpp(String),
-    /// It has no TLS to offer.
+    /// Its features have no STARTTLS.
     #[error("the XMPP server offers no STARTTLS")]
     NotOffered,
-    /// It has, but not now.
-    #[error("the XMPP server offers STARTTLS and then refuses it; look at its certificate and its log")]
+    /// It offers STARTTLS and then answers with a failure.
+    #[error("the XMPP server offers STARTTLS and then refuses it; check its certificate and its log")]
     Refused,
-    /// It does not want this stream.
+    /// It sent a stream error.
     #[error("the XMPP server ended the stream: {0}; check xmpp_domain")]
     StreamError(String),
-    /// It said something behind `<proceed/>`, in the clear.
-    #[error(
-        "something was said in the clear after the XMPP server agreed to TLS, as an attacker would do it"
-    )]
+    /// It sent plaintext after `<proceed/>`.
+    #[error("data was sent in the clear after the XMPP server agreed to TLS, as in an injection attack")]
     Injected,
-    /// It talks too much.
-    #[error("the XMPP server said more than 64 KiB before TLS")]
+    /// It sent too much.
+    #[error("the XMPP server sent more than 64 KiB before TLS")]
     TooLong,
-    /// It hung up.
+    /// It closed the connection.
     #[error("the XMPP server closed the connection before TLS")]
     Closed,
     /// The connection broke.
     #[error("the connection broke before TLS: {0}")]
     Broken(io::Error),
     /// The deadline came first.
-    #[error("the XMPP server did not get ready for TLS in time")]
+    #[error("the XMPP server did not complete STARTTLS in time")]
     Silent,
 }
 
 impl StartTlsError {
-    /// The end this leads to.
+    /// The reason that a session ends with.
     pub fn reason(&self) -> Reason {
         Reason::BackendTlsFailed
     }
@@ -84,25 +82,25 @@ impl From<io::Error> for StartTlsError {
     }
 }
 
-/// Asks the XMPP server at the other end of `stream` to wait for TLS in the name of `domain`. Afterwards the next byte
-/// either way is one of the TLS handshake.
+/// Negotiates TLS for `domain` with the XMPP server at the other end of `stream`. Afterwards, the next byte in either
+/// direction belongs to the TLS handshake.
 ///
 /// # Errors
-/// Each way to fail is a [`StartTlsError`] of its own; the stream is of no more use then.
+/// [`StartTlsError`] has a variant for each cause; the stream cannot be used any more.
 pub(crate) async fn negotiate<S>(stream: &mut S, domain: &str, deadline: Instant) -> Result<(), StartTlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    timeout_at(deadline, converse(stream, domain)).await.unwrap_or(Err(StartTlsError::Silent))
+    timeout_at(deadline, exchange(stream, domain)).await.unwrap_or(Err(StartTlsError::Silent))
 }
 
-async fn converse<S>(stream: &mut S, domain: &str) -> Result<(), StartTlsError>
+async fn exchange<S>(stream: &mut S, domain: &str) -> Result<(), StartTlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut server = Server::new(stream);
     server
-        .say(&format!(
+        .send(&format!(
             "<?xml version='1.0'?><stream:stream to='{}' version='1.0' xml:lang='en' xmlns='jabber:client' xmlns:stream='{}'>",
             escape(domain),
             STREAM.0
@@ -112,24 +110,24 @@ where
     if !server.features_have_starttls().await? {
         return Err(StartTlsError::NotOffered);
     }
-    server.say(&format!("<starttls xmlns='{}'/>", TLS.0)).await?;
+    server.send(&format!("<starttls xmlns='{}'/>", TLS.0)).await?;
     server.proceed().await?;
-    if server.has_more() { Err(StartTlsError::Injected) } else { Ok(()) }
+    if server.has_unread_bytes() { Err(StartTlsError::Injected) } else { Ok(()) }
 }
 
-/// The server's side of the conversation.
+/// The server's side of the exchange.
 struct Server<'a, S> {
     reader: NsReader<BufReader<Take<&'a mut S>>>,
     buffer: Vec<u8>,
 }
 
-/// A piece of it that matters.
-enum Piece {
+/// The parts of its XML that matter.
+enum XmlEvent {
     Start(Element),
     End,
 }
 
-/// What an element is, as far as that matters here.
+/// The elements that matter here.
 enum Element {
     Stream { version: bool },
     StreamError,
@@ -160,7 +158,7 @@ impl Element {
     }
 }
 
-/// Whether a stream is of version 1.0 or later: features exist since then (RFC 6120 §4.7.5).
+/// Whether a stream is of version 1.0 or later, which introduced features (RFC 6120 §4.7.5).
 fn has_version(start: &BytesStart<'_>) -> bool {
     let version = start.try_get_attribute("version").ok().flatten();
     version.is_some_and(|version| !version.value.starts_with("0."))
@@ -168,45 +166,45 @@ fn has_version(start: &BytesStart<'_>) -> bool {
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
     fn new(stream: &'a mut S) -> Self {
-        let bounded = stream.take(LONGEST as u64);
-        let mut reader = NsReader::from_reader(BufReader::with_capacity(PIECE, bounded));
+        let bounded = stream.take(MAX_EXCHANGE as u64);
+        let mut reader = NsReader::from_reader(BufReader::with_capacity(BUFFER, bounded));
         reader.config_mut().expand_empty_elements = true;
         Self { reader, buffer: Vec::new() }
     }
 
-    async fn say(&mut self, text: &str) -> Result<(), StartTlsError> {
+    async fn send(&mut self, text: &str) -> Result<(), StartTlsError> {
         let stream = self.reader.get_mut().get_mut().get_mut();
         stream.write_all(text.as_bytes()).await?;
         Ok(stream.flush().await?)
     }
 
     async fn stream_header(&mut self) -> Result<(), StartTlsError> {
-        // Other protocols never send what would let the parser see that they are other protocols.
+        // The parser would wait for more input from most other protocols, instead of rejecting them.
         match self.reader.get_mut().fill_buf().await?.first() {
             None => return Err(StartTlsError::Closed),
             Some(b'<') => {}
             Some(_) => return Err(StartTlsError::not_xmpp("it begins with something other than \"<\"")),
         }
         match self.next(0).await? {
-            Piece::Start(Element::Stream { version: true }) => Ok(()),
-            Piece::Start(Element::Stream { version: false }) => Err(StartTlsError::NotOffered),
+            XmlEvent::Start(Element::Stream { version: true }) => Ok(()),
+            XmlEvent::Start(Element::Stream { version: false }) => Err(StartTlsError::NotOffered),
             other => self.unexpected(other).await,
         }
     }
 
     async fn features_have_starttls(&mut self) -> Result<bool, StartTlsError> {
         match self.next(0).await? {
-            Piece::Start(Element::Features) => {}
+            XmlEvent::Start(Element::Features) => {}
             other => return self.unexpected(other).await,
         }
         let (mut depth, mut found) = (1, false);
         while depth > 0 {
             match self.next(depth).await? {
-                Piece::Start(element) => {
+                XmlEvent::Start(element) => {
                     found |= depth == 1 && matches!(element, Element::StartTls);
                     depth += 1;
                 }
-                Piece::End => depth -= 1,
+                XmlEvent::End => depth -= 1,
             }
         }
         Ok(found)
@@ -214,63 +212,63 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
 
     async fn proceed(&mut self) -> Result<(), StartTlsError> {
         match self.next(0).await? {
-            Piece::Start(Element::Proceed) => {}
-            Piece::Start(Element::Failure) => return Err(StartTlsError::Refused),
+            XmlEvent::Start(Element::Proceed) => {}
+            XmlEvent::Start(Element::Failure) => return Err(StartTlsError::Refused),
             other => return self.unexpected(other).await,
         }
         match self.next(0).await? {
-            Piece::End => Ok(()),
+            XmlEvent::End => Ok(()),
             other => self.unexpected(other).await,
         }
     }
 
-    /// What to make of a piece that has no place here: an error of the stream may come at any time.
-    async fn unexpected<T>(&mut self, piece: Piece) -> Result<T, StartTlsError> {
-        match piece {
-            Piece::Start(Element::StreamError) => match self.next(1).await? {
-                Piece::Start(Element::StreamErrorCondition(condition)) => {
+    /// The error for an unexpected event: a stream error may come at any time.
+    async fn unexpected<T>(&mut self, event: XmlEvent) -> Result<T, StartTlsError> {
+        match event {
+            XmlEvent::Start(Element::StreamError) => match self.next(1).await? {
+                XmlEvent::Start(Element::StreamErrorCondition(condition)) => {
                     let shown = condition.chars().filter(|c| c.is_ascii_graphic()).take(QUOTED).collect();
                     Err(StartTlsError::StreamError(shown))
                 }
-                _ => Err(StartTlsError::StreamError("it does not say why".to_owned())),
+                _ => Err(StartTlsError::StreamError("without a reason".to_owned())),
             },
-            Piece::Start(Element::Other(name)) => {
+            XmlEvent::Start(Element::Other(name)) => {
                 Err(StartTlsError::not_xmpp(format_args!("unexpected <{}>", name.escape_debug())))
             }
-            Piece::Start(_) => Err(StartTlsError::not_xmpp("its answers are in the wrong order")),
-            // The end of the stream itself.
-            Piece::End => Err(StartTlsError::Closed),
+            XmlEvent::Start(_) => Err(StartTlsError::not_xmpp("its elements are in the wrong order")),
+            // The end tag of the stream.
+            XmlEvent::End => Err(StartTlsError::Closed),
         }
     }
 
-    /// The next element that begins or ends. Directly in the stream, at depth 0, there is nothing but white space between
-    /// elements; what RFC 6120 §11.1 forbids is an error anywhere.
-    async fn next(&mut self, depth: usize) -> Result<Piece, StartTlsError> {
+    /// The next start or end tag. Directly in the stream, at depth 0, only white space is allowed between elements;
+    /// what RFC 6120 §11.1 forbids is an error at any depth.
+    async fn next(&mut self, depth: usize) -> Result<XmlEvent, StartTlsError> {
         loop {
             self.buffer.clear();
             let event = self.reader.read_resolved_event_into_async(&mut self.buffer).await;
-            let wrong = match event {
+            let error = match event {
                 Ok((namespace, Event::Start(start))) => {
-                    return Ok(Piece::Start(Element::new(namespace, &start)));
+                    return Ok(XmlEvent::Start(Element::new(namespace, &start)));
                 }
-                Ok((_, Event::End(_))) => return Ok(Piece::End),
+                Ok((_, Event::End(_))) => return Ok(XmlEvent::End),
                 Ok((_, Event::Decl(_))) => continue,
                 Ok((_, Event::Text(_) | Event::CData(_) | Event::GeneralRef(_))) if depth > 0 => continue,
                 Ok((_, Event::Text(text))) if text.trim_ascii().is_empty() => continue,
-                Ok((_, Event::Eof)) => return Err(self.end()),
-                Ok(_) => StartTlsError::not_xmpp("there is something between its elements"),
+                Ok((_, Event::Eof)) => return Err(self.end_of_input()),
+                Ok(_) => StartTlsError::not_xmpp("there is text between its elements"),
                 Err(quick_xml::Error::Io(error)) => io::Error::new(error.kind(), error).into(),
                 Err(quick_xml::Error::Syntax(error)) if error != SyntaxError::InvalidBangMarkup => {
-                    return Err(self.end());
+                    return Err(self.end_of_input());
                 }
                 Err(error) => StartTlsError::not_xmpp(error),
             };
-            return Err(wrong);
+            return Err(error);
         }
     }
 
-    /// Why there is nothing more to read.
-    fn end(&self) -> StartTlsError {
+    /// The error for the end of the input.
+    fn end_of_input(&self) -> StartTlsError {
         if self.reader.get_ref().get_ref().limit() == 0 {
             StartTlsError::TooLong
         } else {
@@ -278,8 +276,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
         }
     }
 
-    /// Whether more was read than the conversation is made of.
-    fn has_more(&self) -> bool {
+    /// Whether more was read than the exchange consists of.
+    fn has_unread_bytes(&self) -> bool {
         !self.reader.get_ref().buffer().is_empty()
     }
 }
@@ -297,11 +295,11 @@ mod tests {
 
     const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' from='xmpp.example.com' id='1' \
          xmlns:stream='http://etherx.jabber.org/streams' version='1.0' xml:lang='en'>";
-    /// As Prosody says it, with things that do not matter here.
+    /// Those of Prosody, with elements that do not matter here.
     const FEATURES: &str = "<stream:features><sasl2 xmlns='urn:xmpp:sasl:2'><mechanism>PLAIN</mechanism></sasl2>\
          <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls></stream:features>";
     const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
-    const ASKED: &str = "<?xml version='1.0'?><stream:stream to='xmpp.example.com' version='1.0' xml:lang='en' \
+    const REQUEST: &str = "<?xml version='1.0'?><stream:stream to='xmpp.example.com' version='1.0' xml:lang='en' \
          xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>";
     const STARTTLS: &str = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 
@@ -309,24 +307,24 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
-    /// A server that says `hello` to the stream header and `answer` to `<starttls/>`, and gives back what it heard.
+    /// A server that answers the stream header with `hello` and `<starttls/>` with `answer`; returns what it received.
     fn server(mut stream: DuplexStream, hello: String, answer: String) -> JoinHandle<(DuplexStream, String)> {
         tokio::spawn(async move {
-            let mut heard = String::new();
-            for (asked, said) in [(ASKED, hello), (STARTTLS, answer)] {
-                let mut piece = vec![0; asked.len()];
-                let read = stream.read_exact(&mut piece).await;
-                heard.push_str(std::str::from_utf8(&piece).unwrap().trim_end_matches('\0'));
-                // A client that has heard enough is gone.
-                if read.is_err() || stream.write_all(said.as_bytes()).await.is_err() {
+            let mut received = String::new();
+            for (request, response) in [(REQUEST, hello), (STARTTLS, answer)] {
+                let mut buffer = vec![0; request.len()];
+                let read = stream.read_exact(&mut buffer).await;
+                received.push_str(std::str::from_utf8(&buffer).unwrap().trim_end_matches('\0'));
+                // A client that has failed is gone.
+                if read.is_err() || stream.write_all(response.as_bytes()).await.is_err() {
                     break;
                 }
             }
-            (stream, heard)
+            (stream, received)
         })
     }
 
-    async fn talk(
+    async fn negotiate_with(
         hello: &str,
         answer: &str,
         pipe: usize,
@@ -340,38 +338,38 @@ mod tests {
     async fn refusal(hello: &str, answer: &str) -> StartTlsError {
         let mut errors = Vec::new();
         for pipe in [1, 64 * 1024] {
-            let (result, ..) = talk(hello, answer, pipe).await;
-            errors.push(result.expect_err("this is not what a server should say"));
+            let (result, ..) = negotiate_with(hello, answer, pipe).await;
+            errors.push(result.expect_err("this server should be refused"));
         }
-        assert_eq!(errors[0].to_string(), errors[1].to_string(), "pieces of one byte make a difference");
+        assert_eq!(errors[0].to_string(), errors[1].to_string(), "one byte at a time gives another result");
         assert_eq!(errors[0].reason(), Reason::BackendTlsFailed);
         errors.remove(0)
     }
 
     #[tokio::test]
-    async fn afterwards_the_stream_is_as_good_as_new() {
+    async fn stream_is_ready_for_tls_afterwards() {
         let spelled_out = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'></proceed>";
         let prefixed = "<t:proceed xmlns:t='urn:ietf:params:xml:ns:xmpp-tls' />";
         let spacious = format!("{}\n \n{}", HEADER, FEATURES.replace("><", ">\n<"));
         for pipe in [1, 3, 64 * 1024] {
             for hello in [format!("{HEADER}{FEATURES}"), spacious.clone()] {
                 for proceed in [PROCEED, spelled_out, prefixed] {
-                    let (result, mut ours, server) = talk(&hello, proceed, pipe).await;
+                    let (result, mut ours, server) = negotiate_with(&hello, proceed, pipe).await;
                     result.unwrap_or_else(|error| panic!("{error} ({hello}, {proceed}, {pipe})"));
-                    let (mut theirs, heard) = server.await.unwrap();
-                    assert_eq!(heard, format!("{ASKED}{STARTTLS}"));
+                    let (mut theirs, received) = server.await.unwrap();
+                    assert_eq!(received, format!("{REQUEST}{STARTTLS}"));
                     let (client_hello, server_hello) = tokio::join!(
                         async {
                             ours.write_all(b"client hello").await.unwrap();
-                            let mut heard = [0; 12];
-                            ours.read_exact(&mut heard).await.unwrap();
-                            heard
+                            let mut received = [0; 12];
+                            ours.read_exact(&mut received).await.unwrap();
+                            received
                         },
                         async {
-                            let mut heard = [0; 12];
-                            theirs.read_exact(&mut heard).await.unwrap();
+                            let mut received = [0; 12];
+                            theirs.read_exact(&mut received).await.unwrap();
                             theirs.write_all(b"server hello").await.unwrap();
-                            heard
+                            received
                         }
                     );
                     assert_eq!((&client_hello, &server_hello), (b"server hello", b"client hello"));
@@ -381,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_starttls_there_is_none() {
+    async fn missing_starttls_is_not_offered() {
         let none =
             "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></stream:features>";
         let elsewhere = "<stream:features><x xmlns='y'><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></x></stream:features>";
@@ -398,14 +396,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_a_failure() {
+    async fn failure_is_refused() {
         let failure = "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>";
         let error = refusal(&format!("{HEADER}{FEATURES}"), failure).await;
         assert!(matches!(error, StartTlsError::Refused), "{error:?}");
     }
 
     #[tokio::test]
-    async fn an_error_of_the_stream_is_told_whenever_it_comes() {
+    async fn stream_error_is_reported_at_any_time() {
         let unknown = "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
              <text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>no such host</text></stream:error></stream:stream>";
         for (hello, answer) in [(format!("{HEADER}{unknown}"), ""), (format!("{HEADER}{FEATURES}"), unknown)]
@@ -417,20 +415,20 @@ mod tests {
             );
         }
         let silent = refusal(&format!("{HEADER}<stream:error/></stream:stream>"), "").await;
-        assert!(silent.to_string().contains("it does not say why"), "{silent}");
+        assert!(silent.to_string().contains("without a reason"), "{silent}");
     }
 
     #[tokio::test]
-    async fn what_is_said_behind_proceed_is_refused() {
+    async fn data_after_proceed_is_refused() {
         for more in ["x", " ", "\n", "<iq/>", "</stream:stream>", "\u{16}\u{3}\u{3}"] {
             let (result, ..) =
-                talk(&format!("{HEADER}{FEATURES}"), &format!("{PROCEED}{more}"), 64 * 1024).await;
+                negotiate_with(&format!("{HEADER}{FEATURES}"), &format!("{PROCEED}{more}"), 64 * 1024).await;
             assert!(matches!(result, Err(StartTlsError::Injected)), "{more:?}: {result:?}");
         }
     }
 
     #[tokio::test]
-    async fn other_protocols_are_told_from_xmpp() {
+    async fn other_protocols_are_recognised() {
         for (hello, answer) in [
             ("RFB 003.008\n", ""),
             ("HTTP/1.1 400 Bad Request\r\n\r\n", ""),
@@ -470,14 +468,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_does_not_repeat_a_book() {
+    async fn error_message_has_a_bounded_length() {
         let error = refusal(&format!("{HEADER}<{}>", "x\u{e9}".repeat(10_000)), "").await.to_string();
         assert!(error.len() < 300, "{} bytes", error.len());
     }
 
     #[tokio::test]
-    async fn a_server_that_hangs_up_is_told() {
-        for said in [
+    async fn server_that_closes_is_reported() {
+        for sent in [
             String::new(),
             "<?xml version".into(),
             HEADER[..60].into(),
@@ -487,70 +485,70 @@ mod tests {
         ] {
             for pipe in [1, 64 * 1024] {
                 let (mut ours, mut theirs) = duplex(pipe);
-                let answer = said.clone();
+                let answer = sent.clone();
                 let server = tokio::spawn(async move {
-                    theirs.read_exact(&mut [0; ASKED.len()]).await.unwrap();
-                    // A client that has heard enough is gone.
+                    theirs.read_exact(&mut [0; REQUEST.len()]).await.unwrap();
+                    // A client that has failed is gone.
                     let _ = theirs.write_all(answer.as_bytes()).await;
                 });
                 let error = negotiate(&mut ours, "xmpp.example.com", soon()).await.unwrap_err();
-                assert!(matches!(error, StartTlsError::Closed), "{said}: {error:?}");
+                assert!(matches!(error, StartTlsError::Closed), "{sent}: {error:?}");
                 server.await.unwrap();
             }
         }
     }
 
     #[tokio::test]
-    async fn a_server_that_never_stops_is_stopped() {
+    async fn endless_server_is_cut_off() {
         for endless in ["<a>", "<a/>", "x", " "] {
             let (mut ours, theirs) = duplex(4096);
-            let (mut hears, mut says) = tokio::io::split(theirs);
+            let (mut reader, mut writer) = tokio::io::split(theirs);
             let server = tokio::spawn(async move {
                 let mut sent = 0;
                 let hello =
                     format!("{HEADER}<stream:features>{}", if endless == "x" { "<long-" } else { "" });
-                says.write_all(hello.as_bytes()).await.unwrap();
-                while says.write_all(endless.as_bytes()).await.is_ok() {
+                writer.write_all(hello.as_bytes()).await.unwrap();
+                while writer.write_all(endless.as_bytes()).await.is_ok() {
                     sent += endless.len();
                 }
                 sent
             });
             let listener =
-                tokio::spawn(async move { tokio::io::copy(&mut hears, &mut tokio::io::sink()).await });
+                tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
             let error = negotiate(&mut ours, "xmpp.example.com", soon()).await.unwrap_err();
             let deep = matches!(&error, StartTlsError::NotXmpp(what) if what.contains("deep"));
             assert!(matches!(error, StartTlsError::TooLong) || deep, "{endless:?}: {error:?}");
             drop(ours);
             let sent = server.await.unwrap();
-            assert!(sent <= LONGEST + 8192, "{sent} bytes of {endless:?} were taken");
+            assert!(sent <= MAX_EXCHANGE + 8192, "{sent} bytes of {endless:?} were read");
             listener.abort();
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_ends_with_the_deadline() {
+    async fn silent_server_ends_with_the_deadline() {
         let features = format!("{HEADER}{FEATURES}");
-        for said in ["", HEADER, features.as_str()] {
+        for sent in ["", HEADER, features.as_str()] {
             let (mut ours, mut theirs) = duplex(64 * 1024);
-            theirs.write_all(said.as_bytes()).await.unwrap();
+            theirs.write_all(sent.as_bytes()).await.unwrap();
             let began = Instant::now();
             let deadline = began + Duration::from_secs(5);
             let error = negotiate(&mut ours, "xmpp.example.com", deadline).await.unwrap_err();
-            assert!(matches!(error, StartTlsError::Silent), "{said}: {error:?}");
+            assert!(matches!(error, StartTlsError::Silent), "{sent}: {error:?}");
             assert_eq!(began.elapsed(), Duration::from_secs(5));
         }
     }
 
     #[tokio::test]
-    async fn a_domain_cannot_say_anything_but_its_name() {
+    async fn domain_is_escaped() {
         let (mut ours, mut theirs) = duplex(64 * 1024);
-        let hears = tokio::spawn(async move {
-            let mut heard = vec![0; 200];
-            let read = theirs.read(&mut heard).await.unwrap();
-            String::from_utf8(heard[..read].to_vec()).unwrap()
+        let server = tokio::spawn(async move {
+            let mut received = vec![0; 200];
+            let read = theirs.read(&mut received).await.unwrap();
+            String::from_utf8(received[..read].to_vec()).unwrap()
         });
         let _ = negotiate(&mut ours, "a'/><iq>", soon()).await;
-        let heard = hears.await.unwrap();
-        assert!(heard.contains("to='a&apos;/&gt;&lt;iq&gt;' version"), "{heard}");
+        let received = server.await.unwrap();
+        assert!(received.contains("to='a&apos;/&gt;&lt;iq&gt;' version"), "{received}");
     }
 }

@@ -1,11 +1,10 @@
-//! What a backend is reached by, once it is reached.
+//! An established connection to a backend: TCP, Unix socket or TLS.
 //!
-//! Owns the differences between a TCP socket, a Unix socket and TLS, so that nobody above sees them. Refuses to know how
-//! any of them came about. Invariant: bytes go straight through to the stream underneath, never through a buffer of this
-//! room's own.
+//! Owns the differences between the three, so that callers need not know them. Knows nothing of how the connection was
+//! established. Invariant: reads and writes go straight to the stream underneath, without a buffer in between.
 //!
-//! A TLS backend that is cut off without `close_notify` (RFC 8446 §6.1) is a broken stream, not a closed one: nobody
-//! else can tell the end of what it had to say from an end that was forced upon it.
+//! A TLS connection that ends without `close_notify` (RFC 8446 §6.1) is an error, not an end of stream: otherwise
+//! truncation by an attacker would look like a regular end.
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -19,12 +18,13 @@ pub enum BackendStream {
     Tcp(CountingStream<TcpStream>),
     /// `unix:`
     Unix(CountingStream<UnixStream>),
-    /// `tls://`, and `starttls+xmpp://` once TLS is there. Boxed: a plain session need not carry the room for it.
+    /// `tls://`, and `starttls+xmpp://` after the handshake. Boxed, so that sessions without TLS do not pay for its
+    /// size.
     Tls(Box<TlsStream<CountingStream<TcpStream>>>),
 }
 
 impl BackendStream {
-    /// Bytes the socket has taken so far, TLS included.
+    /// Bytes written to the socket so far, TLS overhead included.
     pub fn bytes_written(&self) -> u64 {
         match self {
             Self::Tcp(stream) => stream.bytes_written(),
@@ -44,27 +44,28 @@ mod tests {
 
     use super::*;
 
-    /// Writes in every way there is and shuts down; the other end must see just that, and the meter must have counted.
+    /// Writes in every way there is and shuts down; the other end must receive just that, and the bytes must be
+    /// counted.
     async fn exercise(mut stream: BackendStream, mut other: impl AsyncRead + AsyncWrite + Unpin) {
         assert!(stream.is_write_vectored());
         stream.write_all(b"one ").await.unwrap();
-        let pieces = [IoSlice::new(b"two "), IoSlice::new(b"three")];
-        assert_eq!(stream.write_vectored(&pieces).await.unwrap(), 9);
+        let buffers = [IoSlice::new(b"two "), IoSlice::new(b"three")];
+        assert_eq!(stream.write_vectored(&buffers).await.unwrap(), 9);
         stream.flush().await.unwrap();
         assert_eq!(stream.bytes_written(), 13);
         stream.shutdown().await.unwrap();
-        let mut heard = String::new();
-        other.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "one two three");
+        let mut received = String::new();
+        other.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "one two three");
         other.write_all(b"four").await.unwrap();
         drop(other);
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "four", "one direction is closed, the other is not");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "four", "half-close: one direction is closed, the other is not");
     }
 
     #[tokio::test]
-    async fn tcp_goes_straight_through() {
+    async fn tcp_is_passed_through() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (other, _) = listener.accept().await.unwrap();
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_unix_socket_goes_straight_through() {
+    async fn unix_socket_is_passed_through() {
         let (stream, other) = UnixStream::pair().unwrap();
         exercise(BackendStream::Unix(CountingStream::new(stream)), other).await;
     }

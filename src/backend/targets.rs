@@ -1,20 +1,21 @@
-//! Targets that a client chooses by a token.
+//! Token files: the backend that a client chooses by a token (the key `targets` of a route).
 //!
-//! Owns the tokens of one route: a file in the form that websockify reads, or a directory of such files, and the
-//! table that is made of it. Each line is `token: host:port`, `token: unix:/path` or `token:` and a whole backend such
-//! as `tls://host:port`; lines that begin with `#` and empty ones say nothing. In a directory, files whose names begin
-//! with `.` or end in `~` are not read: they are somebody's copies, with tokens that may have been taken back.
+//! Owns the tokens of one route, read from a file in websockify's format or from a directory of such files, and the
+//! table that maps them to backends. Each line is `token: host:port`, `token: unix:/path`, or `token:` and a whole
+//! backend such as `tls://host:port`; empty lines and those that begin with `#` are ignored. In a directory, files
+//! whose names begin with `.` or end in `~` are not read: they are copies made by editors, with tokens that may have
+//! been revoked.
 //!
-//! Refuses to know requests and sessions: a session keeps the target it was given. Invariants: a lookup reads no
-//! file; a client names no host, only a token that somebody wrote down; the table is always one that was read whole,
-//! without an error; no token is kept, shown by Debug or written to the log.
+//! Knows nothing of requests and sessions: a session keeps its backend when the table changes. Invariants: a lookup
+//! reads no file; a client cannot name a host, only a token that the operator wrote; the table always holds a
+//! complete, valid version of the files; no token is stored, shown by Debug or logged.
 //!
 //! # Timing
 //! What a client sends is never compared with a token. Of both, only a digest under a random key of this process
 //! (HMAC-SHA-256) is known. How long the digest takes depends on the length of what the client sent. Where the table
-//! then looks, and where two digests begin to differ, depends on bits that a client can neither foresee nor choose,
-//! so that no guess can be better than another; and the comparison does not end early anyway. The number of tokens
-//! does not matter either, as it would to a comparison with each.
+//! then looks, and where two digests begin to differ, depends on bits that a client can neither predict nor choose,
+//! so that no guess is better than another; and the comparison does not end early anyway. The number of tokens does
+//! not matter either, as it would to a comparison with each.
 
 mod file;
 
@@ -24,40 +25,36 @@ use std::{
     hash::{Hash, Hasher},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac, rand::SystemRandom};
 use parking_lot::{Mutex, RwLock};
-use tokio::{
-    task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval_at},
-};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::file::TargetsError;
-use self::file::{File, Read, files};
-use crate::config::{Backend, RoutePath, Secret, TokenFile};
+use self::file::{Contents, File, files};
+use crate::{
+    config::{Backend, RoutePath, Secret, TokenFile},
+    watched_file::{self, ChangeTracker, Event, Loaded},
+};
 
-/// How often the files are looked at.
-const EVERY: Duration = Duration::from_secs(1);
-
-/// The token that a request shows: that of `?token=…`, or else what `*` stands for in the path of the `route`, from
-/// its last slash on. Percent-decoded; a `+` is a `+`, for no token has a space in it. `None` when there is no token,
-/// when there are two, or when it is no text.
+/// The token of a request: the value of `?token=…`, or else the last segment of what `*` stands for in the path of
+/// `route`. Percent-decoded; a `+` is a `+`, because no token contains a space. `None` if there is no token, if there
+/// are two, or if it is not UTF-8.
 pub(crate) fn token_of(route: &RoutePath, path: &str, query: Option<&str>) -> Option<Secret> {
     let pairs = query.into_iter().flat_map(|query| query.split('&'));
     let mut values = pairs.filter_map(|pair| pair.strip_prefix("token="));
-    let written = match (values.next(), values.next(), route) {
+    let encoded = match (values.next(), values.next(), route) {
         (Some(value), None, _) => value,
         (None, _, RoutePath::Prefix(prefix)) => path.strip_prefix(prefix.as_str())?.rsplit('/').next()?,
         (Some(_), Some(_), _) | (None, _, RoutePath::Exact(_)) => return None,
     };
-    let token = String::from_utf8(percent_decoded(written)?).ok()?;
+    let token = String::from_utf8(percent_decoded(encoded)?).ok()?;
     (!token.is_empty()).then(|| Secret::new(token))
 }
 
-/// RFC 3986 §2.1. `None` when two hexadecimal digits do not follow a percent sign.
+/// Decodes RFC 3986 §2.1. `None` if a percent sign is not followed by two hexadecimal digits.
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
@@ -73,12 +70,13 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-/// Which token leads where.
+/// Maps tokens to backends.
 pub(crate) struct TokenTable {
     path: PathBuf,
     key: hmac::Key,
     targets: RwLock<Arc<Targets>>,
-    watch_state: Mutex<WatchState>,
+    /// Compares the list of files with their stamps; `None` if that cannot be read.
+    tracker: Mutex<ChangeTracker<Option<Vec<File>>>>,
 }
 
 type Targets = HashMap<Digest, Backend>;
@@ -92,85 +90,66 @@ impl TokenTable {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| TargetsError::NoRandomKey)?;
         let files = files(&file.path)?;
-        let targets = Read::of(&files, &key)?.targets;
+        let targets = Contents::read(&files, &key)?.targets;
         Ok(Arc::new(Self {
             path: file.path.clone(),
             key,
             targets: RwLock::new(Arc::new(targets)),
-            watch_state: Mutex::new(WatchState { files: Some(files), is_confirmed: false, is_bad: false }),
+            tracker: Mutex::new(ChangeTracker::new(Some(files), Instant::now())),
         }))
     }
 
-    /// Where `token` leads. How long the answer takes tells nothing of any token but this one.
+    /// The backend of `token`. The time of a lookup depends on this token only, and on no other.
     pub(crate) fn find(&self, token: &Secret) -> Option<Backend> {
         self.current().get(&Digest::of(&self.key, token.expose())).cloned()
     }
 
-    /// Where tokens lead, each target once and in the order of their writing. Nothing tells which token leads where.
+    /// The backends of all tokens, each once and sorted by their URLs, so that the order reveals nothing about tokens.
     pub(crate) fn backends(&self) -> Vec<Backend> {
         let targets = self.current();
-        let mut written: Vec<(String, &Backend)> =
+        let mut urls: Vec<(String, &Backend)> =
             targets.values().map(|backend| (backend.to_string(), backend)).collect();
-        written.sort_by(|one, other| one.0.cmp(&other.0));
-        written.dedup_by(|one, other| one.0 == other.0);
-        written.into_iter().map(|(_, backend)| backend.clone()).collect()
+        urls.sort_by(|one, other| one.0.cmp(&other.0));
+        urls.dedup_by(|one, other| one.0 == other.0);
+        urls.into_iter().map(|(_, backend)| backend.clone()).collect()
     }
 
-    /// How many tokens there are.
-    pub(crate) fn len(&self) -> usize {
-        self.current().len()
-    }
-
-    /// Looks once a second whether the files have changed, and reads them if so, until `stop` is cancelled. Files that
-    /// have an error in them change nothing; that is logged once, with file and line.
+    /// Reads the files again when they change (hot reload), until `stop` is cancelled. Invalid files change nothing;
+    /// that is logged once, with file and line.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut clock = interval_at(Instant::now() + EVERY, EVERY);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let look = async {
-            loop {
-                clock.tick().await;
-                let table = Arc::clone(&self);
-                // Files can be far away; a panic has been reported by its hook, and the next look is as good as any.
-                let _ = spawn_blocking(move || table.look()).await;
-            }
-        };
-        stop.run_until_cancelled(look).await;
+        watched_file::poll(move || self.check(), stop).await;
     }
 
-    /// Reads the files if they have changed. Each change is read when it is seen, and once more at the next look:
-    /// timestamps are too coarse to tell two changes in quick succession, and what is wrong at first may only be
-    /// the beginning of what somebody is still writing.
-    fn look(&self) {
-        let mut watch_state = self.watch_state.lock();
+    /// Reads the files if they have changed, and installs what they hold if it is valid.
+    fn check(&self) {
         let found = files(&self.path);
-        let files = found.as_ref().ok().cloned();
-        let is_new = files != watch_state.files;
-        if !is_new && watch_state.is_confirmed {
-            return;
-        }
-        (watch_state.files, watch_state.is_confirmed) = (files, !is_new);
-        match found.and_then(|files| Read::of(&files, &self.key)) {
-            Ok(read) if is_new && read.may_go_on => {}
-            Ok(read) => {
-                let is_news = read.targets != *self.current();
-                let tokens = read.targets.len();
-                *self.targets.write() = Arc::new(read.targets);
-                if std::mem::take(&mut watch_state.is_bad) || is_news {
-                    tracing::info!(path = %self.path.display(), tokens, "tokens reloaded");
-                }
+        let stamps = found.as_ref().ok().cloned();
+        let event = self.tracker.lock().check(stamps, Instant::now(), || {
+            let Contents { targets, is_partial } = Contents::read(&found?, &self.key)?;
+            let is_current = targets == *self.current();
+            Ok(Loaded { value: targets, is_current, is_partial })
+        });
+        match event {
+            Event::None => {}
+            Event::Replaced(targets) | Event::Recovered(targets) => {
+                let tokens = targets.len();
+                *self.targets.write() = Arc::new(targets);
+                tracing::info!(path = %self.path.display(), tokens, "tokens reloaded");
             }
-            Err(_) if is_new => {}
-            Err(error) => {
-                watch_state.is_bad = true;
-                let tokens = self.len();
+            Event::Rejected(error) => {
+                let error: TargetsError = error;
                 tracing::warn!(
                     path = %self.path.display(),
-                    tokens,
+                    tokens = self.len(),
                     detail = %error,
-                    "tokens not reloaded: those read before stay valid until this is mended"
+                    "tokens not reloaded: the previous ones stay valid"
                 );
             }
         }
+    }
+
+    fn len(&self) -> usize {
+        self.current().len()
     }
 
     fn current(&self) -> Arc<Targets> {
@@ -180,11 +159,14 @@ impl TokenTable {
 
 impl fmt::Debug for TokenTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("path", &self.path).field("tokens", &self.len()).finish_non_exhaustive()
+        f.debug_struct("TokenTable")
+            .field("path", &self.path)
+            .field("tokens", &self.len())
+            .finish_non_exhaustive()
     }
 }
 
-/// A token, as far as it is known here.
+/// All that is kept of a token.
 #[derive(Clone, Copy)]
 struct Digest([u8; 32]);
 
@@ -205,21 +187,10 @@ impl PartialEq for Digest {
 impl Eq for Digest {}
 
 impl Hash for Digest {
-    // Every part of a digest is as good as all of it.
+    // The bits of a digest are uniformly distributed: any of them are as good as all.
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0[..8]);
     }
-}
-
-/// What was read last.
-#[derive(Debug)]
-struct WatchState {
-    /// `None` when there was nothing to read.
-    files: Option<Vec<File>>,
-    /// Whether it was read twice.
-    is_confirmed: bool,
-    /// Whether somebody waits to hear that it is good again.
-    is_bad: bool,
 }
 
 #[cfg(test)]
@@ -230,6 +201,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::{super::test_log::Log, *};
+    use crate::watched_file::CHECK_INTERVAL;
 
     fn table(path: PathBuf) -> Arc<TokenTable> {
         TokenTable::open(&TokenFile { path }).unwrap()
@@ -239,17 +211,17 @@ mod tests {
         table.find(&Secret::new(token)).map(|backend| backend.to_string())
     }
 
-    fn leads(table: &TokenTable, token: &str, backend: &str) -> bool {
+    fn has(table: &TokenTable, token: &str, backend: &str) -> bool {
         find(table, token).as_deref() == Some(backend)
     }
 
-    /// A directory with one token file in it, and its table.
-    struct Desk {
+    /// A directory with one token file in it, and the table of that file.
+    struct Fixture {
         directory: TempDir,
         table: Arc<TokenTable>,
     }
 
-    impl Desk {
+    impl Fixture {
         fn new() -> Self {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("tokens.cfg");
@@ -265,7 +237,7 @@ mod tests {
             fs::write(self.file(), text).unwrap();
         }
 
-        /// As careful programs write.
+        /// Replaces the file atomically.
         fn rename_into_place(&self, text: &str) {
             let draft = self.directory.path().join("draft");
             fs::write(&draft, text).unwrap();
@@ -274,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_leads_to_its_target_and_nothing_else_leads_anywhere() {
-        let desk = Desk::new();
-        desk.write("alice: 10.0.0.1:5900\nbob: tls://vnc.example:5901\neve:   unix:/run/eve.sock\n");
-        let table = table(desk.file());
+    fn only_an_exact_token_has_a_backend() {
+        let fixture = Fixture::new();
+        fixture.write("alice: 10.0.0.1:5900\nbob: tls://vnc.example:5901\neve:   unix:/run/eve.sock\n");
+        let table = table(fixture.file());
         assert_eq!(table.len(), 3);
-        assert!(leads(&table, "alice", "tcp://10.0.0.1:5900"));
-        assert!(leads(&table, "bob", "tls://vnc.example:5901"));
-        assert!(leads(&table, "eve", "unix:/run/eve.sock"));
+        assert!(has(&table, "alice", "tcp://10.0.0.1:5900"));
+        assert!(has(&table, "bob", "tls://vnc.example:5901"));
+        assert!(has(&table, "eve", "unix:/run/eve.sock"));
         for token in
             ["", "Alice", "alice ", "alic", "alicee", "10.0.0.1:5900", "tcp://10.0.0.1:5900", "alice:"]
         {
@@ -290,135 +262,130 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_told_once_each_and_without_their_tokens() {
-        let desk = Desk::new();
-        desk.write(
+    fn backends_are_listed_once_each_without_tokens() {
+        let fixture = Fixture::new();
+        fixture.write(
             "zoe: 10.0.0.1:5900\nbob: unix:/run/eve.sock\nann: 10.0.0.1:5900\neve: tls://a.example:1\n",
         );
-        let told: Vec<String> = table(desk.file()).backends().iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["tcp://10.0.0.1:5900", "tls://a.example:1", "unix:/run/eve.sock"]);
+        let listed: Vec<String> = table(fixture.file()).backends().iter().map(ToString::to_string).collect();
+        assert_eq!(listed, ["tcp://10.0.0.1:5900", "tls://a.example:1", "unix:/run/eve.sock"]);
     }
 
     #[test]
     fn a_lookup_reads_no_file() {
-        let desk = Desk::new();
-        fs::remove_file(desk.file()).unwrap();
-        assert!(leads(&desk.table, "old", "tcp://10.0.0.1:5900"));
+        let fixture = Fixture::new();
+        fs::remove_file(fixture.file()).unwrap();
+        assert!(has(&fixture.table, "old", "tcp://10.0.0.1:5900"));
     }
 
     #[test]
-    fn what_changes_is_taken_at_the_next_look() {
+    fn change_is_loaded_at_the_next_check() {
         let (log, _guard) = Log::capture();
-        let desk = Desk::new();
-        desk.table.look();
-        desk.table.look();
+        let fixture = Fixture::new();
+        fixture.table.check();
+        fixture.table.check();
         assert_eq!(log.take(), [""; 0], "nothing has changed");
-        for (nth, write) in [Desk::write, Desk::rename_into_place].into_iter().enumerate() {
-            write(&desk, &format!("new{nth}: 10.0.0.2:5900\nmore{nth}: 10.0.0.3:5900\n"));
-            desk.table.look();
-            assert!(leads(&desk.table, &format!("new{nth}"), "tcp://10.0.0.2:5900"));
-            assert_eq!(find(&desk.table, "old"), None, "it was taken back");
-            let line = format!("INFO tokens reloaded path={} tokens=2", desk.file().display());
+        for (nth, write) in [Fixture::write, Fixture::rename_into_place].into_iter().enumerate() {
+            write(&fixture, &format!("new{nth}: 10.0.0.2:5900\nmore{nth}: 10.0.0.3:5900\n"));
+            fixture.table.check();
+            assert!(has(&fixture.table, &format!("new{nth}"), "tcp://10.0.0.2:5900"));
+            assert_eq!(find(&fixture.table, "old"), None, "it was revoked");
+            let line = format!("INFO tokens reloaded path={} tokens=2", fixture.file().display());
             assert_eq!(log.take(), [line]);
-            desk.table.look();
-            desk.table.look();
-            assert_eq!(log.take(), [""; 0], "it was said already");
+            fixture.table.check();
+            fixture.table.check();
+            assert_eq!(log.take(), [""; 0], "it was logged already");
         }
     }
 
     #[test]
-    fn a_bad_file_changes_nothing_and_is_named_once() {
+    fn invalid_file_changes_nothing_and_is_logged_once() {
         let (log, _guard) = Log::capture();
-        let desk = Desk::new();
-        desk.write("# of today\nsecret-token: 10.0.0.2:5900\nother-secret 10.0.0.3:5900\n");
+        let fixture = Fixture::new();
+        fixture.write("# of today\nsecret-token: 10.0.0.2:5900\nother-secret 10.0.0.3:5900\n");
         for _ in 0..4 {
-            desk.table.look();
-            assert!(leads(&desk.table, "old", "tcp://10.0.0.1:5900"));
-            assert_eq!(find(&desk.table, "secret-token"), None);
+            fixture.table.check();
+            assert!(has(&fixture.table, "old", "tcp://10.0.0.1:5900"));
+            assert_eq!(find(&fixture.table, "secret-token"), None);
         }
-        let file = desk.file().display().to_string();
+        let file = fixture.file().display().to_string();
         let lines = log.take();
         assert_eq!(
             lines,
             [format!(
-                "WARN tokens not reloaded: those read before stay valid until this is mended path={file} tokens=1 \
-                 detail={file}:3: this is not of the form \"token: host:port\"; a colon and a space divide the two"
+                "WARN tokens not reloaded: the previous ones stay valid path={file} tokens=1 \
+                 detail={file}:3: this is not of the form \"token: host:port\"; separate the two by a colon and a space"
             )]
         );
-        // Another mistake is another line.
-        desk.write("secret-token: 10.0.0.2\n");
-        (0..3).for_each(|_| desk.table.look());
+        // Another mistake is logged again.
+        fixture.write("secret-token: 10.0.0.2\n");
+        (0..3).for_each(|_| fixture.table.check());
         let lines = log.take();
-        assert!(
-            lines.len() == 1 && lines[0].contains("tokens.cfg:1: the target is none: the port"),
-            "{lines:?}"
-        );
-        // Whoever mends it is told so, even if nothing is new.
-        desk.write("old: 10.0.0.1:5900\n");
-        (0..3).for_each(|_| desk.table.look());
+        assert!(lines.len() == 1 && lines[0].contains("tokens.cfg:1: invalid target: the port"), "{lines:?}");
+        // Recovery is logged even if the tokens are the same as before.
+        fixture.write("old: 10.0.0.1:5900\n");
+        (0..3).for_each(|_| fixture.table.check());
         assert_eq!(log.take(), [format!("INFO tokens reloaded path={file} tokens=1")]);
     }
 
     #[test]
-    fn a_file_that_is_being_written_is_waited_for() {
+    fn half_written_file_is_not_used() {
         let (log, _guard) = Log::capture();
-        let desk = Desk::new();
+        let fixture = Fixture::new();
         for half in ["", "new: 10.0.0.2:59", "new: 10.0.0.2:5900\nmore", "new: 10.0.0.2:5900\nmore: 10.0"] {
-            desk.write(half);
-            desk.table.look();
-            assert!(leads(&desk.table, "old", "tcp://10.0.0.1:5900"), "{half:?} was taken");
+            fixture.write(half);
+            fixture.table.check();
+            assert!(has(&fixture.table, "old", "tcp://10.0.0.1:5900"), "{half:?} was used");
         }
         assert_eq!(log.take(), [""; 0]);
-        desk.write("new: 10.0.0.2:5900\nmore: 10.0.0.3:5900\n");
-        desk.table.look();
-        assert!(leads(&desk.table, "more", "tcp://10.0.0.3:5900"));
-        assert_eq!(find(&desk.table, "old"), None);
+        fixture.write("new: 10.0.0.2:5900\nmore: 10.0.0.3:5900\n");
+        fixture.table.check();
+        assert!(has(&fixture.table, "more", "tcp://10.0.0.3:5900"));
+        assert_eq!(find(&fixture.table, "old"), None);
     }
 
     #[test]
-    fn a_last_line_without_an_end_is_taken_once_it_stays_so() {
-        let desk = Desk::new();
+    fn last_line_without_newline_is_used_after_the_second_read() {
+        let fixture = Fixture::new();
         for (text, tokens) in [("new: 10.0.0.2:5900\nmore: 10.0.0.3:5900", 2), ("", 0)] {
-            desk.write(text);
-            desk.table.look();
-            desk.table.look();
-            assert_eq!(desk.table.len(), tokens, "{text:?}");
+            fixture.write(text);
+            fixture.table.check();
+            fixture.table.check();
+            assert_eq!(fixture.table.len(), tokens, "{text:?}");
         }
     }
 
     #[test]
-    fn a_second_change_within_one_tick_of_the_clock_is_not_missed() {
-        let desk = Desk::new();
-        let before = fs::metadata(desk.file()).unwrap();
-        desk.write("new: 10.0.0.2:5900\n");
-        desk.table.look();
-        // Same size, and as if in the same tick: only what is read says that it has changed.
-        desk.write("now: 10.0.0.2:5900\n");
-        let mut watch_state = desk.table.watch_state.lock();
+    fn second_change_within_one_timestamp_is_not_missed() {
+        let fixture = Fixture::new();
+        let before = fs::metadata(fixture.file()).unwrap();
+        fixture.write("new: 10.0.0.2:5900\n");
+        fixture.table.check();
+        // Same size, and as if with the same timestamp: only the contents tell that it has changed.
+        fixture.write("now: 10.0.0.2:5900\n");
         assert_eq!(before.len(), 19);
-        watch_state.files = Some(files(&desk.file()).unwrap());
-        drop(watch_state);
-        desk.table.look();
-        assert!(leads(&desk.table, "now", "tcp://10.0.0.2:5900"));
-        assert_eq!(find(&desk.table, "new"), None);
+        fixture.table.tracker.lock().set_stamps(Some(files(&fixture.file()).unwrap()));
+        fixture.table.check();
+        assert!(has(&fixture.table, "now", "tcp://10.0.0.2:5900"));
+        assert_eq!(find(&fixture.table, "new"), None);
     }
 
     #[test]
-    fn a_file_that_is_gone_takes_no_token_back_and_may_return() {
+    fn missing_file_revokes_no_token_and_may_come_back() {
         let (log, _guard) = Log::capture();
-        let desk = Desk::new();
-        fs::remove_file(desk.file()).unwrap();
-        (0..3).for_each(|_| desk.table.look());
-        assert!(leads(&desk.table, "old", "tcp://10.0.0.1:5900"));
+        let fixture = Fixture::new();
+        fs::remove_file(fixture.file()).unwrap();
+        (0..3).for_each(|_| fixture.table.check());
+        assert!(has(&fixture.table, "old", "tcp://10.0.0.1:5900"));
         let lines = log.take();
         assert!(lines.len() == 1 && lines[0].contains("cannot read the tokens in"), "{lines:?}");
-        desk.write("new: 10.0.0.2:5900\n");
-        desk.table.look();
-        assert!(leads(&desk.table, "new", "tcp://10.0.0.2:5900"));
+        fixture.write("new: 10.0.0.2:5900\n");
+        fixture.table.check();
+        assert!(has(&fixture.table, "new", "tcp://10.0.0.2:5900"));
     }
 
     #[test]
-    fn the_files_of_a_directory_are_one_table() {
+    fn files_of_a_directory_are_one_table() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::write(at("a"), "alice: 10.0.0.1:5900\n").unwrap();
@@ -431,15 +398,15 @@ mod tests {
         assert_eq!(table.len(), 1);
         fs::write(at("b"), "bob: 10.0.0.2:5900\n").unwrap();
         std::os::unix::fs::symlink(at("nested/c"), at("c")).unwrap();
-        table.look();
+        table.check();
         assert_eq!(["alice", "bob", "carol"].map(|token| find(&table, token).is_some()), [true; 3]);
         fs::remove_file(at("a")).unwrap();
-        table.look();
+        table.check();
         assert_eq!(["alice", "bob", "carol"].map(|token| find(&table, token).is_some()), [false, true, true]);
     }
 
     #[test]
-    fn a_change_behind_a_link_is_seen() {
+    fn change_behind_a_link_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for (version, token) in [("1", "one"), ("2", "two")] {
@@ -451,19 +418,19 @@ mod tests {
         assert!(find(&table, "one").is_some());
         std::os::unix::fs::symlink(at("2"), at("next")).unwrap();
         fs::rename(at("next"), at("current")).unwrap();
-        table.look();
+        table.check();
         assert_eq!(["one", "two"].map(|token| find(&table, token).is_some()), [false, true]);
     }
 
     #[test]
-    fn a_bad_file_at_the_start_is_an_error() {
-        let desk = Desk::new();
-        desk.write("alice: 10.0.0.1:5900\n\nbob\n");
-        let error = TokenTable::open(&TokenFile { path: desk.file() }).unwrap_err().to_string();
-        assert!(error.ends_with("tokens.cfg:3: this is not of the form \"token: host:port\"; a colon and a space divide the two"), "{error}");
+    fn invalid_file_at_startup_is_an_error() {
+        let fixture = Fixture::new();
+        fixture.write("alice: 10.0.0.1:5900\n\nbob\n");
+        let error = TokenTable::open(&TokenFile { path: fixture.file() }).unwrap_err().to_string();
+        assert!(error.ends_with("tokens.cfg:3: this is not of the form \"token: host:port\"; separate the two by a colon and a space"), "{error}");
         let error = TokenTable::open(&TokenFile { path: "/dev/null".into() }).unwrap_err().to_string();
         assert_eq!(error, "/dev/null is neither a file nor a directory; name a file with tokens");
-        let error = TokenTable::open(&TokenFile { path: desk.directory.path().join("none") })
+        let error = TokenTable::open(&TokenFile { path: fixture.directory.path().join("none") })
             .unwrap_err()
             .to_string();
         assert!(
@@ -473,48 +440,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_watch_looks_every_second_and_ends_when_it_is_told_to() {
-        let desk = Desk::new();
+    async fn watch_checks_every_second_and_ends_when_stopped() {
+        let fixture = Fixture::new();
         let stop = CancellationToken::new();
-        let watch = tokio::spawn(Arc::clone(&desk.table).watch(stop.clone()));
-        desk.write("new: 10.0.0.2:5900\n");
-        tokio::time::sleep(EVERY / 2).await;
-        assert!(find(&desk.table, "old").is_some(), "it looked too early");
-        tokio::time::sleep(EVERY).await;
-        assert!(find(&desk.table, "new").is_some(), "it did not look");
+        let watch = tokio::spawn(Arc::clone(&fixture.table).watch(stop.clone()));
+        fixture.write("new: 10.0.0.2:5900\n");
+        tokio::time::sleep(CHECK_INTERVAL / 2).await;
+        assert!(find(&fixture.table, "old").is_some(), "checked too early");
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        assert!(find(&fixture.table, "new").is_some(), "not checked");
         stop.cancel();
         watch.await.unwrap();
-        desk.write("late: 10.0.0.2:5900\n");
-        tokio::time::sleep(EVERY * 5).await;
-        assert!(find(&desk.table, "new").is_some(), "it still looks");
-        assert_eq!(Arc::strong_count(&desk.table), 1, "somebody still holds the table");
+        fixture.write("late: 10.0.0.2:5900\n");
+        tokio::time::sleep(CHECK_INTERVAL * 5).await;
+        assert!(find(&fixture.table, "new").is_some(), "still checking");
+        assert_eq!(Arc::strong_count(&fixture.table), 1, "the table is still referenced");
     }
 
     #[test]
-    fn lookups_and_reloads_do_not_disturb_each_other() {
-        let desk = Desk::new();
+    fn lookups_and_reloads_run_concurrently() {
+        let fixture = Fixture::new();
         thread::scope(|scope| {
-            let looks = scope.spawn(|| {
+            let checks = scope.spawn(|| {
                 for round in 0..50 {
-                    desk.rename_into_place(&format!(
+                    fixture.rename_into_place(&format!(
                         "old: 10.0.0.1:5900\nround: 10.0.0.2:{}\n",
                         1000 + round
                     ));
-                    desk.table.look();
+                    fixture.table.check();
                 }
             });
-            while !looks.is_finished() {
-                assert!(leads(&desk.table, "old", "tcp://10.0.0.1:5900"));
+            while !checks.is_finished() {
+                assert!(has(&fixture.table, "old", "tcp://10.0.0.1:5900"));
             }
         });
-        assert!(leads(&desk.table, "round", "tcp://10.0.0.2:1049"));
+        assert!(has(&fixture.table, "round", "tcp://10.0.0.2:1049"));
     }
 
     #[test]
     fn debug_shows_no_token() {
-        let desk = Desk::new();
+        let fixture = Fixture::new();
         let token = token_of(&RoutePath::Prefix("/".into()), "/old", None).unwrap();
-        let shown = format!("{:?} {token:?} {:?}", desk.table, desk.table.watch_state);
+        let shown = format!("{:?} {token:?} {:?}", fixture.table, fixture.table.tracker);
         assert!(shown.contains("tokens: 1") && !shown.contains("old"), "{shown}");
     }
 
@@ -528,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_a_query_is_the_only_one_in_it() {
+    fn token_of_a_query_must_be_unique() {
         for (query, token) in [
             ("token=alice", Some("alice")),
             ("a=b&token=alice&c", Some("alice")),
@@ -554,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_a_path_is_what_the_route_leaves_open() {
+    fn token_of_a_path_is_its_last_segment() {
         for (path, token) in [
             ("/desk/alice", Some("alice")),
             ("/desk/b%C3%BCro", Some("büro")),
@@ -568,11 +535,11 @@ mod tests {
             assert_eq!(last_segment(path).as_deref(), token, "{path}");
         }
         let exact = RoutePath::Exact("/desk/alice".into());
-        assert!(token_of(&exact, "/desk/alice", None).is_none(), "the client chose nothing here");
+        assert!(token_of(&exact, "/desk/alice", None).is_none(), "an exact route has no token in its path");
     }
 
     #[test]
-    fn the_query_goes_before_the_path() {
+    fn query_takes_precedence_over_path() {
         let route = RoutePath::Prefix("/desk/".into());
         let token = |query| token_of(&route, "/desk/alice", query).map(|token| token.expose().to_owned());
         assert_eq!(token(Some("token=bob")).as_deref(), Some("bob"));
@@ -583,7 +550,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_percent_encoded_is_decoded_again(token in "\\PC{1,20}", plain in "[a-zA-Z0-9._~-]{1,20}") {
+        fn percent_encoding_round_trips(token in "\\PC{1,20}", plain in "[a-zA-Z0-9._~-]{1,20}") {
             let encoded: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
             prop_assert_eq!(exact(&format!("token={encoded}")), Some(token.clone()));
             prop_assert_eq!(last_segment(&format!("/desk/{encoded}")), Some(token));

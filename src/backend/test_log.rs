@@ -1,4 +1,4 @@
-//! What is logged, for tests to read.
+//! Captures log lines for tests.
 
 use std::{
     io::{self, Write},
@@ -10,14 +10,14 @@ use tracing::{
     subscriber::{DefaultGuard, set_default},
 };
 
-/// The lines that are logged on this thread, as long as the guard lives.
+/// The lines that are logged on this thread until the guard is dropped.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub(super) fn capture() -> (Self, DefaultGuard) {
-        // While there is no more than one subscriber, tracing asks that of the thread which comes to a log line first
-        // whether anybody wants the line, ever. That may be the thread of another test, which has none.
+        // While there is only one subscriber, tracing caches for each call site whether it is enabled, as seen by the
+        // thread that reaches it first. That may be the thread of another test, which has no subscriber.
         static SECOND: OnceLock<Dispatch> = OnceLock::new();
         SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
         let log = Self::default();
@@ -30,7 +30,7 @@ impl Log {
         (log, set_default(subscriber.finish()))
     }
 
-    /// The lines since this was last asked.
+    /// The lines since the last call.
     pub(super) fn take(&self) -> Vec<String> {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
         String::from_utf8(bytes).unwrap().lines().map(|line| line.trim().to_owned()).collect()

@@ -15,7 +15,7 @@ use crate::{
     outcome::Reason,
     transport::{
         peer,
-        proxy_protocol::{self, ProxyHeader, Speaker},
+        proxy_protocol::{self, Initiator, ProxyHeader},
         socket::Socket,
         stream::ClientStream,
         tls::TlsAccept,
@@ -48,17 +48,17 @@ impl ConnectionInfo {
         settings: &ListenerSettings,
         log_line: &mut AccessLogLine,
     ) -> Result<Self, Reason> {
-        let ProxyHeader { client, destination, speaker } =
+        let ProxyHeader { client, destination, initiator } =
             proxy_protocol::read(socket, self.peer, &settings.trusted_proxies).await.map_err(|error| {
                 log_line.detail = Some(error.to_string());
                 Reason::ProxyHeaderInvalid
             })?;
         log_line.peer = client;
-        let proxied = match speaker {
-            Speaker::Client => peer::is_trusted(&settings.trusted_proxies, client.ip()),
-            Speaker::Proxy => true,
+        let proxied = match initiator {
+            Initiator::Client => peer::is_trusted(&settings.trusted_proxies, client.ip()),
+            Initiator::Proxy => true,
             // The proxy itself made the connection, but its requests can be those of an untrusted client.
-            Speaker::Unknown => false,
+            Initiator::Unknown => false,
         };
         Ok(Self { peer: client, local: destination.unwrap_or(self.local), proxied, ..self })
     }

@@ -164,7 +164,7 @@ fn load_tls(
             Tls::load(identity, listener.min_tls, previous.as_ref()).map_err(|cause| {
                 // The caller reports this failure, so the watcher of these files need not report it again.
                 if let Some(previous) = &previous {
-                    previous.certificate().refused(identity);
+                    previous.certificate().mark_rejected(identity);
                 }
                 StartError::Identity { file: file.to_owned(), number: index + 1, cause: Box::new(cause) }
             })

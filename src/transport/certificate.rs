@@ -1,18 +1,14 @@
-//! A certificate and its key: read as a pair, shown as a pair, renewed as a pair.
+//! Certificate and key of a listener: loaded as a pair, presented as a pair, reloaded as a pair (hot reload).
 //!
-//! Owns which pair a listener shows, and when its files are read again. Refuses to know handshakes. Invariants: both files
-//! are read before either is believed, and what does not belong together, is not whole or has expired is never shown in
-//! place of what was good; each handshake sees one pair; what is wrong is said once for each change of the files.
-//!
-//! Files are looked at once a second, by their metadata, rather than watched through the kernel. A look follows every link,
-//! so that it sees one that was swapped anywhere on the way (`/etc/letsencrypt/live`, the `..data` of Kubernetes), and works
-//! for files that were mounted from elsewhere, of which the kernel here would tell nothing.
+//! Owns which pair a listener presents, and whether a renewed one may replace it. Knows nothing of handshakes; when
+//! files are read again is decided by [`watched_file`](crate::watched_file). Invariants: both files are read and
+//! validated before either is used; a pair that does not match, is incomplete or has expired never replaces a good
+//! one; each handshake sees one consistent pair; a problem is logged once per change of the files.
 
 use std::{
-    fs::{self, Metadata},
-    io,
+    fs,
     os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,231 +16,149 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use rustls::{
     crypto::aws_lc_rs,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tokio::time::Instant;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::config::Identity;
+use crate::{
+    config::Identity,
+    pem::{PemError, PemSource, certificates, private_key, read_pem},
+    watched_file::{ChangeTracker, Event, Loaded, Stamp},
+};
 
-/// What nobody but the owner and the group may do with a key.
+/// The permission bits of other users.
 const OTHERS: u32 = 0o007;
 
-/// Why a certificate cannot be used. Each says which file, and what to do.
+/// Why a certificate cannot be used. Each message names the file, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A file cannot be read.
-    #[error("cannot read {what} {path}: {cause}; {}", advice(.path, .cause), path = .path.display())]
-    Unreadable {
-        /// "certificate" or "private_key".
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// A file holds nothing of the kind.
-    #[error(
-        "{what} {origin} holds no {wanted} in PEM form ({cause}); it should contain \"-----BEGIN {label}-----\""
-    )]
-    NoPem {
-        /// "certificate" or "private_key".
-        what: &'static str,
-        /// The file, or where else the text came from.
-        origin: String,
-        /// What was looked for, in words.
-        wanted: &'static str,
-        /// What was looked for, as PEM labels it.
-        label: &'static str,
-        /// What the parser said.
-        cause: pem::Error,
-    },
-    /// The two do not belong together.
-    #[error(
-        "certificate {certificate} and private_key {private_key} do not belong together; check that both are of the same renewal"
-    )]
-    Mismatch {
-        /// The certificate's file.
-        certificate: String,
-        /// The key's file.
-        private_key: String,
-    },
-    /// The pair is of a kind that cannot be used.
+    /// A file is missing, unreadable or not PEM, or the pair does not match.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// The TLS library does not accept its settings.
     #[error("certificate {certificate} cannot be used: {cause}")]
-    Unusable {
+    Library {
         /// The certificate's file.
         certificate: String,
-        /// What the TLS library said.
+        /// The TLS library's error.
         cause: rustls::Error,
     },
-    /// A renewed certificate is older than what it is for.
+    /// A renewed certificate has expired already.
     #[error("certificate {certificate} expired on {}; renew it", at(*.expiry))]
     Expired {
         /// The certificate's file.
         certificate: String,
-        /// When it ended.
+        /// The end of its validity.
         expiry: SystemTime,
     },
-    /// A renewed certificate is for another time.
+    /// A renewed certificate is not valid yet.
     #[error("certificate {certificate} is not valid before {}; check the clock", at(*.begin))]
     NotYetValid {
         /// The certificate's file.
         certificate: String,
-        /// When it begins.
+        /// The begin of its validity.
         begin: SystemTime,
     },
-}
-
-/// What to do about a file that cannot be read. The shipped configuration names a pair that nobody has made yet.
-fn advice(path: &Path, cause: &io::Error) -> String {
-    let is_the_shipped_one = path.file_stem().is_some_and(|stem| stem == "localhost");
-    match path.parent() {
-        Some(directory) if is_the_shipped_one && cause.kind() == io::ErrorKind::NotFound => {
-            format!("\"portcullis cert --out {}\" makes a pair to try things out", directory.display())
-        }
-        _ => "check the path and its permissions".to_owned(),
-    }
 }
 
 fn at(time: SystemTime) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(time)
 }
 
-/// The pair that a listener shows, and where it comes from.
+/// The files of a pair; `None` while one of them is missing.
+type Stamps = Option<[Stamp; 2]>;
+
+/// The pair that a listener presents, and where it comes from.
 #[derive(Debug)]
 pub(crate) struct CertificateResolver {
     identity: Identity,
     pair: RwLock<Arc<CertifiedPair>>,
-    watch_state: Mutex<WatchState>,
-}
-
-/// What was seen of the files at the last look.
-#[derive(Debug)]
-struct WatchState {
-    /// `None` when one of them was not there.
-    stamps: Option<[Stamp; 2]>,
-    /// Whether they were read twice since they changed.
-    is_confirmed: bool,
-    /// Whether what they hold is not shown because something is wrong with it.
-    is_bad: bool,
-    /// Whether that was said of these very files.
-    is_told: bool,
-    /// Whether somebody who was told of something bad waits to hear that all is well.
-    is_awaited: bool,
+    tracker: Mutex<ChangeTracker<Stamps>>,
 }
 
 impl CertificateResolver {
-    /// Reads a pair for the first time. It may have expired: a browser can still be told to take it.
+    /// Reads a pair for the first time. It may have expired: a user can still make a browser accept it.
     ///
     /// # Errors
     /// A file is missing, unreadable or not PEM, or the two do not belong together.
     pub(crate) fn load(identity: &Identity) -> Result<Self, IdentityError> {
-        // Stamps first: what changes while it is read is read again.
-        let stamps = stamps(identity);
-        let pair = RwLock::new(Arc::new(CertifiedPair::read(identity)?));
-        let watch_state =
-            WatchState { stamps, is_confirmed: false, is_bad: false, is_told: false, is_awaited: false };
-        Ok(Self { identity: identity.clone(), pair, watch_state: Mutex::new(watch_state) })
+        let tracker = ChangeTracker::new(stamps(identity), Instant::now());
+        let pair = Arc::new(CertifiedPair::read(identity)?);
+        Ok(Self { identity: identity.clone(), pair: RwLock::new(pair), tracker: Mutex::new(tracker) })
     }
 
-    /// Reads a pair that is to replace `before`, unless it is the same.
+    /// Reads a pair that replaces `before`, unless it is the same.
     ///
     /// # Errors
-    /// As [`CertificateResolver::load`]; and a certificate that replaces another must be valid now.
+    /// As [`CertificateResolver::load`]; besides, a certificate that replaces another must be valid now.
     pub(crate) fn load_after(identity: &Identity, before: &Self) -> Result<Self, IdentityError> {
         let resolver = Self::load(identity)?;
-        let pair = resolver.pair();
-        if !pair.is(&before.pair()) {
-            pair.check_validity(SystemTime::now())?;
-        }
+        resolver.pair().check_replaces(&before.pair())?;
         Ok(resolver)
     }
 
-    /// Where the certificate comes from, as messages call it.
+    /// The path of the certificate, for messages.
     pub(crate) fn certificate(&self) -> String {
         self.pair().certificate.clone()
     }
 
-    /// When the certificate, the first of the chain, ends; `None` if it does not tell.
+    /// When the certificate, the first of the chain, expires; `None` if its dates cannot be read.
     pub(crate) fn expiry(&self) -> Option<SystemTime> {
         self.pair().validity.map(|validity| validity[1])
     }
 
-    /// What an operator should know of the pair as it stands now.
+    /// What is questionable about the pair now: its dates, and the permissions of its key.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let unfit = self.pair().check_validity(SystemTime::now()).err().map(|error| error.to_string());
-        let open = match &self.identity {
+        let invalid = self.pair().check_validity(SystemTime::now()).err().map(|error| error.to_string());
+        let readable = match &self.identity {
             Identity::Files { private_key, .. } => world_readable_key("private_key", private_key),
             Identity::Pem { .. } => None,
         };
-        unfit.into_iter().chain(open).collect()
+        invalid.into_iter().chain(readable).collect()
     }
 
-    /// Looks whether the files have changed, and shows what they hold if so. Each change is read when it is seen, and once
-    /// more at the next look: timestamps are too coarse to tell two changes in quick succession, and what is wrong at
-    /// first may only be half of what somebody is still writing.
+    /// Reads the files if they have changed, and presents what they hold if it is valid.
     pub(crate) fn check(&self) {
         let Identity::Files { certificate, private_key } = &self.identity else { return };
-        let mut watch_state = self.watch_state.lock();
-        let stamps = stamps(&self.identity);
-        let is_new = stamps != watch_state.stamps;
-        if !is_new && watch_state.is_confirmed && !watch_state.is_bad {
-            return;
-        }
-        let (is_told, is_awaited) = (watch_state.is_told && !is_new, watch_state.is_awaited);
-        *watch_state = WatchState { stamps, is_confirmed: !is_new, is_bad: false, is_told, is_awaited };
-        let (path, key) = (certificate.display(), private_key.display());
+        // Held until the pair is installed, so that a rejection by a reload comes before or after, not between.
+        let mut tracker = self.tracker.lock();
         let current = self.pair();
-        let read = CertifiedPair::read(&self.identity).and_then(|pair| {
-            // What is shown already stays, whatever time it is.
-            if !pair.is(&current) {
-                pair.check_validity(SystemTime::now())?;
-            }
-            Ok(pair)
+        let event = tracker.check(stamps(&self.identity), Instant::now(), || {
+            let pair = CertifiedPair::read(&self.identity)?;
+            pair.check_replaces(&current)?;
+            Ok(Loaded { is_current: pair.is_same(&current), value: pair, is_partial: false })
         });
-        match read {
-            Ok(pair) => {
-                let is_news = !pair.is(&current);
-                let expiry = pair.validity.map(|[_, end]| at(end).to_string());
-                if is_news {
-                    *self.pair.write() = Arc::new(pair);
-                }
-                if is_news {
-                    tracing::info!(certificate = %path, expires = expiry, "certificate reloaded");
-                } else if is_awaited {
-                    tracing::info!(certificate = %path, expires = expiry, "certificate is good again");
-                }
-                watch_state.is_awaited = false;
+        let path = certificate.display();
+        let expires = |pair: &CertifiedPair| pair.validity.map(|[_, end]| at(end).to_string());
+        match event {
+            Event::None => {}
+            Event::Replaced(pair) => {
+                tracing::info!(certificate = %path, expires = expires(&pair), "certificate reloaded");
+                *self.pair.write() = Arc::new(pair);
             }
-            Err(error) => {
-                watch_state.is_bad = true;
-                if !is_new && !is_told {
-                    (watch_state.is_told, watch_state.is_awaited) = (true, true);
-                    tracing::warn!(
-                        certificate = %path,
-                        private_key = %key,
-                        detail = %error,
-                        "certificate not reloaded: the one before stays until this is mended"
-                    );
-                }
+            Event::Recovered(pair) => {
+                tracing::info!(certificate = %path, expires = expires(&pair), "certificate is good again");
+            }
+            Event::Rejected(error) => {
+                let error: IdentityError = error;
+                tracing::warn!(
+                    certificate = %path,
+                    private_key = %private_key.display(),
+                    detail = %error,
+                    "certificate not reloaded: the previous one stays in use"
+                );
             }
         }
     }
 
-    /// What `identity` leads to was refused elsewhere, and somebody was told. If that is what is looked at here, it need not
-    /// be said once more.
-    pub(crate) fn refused(&self, identity: &Identity) {
-        if *identity != self.identity {
-            return;
+    /// A reload of the configuration has rejected `identity` and reported that. If its files are those watched here,
+    /// the rejection is not reported again.
+    pub(crate) fn mark_rejected(&self, identity: &Identity) {
+        if *identity == self.identity {
+            self.tracker.lock().mark_rejected(stamps(&self.identity));
         }
-        let mut watch_state = self.watch_state.lock();
-        let stamps = stamps(&self.identity);
-        *watch_state =
-            WatchState { stamps, is_confirmed: true, is_bad: true, is_told: true, is_awaited: true };
     }
 
     fn pair(&self) -> Arc<CertifiedPair> {
@@ -258,74 +172,59 @@ impl ResolvesServerCert for CertificateResolver {
     }
 }
 
-/// A warning about a key that everybody on the machine may read or change, with what to do.
-pub(crate) fn world_readable_key(what: &str, path: &Path) -> Option<String> {
+/// A warning about a key that every user of the machine may read or change, with what to do.
+pub(crate) fn world_readable_key(key: &str, path: &Path) -> Option<String> {
     let mode = fs::metadata(path).ok()?.mode();
     let path = path.display();
     (mode & OTHERS != 0)
-        .then(|| format!("{what} {path} is open to every user of this machine; run: chmod o-rwx {path}"))
+        .then(|| format!("{key} {path} is open to every user of this machine; run: chmod o-rwx {path}"))
 }
 
-/// A chain and its key, found to belong together.
+/// A chain and the key that belongs to it.
 #[derive(Debug)]
 struct CertifiedPair {
     certified: Arc<CertifiedKey>,
-    /// When the certificate begins and when it ends, if it tells.
+    /// When the certificate becomes valid and when it expires, if its dates can be read.
     validity: Option<[SystemTime; 2]>,
-    /// Where it came from.
+    /// Its path, for messages.
     certificate: String,
 }
 
 impl CertifiedPair {
     fn read(identity: &Identity) -> Result<Self, IdentityError> {
-        let (certificate_pem, key_pem, certificate, private_key) = match identity {
+        const CERTIFICATE: &str = "certificate";
+        const PRIVATE_KEY: &str = "private_key";
+        let (chain_text, key_text, certificate, private) = match identity {
             Identity::Files { certificate, private_key } => (
-                read("certificate", certificate)?,
-                read("private_key", private_key)?,
-                certificate.display().to_string(),
-                private_key.display().to_string(),
+                read_pem(CERTIFICATE, certificate)?,
+                read_pem(PRIVATE_KEY, private_key)?,
+                PemSource::file(CERTIFICATE, certificate),
+                PemSource::file(PRIVATE_KEY, private_key),
             ),
-            Identity::Pem { certificate, private_key } => {
-                let here = "given as text".to_owned();
-                (
-                    certificate.clone().into_bytes(),
-                    private_key.expose().as_bytes().to_vec(),
-                    here.clone(),
-                    here,
-                )
-            }
+            Identity::Pem { certificate, private_key } => (
+                certificate.clone().into_bytes(),
+                private_key.expose().as_bytes().to_vec(),
+                PemSource::text(CERTIFICATE),
+                PemSource::text(PRIVATE_KEY),
+            ),
         };
-        let no_certificate = |cause| IdentityError::NoPem {
-            what: "certificate",
-            origin: certificate.clone(),
-            wanted: "certificate",
-            label: "CERTIFICATE",
-            cause,
-        };
-        let chain = CertificateDer::pem_slice_iter(&certificate_pem)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(no_certificate)?;
-        let validity = validity(chain.first().ok_or_else(|| no_certificate(pem::Error::NoItemsFound))?);
-        let key = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|cause| IdentityError::NoPem {
-            what: "private_key",
-            origin: private_key.clone(),
-            wanted: "private key",
-            label: "PRIVATE KEY",
-            cause,
-        })?;
-        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
-        let certified = certified.map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                IdentityError::Mismatch { certificate: certificate.clone(), private_key }
-            }
-            cause => IdentityError::Unusable { certificate: certificate.clone(), cause },
-        })?;
-        Ok(Self { certified: Arc::new(certified), validity, certificate })
+        let chain = certificates(&certificate, &chain_text)?;
+        let validity = chain.first().and_then(|first| validity(first));
+        let key = private_key(&private, &key_text)?;
+        let location = certificate.location().to_owned();
+        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+            .map_err(|cause| PemError::of_pair(certificate, private, cause))?;
+        Ok(Self { certified: Arc::new(certified), validity, certificate: location })
     }
 
-    /// Whether both are the same. The key follows from the certificate, which it was found to belong to.
-    fn is(&self, other: &Self) -> bool {
+    /// Whether the certificates are the same. So are the keys then: each was found to belong to its certificate.
+    fn is_same(&self, other: &Self) -> bool {
         self.certified.cert == other.certified.cert
+    }
+
+    /// A certificate in use stays in use, whatever its dates are; one that replaces it must be valid now.
+    fn check_replaces(&self, current: &Self) -> Result<(), IdentityError> {
+        if self.is_same(current) { Ok(()) } else { self.check_validity(SystemTime::now()) }
     }
 
     fn check_validity(&self, now: SystemTime) -> Result<(), IdentityError> {
@@ -342,7 +241,7 @@ impl CertifiedPair {
     }
 }
 
-/// When a certificate begins and ends.
+/// When a certificate becomes valid and when it expires.
 fn validity(certificate: &[u8]) -> Option<[SystemTime; 2]> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let time = |seconds| {
@@ -353,28 +252,7 @@ fn validity(certificate: &[u8]) -> Option<[SystemTime; 2]> {
     Some([time(validity.not_before.timestamp())?, time(validity.not_after.timestamp())?])
 }
 
-/// By what a change of a file is noticed: device, inode and size; when its contents and when anything about it changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    identity: (u64, u64, u64),
-    changed: [(i64, i64); 2],
-}
-
-impl Stamp {
-    fn of(found: &Metadata) -> Self {
-        Self {
-            identity: (found.dev(), found.ino(), found.len()),
-            changed: [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())],
-        }
-    }
-}
-
-fn stamps(identity: &Identity) -> Option<[Stamp; 2]> {
+fn stamps(identity: &Identity) -> Stamps {
     let Identity::Files { certificate, private_key } = identity else { return None };
-    let stamp = |path: &Path| fs::metadata(path).ok().map(|found| Stamp::of(&found));
-    Some([stamp(certificate)?, stamp(private_key)?])
-}
-
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {
-    fs::read(path).map_err(|cause| IdentityError::Unreadable { what, path: path.to_owned(), cause })
+    Some([Stamp::read(certificate)?, Stamp::read(private_key)?])
 }

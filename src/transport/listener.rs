@@ -1,8 +1,8 @@
-//! Listening sockets, and what to do when one cannot accept.
+//! Listening sockets: opened here, or inherited from the service manager (socket activation).
 //!
-//! Owns how a socket comes to be: opened here, or inherited from the service manager, which may hand the same one to
-//! several processes. Refuses to know what is accepted for. Invariant: nobody who had come before a socket was closed is
-//! turned away.
+//! Owns how a socket is opened and closed, and how long to pause when accepting fails. Knows nothing of what
+//! connections are used for. Several processes may share an inherited socket. Invariant: connections that the kernel
+//! queued before a socket was closed are not lost.
 
 use std::{env, io, net::SocketAddr, path::Path, time::Duration};
 
@@ -15,57 +15,59 @@ use super::{
 };
 use crate::config::Address;
 
-/// How many connections the kernel holds for us while we are busy.
+/// How many connections the kernel queues until they are accepted.
 pub(crate) const BACKLOG: u32 = 4096;
-/// A proxy in front mostly runs as a user of its own: who may reach the directory may connect.
-const EVERYBODY: u32 = 0o666;
-/// Our own user, and root, who may everything.
-const NOBODY_ELSE: u32 = 0o600;
+/// A reverse proxy mostly runs as a user of its own: the permissions of the directory decide who may connect.
+const MODE_ANY_USER: u32 = 0o666;
+/// The gateway's user, and root.
+const MODE_OWNER_ONLY: u32 = 0o600;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
-/// A socket that accepts.
+/// A listening socket.
 #[derive(Debug)]
 pub(crate) struct ListeningSocket {
-    socket: Socket2,
-    /// Whether others may accept on it as well, now or later.
+    socket: ListenerKind,
+    /// Whether other processes may accept on it as well, now or later.
     shared: bool,
     name: Option<SocketPath>,
 }
 
 #[derive(Debug)]
-enum Socket2 {
+enum ListenerKind {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl ListeningSocket {
-    /// Waits for the next connection, and says where it comes from.
+    /// Waits for the next connection; returns it with the peer's address.
     ///
     /// # Errors
     /// See [`Backoff`].
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         match &self.socket {
-            Socket2::Tcp(listener) => {
+            ListenerKind::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 Ok((Socket::Tcp(stream), peer))
             }
-            Socket2::Unix(listener) => {
+            ListenerKind::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Socket::Unix(stream), LOCAL))
             }
         }
     }
 
-    /// Stops listening; returns those who had already come. On a socket that others share, they wait for the others.
+    /// Stops listening; returns the connections that are queued already. Those of a shared socket stay queued for the
+    /// other processes.
     pub(crate) fn into_waiting(self) -> Vec<(Socket, SocketAddr)> {
         let Self { socket, shared, name: _name } = self;
         if shared {
             return Vec::new();
         }
-        // Not through the runtime, which may not have heard of the newest. What fails now cannot be helped.
+        // Not through the runtime, which may not know of the newest connections yet. Errors are ignored: there is no
+        // retry.
         match socket {
-            Socket2::Tcp(listener) => {
+            ListenerKind::Tcp(listener) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
                 waiting(
                     || listener.accept(),
@@ -75,7 +77,7 @@ impl ListeningSocket {
                     },
                 )
             }
-            Socket2::Unix(listener) => {
+            ListenerKind::Unix(listener) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
                 waiting(
                     || listener.accept(),
@@ -88,14 +90,14 @@ impl ListeningSocket {
         }
     }
 
-    /// Where it listens, with the port that was given for port 0.
+    /// The address it listens on, with the port that the kernel chose for port 0.
     pub(crate) fn address(&self) -> Address {
         match &self.socket {
-            Socket2::Tcp(listener) => {
+            ListenerKind::Tcp(listener) => {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
-            Socket2::Unix(listener) => {
-                // A socket keeps the path that it was first bound to, which is not the name that it was given then.
+            ListenerKind::Unix(listener) => {
+                // The kernel reports the path at the time of bind, which was a temporary name.
                 let bound = listener.local_addr().ok();
                 let bound = bound.as_ref().and_then(|address| address.as_pathname());
                 let path = self.name.as_ref().map(SocketPath::path).or(bound);
@@ -105,50 +107,51 @@ impl ListeningSocket {
     }
 }
 
-/// All that `accept` has at this moment, each taken over by `adopt`; who cannot be, is let go.
+/// All connections that `accept` returns at this moment, converted by `adopt`; those that cannot be are dropped.
 fn waiting<S>(
     accept: impl Fn() -> io::Result<S>,
     adopt: impl Fn(S) -> io::Result<(Socket, SocketAddr)>,
 ) -> Vec<(Socket, SocketAddr)> {
-    (0..BACKLOG).map_while(|_| accept().ok()).filter_map(|come| adopt(come).ok()).collect()
+    (0..BACKLOG).map_while(|_| accept().ok()).filter_map(|accepted| adopt(accepted).ok()).collect()
 }
 
-/// The sockets that the service manager handed over, by name (sd_listen_fds(3)). Kept for the life of the process, so
-/// that a listener can be given up and taken again.
+/// The sockets inherited from the service manager by socket activation, by name (sd_listen_fds(3)). Kept until the
+/// process ends, so that a listener can be closed and opened again.
 #[derive(Debug, Default)]
 pub struct InheritedSockets {
-    sockets: Vec<(String, Handed)>,
+    sockets: Vec<(String, InheritedSocket)>,
 }
 
 #[derive(Debug)]
-enum Handed {
+enum InheritedSocket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
 }
 
 impl InheritedSockets {
-    /// Takes over what the environment tells of (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`). To be called once.
+    /// Takes the sockets that the environment describes (`LISTEN_PID`, `LISTEN_FDS`, `LISTEN_FDNAMES`). To be called
+    /// once.
     ///
     /// # Errors
-    /// Something was handed over that is no listening stream socket.
+    /// A descriptor is not that of a listening stream socket.
     pub fn from_env() -> io::Result<Self> {
-        let mut handed = ListenFd::from_env();
+        let mut inherited = ListenFd::from_env();
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
-        let mut sockets = Vec::with_capacity(handed.len());
-        for index in 0..handed.len() {
-            // systemd's own word for a socket without a name.
+        let mut sockets = Vec::with_capacity(inherited.len());
+        for index in 0..inherited.len() {
+            // systemd's name for a socket without a name.
             let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
-            let socket = match handed.take_tcp_listener(index) {
-                Ok(socket) => socket.map(Handed::Tcp),
-                Err(_) => handed.take_unix_listener(index)?.map(Handed::Unix),
+            let socket = match inherited.take_tcp_listener(index) {
+                Ok(socket) => socket.map(InheritedSocket::Tcp),
+                Err(_) => inherited.take_unix_listener(index)?.map(InheritedSocket::Unix),
             };
             sockets.extend(socket.map(|socket| (name, socket)));
         }
         Ok(Self { sockets })
     }
 
-    /// The names of what was handed over.
+    /// The names of the inherited sockets.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sockets.iter().map(|(name, _)| name.as_str())
     }
@@ -157,13 +160,13 @@ impl InheritedSockets {
         let named = self.sockets.iter().filter(|(given, _)| given == name);
         let opened = named.map(|(_, socket)| {
             let socket = match socket {
-                Handed::Tcp(listener) => {
+                InheritedSocket::Tcp(listener) => {
                     listener.set_nonblocking(true)?;
-                    Socket2::Tcp(TcpListener::from_std(listener.try_clone()?)?)
+                    ListenerKind::Tcp(TcpListener::from_std(listener.try_clone()?)?)
                 }
-                Handed::Unix(listener) => {
+                InheritedSocket::Unix(listener) => {
                     listener.set_nonblocking(true)?;
-                    Socket2::Unix(UnixListener::from_std(listener.try_clone()?)?)
+                    ListenerKind::Unix(UnixListener::from_std(listener.try_clone()?)?)
                 }
             };
             Ok(ListeningSocket { socket, shared: true, name: None })
@@ -171,71 +174,69 @@ impl InheritedSockets {
         let opened = opened.collect::<io::Result<Vec<ListeningSocket>>>()?;
         if opened.is_empty() {
             let all: Vec<&str> = self.names().collect();
-            let there =
-                if all.is_empty() { "none was".to_owned() } else { format!("there is {}", all.join(", ")) };
-            let wrong = format!("no socket of that name was handed over ({there})");
-            return Err(io::Error::new(io::ErrorKind::NotFound, wrong));
+            let inherited =
+                if all.is_empty() { "none was".to_owned() } else { format!("only {}", all.join(", ")) };
+            let error = format!("no socket of that name was inherited ({inherited})");
+            return Err(io::Error::new(io::ErrorKind::NotFound, error));
         }
         Ok(opened)
     }
 }
 
-/// Listens on `address`; on several sockets where an inherited name stands for several.
+/// Listens on `address`; on several sockets if several were inherited by that name.
 ///
 /// # Errors
-/// The address is in use, is not ours, or its port needs a privilege we do not have; no such socket was inherited.
+/// The address is in use, is not one of this machine, or its port needs a privilege; no such socket was inherited.
 pub(crate) fn listen(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<ListeningSocket>> {
     match address {
-        Address::Ip(address) => {
-            Ok(vec![ListeningSocket { socket: Socket2::Tcp(on_ip(*address)?), shared: false, name: None }])
-        }
-        Address::Unix(path) => Ok(vec![on_path(path, EVERYBODY)?]),
+        Address::Ip(address) => Ok(vec![ListeningSocket {
+            socket: ListenerKind::Tcp(on_ip(*address)?),
+            shared: false,
+            name: None,
+        }]),
+        Address::Unix(path) => Ok(vec![on_path(path, MODE_ANY_USER)?]),
         Address::Inherited(name) => inherited.open(name),
     }
 }
 
-/// Listens on a Unix socket that nobody but our own user, and root, can ever connect to.
+/// Listens on a Unix socket that only the gateway's user and root can connect to.
 ///
 /// # Errors
-/// Somebody listens there, something else has the name, or the system refused.
+/// Another process listens there, there is another kind of file, or the system refuses.
 pub(crate) fn listen_privately(path: &Path) -> io::Result<ListeningSocket> {
-    on_path(path, NOBODY_ELSE)
+    on_path(path, MODE_OWNER_ONLY)
 }
 
 fn on_path(path: &Path, mode: u32) -> io::Result<ListeningSocket> {
     let (listener, name) = unix::bind(path, mode)?;
-    Ok(ListeningSocket { socket: Socket2::Unix(listener), shared: false, name: Some(name) })
+    Ok(ListeningSocket { socket: ListenerKind::Unix(listener), shared: false, name: Some(name) })
 }
 
-/// Listens on `address`.
-///
-/// # Errors
-/// It is in use, is not ours, or its port needs a privilege we do not have.
 fn on_ip(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart must not wait for old connections to leave TIME_WAIT.
+    // Without this, a restart fails while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// How long to pause after failed accepts: some failures concern one connection only, the others (no descriptors,
-/// no memory) pass when somebody frees something, and asking again at once would burn a processor.
+/// How long to pause after a failed accept. Some failures concern one connection only; the others (no descriptors, no
+/// memory) last until resources are freed, and retrying at once would be a busy loop.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     pause: Duration,
 }
 
 impl Backoff {
-    /// An accept went well.
+    /// An accept succeeded.
     pub(crate) fn reset(&mut self) {
         self.pause = Duration::ZERO;
     }
 
-    /// An accept failed: how long to pause, if at all.
+    /// An accept failed. Returns how long to pause, if at all.
     pub(crate) fn after(&mut self, error: &io::Error) -> Option<Duration> {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, TimedOut};
-        // The peer gave up between its SYN and our accept.
+        // The client closed the connection before it was accepted.
         if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | TimedOut) {
             return None;
         }
@@ -251,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lack_of_resources_is_waited_out_ever_longer() {
+    fn pause_doubles_while_resources_are_lacking() {
         let mut backoff = Backoff::default();
         let full = io::Error::from_raw_os_error(24);
         let pauses: Vec<u64> =
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_private_socket_is_its_users_alone() {
+    async fn private_socket_is_accessible_to_its_owner_only() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");
         let listening = listen_privately(&path).unwrap();
@@ -271,17 +272,17 @@ mod tests {
         assert!(accepted.is_ok() && connected.is_ok());
         assert_eq!(listening.address(), Address::Unix(path.clone()));
         drop(listening);
-        assert!(!path.exists(), "the file goes with its listener");
+        assert!(!path.exists(), "the file is removed with its listener");
     }
 
     #[tokio::test]
-    async fn a_name_that_nothing_was_handed_over_for_says_what_there_is() {
+    async fn error_for_an_unknown_inherited_name_lists_the_names() {
         let error = listen(&Address::Inherited("web".into()), &InheritedSockets::default()).unwrap_err();
-        assert_eq!(error.to_string(), "no socket of that name was handed over (none was)");
+        assert_eq!(error.to_string(), "no socket of that name was inherited (none was)");
     }
 
     #[test]
-    fn a_peer_that_gave_up_costs_no_pause() {
+    fn aborted_connection_causes_no_pause() {
         assert_eq!(Backoff::default().after(&io::ErrorKind::ConnectionAborted.into()), None);
     }
 }

@@ -1,6 +1,8 @@
-//! Sockets, certificates and addresses: from an accepted socket to a stream of plaintext and the client it belongs to.
+//! The client side of the gateway, below HTTP: listening sockets, the PROXY protocol, TLS, the client's address.
 //!
-//! Owns listening, TLS and the canonical client address. Refuses to know HTTP answers, routes and sessions.
+//! Owns everything between an accepted socket and a plaintext stream of a known client. Knows nothing of HTTP
+//! responses, routes and sessions. Invariant: the address of a client is canonical, an IPv4-mapped IPv6 address never
+//! appears.
 
 pub(crate) mod certificate;
 pub(crate) mod listener;

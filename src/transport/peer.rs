@@ -1,17 +1,16 @@
-//! Who the client is, when proxies stand before it.
+//! The client's address behind reverse proxies, from forwarding headers.
 //!
-//! Owns the walk from the socket back to the browser through `Forwarded` (RFC 7239) or `X-Forwarded-*`; knows
-//! nothing of what is decided by the answer. Pure: it reads headers, never a socket.
+//! Owns the evaluation of `Forwarded` (RFC 7239) and `X-Forwarded-*`. Knows nothing of what the address is used for.
+//! Pure: it reads headers, never a socket.
 //!
-//! Invariant: a header is believed no further than the trusted proxies that wrote it. Each proxy appends on
-//! the right, so everything is read from the right, and what stands left of the first untrusted, unknown or
-//! malformed hop is never looked at. No text from there, an unclosed quote for one, can change how the hops
-//! right of it are read.
+//! Invariant: headers are trusted only as far as trusted proxies wrote them. Each proxy appends on the right, so
+//! everything is parsed from the right, and what is left of the first untrusted, unknown or malformed hop is never
+//! evaluated. No text from there, such as an unclosed quote, can change how the hops right of it are parsed.
 //!
-//! Which header is believed: `X-Forwarded-For`, `-Proto` and `-Host` when any of them is there, `Forwarded`
-//! only when none is. nginx, HAProxy and most others write the former and hand on the latter as the browser
-//! sent it. A proxy that writes `Forwarded` must therefore delete `X-Forwarded-*` from what it hands on; one
-//! that writes `X-Forwarded-For` should set or delete `-Proto` and `-Host`.
+//! Which headers are used: `X-Forwarded-For`, `-Proto` and `-Host` if any of them is present, `Forwarded` only if
+//! none is. nginx, HAProxy and most others write the former and forward the latter as the browser sent it. A proxy
+//! that writes `Forwarded` must therefore delete `X-Forwarded-*` from requests; one that writes `X-Forwarded-For`
+//! should set or delete `-Proto` and `-Host`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -24,30 +23,29 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// What is known of a client.
+/// A client as the trusted proxies describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Client {
-    /// The canonical address: `::ffff:a.b.c.d` is `a.b.c.d`. Port 0 when it comes from a header that does not
-    /// say.
+    /// The canonical address: `::ffff:a.b.c.d` is `a.b.c.d`. Port 0 if it comes from a header without a port.
     pub address: SocketAddr,
-    /// Whether the browser used TLS, if a trusted proxy said so.
+    /// Whether the browser used TLS; `None` if no trusted proxy reports it.
     pub https: Option<bool>,
-    /// The host, with its port if any, that the browser asked for, if a trusted proxy said so. Visible ASCII,
-    /// but not yet known to be a host.
+    /// The host, with its port if any, that the browser requested; `None` if no trusted proxy reports it. Visible
+    /// ASCII, but not validated further.
     pub host: Option<String>,
 }
 
-/// Whether `address` lies in one of the `trusted` networks; canonical on both sides.
+/// Whether `address` is in one of the `trusted` networks; canonical on both sides.
 pub(crate) fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
     covers(trusted, address)
 }
 
-/// The client behind `socket`.
+/// The client that is connected through `socket`.
 ///
-/// From an untrusted socket all headers are ignored: the socket is the client. Behind a trusted one the
-/// client is the rightmost hop that is not trusted itself, or the leftmost when all are. A hop that is
-/// unknown, obfuscated (RFC 7239 §6.3) or malformed ends the walk at the hop before it. `https` and `host`
-/// are what the nearest proxy said, which is the rightmost value.
+/// If the peer of the socket is not trusted, it is the client and all headers are ignored. Otherwise, the client is
+/// the rightmost hop that is not trusted itself, or the leftmost if all are. A hop that is unknown, obfuscated (RFC
+/// 7239 §6.3) or malformed ends the evaluation at the hop before it. `https` and `host` are the rightmost values,
+/// those of the nearest proxy.
 pub(crate) fn client(socket: SocketAddr, trusted: &[IpNet], headers: &HeaderMap) -> Client {
     let address = SocketAddr::new(canonical(socket.ip()), socket.port());
     if !is_trusted(trusted, address.ip()) {
@@ -70,7 +68,7 @@ pub(crate) fn client(socket: SocketAddr, trusted: &[IpNet], headers: &HeaderMap)
     }
 }
 
-/// From hop to hop, nearest first, as long as they are known and the one that names the next is trusted.
+/// Follows the hops, nearest first, while they are known and the one that reports the next is trusted.
 fn walk(socket: SocketAddr, trusted: &[IpNet], hops: impl Iterator<Item = Option<SocketAddr>>) -> SocketAddr {
     let mut client = socket;
     for hop in hops {
@@ -83,13 +81,13 @@ fn walk(socket: SocketAddr, trusted: &[IpNet], hops: impl Iterator<Item = Option
     client
 }
 
-/// The elements of a list header over all of its lines, the last one first. Bytes, because one byte that is
-/// not ASCII, put there by a stranger, must not hide what a proxy appended to the same line.
+/// The elements of a list header over all of its lines, the last one first. Bytes, because a byte that is not ASCII,
+/// sent by an untrusted client, must not hide what a proxy appended to the same line.
 fn from_the_right<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers.get_all(name).iter().rev().flat_map(|line| Elements { rest: Some(line.as_bytes()) })
 }
 
-/// Splits one line at its commas, from the right; empty elements are none (RFC 9110 §5.6.1).
+/// Splits one line at its commas, from the right; empty elements are skipped (RFC 9110 §5.6.1).
 struct Elements<'a> {
     rest: Option<&'a [u8]>,
 }
@@ -110,9 +108,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// The last comma outside of a quoted-string (RFC 9110 §5.6.4). Read from the right, where the proxies' own,
-/// well-formed elements are: the closing quote is met first, and the opening one is the next that no
-/// backslash escapes.
+/// The last comma outside of a quoted-string (RFC 9110 §5.6.4). Parsed from the right, where the well-formed elements
+/// of the proxies are: the closing quote comes first, and the opening one is the next that no backslash escapes.
 fn last_bare_comma(line: &[u8]) -> Option<usize> {
     let mut quoted = false;
     for (at, byte) in line.iter().enumerate().rev() {
@@ -126,7 +123,7 @@ fn last_bare_comma(line: &[u8]) -> Option<usize> {
     None
 }
 
-/// One element of `Forwarded`: what one proxy said (RFC 7239 §4).
+/// One element of `Forwarded`, written by one proxy (RFC 7239 §4).
 #[derive(Debug, Default)]
 struct Element {
     node: Option<Vec<u8>>,
@@ -135,7 +132,7 @@ struct Element {
 }
 
 impl Element {
-    /// `None` when it is malformed or says one thing twice.
+    /// `None` if it is malformed or has a parameter twice.
     fn parse(element: &[u8]) -> Option<Self> {
         let mut parsed = Self::default();
         let mut rest = element;
@@ -161,7 +158,7 @@ impl Element {
     }
 }
 
-/// The first of the pairs that semicolons divide, and what follows it.
+/// The first of the pairs that semicolons separate, and the rest.
 fn split_pair(element: &[u8]) -> (&[u8], &[u8]) {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in element.iter().enumerate() {
@@ -176,8 +173,8 @@ fn split_pair(element: &[u8]) -> (&[u8], &[u8]) {
     (element.trim_ascii(), &[])
 }
 
-/// The value of a token or a quoted-string (RFC 9110 §5.6). A token may be what many write without the quotes
-/// it needs, an address with its port.
+/// The value of a token or a quoted-string (RFC 9110 §5.6). An address with its port is accepted as a token too,
+/// because many proxies omit the quotes that it needs.
 fn unquote(value: &[u8]) -> Option<Vec<u8>> {
     let Some(quoted) = value.strip_prefix(b"\"") else {
         return (!value.is_empty() && !value.contains(&b'"')).then(|| value.to_vec());
@@ -194,8 +191,7 @@ fn unquote(value: &[u8]) -> Option<Vec<u8>> {
     Some(unquoted)
 }
 
-/// A hop: an address, `v4:port`, `[v6]` or `[v6]:port`. `None` for `unknown`, obfuscated names and anything
-/// else.
+/// A hop: an address, `v4:port`, `[v6]` or `[v6]:port`. `None` for `unknown`, obfuscated names and anything else.
 fn node(node: &[u8]) -> Option<SocketAddr> {
     let node = std::str::from_utf8(node).ok()?;
     let (address, port) = if let Some(rest) = node.strip_prefix('[') {
@@ -210,17 +206,17 @@ fn node(node: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(canonical(address), node_port(port)?))
 }
 
-/// Nothing, `:` and a number, or `:` and an obfuscated port (RFC 7239 §6.3), which tells as much as nothing.
+/// The port: none, `:` and a number, or `:` and an obfuscated port (RFC 7239 §6.3), which counts as none.
 fn node_port(port: &str) -> Option<u16> {
     if port.is_empty() || port.starts_with(":_") {
         return Some(0);
     }
     let digits = port.strip_prefix(':')?;
-    // Digits only: parse() would take a "+" too.
+    // Digits only: parse() accepts a "+" too.
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
-/// Some proxies name the WebSocket's scheme rather than the page's.
+/// Some proxies report the WebSocket's scheme rather than the page's.
 fn https(scheme: &[u8]) -> Option<bool> {
     match scheme.to_ascii_lowercase().as_slice() {
         b"https" | b"wss" => Some(true),
@@ -264,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untrusted_socket_is_the_client_whatever_it_says() {
+    fn untrusted_peer_is_the_client_whatever_its_headers() {
         let lines = headers(&[
             ("X-Forwarded-For", "192.0.2.7"),
             ("X-Forwarded-Proto", "https"),
@@ -279,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_socket_without_headers_is_the_client() {
+    fn trusted_peer_without_headers_is_the_client() {
         assert_eq!(address(&[]), PROXY);
         assert_eq!(from_proxy(&[("Host", "desk.example.com")]).host, None);
     }
 
     #[test]
-    fn a_mapped_socket_is_trusted_as_what_it_is() {
+    fn mapped_peer_is_trusted_by_its_ipv4_address() {
         let lines = headers(&[("X-Forwarded-For", "192.0.2.7")]);
         let seen = client("[::ffff:10.0.0.1]:1".parse().unwrap(), &trusted(), &lines);
         assert_eq!(seen.address.to_string(), "192.0.2.7:0");
@@ -293,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rightmost_untrusted_hop_of_x_forwarded_for() {
+    fn client_is_the_rightmost_untrusted_hop_of_x_forwarded_for() {
         for (value, expected) in [
             ("192.0.2.7", "192.0.2.7:0"),
             ("192.0.2.7:5555", "192.0.2.7:5555"),
@@ -311,7 +307,7 @@ mod tests {
             // All trusted: the leftmost.
             ("10.7.7.7", "10.7.7.7:0"),
             ("10.7.7.7:5555, fd00::2, 10.9.9.9", "10.7.7.7:5555"),
-            // Empty elements are none.
+            // Empty elements are skipped.
             ("192.0.2.7,, ,10.9.9.9,", "192.0.2.7:0"),
             ("", PROXY),
             (" , ", PROXY),
@@ -321,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_hop_ends_the_walk_at_the_one_before_it() {
+    fn malformed_hop_ends_the_evaluation_at_the_previous_one() {
         for malformed in [
             "unknown",
             "_hidden",
@@ -366,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rightmost_untrusted_hop_of_forwarded() {
+    fn client_is_the_rightmost_untrusted_hop_of_forwarded() {
         for (value, expected) in [
             ("for=192.0.2.7", "192.0.2.7:0"),
             ("For=\"192.0.2.7:5555\"", "192.0.2.7:5555"),
@@ -384,7 +380,7 @@ mod tests {
             ("for=203.0.113.66, for=192.0.2.7;x=\", \\\\\"", "192.0.2.7:0"),
             ("for=203.0.113.66, for=192.0.2.7, for=\"[fd00::1]:80\", for=10.9.9.9", "192.0.2.7:0"),
             ("for=10.7.7.7, for=10.9.9.9", "10.7.7.7:0"),
-            // The walk ends where nothing is known.
+            // The evaluation ends at an unknown hop.
             ("for=unknown", PROXY),
             ("for=203.0.113.66, for=unknown, for=10.9.9.9", "10.9.9.9:0"),
             ("for=203.0.113.66, for=_hidden, for=10.9.9.9", "10.9.9.9:0"),
@@ -403,11 +399,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_wrote_cannot_swallow_what_the_proxy_appended() {
-        for stranger in
+    fn untrusted_text_cannot_hide_what_the_proxy_appended() {
+        for untrusted in
             ["for=\"", "for=\"\\", "\"", "x=\"\\\"", "for=1.2.3.4;x=\"a", "é", ";", "=", "\\", "\"\""]
         {
-            let appended = format!("{stranger}, for=192.0.2.7;proto=https");
+            let appended = format!("{untrusted}, for=192.0.2.7;proto=https");
             let seen = from_proxy(&[("Forwarded", &appended)]);
             assert_eq!(
                 (seen.address.to_string().as_str(), seen.https),
@@ -418,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_outside_of_ascii_hide_nothing() {
+    fn non_ascii_bytes_hide_nothing() {
         for name in [X_FORWARDED_FOR, header::FORWARDED] {
             let value: &[u8] =
                 if name == X_FORWARDED_FOR { b"\xff, 192.0.2.7" } else { b"\xff, for=192.0.2.7" };
@@ -429,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn x_forwarded_silences_forwarded() {
+    fn x_forwarded_headers_disable_forwarded() {
         let forged = ("Forwarded", "for=203.0.113.66;proto=http;host=evil.example");
         let seen = from_proxy(&[forged, ("X-Forwarded-For", "192.0.2.7")]);
         assert_eq!((seen.address.to_string().as_str(), seen.https, seen.host), ("192.0.2.7:0", None, None));
@@ -440,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn scheme_and_host_are_what_the_nearest_proxy_said() {
+    fn scheme_and_host_are_those_of_the_nearest_proxy() {
         let seen = |proto: &str, host: &str| {
             let x = from_proxy(&[("X-Forwarded-Proto", proto), ("X-Forwarded-Host", host)]);
             (x.https, x.host)
@@ -480,7 +476,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stands_left_of_the_client_never_matters(
+        fn text_left_of_the_client_is_ignored(
             left in "[\\x20-\\x7e\\u{80}-\\u{ff}]{0,60}",
             other_line in "[\\x20-\\x7e]{0,30}",
             hops in prop::collection::vec(a_trusted_hop(), 0..5),
@@ -501,7 +497,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_never_panic_and_addresses_are_canonical(
+        fn no_input_panics_and_addresses_are_canonical(
             x: bool, bytes in "[\\x20-\\x7e\\u{80}-\\u{ff}]{0,40}|([for=\"\\[\\]:0-9.;,\\\\]|::ffff:10\\.0\\.0\\.1){0,30}",
         ) {
             let name = if x { "X-Forwarded-For" } else { "Forwarded" };

@@ -1,11 +1,11 @@
 //! The PROXY protocol, versions 1 and 2, on listeners that require it
 //! (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>).
 //!
-//! Owns how much of a connection is its header, who may send one, and by when. The fields of a header are the
-//! business of the crate `proxy-header`. Refuses to know what follows: TLS or a request.
+//! Owns where a header ends, which peers may send one, and its deadline. The crate `proxy-header` parses the fields.
+//! Knows nothing of what follows: TLS or a request.
 //!
-//! Invariants: nothing is read from a peer that is not trusted; of a valid header every byte is read, and none
-//! behind it, however the bytes arrive; a header is there within [`DEADLINE`], in total, or never.
+//! Invariants: nothing is read from a peer that is not trusted; a valid header is consumed completely and nothing
+//! behind it, however the bytes arrive; a header that is not complete within [`DEADLINE`] is an error.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -19,85 +19,91 @@ use tokio::{
 use super::peer::is_trusted;
 use crate::admission::canonical;
 
-/// How long a whole header may take. A proxy sends it with the first packet.
+/// How long a complete header may take. A proxy sends it with the first packet.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
-/// How a header of version 1 begins (§2.1).
+/// The signature of version 1 (§2.1).
 const V1: &[u8] = b"PROXY ";
-/// "PROXY UNKNOWN" and its end of line: no header is shorter.
+/// "PROXY UNKNOWN" with CRLF: no header is shorter.
 const SHORTEST: usize = 15;
-/// The longest header of version 1, its end of line included (§2.1).
+/// The longest header of version 1, with CRLF (§2.1).
 const LONGEST_V1: usize = 107;
-/// How a header of version 2 begins (§2.2).
+/// The signature of version 2 (§2.2).
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// What of a header of version 2 does not depend on its length: signature, command, family, and the length itself.
+/// The fixed part of a header of version 2: signature, command, family and length.
 const FIXED_V2: usize = 16;
 /// Version 2 and the command LOCAL.
 const LOCAL: u8 = 0x20;
 
-/// What a header says.
+/// The contents of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProxyHeader {
-    /// The canonical address of the client, `::ffff:a.b.c.d` as `a.b.c.d`; unless [`Speaker::Client`] speaks, that
-    /// of the proxy.
+    /// The canonical address of the client, `::ffff:a.b.c.d` as `a.b.c.d`; that of the proxy unless the initiator is
+    /// [`Initiator::Client`].
     pub client: SocketAddr,
-    /// The canonical address that the client connected to, when a client speaks.
+    /// The canonical address that the client connected to, if the initiator is a client.
     pub destination: Option<SocketAddr>,
-    /// Whose bytes follow.
-    pub speaker: Speaker,
+    /// Who initiated the connection.
+    pub initiator: Initiator,
 }
 
-/// Whose bytes follow a header.
+/// Who initiated a connection that begins with a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaker {
-    /// Those of a client with an address.
+pub(crate) enum Initiator {
+    /// A client with an address.
     Client,
-    /// Those of the proxy itself, which asks for its own sake: LOCAL, a health check.
+    /// The proxy itself, for a health check: LOCAL.
     Proxy,
-    /// Those of somebody who has no IP address to tell: UNKNOWN, UNSPEC or AF_UNIX. The connection is the proxy's,
-    /// and its requests are not: what they say about where they come from is not to be believed.
+    /// A client without a known IP address: UNKNOWN, UNSPEC or AF_UNIX. The connection comes from the proxy, but its
+    /// requests do not: their forwarding headers are not trusted.
     Unknown,
 }
 
-/// Why a connection has no valid header. All of these are one end: it is closed without an answer.
+/// Why a connection has no valid header. For each of these, it is closed without a response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyHeaderError {
     /// The peer is not a trusted proxy. Nothing was read.
     #[error("{0} is not in trusted_proxies, and may not send a PROXY header")]
     Untrusted(SocketAddr),
-    /// Something else was sent.
+    /// The connection begins with something else.
     #[error(
-        "the connection does not begin with a PROXY header; tell the proxy to send one (HAProxy: send-proxy-v2)"
+        "the connection does not begin with a PROXY header; configure the proxy to send one (HAProxy: send-proxy-v2)"
     )]
     Absent,
-    /// A version 1 header has no end where it must.
+    /// A header of version 1 has no CRLF within its limit.
     #[error("the PROXY v1 header is longer than {LONGEST_V1} bytes")]
     TooLong,
-    /// The fields are not as they must be, or the addresses are not those of TCP.
+    /// The fields are invalid, or the addresses are not those of TCP.
     #[error("the PROXY header is malformed")]
     Malformed,
     /// The connection ended within the header.
-    #[error("the connection ended before its PROXY header did")]
+    #[error("the connection ended within its PROXY header")]
     Cut,
     /// The header took longer than [`DEADLINE`].
-    #[error("no whole PROXY header within {DEADLINE:?}")]
+    #[error("no complete PROXY header within {DEADLINE:?}")]
     Late,
     /// The connection broke.
     #[error("the connection broke before its PROXY header ended: {0}")]
     Broken(io::Error),
 }
 
-/// Whether a connection that begins with `bytes` brings a header. Five bytes are enough to tell; a listener that
-/// requires no header can name what is wrong with such a connection.
-pub(crate) fn begins(bytes: &[u8]) -> bool {
-    const ENOUGH: usize = 5;
-    bytes.len() >= ENOUGH && [V1, V2].iter().any(|start| agree(bytes, start))
+impl From<io::Error> for ProxyHeaderError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
 }
 
-/// Reads the header that `stream`, a connection from `peer`, begins with, and not a byte more.
+/// Whether a connection that begins with `bytes` begins with a header. Five bytes are enough to tell. A listener that
+/// does not expect a header uses this to report what is wrong with a connection.
+pub(crate) fn begins(bytes: &[u8]) -> bool {
+    const ENOUGH: usize = 5;
+    bytes.len() >= ENOUGH && [V1, V2].iter().any(|start| have_common_prefix(bytes, start))
+}
+
+/// Reads the header at the begin of `stream`, a connection from `peer`, and not a byte more.
 ///
 /// # Errors
-/// [`ProxyHeaderError`] says what is wrong. The connection is of no use then.
+/// [`ProxyHeaderError`] has a variant for each cause. The connection cannot be used any more.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     peer: SocketAddr,
@@ -106,11 +112,11 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     if !is_trusted(trusted, peer.ip()) {
         return Err(ProxyHeaderError::Untrusted(canonical_address(peer)));
     }
-    let header = timeout(DEADLINE, read_whole(stream)).await.map_err(|_| ProxyHeaderError::Late)??;
+    let header = timeout(DEADLINE, read_complete(stream)).await.map_err(|_| ProxyHeaderError::Late)??;
     parse(&header, peer)
 }
 
-async fn read_whole<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, ProxyHeaderError> {
+async fn read_complete<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, ProxyHeaderError> {
     let mut header = Vec::with_capacity(LONGEST_V1);
     loop {
         let missing = missing(&header)?;
@@ -124,10 +130,10 @@ async fn read_whole<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Pro
     }
 }
 
-/// How many bytes a header that begins so has at least still to come; 0 when it is whole. As many can be read at once
-/// without reading beyond its end.
+/// How many bytes a header that begins like this lacks at least; 0 if it is complete. That many can be read without
+/// reading beyond its end.
 fn missing(header: &[u8]) -> Result<usize, ProxyHeaderError> {
-    if !agree(header, V1) && !agree(header, V2) {
+    if !have_common_prefix(header, V1) && !have_common_prefix(header, V2) {
         return Err(ProxyHeaderError::Absent);
     }
     if header.len() < SHORTEST {
@@ -149,22 +155,23 @@ fn missing(header: &[u8]) -> Result<usize, ProxyHeaderError> {
     }
 }
 
-/// Whether two texts are the same as far as both go.
-fn agree(one: &[u8], other: &[u8]) -> bool {
+/// Whether one of the two is a prefix of the other.
+fn have_common_prefix(one: &[u8], other: &[u8]) -> bool {
     one.iter().zip(other).all(|(one, other)| one == other)
 }
 
 fn parse(header: &[u8], peer: SocketAddr) -> Result<ProxyHeader, ProxyHeaderError> {
-    let own = |speaker| ProxyHeader { client: canonical_address(peer), destination: None, speaker };
-    // Whatever else stands in such a header is to be ignored (§2.2), the family included.
+    let without_client =
+        |initiator| ProxyHeader { client: canonical_address(peer), destination: None, initiator };
+    // All other fields of such a header are to be ignored (§2.2), the family included.
     if header.starts_with(V2) && header[V2.len()] == LOCAL {
-        return Ok(own(Speaker::Proxy));
+        return Ok(without_client(Initiator::Proxy));
     }
-    // A number may not have a sign, but Rust would take "+80" for one.
+    // A port has no sign, but Rust's parser accepts "+80".
     if header.starts_with(V1) && !header[V1.len()..].starts_with(b"UNKNOWN") && header.contains(&b'+') {
         return Err(ProxyHeaderError::Malformed);
     }
-    // Nothing is made of the TLVs; they must be whole all the same.
+    // The TLVs are not used, but must be complete.
     let config = ParseConfig { include_tlvs: true, ..ParseConfig::default() };
     match ParsedHeader::parse(header, config) {
         Ok((parsed, _)) if parsed.tlvs().any(|tlv| tlv.is_err()) => Err(ProxyHeaderError::Malformed),
@@ -172,10 +179,10 @@ fn parse(header: &[u8], peer: SocketAddr) -> Result<ProxyHeader, ProxyHeaderErro
             Some(addresses) if addresses.protocol == Protocol::Stream => Ok(ProxyHeader {
                 client: canonical_address(addresses.source),
                 destination: Some(canonical_address(addresses.destination)),
-                speaker: Speaker::Client,
+                initiator: Initiator::Client,
             }),
             Some(_) => Err(ProxyHeaderError::Malformed),
-            None => Ok(own(Speaker::Unknown)),
+            None => Ok(without_client(Initiator::Unknown)),
         },
         _ => Err(ProxyHeaderError::Malformed),
     }
@@ -218,7 +225,7 @@ mod tests {
 
     const FOUR: &[u8] = &[192, 0, 2, 7, 198, 51, 100, 1, 0xd4, 0x31, 0x01, 0xbb];
 
-    /// Reads a header that comes one byte at a time, and then what is left.
+    /// Reads a header that arrives one byte at a time, and then the rest of the stream.
     async fn dripped(header: &[u8]) -> (Result<ProxyHeader, ProxyHeaderError>, Vec<u8>) {
         let (mut near, mut far) = duplex(1);
         let sent = [header, PAYLOAD].concat();
@@ -243,16 +250,16 @@ mod tests {
 
     fn client(client: &str, destination: &str) -> ProxyHeader {
         let destination = Some(destination.parse().unwrap());
-        ProxyHeader { client: client.parse().unwrap(), destination, speaker: Speaker::Client }
+        ProxyHeader { client: client.parse().unwrap(), destination, initiator: Initiator::Client }
     }
 
-    fn own(speaker: Speaker) -> ProxyHeader {
-        ProxyHeader { client: proxy(), destination: None, speaker }
+    fn own(initiator: Initiator) -> ProxyHeader {
+        ProxyHeader { client: proxy(), destination: None, initiator }
     }
 
     #[tokio::test]
     async fn both_versions_and_families_are_read_byte_by_byte() {
-        for (header, said) in [
+        for (header, expected) in [
             (
                 b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\r\n".to_vec(),
                 client("192.0.2.7:54321", "198.51.100.1:443"),
@@ -268,7 +275,7 @@ mod tests {
             ),
             (v2(0x21, 0x11, FOUR), client("192.0.2.7:54321", "198.51.100.1:443")),
             (
-                // An authority and a checksum, which are not looked at.
+                // An authority and a checksum, which are ignored.
                 v2(0x21, 0x11, &[FOUR, b"\x02\0\x04desk\x03\0\x04\x01\x02\x03\x04"].concat()),
                 client("192.0.2.7:54321", "198.51.100.1:443"),
             ),
@@ -282,36 +289,36 @@ mod tests {
                 client("[2001:db8::7]:1", "[::]:2"),
             ),
         ] {
-            assert_eq!(read_proxy_header(&header).await, said, "{}", header.escape_ascii());
+            assert_eq!(read_proxy_header(&header).await, expected, "{}", header.escape_ascii());
         }
     }
 
     #[tokio::test]
-    async fn the_longest_header_of_each_version_is_taken() {
+    async fn longest_header_of_each_version_is_accepted() {
         let address = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
         let longest_known = format!("PROXY TCP6 {address} {address} 65535 65535\r\n");
         assert_eq!(read_proxy_header(longest_known.as_bytes()).await.client.port(), 65535);
-        // The one that the specification counts to 107.
+        // The longest one in the specification: 107 bytes.
         let longest = format!("PROXY UNKNOWN {address} {address} 65535 65535\r\n");
         assert_eq!(longest.len(), LONGEST_V1);
-        assert_eq!(read_proxy_header(longest.as_bytes()).await, own(Speaker::Unknown));
+        assert_eq!(read_proxy_header(longest.as_bytes()).await, own(Initiator::Unknown));
         let padded = [FOUR, &[0xea, 0xff, 0xf0][..], &[0; 0xfff0][..]].concat();
         assert_eq!(padded.len(), 65535);
         assert_eq!(read_proxy_header(&v2(0x21, 0x11, &padded)).await.client.to_string(), "192.0.2.7:54321");
     }
 
     #[tokio::test]
-    async fn without_a_client_the_peer_of_the_socket_stands() {
-        for (header, speaker) in [
-            (v2(0x20, 0x00, &[]), Speaker::Proxy),
-            (v2(0x20, 0x11, FOUR), Speaker::Proxy),
-            (v2(0x20, 0xff, b"whatever"), Speaker::Proxy),
-            (v2(0x21, 0x00, &[]), Speaker::Unknown),
-            (v2(0x21, 0x31, &[0; 216]), Speaker::Unknown),
-            (b"PROXY UNKNOWN\r\n".to_vec(), Speaker::Unknown),
-            (b"PROXY UNKNOWN 192.0.2.7 198.51.100.1 +1 443\r\n".to_vec(), Speaker::Unknown),
+    async fn header_without_a_client_has_the_address_of_the_proxy() {
+        for (header, initiator) in [
+            (v2(0x20, 0x00, &[]), Initiator::Proxy),
+            (v2(0x20, 0x11, FOUR), Initiator::Proxy),
+            (v2(0x20, 0xff, b"whatever"), Initiator::Proxy),
+            (v2(0x21, 0x00, &[]), Initiator::Unknown),
+            (v2(0x21, 0x31, &[0; 216]), Initiator::Unknown),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Initiator::Unknown),
+            (b"PROXY UNKNOWN 192.0.2.7 198.51.100.1 +1 443\r\n".to_vec(), Initiator::Unknown),
         ] {
-            assert_eq!(read_proxy_header(&header).await, own(speaker), "{}", header.escape_ascii());
+            assert_eq!(read_proxy_header(&header).await, own(initiator), "{}", header.escape_ascii());
         }
     }
 
@@ -348,21 +355,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_header_is_refused_at_its_first_byte() {
+    async fn other_protocols_are_refused_at_their_first_byte() {
         for header in
             [&b"\x16\x03\x01\x02\0"[..], b"GET / HTTP/1.1\r\n", b"PROXYTCP4 ", b"proxy TCP4 ", b"\r\nQUIT\n"]
         {
             let error = refused(header).await;
             assert!(matches!(error, ProxyHeaderError::Absent), "{}: {error}", header.escape_ascii());
         }
-        // Nothing more is waited for.
+        // Without waiting for more.
         let (mut near, mut far) = duplex(64);
         far.write_all(b"G").await.unwrap();
         assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(ProxyHeaderError::Absent)));
     }
 
     #[tokio::test]
-    async fn a_line_without_an_end_is_given_up_after_107_bytes() {
+    async fn line_without_crlf_is_refused_after_107_bytes() {
         for length in [LONGEST_V1 - 1, LONGEST_V1, LONGEST_V1 + 1, 100_000] {
             let mut header = b"PROXY UNKNOWN ".to_vec();
             header.resize(length - 1, b'x');
@@ -379,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_within_the_header_is_an_end() {
+    async fn end_of_stream_within_the_header_is_an_error() {
         for header in [&b""[..], b"PROXY TCP4 192.0.2.7", b"PROXY UNKNOWN\r", &v2(0x21, 0x11, FOUR)[..27]] {
             let (mut near, mut far) = duplex(64);
             far.write_all(header).await.unwrap();
@@ -390,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_deadline_is_total() {
+    async fn deadline_is_total() {
         let (mut near, mut far) = duplex(1);
         tokio::spawn(async move {
             for byte in b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\r\n" {
@@ -404,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn from_a_stranger_nothing_is_read() {
+    async fn nothing_is_read_from_an_untrusted_peer() {
         let (mut near, mut far) = duplex(64);
         far.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
         drop(far);
@@ -417,15 +424,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mapped_peer_is_trusted_as_what_it_maps_to() {
+    async fn mapped_peer_is_trusted_by_its_ipv4_address() {
         let (mut near, mut far) = duplex(64);
         far.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
         let read = read(&mut near, "[::ffff:10.0.0.1]:40000".parse().unwrap(), &trusted()).await;
-        assert_eq!(read.unwrap(), own(Speaker::Unknown));
+        assert_eq!(read.unwrap(), own(Initiator::Unknown));
     }
 
     #[test]
-    fn headers_are_known_by_how_they_begin() {
+    fn headers_are_recognised_by_their_first_bytes() {
         for bytes in [&b"PROXY"[..], b"PROXY TCP4 1.1.1.1", b"\r\n\r\n\0", V2, &v2(0x21, 0x11, FOUR)] {
             assert!(begins(bytes), "{}", bytes.escape_ascii());
         }
@@ -443,36 +450,36 @@ mod tests {
         }
     }
 
-    /// Hands out bytes in pieces, and remembers how many it gave away.
-    struct Pieces<'a> {
+    /// A stream that returns its bytes in chunks, and counts them.
+    struct Chunks<'a> {
         bytes: &'a [u8],
         sizes: std::iter::Cycle<std::slice::Iter<'a, usize>>,
-        given: usize,
+        consumed: usize,
     }
 
-    impl AsyncRead for Pieces<'_> {
+    impl AsyncRead for Chunks<'_> {
         fn poll_read(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
             let size = *self.sizes.next().unwrap_or(&1);
-            let rest = &self.bytes[self.given..];
-            let piece = &rest[..rest.len().min(size).min(buf.remaining())];
-            buf.put_slice(piece);
-            self.given += piece.len();
+            let rest = &self.bytes[self.consumed..];
+            let chunk = &rest[..rest.len().min(size).min(buf.remaining())];
+            buf.put_slice(chunk);
+            self.consumed += chunk.len();
             Poll::Ready(Ok(()))
         }
     }
 
-    fn read_pieces(bytes: &[u8], sizes: &[usize]) -> (Result<ProxyHeader, ProxyHeaderError>, usize) {
-        let mut pieces = Pieces { bytes, sizes: sizes.iter().cycle(), given: 0 };
+    fn read_chunks(bytes: &[u8], sizes: &[usize]) -> (Result<ProxyHeader, ProxyHeaderError>, usize) {
+        let mut chunks = Chunks { bytes, sizes: sizes.iter().cycle(), consumed: 0 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let read = runtime.block_on(read(&mut pieces, proxy(), &trusted()));
-        (read, pieces.given)
+        let read = runtime.block_on(read(&mut chunks, proxy(), &trusted()));
+        (read, chunks.consumed)
     }
 
-    /// Where the header ends, told by other means than the subject's: `None` where there is no end.
+    /// Where the header ends, found independently of the code under test; `None` if it has no end.
     fn end(bytes: &[u8]) -> Option<usize> {
         if bytes.starts_with(V2) {
             let length = bytes.get(14..16)?;
@@ -485,7 +492,7 @@ mod tests {
         let v1 = (any::<(std::net::Ipv6Addr, std::net::Ipv6Addr)>(), any::<(u16, u16)>()).prop_map(
             |((from, to), (here, there))| format!("PROXY TCP6 {from} {to} {here} {there}\r\n").into_bytes(),
         );
-        // Of the types that everybody may use for their own purposes (§2.2.7).
+        // Of the types for custom use (§2.2.7).
         let tlv = (0xe0..=0xef_u8, prop::collection::vec(any::<u8>(), 0..100))
             .prop_map(|(kind, value)| [&[kind][..], &(value.len() as u16).to_be_bytes(), &value].concat());
         let tlvs = prop::collection::vec(tlv, 0..4).prop_map(|tlvs| tlvs.concat());
@@ -501,16 +508,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_is_read_to_its_end_and_no_further(
+        fn header_is_read_to_its_end_and_no_further(
             header in a_header(), payload in prop::collection::vec(any::<u8>(), 0..50), sizes in sizes(),
         ) {
-            let (read, given) = read_pieces(&[&header[..], &payload].concat(), &sizes);
+            let (read, consumed) = read_chunks(&[&header[..], &payload].concat(), &sizes);
             prop_assert!(read.is_ok(), "{}: {read:?}", header.escape_ascii());
-            prop_assert_eq!(given, header.len());
+            prop_assert_eq!(consumed, header.len());
         }
 
         #[test]
-        fn whatever_comes_nothing_panics_and_nothing_behind_the_end_is_read(
+        fn no_input_panics_and_nothing_behind_the_end_is_read(
             mut bytes in prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..200),
                 "PROXY (TCP4|TCP6|UNKNOWN)?[ 0-9a-f:.+\r\n]{0,120}".prop_map(String::into_bytes),
@@ -527,15 +534,15 @@ mod tests {
                 }
             }
             bytes.extend(payload);
-            let (read, given) = read_pieces(&bytes, &sizes);
+            let (read, consumed) = read_chunks(&bytes, &sizes);
             let end = end(&bytes);
             match read {
-                Ok(said) => {
-                    prop_assert_eq!(Some(given), end, "{:?} of {}", said, bytes.escape_ascii());
-                    prop_assert_eq!(said.client, canonical_address(said.client));
+                Ok(header) => {
+                    prop_assert_eq!(Some(consumed), end, "{:?} of {}", header, bytes.escape_ascii());
+                    prop_assert_eq!(header.client, canonical_address(header.client));
                 }
-                Err(_) if bytes.starts_with(V2) => prop_assert!(end.is_none_or(|end| given <= end)),
-                Err(_) => prop_assert!(given <= end.unwrap_or(LONGEST_V1).clamp(SHORTEST, LONGEST_V1)),
+                Err(_) if bytes.starts_with(V2) => prop_assert!(end.is_none_or(|end| consumed <= end)),
+                Err(_) => prop_assert!(consumed <= end.unwrap_or(LONGEST_V1).clamp(SHORTEST, LONGEST_V1)),
             }
         }
     }

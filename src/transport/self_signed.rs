@@ -1,4 +1,4 @@
-//! A certificate for development: signed by nobody, so browsers warn once.
+//! A self-signed certificate for development. Browsers warn about it once.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,12 +6,12 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
 };
 
-/// As long as browsers accept any certificate.
+/// The longest validity that browsers accept for any certificate.
 const VALID_FOR: Duration = Duration::from_secs(397 * 24 * 3600);
-/// Clocks differ.
+/// Allows for clocks that are behind.
 const VALID_BEFORE: Duration = Duration::from_secs(3600);
 
-/// A certificate and its key, both PEM.
+/// A certificate and its key, both in PEM form.
 #[derive(Debug)]
 pub struct SelfSigned {
     /// The certificate.

@@ -1,4 +1,4 @@
-//! The two kinds of accepted socket.
+//! An accepted socket: TCP, or Unix.
 
 use std::{
     io,
@@ -13,20 +13,20 @@ use tokio::{
 
 use crate::counting_stream::delegate_io;
 
-/// What the client of a Unix socket counts as: a program of this machine.
+/// The address that stands for clients of a Unix socket, which are processes on this machine.
 pub(crate) const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// What a client is connected by, before TLS.
+/// A client's socket, before TLS.
 #[derive(Debug)]
 pub(crate) enum Socket {
-    /// From an address.
+    /// A client with an address.
     Tcp(TcpStream),
-    /// From a program of this machine.
+    /// A process on this machine.
     Unix(UnixStream),
 }
 
 impl Socket {
-    /// The address of ours that was called.
+    /// The local address that the client connected to.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         match self {
             Self::Tcp(stream) => stream.local_addr().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
@@ -34,15 +34,15 @@ impl Socket {
         }
     }
 
-    /// Sends small writes at once. Frames are small and interactive: nothing is gained by waiting for more.
+    /// Disables Nagle's algorithm (TCP_NODELAY): frames are small and interactive.
     pub(crate) fn set_nodelay(&self) {
         if let Self::Tcp(stream) = self {
-            // A socket that cannot be told so is only slower.
+            // If this fails, the connection works but is slower.
             let _ = stream.set_nodelay(true);
         }
     }
 
-    /// The first bytes that have come, without taking them; waits for one.
+    /// Copies the first bytes that have arrived without consuming them (MSG_PEEK). Waits for at least one.
     ///
     /// # Errors
     /// The connection broke.
@@ -50,8 +50,8 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.peek(first).await,
             Self::Unix(stream) => {
-                let look = || Ok(recv(stream, &mut *first, RecvFlags::PEEK)?.0);
-                stream.async_io(Interest::READABLE, look).await
+                let peek = || Ok(recv(stream, &mut *first, RecvFlags::PEEK)?.0);
+                stream.async_io(Interest::READABLE, peek).await
             }
         }
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_peeked_at_stays() {
+    async fn peeked_bytes_can_still_be_read() {
         let (one, mut other) = UnixStream::pair().unwrap();
         let mut socket = Socket::Unix(one);
         other.write_all(b"PROXY").await.unwrap();

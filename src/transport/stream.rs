@@ -1,4 +1,4 @@
-//! The two kinds of client stream.
+//! The stream of a client: with TLS, or without.
 
 use rustls::ProtocolVersion;
 use tokio_rustls::server::TlsStream;
@@ -6,17 +6,17 @@ use tokio_rustls::server::TlsStream;
 use super::socket::Socket;
 use crate::counting_stream::{CountingStream, delegate_io};
 
-/// What a client is connected by.
+/// A plaintext stream of a client.
 #[derive(Debug)]
 pub(crate) enum ClientStream {
     /// `ws://` and `http://`.
     Plain(CountingStream<Socket>),
-    /// `wss://` and `https://`. Boxed: a plain session need not carry the room for it.
+    /// `wss://` and `https://`. Boxed, so that sessions without TLS do not pay for its size.
     Tls(Box<TlsStream<CountingStream<Socket>>>),
 }
 
 impl ClientStream {
-    /// The version of TLS that the client speaks to us, if it does.
+    /// The client's TLS version; `None` without TLS.
     pub(crate) fn tls_version(&self) -> Option<ProtocolVersion> {
         match self {
             Self::Plain(_) => None,
@@ -24,7 +24,7 @@ impl ClientStream {
         }
     }
 
-    /// Bytes the socket has taken so far, TLS included.
+    /// Bytes written to the socket so far, TLS overhead included.
     pub(crate) fn bytes_written(&self) -> u64 {
         match self {
             Self::Plain(stream) => stream.bytes_written(),

@@ -1,12 +1,12 @@
-//! The TLS handshake of a listener.
+//! TLS with clients: the settings of a listener and the handshake.
+//!
+//! Owns protocol versions, ALPN and session tickets of a listener, and tells TLS from anything else by its first byte.
+//! Knows nothing of what is sent inside. Invariant: a reload of the configuration or of a certificate invalidates no
+//! ticket.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{ServerConfig, crypto::aws_lc_rs, server::ProducesTickets};
-use tokio::{
-    task::spawn_blocking,
-    time::{self, MissedTickBehavior},
-};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -15,23 +15,22 @@ use super::{certificate::CertificateResolver, socket::Socket, stream::ClientStre
 use crate::{
     config::{Identity, TlsVersion},
     counting_stream::CountingStream,
+    watched_file,
 };
 
-/// The first byte of every TLS connection: a record that holds handshake messages (RFC 8446 §5.1).
+/// The first byte of every TLS connection: a record with handshake messages (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-/// How often the files of a certificate are looked at.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What came of a connection on a TLS listener.
+/// The result of accepting a connection on a TLS listener.
 #[derive(Debug)]
 pub(crate) enum TlsAccept {
-    /// TLS.
+    /// TLS is established.
     Stream(ClientStream),
-    /// Something else was spoken; nothing of it has been read.
+    /// The client does not speak TLS; nothing was read.
     NotTls(Socket),
 }
 
-/// A listener's TLS side. Clones show the same certificate.
+/// A listener's side of TLS. Clones share the certificate.
 #[derive(Clone)]
 pub(crate) struct Tls {
     acceptor: TlsAcceptor,
@@ -46,8 +45,8 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Loads a certificate chain and its key and checks that they belong together. In place of `before`, it takes the tickets
-    /// that were given out there: a client that comes again need not notice that anything has changed.
+    /// Loads a certificate chain and its key and checks that they belong together. If it replaces `before`, it
+    /// accepts the session tickets issued by that: clients that reconnect can still resume.
     ///
     /// # Errors
     /// A file is missing, unreadable or not PEM, the pair does not match, or it would replace `before` by a certificate
@@ -61,7 +60,7 @@ impl Tls {
             Some(before) => CertificateResolver::load_after(identity, &before.certificate)?,
             None => CertificateResolver::load(identity)?,
         });
-        let unusable = |cause| IdentityError::Unusable { certificate: certificate.certificate(), cause };
+        let unusable = |cause| IdentityError::Library { certificate: certificate.certificate(), cause };
         let tickets = match before {
             Some(before) => Arc::clone(&before.tickets),
             None => aws_lc_rs::Ticketer::new().map_err(unusable)?,
@@ -72,34 +71,23 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificate) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Tickets instead of a session cache: resumption without memory or a lock. One is enough for a client that keeps
-        // its connection for hours.
+        // Tickets instead of a session cache: resumption without memory or a lock. One is enough for a client that
+        // keeps its connection for hours.
         config.send_tls13_tickets = 1;
         config.ticketer = Arc::clone(&tickets);
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate, tickets })
     }
 
-    /// The certificate and its key.
     pub(crate) fn certificate(&self) -> &CertificateResolver {
         &self.certificate
     }
 
-    /// Takes over certificates that are renewed, until `stop`.
+    /// Reloads the certificate when its files change, until `stop`.
     pub(crate) async fn watch(self, stop: CancellationToken) {
-        let mut clock = time::interval_at(time::Instant::now() + WATCH_INTERVAL, WATCH_INTERVAL);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let check = async {
-            loop {
-                clock.tick().await;
-                let certificate = Arc::clone(&self.certificate);
-                // Files can be far away; a panic has been reported by its hook, and the next look is as good as any.
-                let _ = spawn_blocking(move || certificate.check()).await;
-            }
-        };
-        stop.run_until_cancelled(check).await;
+        watched_file::poll(move || self.certificate.check(), stop).await;
     }
 
-    /// Shakes hands. Takes as long as the client does: put a deadline around it.
+    /// Does the handshake. It takes as long as the client does: put a deadline around it.
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.

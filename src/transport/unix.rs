@@ -1,8 +1,8 @@
-//! Unix sockets and their names.
+//! Listening Unix sockets and their files.
 //!
-//! Owns how such a socket gets its name, and that the name goes with it. Refuses to know what is said on it. Invariants: a
-//! socket can be used by nobody else from the moment it has its name; only one that nobody listens on is replaced; only the
-//! one who made a name removes it.
+//! Owns how the file of such a socket is created, and that it is removed with the socket. Knows nothing of what is
+//! sent over it. Invariants: the file has its permissions before it has its final name; only the file of a socket
+//! that no process listens on is replaced; a file is removed only if it is still the one that was created here.
 
 use std::{
     fs, io,
@@ -16,24 +16,24 @@ use std::{
 
 use tokio::net::UnixListener;
 
-/// The longest path of a Unix socket, in bytes (unix(7)), less what its first name takes beyond its last.
+/// The longest path of a Unix socket, in bytes (unix(7)), less the suffix of its temporary name.
 const LONGEST_PATH: usize = 107 - SUFFIX.len();
-/// What is behind the name of a socket until it is ready.
+/// The suffix of a socket's temporary name, which it has until its permissions are set.
 const SUFFIX: &str = ".new";
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 enum UnixError {
-    /// Somebody listens there already.
+    /// Another process listens there.
     #[error("another program listens there")]
     InUse,
-    /// Something that is not a socket has its name.
-    #[error("there is something that is not a socket; remove it, or set another path")]
+    /// There is a file that is not a socket.
+    #[error("the path exists and is not a socket; remove it, or set another path")]
     NotASocket,
-    /// Its path is longer than a socket's can be.
+    /// The path is longer than that of a socket can be.
     #[error("the path is longer than {LONGEST_PATH} bytes; set a shorter one")]
     TooLong,
-    /// What the system said.
+    /// The system's error.
     #[error(transparent)]
     System(#[from] io::Error),
 }
@@ -49,10 +49,10 @@ impl From<UnixError> for io::Error {
     }
 }
 
-/// Listens on `path`, with these permissions. A socket that nobody listens on any more is replaced.
+/// Listens on `path`, with these permissions. The file of a socket that no process listens on any more is replaced.
 ///
 /// # Errors
-/// Somebody listens there, something else has the name, or the system refuses. Each says what to do.
+/// Another process listens there, there is another kind of file, or the system refuses. Each message says what to do.
 pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketPath)> {
     if path.as_os_str().as_bytes().len() > LONGEST_PATH {
         return Err(UnixError::TooLong.into());
@@ -67,27 +67,27 @@ pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketPa
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    // Its mode is set before it has its name: there is no moment in which others could use it.
-    let mut first = path.as_os_str().to_owned();
-    first.push(SUFFIX);
-    let first = PathBuf::from(first);
-    let _ = fs::remove_file(&first);
-    let listener = UnixListener::bind(&first)?;
-    let named = fs::set_permissions(&first, fs::Permissions::from_mode(mode))
-        .and_then(|()| fs::rename(&first, path))
+    // The mode is set under a temporary name, so that others can at no moment connect.
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(SUFFIX);
+    let temporary = PathBuf::from(temporary);
+    let _ = fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    let renamed = fs::set_permissions(&temporary, fs::Permissions::from_mode(mode))
+        .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| fs::symlink_metadata(path));
-    match named {
+    match renamed {
         Ok(found) => {
             Ok((listener, SocketPath { path: path.to_owned(), identity: (found.dev(), found.ino()) }))
         }
         Err(error) => {
-            let _ = fs::remove_file(&first);
+            let _ = fs::remove_file(&temporary);
             Err(error)
         }
     }
 }
 
-/// The name of a Unix socket; removed when dropped, unless somebody else has it by then.
+/// The file of a Unix socket; removed when dropped, unless another file has its name by then.
 #[derive(Debug)]
 pub(crate) struct SocketPath {
     path: PathBuf,
@@ -95,7 +95,6 @@ pub(crate) struct SocketPath {
 }
 
 impl SocketPath {
-    /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -115,27 +114,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+    async fn only_an_unused_socket_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.sock");
         let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(bind(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        // Dropped without its file being removed, as after a crash.
+        // The file is left behind, as after a crash.
         drop(other);
         let (_listener, name) = bind(&path, 0o600).unwrap();
         let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["a.sock"]);
-        // Whoever takes the name away keeps what it put there.
+        // Another file of the same name is not removed.
         fs::remove_file(&path).unwrap();
-        fs::write(&path, "a file of somebody").unwrap();
+        fs::write(&path, "another file").unwrap();
         drop(name);
         let error = bind(&path, 0o600).unwrap_err();
-        assert!(error.to_string().contains("not a socket"), "{error}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "a file of somebody");
+        assert!(error.to_string().contains("is not a socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another file");
     }
 
     #[tokio::test]
-    async fn a_path_that_is_too_long_is_told_so() {
+    async fn path_that_is_too_long_is_refused() {
         let error = bind(Path::new(&"x".repeat(108)), 0o600).unwrap_err();
         assert!(error.to_string().contains("set a shorter one"), "{error}");
     }

@@ -245,6 +245,6 @@ async fn certificates_renewed_under_load_are_whole_in_every_handshake() {
     println!("{RENEWALS} renewals; {STEADY} sessions said {bytes} bytes, {visits} new ones");
     let seen = |message: &str| gateway.lines(|line| (line["message"] == message).then_some(())).len();
     assert_eq!(seen("certificate reloaded"), RENEWALS);
-    assert_eq!(seen("certificate not reloaded: the one before stays until this is mended"), 0);
+    assert_eq!(seen("certificate not reloaded: the previous one stays in use"), 0);
     gateway.finish().await;
 }

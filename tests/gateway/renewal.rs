@@ -137,7 +137,7 @@ async fn what_is_no_good_pair_is_not_shown_and_named_once() {
     .enumerate()
     {
         write(&directory, bad);
-        let warning = "certificate not reloaded: the one before stays until this is mended";
+        let warning = "certificate not reloaded: the previous one stays in use";
         let line = gateway
             .until(words, |lines| lines.iter().filter(|line| begins(line, warning)).nth(number).cloned())
             .await;

@@ -1,21 +1,23 @@
-//! Token files as they stand on the disk.
+//! Token files on disk.
 //!
-//! Owns which files are read, when two of them are the same, and what a line says. Refuses to know when to read and
-//! what becomes of it. Invariant: an error names file and line, and never shows what stands there: it may be a token.
+//! Owns which files are read, and how a line is parsed. Knows nothing of when they are read and what the result is
+//! used for. Invariant: an error names file and line, and never quotes the line: it may contain a token.
 
 use std::{
     collections::HashMap,
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use aws_lc_rs::hmac;
 
 use super::{Digest, Targets};
-use crate::config::{Backend, BackendError};
+use crate::{
+    config::{Backend, BackendError},
+    watched_file::Stamp,
+};
 
-/// Why tokens cannot be read. No message shows what stands in a line: it may be a token.
+/// Why tokens cannot be read. No message quotes a line: it may contain a token.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetsError {
     /// The file, the directory, or a file in it cannot be read.
@@ -23,52 +25,52 @@ pub enum TargetsError {
     Unreadable {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         cause: io::Error,
     },
-    /// The path leads to a socket, a device or the like.
+    /// The path is that of a socket, a device or the like.
     #[error("{path} is neither a file nor a directory; name a file with tokens", path = .path.display())]
     Kind {
         /// The path.
         path: PathBuf,
     },
-    /// A line is not as it should be.
-    #[error("{path}:{line}: {wrong}", path = .path.display())]
+    /// A line is invalid.
+    #[error("{path}:{line}: {problem}", path = .path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
         /// What is wrong with it.
-        wrong: LineError,
+        problem: LineError,
     },
     /// The system gave no random key.
-    #[error("the system has no random numbers to hide tokens with")]
+    #[error("the system has no random numbers, which are needed to protect tokens")]
     NoRandomKey,
 }
 
 /// What is wrong with a line of a token file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// Bytes that are no text.
+    /// It is not UTF-8.
     #[error("this is not UTF-8; save the file as UTF-8")]
     Encoding,
-    /// No token, no target, or nothing to tell where one ends.
-    #[error("this is not of the form \"token: host:port\"; a colon and a space divide the two")]
+    /// The token, the backend or the separator is missing.
+    #[error("this is not of the form \"token: host:port\"; separate the two by a colon and a space")]
     Form,
-    /// A token that could not stand in a request.
+    /// A token that could not be part of a request.
     #[error("a token has no spaces and no control characters in it")]
     Token,
-    /// The target is none.
-    #[error("the target is none: {0}")]
+    /// The backend is invalid.
+    #[error("invalid target: {0}")]
     Target(BackendError),
-    /// The target is an XMPP server that wants to be asked for a domain.
+    /// The backend is an XMPP server, which needs a domain besides.
     #[error(
-        "a token cannot lead to starttls+xmpp://, which needs the xmpp_domain of a route; give it a route"
+        "a token cannot select starttls+xmpp://, which needs the xmpp_domain of a route; give it a route"
     )]
     StartTls,
-    /// The token has a target already.
-    #[error("the same token stands in {}:{line}; remove one of them", .path.display())]
+    /// An earlier line has the same token.
+    #[error("the same token is in {}:{line}; remove one of them", .path.display())]
     Twice {
         /// The other line's file.
         path: PathBuf,
@@ -77,24 +79,21 @@ pub enum LineError {
     },
 }
 
-/// A file, and by what a change of it is noticed.
+/// A token file and its version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct File {
     path: PathBuf,
-    /// Device, inode and size.
-    identity: (u64, u64, u64),
-    /// Of its contents, and of anything about it, in seconds and nanoseconds.
-    changed: [(i64, i64); 2],
+    stamp: Stamp,
 }
 
-/// The file at `path`, or those in the directory there, in order. Links are followed.
+/// The file at `path`, or those in the directory there, sorted. Links are followed.
 pub(super) fn files(path: &Path) -> Result<Vec<File>, TargetsError> {
     let unreadable = |path: &Path, cause| TargetsError::Unreadable { path: path.to_owned(), cause };
-    let found = fs::metadata(path).map_err(|error| unreadable(path, error))?;
-    if found.is_file() {
-        return Ok(vec![File::new(path.to_owned(), &found)]);
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, error))?;
+    if metadata.is_file() {
+        return Ok(vec![File { path: path.to_owned(), stamp: Stamp::new(&metadata) }]);
     }
-    if !found.is_dir() {
+    if !metadata.is_dir() {
         return Err(TargetsError::Kind { path: path.to_owned() });
     }
     let mut files = Vec::new();
@@ -105,64 +104,58 @@ pub(super) fn files(path: &Path) -> Result<Vec<File>, TargetsError> {
         if name.starts_with(b".") || name.ends_with(b"~") {
             continue;
         }
-        match fs::metadata(entry.path()) {
-            Ok(found) if found.is_file() => files.push(File::new(entry.path(), &found)),
+        let path = entry.path();
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => files.push(File { path, stamp: Stamp::new(&metadata) }),
             Ok(_) => {}
-            // It was removed a moment ago, or is a link that leads nowhere.
+            // It was removed since the directory was read, or is a dangling link.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(unreadable(&entry.path(), error)),
+            Err(error) => return Err(unreadable(&path, error)),
         }
     }
     files.sort();
     Ok(files)
 }
 
-impl File {
-    fn new(path: PathBuf, found: &fs::Metadata) -> Self {
-        let identity = (found.dev(), found.ino(), found.size());
-        let changed = [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())];
-        Self { path, identity, changed }
-    }
-}
-
-/// What stands in the files.
-pub(super) struct Read {
+/// The contents of the files.
+pub(super) struct Contents {
     pub(super) targets: Targets,
-    /// Whether a file is empty or ends in the middle of a line, as it does while somebody is writing it.
-    pub(super) may_go_on: bool,
+    /// Whether a file is empty or ends in the middle of a line, as it does while it is being written.
+    pub(super) is_partial: bool,
 }
 
-impl Read {
-    pub(super) fn of(files: &[File], key: &hmac::Key) -> Result<Self, TargetsError> {
-        let (mut targets, mut may_go_on) = (Targets::new(), false);
-        let mut places: HashMap<Digest, (&Path, usize)> = HashMap::new();
+impl Contents {
+    pub(super) fn read(files: &[File], key: &hmac::Key) -> Result<Self, TargetsError> {
+        let (mut targets, mut is_partial) = (Targets::new(), false);
+        let mut lines: HashMap<Digest, (&Path, usize)> = HashMap::new();
         for File { path, .. } in files {
             let bytes =
                 fs::read(path).map_err(|cause| TargetsError::Unreadable { path: path.clone(), cause })?;
-            may_go_on |= bytes.last() != Some(&b'\n');
+            is_partial |= bytes.last() != Some(&b'\n');
             for (line, text) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
-                let wrong = |wrong| TargetsError::Line { path: path.clone(), line, wrong };
-                let Some((token, backend)) = parse(text).map_err(wrong)? else { continue };
+                let invalid = |problem| TargetsError::Line { path: path.clone(), line, problem };
+                let Some((token, backend)) = parse(text).map_err(invalid)? else { continue };
                 let digest = Digest::of(key, token);
-                if let Some(&(other, line)) = places.get(&digest) {
-                    return Err(wrong(LineError::Twice { path: other.to_owned(), line }));
+                if let Some(&(other, line)) = lines.get(&digest) {
+                    return Err(invalid(LineError::Twice { path: other.to_owned(), line }));
                 }
-                places.insert(digest, (path, line));
+                lines.insert(digest, (path, line));
                 targets.insert(digest, backend);
             }
         }
-        Ok(Self { targets, may_go_on })
+        Ok(Self { targets, is_partial })
     }
 }
 
-/// What one line says, if anything. The first colon with a space behind it divides it, as in websockify.
+/// The token and the backend of a line; `None` for a comment or an empty line. The first colon with white space
+/// behind it separates the two, as in websockify.
 fn parse(line: &[u8]) -> Result<Option<(&str, Backend)>, LineError> {
     let line = std::str::from_utf8(line).map_err(|_| LineError::Encoding)?.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
-    let is_divider = |at: &usize| line[at + 1..].starts_with(char::is_whitespace);
-    let colon = line.match_indices(':').map(|(at, _)| at).find(is_divider).ok_or(LineError::Form)?;
+    let is_separator = |at: &usize| line[at + 1..].starts_with(char::is_whitespace);
+    let colon = line.match_indices(':').map(|(at, _)| at).find(is_separator).ok_or(LineError::Form)?;
     let (token, target) = (&line[..colon], line[colon + 1..].trim_start());
     if token.is_empty() {
         return Err(LineError::Form);
@@ -170,10 +163,10 @@ fn parse(line: &[u8]) -> Result<Option<(&str, Backend)>, LineError> {
     if token.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(LineError::Token);
     }
-    let backend = if target.contains("://") || target.starts_with("unix:") {
+    let backend: Result<Backend, BackendError> = if target.contains("://") || target.starts_with("unix:") {
         target.parse()
     } else if let Some(path) = target.strip_prefix("unix_socket:") {
-        // As websockify writes it.
+        // websockify's notation.
         format!("unix:{path}").parse()
     } else {
         format!("tcp://{target}").parse()
@@ -192,11 +185,11 @@ mod tests {
 
     fn parsed(line: &str) -> Result<Option<(String, String)>, LineError> {
         parse(line.as_bytes())
-            .map(|said| said.map(|(token, backend)| (token.to_owned(), backend.to_string())))
+            .map(|line| line.map(|(token, backend)| (token.to_owned(), backend.to_string())))
     }
 
     #[test]
-    fn lines_are_read_as_websockify_reads_them() {
+    fn lines_are_parsed_as_by_websockify() {
         for (line, token, backend) in [
             ("alice: 10.0.0.1:5900", "alice", "tcp://10.0.0.1:5900"),
             ("  alice:\t vnc.example:5900 \r", "alice", "tcp://vnc.example:5900"),
@@ -215,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_by_its_true_name() {
+    fn each_invalid_line_has_its_own_error() {
         for (line, error) in [
             ("alice", LineError::Form),
             ("alice:", LineError::Form),
@@ -241,20 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_stands_twice_is_refused_with_both_places() {
+    fn duplicate_token_is_refused_with_both_lines() {
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (directory.path().join("a"), directory.path().join("b"));
         fs::write(&a, "# ours\nalice: 10.0.0.1:5900\n").unwrap();
         fs::write(&b, "bob: 10.0.0.2:5900\n\nalice: 10.0.0.1:5900\n").unwrap();
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"any");
-        let error = Read::of(&files(directory.path()).unwrap(), &key).err().map(|error| error.to_string());
+        let error =
+            Contents::read(&files(directory.path()).unwrap(), &key).err().map(|error| error.to_string());
         let (a, b) = (a.display(), b.display());
-        assert_eq!(error, Some(format!("{b}:3: the same token stands in {a}:2; remove one of them")));
+        assert_eq!(error, Some(format!("{b}:3: the same token is in {a}:2; remove one of them")));
     }
 
     proptest! {
         #[test]
-        fn whatever_stands_there_nothing_panics_and_no_error_shows_it(
+        fn no_line_panics_and_no_error_shows_a_token(
             line in prop::collection::vec(any::<u8>(), 0..40), token in "[A-Z]{12}", target in "[ :0-9/#a-f-]{0,12}",
         ) {
             let _ = parse(&line);

@@ -1,7 +1,6 @@
-//! What a route says about TLS, loaded and found good.
+//! The TLS settings of a route, with their files loaded and validated.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -10,88 +9,46 @@ use rustls::{
     ClientConfig, RootCertStore,
     client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
 };
 
 use super::verify::{InsecureNoVerify, PinnedRoots};
-use crate::config::BackendTls;
+use crate::{
+    config::BackendTls,
+    pem::{PemError, PemSource, certificates, private_key, read_pem},
+};
 
-/// How many tickets of earlier sessions a route keeps, at eight for each name.
+/// How many tickets for session resumption a route keeps; rustls keeps eight for each name.
 const TICKETS: usize = 256;
+const CA: &str = "tls.ca";
+const CLIENT_CERTIFICATE: &str = "tls.client_certificate";
+const CLIENT_KEY: &str = "tls.client_key";
 
-/// Why a route's TLS cannot be used. Each says which key and file, and what to do.
+/// Why a route's TLS settings cannot be used. Each message names the key and the file, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
-    /// A file cannot be read.
-    #[error("cannot read {key} {path}: {cause}; check the path and its permissions", path = .path.display())]
-    Unreadable {
-        /// `tls.ca`, `tls.client_certificate` or `tls.client_key`.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// A file holds nothing of the kind.
-    #[error(
-        "{key} {path} holds no {wanted} in PEM form ({cause}); it should contain \"-----BEGIN {label}-----\"",
-        path = .path.display()
-    )]
-    NoPem {
-        /// As above.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What was looked for, in words.
-        wanted: &'static str,
-        /// What was looked for, as PEM labels it.
-        label: &'static str,
-        /// What the parser said.
-        cause: pem::Error,
-    },
-    /// A certificate in `ca` is none.
+    /// A file is missing, unreadable or not PEM, or the client certificate does not match its key.
+    #[error(transparent)]
+    Pem(#[from] PemError),
+    /// A certificate in `ca` is invalid.
     #[error("tls.ca {path} holds a certificate that cannot be used: {cause}; export it again", path = .path.display())]
     BadAuthority {
         /// The file.
         path: PathBuf,
-        /// What the TLS library said.
+        /// The TLS library's error.
         cause: rustls::Error,
     },
-    /// The system trusts nobody.
+    /// The system trusts no authority.
     #[error("the system has no certificate authorities ({0}); install ca-certificates, or set tls.ca")]
     NoSystemRoots(Arc<str>),
-    /// The client's certificate and key do not belong together.
-    #[error(
-        "tls.client_certificate {certificate} and tls.client_key {key} do not belong together; check that both are of the same renewal",
-        certificate = .certificate.display(),
-        key = .key.display()
-    )]
-    Mismatch {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-    },
-    /// The client's certificate is of a kind that cannot be used.
-    #[error("tls.client_certificate {path} cannot be used: {cause}", path = .path.display())]
-    UnusableClient {
-        /// The certificate's file.
-        path: PathBuf,
-        /// What the TLS library said.
-        cause: rustls::Error,
-    },
-    /// `server_name` is no name that a certificate could be for.
+    /// No certificate can be issued for `server_name`.
     #[error("tls.server_name {0:?} is neither a host name nor an IP address")]
     ServerName(String),
-    /// The TLS library refuses its own settings.
+    /// The TLS library does not accept its settings.
     #[error("TLS cannot be set up: {0}")]
     Library(rustls::Error),
 }
 
-/// The authorities that the system trusts: read when the first route needs them, and once for all of them.
+/// The authorities that the system trusts: read when the first route needs them, and once for all routes.
 #[derive(Debug, Default)]
 pub struct SystemRoots(pub(super) OnceLock<Result<Arc<RootCertStore>, Arc<str>>>);
 
@@ -104,8 +61,11 @@ impl SystemRoots {
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
                 let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-                let found_nothing = errors.is_empty();
-                return Err(if found_nothing { "none were found".into() } else { errors.join("; ").into() });
+                return Err(if errors.is_empty() {
+                    "none were found".into()
+                } else {
+                    errors.join("; ").into()
+                });
             }
             Ok(Arc::new(roots))
         });
@@ -113,7 +73,7 @@ impl SystemRoots {
     }
 }
 
-/// The settings of a route, all files read.
+/// The TLS library's settings for a route. Reads all files that the route names.
 pub(super) fn client_config(
     config: &BackendTls,
     system: &SystemRoots,
@@ -122,8 +82,8 @@ pub(super) fn client_config(
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match ca {
         _ if *insecure_no_verify => Arc::new(InsecureNoVerify(Arc::clone(&provider))),
-        Some(path) => listed(path, &provider)?,
-        None => signed(system.get()?, &provider)?,
+        Some(path) => pinned(path, &provider)?,
+        None => webpki_verifier(system.get()?, &provider)?,
     };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(min_version.or_newer())
@@ -133,24 +93,20 @@ pub(super) fn client_config(
     let mut config = match client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = certificates("tls.client_certificate", certificate)?;
-            let secret = PrivateKeyDer::from_pem_slice(&read("tls.client_key", key)?).map_err(|cause| {
-                let (key, path) = ("tls.client_key", key.clone());
-                TlsConfigError::NoPem { key, path, wanted: "private key", label: "PRIVATE KEY", cause }
-            })?;
-            builder.with_client_auth_cert(chain, secret).map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => {
-                    TlsConfigError::Mismatch { certificate: certificate.clone(), key: key.clone() }
-                }
-                cause => TlsConfigError::UnusableClient { path: certificate.clone(), cause },
-            })?
+            let certificate_origin = PemSource::file(CLIENT_CERTIFICATE, certificate);
+            let key_origin = PemSource::file(CLIENT_KEY, key);
+            let chain = certificates(&certificate_origin, &read_pem(CLIENT_CERTIFICATE, certificate)?)?;
+            let secret = private_key(&key_origin, &read_pem(CLIENT_KEY, key)?)?;
+            builder
+                .with_client_auth_cert(chain, secret)
+                .map_err(|cause| PemError::of_pair(certificate_origin, key_origin, cause))?
         }
     };
     config.resumption = Resumption::in_memory_sessions(TICKETS);
     Ok(config)
 }
 
-fn signed(
+fn webpki_verifier(
     roots: Arc<RootCertStore>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<WebPkiServerVerifier>, TlsConfigError> {
@@ -159,31 +115,13 @@ fn signed(
         .map_err(|error| TlsConfigError::Library(rustls::Error::General(error.to_string())))
 }
 
-fn listed(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<PinnedRoots>, TlsConfigError> {
-    let itself = certificates("tls.ca", path)?;
+fn pinned(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<PinnedRoots>, TlsConfigError> {
+    let certificates = certificates(&PemSource::file(CA, path), &read_pem(CA, path)?)?;
     let mut roots = RootCertStore::empty();
-    for certificate in &itself {
+    for certificate in &certificates {
         roots
             .add(certificate.clone())
             .map_err(|cause| TlsConfigError::BadAuthority { path: path.to_owned(), cause })?;
     }
-    Ok(Arc::new(PinnedRoots { signed: signed(Arc::new(roots), provider)?, itself }))
-}
-
-/// All certificates of a PEM file, at least one.
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
-    let text = read(key, path)?;
-    let all = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    match all {
-        Ok(all) if !all.is_empty() => Ok(all),
-        none => {
-            let cause = none.err().unwrap_or(pem::Error::NoItemsFound);
-            let path = path.to_owned();
-            Err(TlsConfigError::NoPem { key, path, wanted: "certificate", label: "CERTIFICATE", cause })
-        }
-    }
-}
-
-fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsConfigError> {
-    fs::read(path).map_err(|cause| TlsConfigError::Unreadable { key, path: path.to_owned(), cause })
+    Ok(Arc::new(PinnedRoots { authorities: webpki_verifier(Arc::new(roots), provider)?, certificates }))
 }

@@ -1,8 +1,8 @@
-//! TLS to backends.
+//! TLS with backends.
 //!
-//! Owns what a route says about TLS, loaded and found good, and the handshake. Refuses to know how the stream underneath
-//! came about and what it will carry. Invariants: a certificate is verified unless the operator said otherwise; nothing
-//! is waited for once the handshake is done, for in many protocols the client speaks first.
+//! Owns the loaded TLS settings of a route, and the handshake. Knows nothing of how the stream underneath was
+//! connected and what it will carry. Invariants: a certificate is verified unless the operator disabled that; after
+//! the handshake nothing is read before the session begins, because in many protocols the client speaks first.
 
 mod load;
 #[cfg(test)]
@@ -29,13 +29,13 @@ pub(crate) use self::load::{SystemRoots, TlsConfigError};
 use self::{load::client_config, verify::is_an_authority};
 use crate::{config::BackendTls, outcome::Reason};
 
-/// How many names of a certificate an error tells.
-const TOLD_NAMES: usize = 4;
+/// How many names of a certificate an error lists.
+const LISTED_NAMES: usize = 4;
 
 /// Why TLS with a backend was not established. The texts continue "cannot reach tls://…: ".
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The certificate is another server's.
+    /// The certificate is for other names.
     #[error(
         "its certificate is not for {expected} but for {presented}; if that is right, set tls.server_name"
     )]
@@ -45,33 +45,35 @@ pub enum TlsError {
         /// The names it is for.
         presented: String,
     },
-    /// The certificate was in force once.
+    /// The certificate has expired.
     #[error("its certificate expired{}", at(.0))]
     Expired(Option<SystemTime>),
-    /// The certificate will be in force, or the clock is wrong.
+    /// The certificate is not valid yet, or the clock is wrong.
     #[error("its certificate is not valid yet{}; check the clock", at(.0))]
     NotYetValid(Option<SystemTime>),
-    /// Nobody we trust signed the certificate.
-    #[error("its certificate is not signed by an authority that is trusted; give that authority as tls.ca")]
+    /// No trusted authority signed the certificate.
+    #[error(
+        "its certificate is not signed by a trusted authority; set tls.ca to that authority's certificate"
+    )]
     UnknownAuthority,
     /// The certificate is an authority's, most likely self-signed.
     #[error(
-        "its certificate is an authority's own, not a server's; give that very certificate as tls.ca to trust it"
+        "its certificate is an authority's own, not a server's; to trust it, set tls.ca to that very certificate"
     )]
     AuthorityItself,
     /// Something else is wrong with the certificate.
     #[error("its certificate cannot be used: {0}")]
     Certificate(CertificateError),
-    /// It speaks something else.
+    /// It answered with something other than TLS.
     #[error("it does not speak TLS on this port")]
     NotTls,
-    /// It does not want to speak with us.
+    /// It sent an alert.
     #[error("it refused the TLS handshake: {0:?}")]
     Refused(AlertDescription),
-    /// The two have nothing in common, or it broke the protocol.
+    /// There is no common version or cipher suite, or it violated the protocol.
     #[error("the TLS handshake failed: {0}")]
     Handshake(rustls::Error),
-    /// It hung up.
+    /// It closed the connection.
     #[error("it closed the connection during the TLS handshake; does it speak TLS on this port?")]
     Closed,
     /// The connection broke.
@@ -80,18 +82,18 @@ pub enum TlsError {
     /// The deadline came first.
     #[error("it did not finish the TLS handshake in time; does it speak TLS on this port?")]
     Silent,
-    /// There is no name that its certificate could be for.
-    #[error("{0:?} is no name that a certificate could be for; set tls.server_name")]
+    /// No certificate can be issued for its name.
+    #[error("no certificate can be issued for the name {0:?}; set tls.server_name")]
     Name(String),
 }
 
-/// " on 2026-11-20T00:00:00Z", if it is known when.
+/// " on 2026-11-20T00:00:00Z", if the date is known.
 fn at(when: &Option<SystemTime>) -> String {
     when.map(|when| format!(" on {}", humantime::format_rfc3339_seconds(when))).unwrap_or_default()
 }
 
 impl TlsError {
-    /// The end this leads to.
+    /// The reason that a session ends with.
     pub fn reason(&self) -> Reason {
         Reason::BackendTlsFailed
     }
@@ -131,21 +133,21 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
-/// The names of a certificate, which arrive as `DnsName("example.com")`.
+/// The names of a certificate, which rustls formats as `DnsName("example.com")`.
 fn names(presented: &[String]) -> String {
     let bare = |name: &String| {
         let inside = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
         inside.unwrap_or(name).trim_matches('"').to_owned()
     };
-    let told: Vec<String> = presented.iter().take(TOLD_NAMES).map(bare).collect();
-    match (told.is_empty(), presented.len().saturating_sub(TOLD_NAMES)) {
+    let listed: Vec<String> = presented.iter().take(LISTED_NAMES).map(bare).collect();
+    match (listed.is_empty(), presented.len().saturating_sub(LISTED_NAMES)) {
         (true, _) => "no name at all".to_owned(),
-        (_, 0) => told.join(", "),
-        (_, more) => format!("{} and {more} more", told.join(", ")),
+        (_, 0) => listed.join(", "),
+        (_, more) => format!("{} and {more} more", listed.join(", ")),
     }
 }
 
-/// How a route speaks TLS with its backends.
+/// Does TLS handshakes with the backends of a route.
 #[derive(Clone)]
 pub(crate) struct TlsConnector {
     tls: tokio_rustls::TlsConnector,
@@ -155,7 +157,7 @@ pub(crate) struct TlsConnector {
 
 impl fmt::Debug for TlsConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector")
+        f.debug_struct("TlsConnector")
             .field("server_name", &self.server_name)
             .field("insecure", &self.insecure)
             .finish_non_exhaustive()
@@ -163,15 +165,15 @@ impl fmt::Debug for TlsConnector {
 }
 
 impl TlsConnector {
-    /// Loads what a route says about TLS.
+    /// Loads the TLS settings of a route and the files they name.
     ///
     /// # Errors
-    /// A file is missing, unreadable, not PEM or unusable, or the system trusts no authority and the route names none.
+    /// A file is missing, unreadable, not PEM or unusable, or neither the system nor the route has a trusted authority.
     pub(crate) fn load(config: &BackendTls, system: &SystemRoots) -> Result<Self, TlsConfigError> {
         let server_name = config
             .server_name
             .as_deref()
-            .map(|name| server_name_of(name).ok_or_else(|| TlsConfigError::ServerName(name.to_owned())));
+            .map(|name| parse_server_name(name).ok_or_else(|| TlsConfigError::ServerName(name.to_owned())));
         Ok(Self {
             tls: tokio_rustls::TlsConnector::from(Arc::new(client_config(config, system)?)),
             server_name: server_name.transpose()?,
@@ -179,12 +181,12 @@ impl TlsConnector {
         })
     }
 
-    /// Shakes hands over `stream`. The certificate must be for the route's `server_name`, or else for `name`: the
+    /// Does the handshake over `stream`. The certificate must be for the route's `server_name`, or else for `name`: the
     /// backend's host as it is displayed, or an XMPP domain (RFC 6120 §13.7.2.1).
     ///
     /// # Errors
-    /// Each way to fail is a [`TlsError`] of its own. In TLS 1.3 a server refuses the certificate of a client only after
-    /// the handshake, so that this is seen at the first read (RFC 8446 §4.4.2.4).
+    /// [`TlsError`] has a variant for each cause. In TLS 1.3 a server rejects a client's certificate only after the
+    /// handshake, so that this error is seen at the first read (RFC 8446 §4.4.2.4).
     pub(crate) async fn connect<S>(
         &self,
         name: &str,
@@ -196,7 +198,7 @@ impl TlsConnector {
     {
         let name = match &self.server_name {
             Some(name) => name.clone(),
-            None => server_name_of(name).ok_or_else(|| TlsError::Name(name.to_owned()))?,
+            None => parse_server_name(name).ok_or_else(|| TlsError::Name(name.to_owned()))?,
         };
         match timeout_at(deadline, self.tls.connect(name, stream)).await {
             Ok(result) => Ok(result?),
@@ -206,7 +208,7 @@ impl TlsConnector {
 }
 
 /// A host name, with or without a dot at its end, or an IP address, with or without brackets.
-fn server_name_of(text: &str) -> Option<ServerName<'static>> {
+fn parse_server_name(text: &str) -> Option<ServerName<'static>> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let bare = bare.strip_suffix('.').unwrap_or(bare);
     ServerName::try_from(bare.to_owned()).ok()

@@ -1,4 +1,4 @@
-//! Handshakes with backends of every kind, over in-memory pipes.
+//! TLS handshakes with backends, over in-memory pipes.
 
 use std::{
     fs,
@@ -49,7 +49,7 @@ impl CertifiedPair {
     }
 }
 
-/// A certificate for `names`, in force from one time to another, counted from now.
+/// A certificate for `names`, valid from one day to another, counted from now.
 fn params(names: &[&str], from: i64, days: i64) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
@@ -69,7 +69,7 @@ fn self_signed(params: &CertificateParams) -> CertifiedPair {
     CertifiedPair { certificate, key: key.serialize_pem() }
 }
 
-/// Someone who signs certificates.
+/// A certificate authority.
 struct Authority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
@@ -109,8 +109,8 @@ fn server(pair: &CertifiedPair, versions: &[&'static SupportedProtocolVersion]) 
         .unwrap()
 }
 
-/// The same for a backend that wants to see a certificate.
-fn demanding(
+/// The same for a backend that requires a client certificate.
+fn server_with_client_auth(
     pair: &CertifiedPair,
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
@@ -126,7 +126,7 @@ fn demanding(
         .unwrap()
 }
 
-/// Files of a route.
+/// The files of a route.
 struct Files(TempDir);
 
 impl Files {
@@ -140,7 +140,7 @@ impl Files {
         path
     }
 
-    /// Settings that trust just this.
+    /// Settings that trust this certificate only.
     fn trusting(&self, certificate: &str) -> BackendTls {
         BackendTls { ca: Some(self.write("ca.pem", certificate)), ..BackendTls::default() }
     }
@@ -154,14 +154,14 @@ fn trusting(certificate: &str) -> TlsConnector {
     connector(&Files::new().trusting(certificate))
 }
 
-type Accepted = io::Result<server::TlsStream<DuplexStream>>;
+type AcceptResult = io::Result<server::TlsStream<DuplexStream>>;
 
-/// Lets the two shake hands.
-async fn shake(
+/// Does a handshake between the two.
+async fn handshake(
     connector: &TlsConnector,
     name: &str,
     server: &Arc<ServerConfig>,
-) -> (Result<TlsStream<DuplexStream>, TlsError>, JoinHandle<Accepted>) {
+) -> (Result<TlsStream<DuplexStream>, TlsError>, JoinHandle<AcceptResult>) {
     let (ours, theirs) = duplex(16 * 1024);
     let acceptor = TlsAcceptor::from(Arc::clone(server));
     let accepted = tokio::spawn(async move { acceptor.accept(theirs).await });
@@ -169,14 +169,14 @@ async fn shake(
 }
 
 async fn refused(connector: &TlsConnector, name: &str, server: ServerConfig) -> TlsError {
-    let (connected, _) = shake(connector, name, &Arc::new(server)).await;
-    let error = connected.expect_err("this must not be believed");
+    let (connected, _) = handshake(connector, name, &Arc::new(server)).await;
+    let error = connected.expect_err("this must be refused");
     assert_eq!(error.reason(), Reason::BackendTlsFailed);
     error
 }
 
-async fn believed(connector: &TlsConnector, name: &str, server: ServerConfig) -> TlsStream<DuplexStream> {
-    shake(connector, name, &Arc::new(server)).await.0.unwrap_or_else(|error| panic!("refused: {error}"))
+async fn accepted(connector: &TlsConnector, name: &str, server: ServerConfig) -> TlsStream<DuplexStream> {
+    handshake(connector, name, &Arc::new(server)).await.0.unwrap_or_else(|error| panic!("refused: {error}"))
 }
 
 fn soon() -> Instant {
@@ -184,12 +184,12 @@ fn soon() -> Instant {
 }
 
 #[tokio::test]
-async fn the_one_who_speaks_first_may_be_either() {
+async fn either_side_may_send_first() {
     let authority = Authority::new("ours");
     let connector = trusting(&authority.certificate);
     for versions in [BOTH, ONLY_1_2] {
         let server = Arc::new(server(&authority.sign(&params(&[NAME], -1, 1)), versions));
-        let (connected, accepted) = shake(&connector, NAME, &server).await;
+        let (connected, accepted) = handshake(&connector, NAME, &server).await;
         let (mut ours, mut theirs) = (connected.unwrap(), accepted.await.unwrap().unwrap());
         theirs.write_all(b"RFB 003.008\n").await.unwrap();
         theirs.flush().await.unwrap();
@@ -197,7 +197,7 @@ async fn the_one_who_speaks_first_may_be_either() {
         ours.read_exact(&mut banner).await.unwrap();
         assert_eq!(&banner, b"RFB 003.008\n");
 
-        let (connected, accepted) = shake(&connector, NAME, &server).await;
+        let (connected, accepted) = handshake(&connector, NAME, &server).await;
         let mut ours = connected.unwrap();
         ours.write_all(b"CONNECT\n\n\0").await.unwrap();
         ours.flush().await.unwrap();
@@ -209,7 +209,7 @@ async fn the_one_who_speaks_first_may_be_either() {
 }
 
 #[tokio::test]
-async fn a_stream_of_single_bytes_is_a_stream() {
+async fn handshake_works_byte_by_byte() {
     let authority = Authority::new("ours");
     let config = Arc::new(server(&authority.sign(&params(&[NAME], -1, 1)), BOTH));
     let (ours, theirs) = duplex(64 * 1024);
@@ -219,7 +219,7 @@ async fn a_stream_of_single_bytes_is_a_stream() {
     assert_eq!(ours.read_u8().await.unwrap(), b'x');
 }
 
-/// A stream that takes and gives a byte at a time.
+/// A stream that reads and writes one byte at a time.
 struct ByteByByte(DuplexStream);
 
 impl AsyncRead for ByteByByte {
@@ -251,7 +251,7 @@ impl AsyncWrite for ByteByByte {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_name_is_refused_and_both_are_told() {
+async fn certificate_for_another_name_is_refused_and_both_are_named() {
     let authority = Authority::new("ours");
     let pair = authority.sign(&params(&["web.example.com", "127.0.0.1"], -1, 1));
     let error = refused(&trusting(&authority.certificate), NAME, server(&pair, BOTH)).await;
@@ -274,7 +274,7 @@ async fn a_certificate_of_another_name_is_refused_and_both_are_told() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_in_force_is_refused_and_its_date_told() {
+async fn certificate_outside_its_validity_is_refused_with_the_date() {
     let authority = Authority::new("ours");
     let connector = trusting(&authority.certificate);
     let error = refused(&connector, NAME, server(&authority.sign(&params(&[NAME], -3, -2)), BOTH)).await;
@@ -287,7 +287,7 @@ async fn a_certificate_that_is_not_in_force_is_refused_and_its_date_told() {
 }
 
 #[tokio::test]
-async fn an_authority_that_is_not_ours_is_refused() {
+async fn untrusted_authority_is_refused() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let pair = theirs.sign(&params(&[NAME], -1, 1));
     let error = refused(&trusting(&ours.certificate), NAME, server(&pair, BOTH)).await;
@@ -299,32 +299,32 @@ async fn an_authority_that_is_not_ours_is_refused() {
 }
 
 #[tokio::test]
-async fn without_ca_the_system_is_trusted() {
+async fn without_ca_the_system_roots_are_trusted() {
     let authority = Authority::new("the system's");
     let system = SystemRoots(OnceLock::from(Ok(Arc::new(authority.roots()))));
     let connector = TlsConnector::load(&BackendTls::default(), &system).unwrap();
-    believed(&connector, NAME, server(&authority.sign(&params(&[NAME], -1, 1)), BOTH)).await;
+    accepted(&connector, NAME, server(&authority.sign(&params(&[NAME], -1, 1)), BOTH)).await;
     let other = Authority::new("another").sign(&params(&[NAME], -1, 1));
     assert!(matches!(refused(&connector, NAME, server(&other, BOTH)).await, TlsError::UnknownAuthority));
     let error = refused(&trusting(&Authority::new("a third").certificate), NAME, server(&other, BOTH)).await;
-    assert!(matches!(error, TlsError::UnknownAuthority), "a listed authority replaces those of the system");
+    assert!(matches!(error, TlsError::UnknownAuthority), "tls.ca replaces the system roots");
 
-    let nobody = SystemRoots(OnceLock::from(Err("none were found".into())));
-    let error = TlsConnector::load(&BackendTls::default(), &nobody).unwrap_err();
+    let no_roots = SystemRoots(OnceLock::from(Err("none were found".into())));
+    let error = TlsConnector::load(&BackendTls::default(), &no_roots).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the system has no certificate authorities (none were found); install ca-certificates, or set tls.ca"
     );
     let files = Files::new();
     assert!(
-        TlsConnector::load(&files.trusting(&authority.certificate), &nobody).is_ok(),
-        "nobody asks the system"
+        TlsConnector::load(&files.trusting(&authority.certificate), &no_roots).is_ok(),
+        "the system roots are not needed"
     );
 }
 
-/// A self-signed certificate is its own authority, and many say so of themselves in a way that webpki takes amiss.
+/// Many self-signed certificates have the CA extension, and webpki rejects those as a server's.
 #[tokio::test]
-async fn a_listed_certificate_is_believed_itself_but_not_beyond_its_name_and_time() {
+async fn pinned_certificate_is_accepted_for_its_own_names_and_validity_only() {
     for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
         let made = |names: &[&str], from, days| {
             let mut params = params(names, from, days);
@@ -332,8 +332,8 @@ async fn a_listed_certificate_is_believed_itself_but_not_beyond_its_name_and_tim
             self_signed(&params)
         };
         let pair = made(&[NAME], -1, 1);
-        believed(&trusting(&pair.certificate), NAME, server(&pair, BOTH)).await;
-        believed(&trusting(&pair.certificate), NAME, server(&pair, ONLY_1_2)).await;
+        accepted(&trusting(&pair.certificate), NAME, server(&pair, BOTH)).await;
+        accepted(&trusting(&pair.certificate), NAME, server(&pair, ONLY_1_2)).await;
         let error = refused(&trusting(&pair.certificate), "web.example.com", server(&pair, BOTH)).await;
         assert!(matches!(error, TlsError::WrongName { .. }), "{is_ca:?}: {error:?}");
         let old = made(&[NAME], -3, -2);
@@ -352,27 +352,27 @@ async fn a_listed_certificate_is_believed_itself_but_not_beyond_its_name_and_tim
 }
 
 #[tokio::test]
-async fn the_key_of_a_believed_certificate_must_be_there() {
+async fn backend_must_prove_possession_of_the_key() {
     let pair = self_signed(&params(&[NAME], -1, 1));
-    let thief = KeyPair::generate().unwrap();
+    let other_key = KeyPair::generate().unwrap();
     let key = aws_lc_rs::default_provider()
         .key_provider
-        .load_private_key(PrivateKeyDer::from_pem_slice(thief.serialize_pem().as_bytes()).unwrap())
+        .load_private_key(PrivateKeyDer::from_pem_slice(other_key.serialize_pem().as_bytes()).unwrap())
         .unwrap();
     let files = Files::new();
     for config in
         [files.trusting(&pair.certificate), BackendTls { insecure_no_verify: true, ..BackendTls::default() }]
     {
-        let stolen = Arc::new(rustls::sign::CertifiedKey::new(pair.chain(), Arc::clone(&key)));
+        let mismatched = Arc::new(rustls::sign::CertifiedKey::new(pair.chain(), Arc::clone(&key)));
         let mut server = server(&pair, BOTH);
-        server.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(stolen));
+        server.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(mismatched));
         let error = refused(&connector(&config), NAME, server).await;
         assert!(matches!(error, TlsError::Certificate(CertificateError::BadSignature)), "{error:?}");
     }
 }
 
 #[tokio::test]
-async fn a_route_may_say_which_name_it_means() {
+async fn server_name_overrides_the_name_of_the_backend() {
     let authority = Authority::new("ours");
     let files = Files::new();
     for (server_name, name, certified) in [
@@ -388,7 +388,7 @@ async fn a_route_may_say_which_name_it_means() {
             ..files.trusting(&authority.certificate)
         };
         let pair = authority.sign(&params(&[certified], -1, 1));
-        believed(&connector(&config), name, server(&pair, BOTH)).await;
+        accepted(&connector(&config), name, server(&pair, BOTH)).await;
     }
     let (ours, _theirs) = duplex(1024);
     let error = trusting(&authority.certificate).connect("no name", ours, soon()).await.unwrap_err();
@@ -396,7 +396,7 @@ async fn a_route_may_say_which_name_it_means() {
 }
 
 #[tokio::test]
-async fn what_is_not_tls_is_told() {
+async fn other_protocols_are_reported() {
     let connector = trusting(&Authority::new("ours").certificate);
     for banner in [
         &b"RFB 003.008\n"[..],
@@ -417,7 +417,7 @@ async fn what_is_not_tls_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_ends_with_the_deadline() {
+async fn silent_backend_ends_with_the_deadline() {
     let (ours, _theirs) = duplex(16 * 1024);
     let began = Instant::now();
     let deadline = began + Duration::from_secs(5);
@@ -428,54 +428,56 @@ async fn silence_ends_with_the_deadline() {
 }
 
 #[tokio::test]
-async fn an_old_server_is_refused_where_the_route_says_so() {
+async fn min_version_refuses_older_backends() {
     let authority = Authority::new("ours");
     let pair = authority.sign(&params(&[NAME], -1, 1));
     let files = Files::new();
     let modern = BackendTls { min_version: TlsVersion::V1_3, ..files.trusting(&authority.certificate) };
     let error = refused(&connector(&modern), NAME, server(&pair, ONLY_1_2)).await;
     assert!(matches!(error, TlsError::Refused(AlertDescription::ProtocolVersion)), "{error:?}");
-    let stream = believed(&connector(&modern), NAME, server(&pair, BOTH)).await;
+    let stream = accepted(&connector(&modern), NAME, server(&pair, BOTH)).await;
     assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_to_those_who_ask() {
+async fn client_certificate_is_sent_on_request() {
     let (authority, clients) = (Authority::new("ours"), Authority::new("of clients"));
     let pair = authority.sign(&params(&[NAME], -1, 1));
     let client = clients.sign(&params(&["gateway.example.com"], -1, 1));
     let files = Files::new();
-    let nobody = files.trusting(&authority.certificate);
+    let no_client = files.trusting(&authority.certificate);
     let config = BackendTls {
         client: Some((
             files.write("client.pem", &client.certificate),
             files.write("client.key", &client.key),
         )),
-        ..nobody.clone()
+        ..no_client.clone()
     };
     for versions in [BOTH, ONLY_1_2] {
-        let server = Arc::new(demanding(&pair, &clients, versions));
-        let (connected, accepted) = shake(&connector(&config), NAME, &server).await;
+        let server = Arc::new(server_with_client_auth(&pair, &clients, versions));
+        let (connected, accepted) = handshake(&connector(&config), NAME, &server).await;
         let _connected = connected.unwrap();
         let accepted = accepted.await.unwrap().unwrap();
         assert_eq!(accepted.get_ref().1.peer_certificates(), Some(&client.chain()[..]));
     }
-    let error = refused(&connector(&nobody), NAME, demanding(&pair, &clients, ONLY_1_2)).await;
+    let error =
+        refused(&connector(&no_client), NAME, server_with_client_auth(&pair, &clients, ONLY_1_2)).await;
     assert!(matches!(error, TlsError::Refused(_)), "{error:?}");
-    let mut stream = believed(&connector(&nobody), NAME, demanding(&pair, &clients, BOTH)).await;
+    let mut stream =
+        accepted(&connector(&no_client), NAME, server_with_client_auth(&pair, &clients, BOTH)).await;
     let error = stream.read_u8().await.unwrap_err();
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
 }
 
 #[tokio::test]
-async fn without_verification_anything_will_do_and_the_connector_says_so() {
+async fn insecure_no_verify_accepts_anything_and_shows_in_debug() {
     let expired = self_signed(&params(&["web.example.com"], -3, -2));
-    let nobody = SystemRoots(OnceLock::from(Err("none were found".into())));
+    let no_roots = SystemRoots(OnceLock::from(Err("none were found".into())));
     let config = BackendTls { insecure_no_verify: true, ..BackendTls::default() };
-    let connector = TlsConnector::load(&config, &nobody).unwrap();
+    let connector = TlsConnector::load(&config, &no_roots).unwrap();
     assert!(format!("{connector:?}").contains("insecure: true"), "{connector:?}");
     for versions in [BOTH, ONLY_1_2] {
-        believed(&connector, NAME, server(&expired, versions)).await;
+        accepted(&connector, NAME, server(&expired, versions)).await;
     }
     let verifying = trusting(&expired.certificate);
     assert!(format!("{verifying:?}").contains("insecure: false"), "{verifying:?}");
@@ -489,9 +491,9 @@ async fn sessions_are_resumed() {
         let server = Arc::new(server(&authority.sign(&params(&[NAME], -1, 1)), versions));
         let mut kinds = Vec::new();
         for _ in 0..2 {
-            let (connected, accepted) = shake(&connector, NAME, &server).await;
+            let (connected, accepted) = handshake(&connector, NAME, &server).await;
             let (mut ours, mut theirs) = (connected.unwrap(), accepted.await.unwrap().unwrap());
-            // The tickets of TLS 1.3 come after the handshake.
+            // In TLS 1.3, tickets arrive after the handshake.
             theirs.write_all(b"x").await.unwrap();
             theirs.flush().await.unwrap();
             ours.read_u8().await.unwrap();
@@ -502,7 +504,7 @@ async fn sessions_are_resumed() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_told() {
+fn error_names_the_file_and_the_problem() {
     let files = Files::new();
     let (one, other) = (self_signed(&params(&[NAME], -1, 1)), self_signed(&params(&[NAME], -1, 1)));
     let (certificate, key) =
@@ -542,7 +544,7 @@ fn what_is_wrong_with_a_file_is_told() {
     ] {
         let error = TlsConnector::load(&config, &SystemRoots::default()).unwrap_err().to_string();
         let error = error.replace(&files.0.path().display().to_string(), "DIR");
-        assert!(error.contains(message), "{error}\ndoes not say\n{message}");
+        assert!(error.contains(message), "{error}\ndoes not contain\n{message}");
     }
     assert!(TlsConnector::load(&client(&certificate, &key), &SystemRoots::default()).is_ok());
 }

@@ -1,7 +1,8 @@
-//! Which certificates of backends are believed.
+//! Which certificates of backends are trusted.
 //!
-//! Owns the two answers that rustls does not have ready: certificates that are listed themselves, and any at all. Both
-//! still demand that the backend holds the key of the certificate it shows.
+//! Owns the two verifiers that rustls does not provide: one that trusts pinned certificates (`tls.ca`), and one that
+//! trusts any (`insecure_no_verify`). Invariant: both demand that the backend proves possession of its certificate's
+//! key.
 
 use std::{fmt, sync::Arc};
 
@@ -17,19 +18,19 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-/// Whether a certificate was refused because it is an authority's, not a server's: many servers make themselves one that
-/// says it is both.
+/// Whether a certificate was rejected because it is an authority's, not a server's. Many servers generate a self-signed
+/// certificate that claims to be both.
 pub(super) fn is_an_authority(error: &CertificateError) -> bool {
     let CertificateError::Other(OtherError(error)) = error else { return false };
     matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
-/// Believes what the listed authorities signed, and the listed certificates themselves, if they are in force and for the
-/// right name: an operator who lists a self-signed certificate means that one.
+/// Trusts what the authorities in `tls.ca` signed, and the certificates in it themselves if they are valid now and
+/// for the right name: an operator who lists a self-signed certificate means that very one.
 #[derive(Debug)]
 pub(super) struct PinnedRoots {
-    pub(super) signed: Arc<WebPkiServerVerifier>,
-    pub(super) itself: Vec<CertificateDer<'static>>,
+    pub(super) authorities: Arc<WebPkiServerVerifier>,
+    pub(super) certificates: Vec<CertificateDer<'static>>,
 }
 
 impl ServerCertVerifier for PinnedRoots {
@@ -41,15 +42,16 @@ impl ServerCertVerifier for PinnedRoots {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.signed.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // This is said only of a certificate that is in force: its dates are looked at first.
+        match self.authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // webpki reports this only for a certificate that is valid now: it checks the dates first.
             Err(Error::InvalidCertificate(error))
-                if is_an_authority(&error) && self.itself.iter().any(|listed| listed == certificate) =>
+                if is_an_authority(&error)
+                    && self.certificates.iter().any(|pinned| pinned == certificate) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
-            verdict => verdict,
+            result => result,
         }
     }
 
@@ -59,7 +61,7 @@ impl ServerCertVerifier for PinnedRoots {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls12_signature(message, certificate, signature)
+        self.authorities.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -68,16 +70,16 @@ impl ServerCertVerifier for PinnedRoots {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls13_signature(message, certificate, signature)
+        self.authorities.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
+        self.authorities.supported_verify_schemes()
     }
 }
 
-/// Believes any certificate, whoever made it and whatever it is for: `insecure_no_verify`. Whoever can put himself
-/// between the gateway and the backend can read and change everything.
+/// Trusts any certificate of any issuer for any name: `insecure_no_verify`. An attacker between the gateway and the
+/// backend can read and change everything.
 pub(super) struct InsecureNoVerify(pub(super) Arc<CryptoProvider>);
 
 impl fmt::Debug for InsecureNoVerify {

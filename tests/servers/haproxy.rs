@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 use crate::server::{Server, find, free_port};
-use crate::support::{Backend, PLAIN, Session, Setup, TLS, Wire, ask, within};
+use crate::support::{Backend, ClientStream, PLAIN, Session, Setup, TLS, send_request, within};
 
 /// The balancer of docs/capacity.md.
 #[test]
@@ -58,12 +58,12 @@ async fn the_client_is_the_one_that_haproxy_announces() {
             let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
             let socket = within("HAProxy", socket.connect(address)).await.unwrap();
             let client = socket.local_addr().unwrap();
-            gateway.expect_end(client);
-            let mut wire = if tls { gateway.secure(socket).await } else { Wire::Plain(socket) };
+            gateway.expect_log_line(client);
+            let mut connection = if tls { gateway.secure(socket).await } else { ClientStream::Plain(socket) };
             let request = gateway.upgrade(if tls { TLS } else { PLAIN }, "/echo");
-            let response = ask(&mut wire, &request).await;
+            let response = send_request(&mut connection, &request).await;
             assert_eq!(response.status, 101, "{response:?}");
-            let mut session = Session::new(wire, client, &response.rest);
+            let mut session = Session::new(connection, client, &response.rest);
             session.echo(b"hello").await;
             session.close(1000).await;
             drop(session);

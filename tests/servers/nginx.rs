@@ -45,16 +45,20 @@ async fn nginx_hears_of_the_client_and_not_of_the_gateway() {
     }
     let gateway = setup.start().await;
     for target in ["/stream-v1", "/stream-v2", "/http-v1", "/http-v2"] {
-        for door in [TLS, PLAIN] {
-            let mut session = gateway.session_by(door, target).await;
+        for listener in [TLS, PLAIN] {
+            let mut session = gateway.session_by(listener, target).await;
             if target.starts_with("/http") {
                 let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
                 session.send(&frame(true, BINARY, request)).await;
             }
             let (data, code, _) = session.closed().await;
-            let heard = String::from_utf8_lossy(&data);
-            assert!(heard.ends_with(&format!("{}\n", session.peer)), "{target}, {}: {heard}", session.peer);
-            assert!(target.starts_with("/stream") || heard.starts_with("HTTP/1.1 200"), "{heard}");
+            let received = String::from_utf8_lossy(&data);
+            assert!(
+                received.ends_with(&format!("{}\n", session.peer)),
+                "{target}, {}: {received}",
+                session.peer
+            );
+            assert!(target.starts_with("/stream") || received.starts_with("HTTP/1.1 200"), "{received}");
             assert_eq!(code, Some(1000));
             gateway.ended(session.peer, "backend_closed", Some(1000)).await;
         }

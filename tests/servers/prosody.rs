@@ -81,10 +81,10 @@ impl Prosody {
 /// Says something and hears the answer, up to `end` in it.
 async fn say(session: &mut Session, text: &str, end: &str) -> String {
     session.send(&frame(true, BINARY, text.as_bytes())).await;
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
-        heard.extend(session.frames.data().await.payload);
-        let text = String::from_utf8_lossy(&heard);
+        received.extend(session.frames.data().await.payload);
+        let text = String::from_utf8_lossy(&received);
         if text.contains(end) {
             return text.into_owned();
         }
@@ -98,24 +98,24 @@ async fn a_client_logs_in_over_encryption_that_the_gateway_brings() {
     let gateway = prosody.gateway().await;
     // Without the gateway's help there is nothing but STARTTLS.
     let mut session = gateway.session("/clear").await;
-    let heard = say(&mut session, OPEN, "</stream:features>").await;
-    assert!(heard.contains("<starttls") && !heard.contains("PLAIN"), "{heard}");
+    let received = say(&mut session, OPEN, "</stream:features>").await;
+    assert!(received.contains("<starttls") && !received.contains("PLAIN"), "{received}");
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
 
     for target in ["/chat", "/direct", "/chat", "/direct"] {
         let mut session = gateway.session(target).await;
-        let heard = say(&mut session, OPEN, "</stream:features>").await;
-        assert!(heard.starts_with("<?xml"), "the answer to this stream and nothing before it: {heard}");
-        assert_eq!(heard.matches("<stream:stream").count(), 1, "{heard}");
-        assert!(heard.contains("PLAIN") && !heard.contains("<starttls"), "{target}: {heard}");
-        let heard = say(&mut session, AUTH, ">").await;
-        assert!(heard.contains("<success"), "{target}: {heard}");
-        let heard = say(&mut session, OPEN, "</stream:features>").await;
-        assert!(heard.contains("<bind"), "{target}: {heard}");
+        let received = say(&mut session, OPEN, "</stream:features>").await;
+        assert!(received.starts_with("<?xml"), "the answer to this stream and nothing before it: {received}");
+        assert_eq!(received.matches("<stream:stream").count(), 1, "{received}");
+        assert!(received.contains("PLAIN") && !received.contains("<starttls"), "{target}: {received}");
+        let received = say(&mut session, AUTH, ">").await;
+        assert!(received.contains("<success"), "{target}: {received}");
+        let received = say(&mut session, OPEN, "</stream:features>").await;
+        assert!(received.contains("<bind"), "{target}: {received}");
         let bind = "<iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
-        let heard = say(&mut session, bind, "</iq>").await;
-        assert!(heard.contains("juliet@chat.example/"), "{target}: {heard}");
+        let received = say(&mut session, bind, "</iq>").await;
+        assert!(received.contains("juliet@chat.example/"), "{target}: {received}");
         // Prosody ends the stream, and with it the session.
         session.send(&frame(true, BINARY, b"</stream:stream>")).await;
         let (data, code, _) = session.closed().await;

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
 /// Where a program is; `None`, after a word about it, where it is not installed.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
@@ -75,7 +75,7 @@ impl Server {
             while !is_listened_on(port) {
                 let ended = server.child.try_wait().expect("a child");
                 assert!(ended.is_none(), "{} ended with {ended:?}: {}", server.name, server.said());
-                assert!(start.elapsed() < PATIENCE, "no port {port}: {}", server.said());
+                assert!(start.elapsed() < TIMEOUT, "no port {port}: {}", server.said());
                 std::thread::sleep(Duration::from_millis(20));
             }
         }

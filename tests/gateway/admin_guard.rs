@@ -179,8 +179,8 @@ async fn invalid_requests_are_answered_with_the_error() {
     ] {
         let answer = gateway.request(method, target, body).await;
         assert_eq!(answer.status, status, "{method} {target} {}", answer.text());
-        let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        assert!(said["error"].as_str().unwrap().contains(words), "{method} {target}: {said}");
+        let reply: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert!(reply["error"].as_str().unwrap().contains(words), "{method} {target}: {reply}");
     }
     gateway.finish().await;
 }
@@ -204,8 +204,8 @@ async fn idle_connections_do_not_block_the_admin_address() {
     assert_eq!(answer.status, 200);
     assert!(start.elapsed() < Duration::from_secs(40), "answered after {:?}", start.elapsed());
     for stream in &mut silent {
-        let (said, _) = read_to_end(stream).await;
-        assert!(said.len() < 200, "{}", String::from_utf8_lossy(&said));
+        let (reply, _) = read_to_end(stream).await;
+        assert!(reply.len() < 200, "{}", String::from_utf8_lossy(&reply));
     }
     read_to_end(&mut dripping).await.1.ok();
     gateway.finish().await;

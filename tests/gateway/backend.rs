@@ -82,25 +82,31 @@ async fn status_of(gateway: &Gateway) -> (u16, String, AccessLogLine) {
 async fn check(backend: &str, reason: &str, status: u16, took: Option<Duration>) {
     let gateway = gateway(backend).await;
     let start = Instant::now();
-    let (code, said, end) = close_of(&gateway, TLS).await;
+    let (code, close_reason, end) = close_of(&gateway, TLS).await;
     match took {
         Some(clock) => assert_took(start, clock),
         None => assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed()),
     }
     assert_eq!((code, end.reason(), end.number("close_code")), (1011, reason, Some(1011)), "{end:?}");
-    assert!(!said.is_empty() && said.len() <= 123, "a short readable reason: {said:?}");
-    assert!(!said.contains(backend.trim_start_matches("tcp://")), "the client learns the address: {said:?}");
+    assert!(
+        !close_reason.is_empty() && close_reason.len() <= 123,
+        "a short readable reason: {close_reason:?}"
+    );
+    assert!(
+        !close_reason.contains(backend.trim_start_matches("tcp://")),
+        "the client learns the address: {close_reason:?}"
+    );
     assert!(end.is_session(), "{end:?}");
     assert_eq!((end.text("route"), end.text("backend")), (Some("kind"), Some(backend)));
 
     let start = Instant::now();
-    let (seen, said, end) = status_of(&gateway).await;
+    let (seen, close_reason, end) = status_of(&gateway).await;
     match took {
         Some(clock) => assert_took(start, clock),
         None => assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed()),
     }
     assert_eq!((seen, end.reason(), end.number("close_code")), (status, reason, None), "{end:?}");
-    assert!(!said.is_empty() && !said.contains('\n'), "one line: {said:?}");
+    assert!(!close_reason.is_empty() && !close_reason.contains('\n'), "one line: {close_reason:?}");
     gateway.finish().await;
 }
 
@@ -121,10 +127,10 @@ async fn a_backend_whose_name_is_unknown() {
     // A resolver without a network may take long to fail; then the connect deadline applies.
     let gateway = gateway("tcp://nowhere.invalid:5900").await;
     let start = Instant::now();
-    let (code, said, end) = close_of(&gateway, TLS).await;
+    let (code, close_reason, end) = close_of(&gateway, TLS).await;
     assert!(start.elapsed() < DEADLINE + Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(code, 1011);
-    assert!(!said.is_empty() && !said.contains("nowhere"), "{said:?}");
+    assert!(!close_reason.is_empty() && !close_reason.contains("nowhere"), "{close_reason:?}");
     assert_eq!(end.reason(), "backend_unresolved", "{end:?}");
     let (status, _, end) = status_of(&gateway).await;
     assert_eq!((status, end.reason()), (502, "backend_unresolved"));

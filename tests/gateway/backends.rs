@@ -29,11 +29,14 @@ fn unreached<'a>(
     let caller = std::panic::Location::caller();
     async move {
         let mut session = gateway.session_by(PLAIN, target).await;
-        let (data, code, said) = session.closed().await;
-        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{caller}: {said}");
-        assert!(!said.is_empty() && said.len() <= 123, "{caller}: a short readable reason: {said:?}");
+        let (data, code, close_reason) = session.closed().await;
+        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{caller}: {close_reason}");
+        assert!(
+            !close_reason.is_empty() && close_reason.len() <= 123,
+            "{caller}: a short readable reason: {close_reason:?}"
+        );
         for secret in ["127.0.0.1", "localhost", "certificate", "/"] {
-            assert!(!said.contains(secret), "{caller}: the client learns {secret}: {said:?}");
+            assert!(!close_reason.contains(secret), "{caller}: the client learns {secret}: {close_reason:?}");
         }
         let peer = session.peer;
         drop(session);

@@ -26,8 +26,8 @@ fn check(lines: &str, descriptors: usize) -> (i32, String, String) {
 
 #[test]
 fn the_configured_limits_are_reached_first_with_enough_resources() {
-    let (code, said, errors) = check("[limits]\nmax_sessions = 100\n", 2000);
-    assert_eq!((code, errors.as_str()), (0, ""), "{said}");
+    let (code, stdout, errors) = check("[limits]\nmax_sessions = 100\n", 2000);
+    assert_eq!((code, errors.as_str()), (0, ""), "{stdout}");
     for words in [
         "good, 1 listener(s), 1 route(s)",
         "       100  limits.max_sessions: as configured",
@@ -37,17 +37,17 @@ fn the_configured_limits_are_reached_first_with_enough_resources() {
         "MiB available / 11 KiB for each idle session",
         "limits.max_sessions is hit first, at 100; everything else has room for it",
     ] {
-        assert!(said.contains(words), "no {words:?} in:\n{said}");
+        assert!(stdout.contains(words), "no {words:?} in:\n{stdout}");
     }
 }
 
 #[test]
 fn a_limit_below_the_configured_one_is_named_and_fails() {
-    let (code, said, errors) = check("[limits]\nmax_sessions = 5000\n", 3000);
-    assert_eq!(code, 1, "{said}{errors}");
+    let (code, stdout, errors) = check("[limits]\nmax_sessions = 5000\n", 3000);
+    assert_eq!(code, 1, "{stdout}{errors}");
     let named = "portcullis: descriptors give(s) way first, at 955 sessions, before limits.max_sessions = 5000: \
          raise LimitNOFILE= in the unit, or ulimit -Hn";
     assert!(errors.contains(named), "{errors}");
-    let first = said.lines().nth(2).expect("a table");
-    assert!(first.starts_with("       955  descriptors: "), "the lowest limit comes first: {said}");
+    let first = stdout.lines().nth(2).expect("a table");
+    assert!(first.starts_with("       955  descriptors: "), "the lowest limit comes first: {stdout}");
 }

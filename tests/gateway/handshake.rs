@@ -20,10 +20,10 @@ async fn only_response(
     // The gateway may close the connection before it has read all of it.
     let _ = within("the gateway to take the head", connection.write_all(bytes)).await;
     let _ = connection.flush().await;
-    let (said, _) = read_to_end(&mut connection).await;
+    let (reply, _) = read_to_end(&mut connection).await;
     let served_certificate = String::from_utf8_lossy(bytes).chars().take(200).collect::<String>();
-    let response = Response::parse(&said, true)
-        .unwrap_or_else(|| panic!("{served_certificate:?} got {:?}", String::from_utf8_lossy(&said)));
+    let response = Response::parse(&reply, true)
+        .unwrap_or_else(|| panic!("{served_certificate:?} got {:?}", String::from_utf8_lossy(&reply)));
     let rest = String::from_utf8_lossy(&response.rest).into_owned();
     assert_eq!(rest, "", "{served_certificate:?} got more than one answer");
     drop(connection);
@@ -108,12 +108,12 @@ async fn an_incomplete_head_is_closed_at_the_request_deadline() {
             let mut connection = gateway.connect(listener).await;
             connection.write_all(half).await.unwrap();
             connection.flush().await.unwrap();
-            let (said, _) = read_to_end(&mut connection).await;
+            let (reply, _) = read_to_end(&mut connection).await;
             assert_took(start, Duration::from_millis(600));
-            if let Some(response) = Response::parse(&said, true) {
+            if let Some(response) = Response::parse(&reply, true) {
                 assert_eq!(response.status, 408);
             } else {
-                assert_eq!(String::from_utf8_lossy(&said), "", "an answer or nothing");
+                assert_eq!(String::from_utf8_lossy(&reply), "", "an answer or nothing");
             }
             let peer = connection.peer();
             drop(connection);
@@ -250,8 +250,8 @@ async fn a_route_accepts_only_get() {
     let head = gateway.upgrade(TLS, "/echo").line("HEAD /echo HTTP/1.1");
     connection.write_all(&head.bytes()).await.unwrap();
     connection.flush().await.unwrap();
-    let (said, _) = read_to_end(&mut connection).await;
-    let response = Response::parse(&said, false).expect("an answer");
+    let (reply, _) = read_to_end(&mut connection).await;
+    let response = Response::parse(&reply, false).expect("an answer");
     assert_eq!((response.status, response.rest.as_slice()), (405, &b""[..]));
     let peer = connection.peer();
     drop(connection);

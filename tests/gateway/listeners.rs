@@ -123,9 +123,9 @@ async fn a_unix_socket_in_use_is_not_replaced() {
     first.line("ready").await;
     let second = spawn_blocking(move || gateway(&file).output());
     let second = within("the second to give up", second).await.expect("it ran").expect("its output");
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains("listener.sock") && said.contains("stop the program that uses it"), "{said}");
+    let stderr = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("listener.sock") && stderr.contains("stop the program that uses it"), "{stderr}");
     session(&directory.path().join("listener.sock"), "192.0.2.7").await.echo(b"still here").await;
     first.stop().await;
 }
@@ -137,9 +137,9 @@ async fn a_missing_systemd_socket_is_an_error_with_advice() {
     let file = configure(directory.path(), "systemd:portcullis", &backend);
     let output = spawn_blocking(move || gateway(&file).output());
     let output = within("it to give up", output).await.expect("it ran").expect("its output");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("systemd:portcullis") && said.contains("FileDescriptorName="), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("systemd:portcullis") && stderr.contains("FileDescriptorName="), "{stderr}");
 }
 
 #[tokio::test]

@@ -20,8 +20,8 @@ const fn loopback(last: u8) -> IpAddr {
 async fn refused_before_tls(gateway: &Gateway, source: IpAddr, reason: &str) {
     let mut socket = gateway.tcp_from(Some(source), TLS).await;
     let peer = socket.local_addr().expect("a connected socket");
-    let (said, _) = read_to_end(&mut socket).await;
-    assert_eq!(said, b"", "TLS had not begun");
+    let (bytes, _) = read_to_end(&mut socket).await;
+    assert_eq!(bytes, b"", "TLS had not begun");
     let end = gateway.refused(peer, reason).await;
     assert_eq!(end.text("route"), None, "a route before any request: {end:?}");
 }

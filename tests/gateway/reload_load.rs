@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(400);
 /// Sends now and then until `stop`, and checks that every byte is echoed. Returns how many
 /// bytes it sent.
 async fn talk(mut session: Session, start: u64, stop: Arc<AtomicBool>) -> u64 {
-    let (mut said, mut received) = (Context::new(&SHA256), Context::new(&SHA256));
+    let (mut sent, mut received) = (Context::new(&SHA256), Context::new(&SHA256));
     let mut at = start;
     // The sessions do not send at the same moment.
     tokio::time::sleep(PAUSE * (start % 97) as u32 / 97).await;
@@ -34,12 +34,12 @@ async fn talk(mut session: Session, start: u64, stop: Arc<AtomicBool>) -> u64 {
         clock.tick().await;
         let message = pattern(at, MESSAGE);
         at += MESSAGE as u64;
-        said.update(&message);
+        sent.update(&message);
         session.send(&frame(true, BINARY, &message)).await;
         received.update(&session.frames.payload(MESSAGE).await);
     }
     session.close(1000).await;
-    assert_eq!(said.finish().as_ref(), received.finish().as_ref(), "the echo differs from what was sent");
+    assert_eq!(sent.finish().as_ref(), received.finish().as_ref(), "the echo differs from what was sent");
     at - start
 }
 
@@ -105,9 +105,9 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let visits = self.newcomers.await.expect("the newcomers");
         let mut bytes = 0;
-        for said in self.steady.join_all().await {
-            assert!(said > 0, "a steady session sent nothing");
-            bytes += said;
+        for sent in self.steady.join_all().await {
+            assert!(sent > 0, "a steady session sent nothing");
+            bytes += sent;
         }
         let gateway = Arc::into_inner(self.gateway).expect("the last reference");
         (gateway, visits, bytes)

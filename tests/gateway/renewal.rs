@@ -104,9 +104,9 @@ async fn a_renewed_certificate_is_served_however_its_files_are_written() {
     fs::rename(directory.join("..next"), &link).unwrap();
     until_shown(&gateway, &fourth).await;
 
-    let said = lines(&gateway, "certificate ");
-    assert_eq!(said.len(), 4, "{said:?}");
-    assert!(said.iter().all(|line| line["message"] == "certificate reloaded" && line["level"] == "INFO"));
+    let logged = lines(&gateway, "certificate ");
+    assert_eq!(logged.len(), 4, "{logged:?}");
+    assert!(logged.iter().all(|line| line["message"] == "certificate reloaded" && line["level"] == "INFO"));
     gateway.finish().await;
 }
 

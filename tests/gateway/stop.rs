@@ -202,10 +202,10 @@ async fn a_connection_without_a_request_is_closed_after_a_second_of_drain() {
     let mut no_hello = gateway.tcp(TLS).await;
     let start = Instant::now();
     gateway.signal(SIGTERM);
-    let (said, _) = read_to_end(&mut silent).await;
-    assert!(said.is_empty(), "{said:?}");
-    let (said, _) = read_to_end(&mut half).await;
-    assert!(said.is_empty(), "{said:?}");
+    let (bytes, _) = read_to_end(&mut silent).await;
+    assert!(bytes.is_empty(), "{bytes:?}");
+    let (bytes, _) = read_to_end(&mut half).await;
+    assert!(bytes.is_empty(), "{bytes:?}");
     let _ = read_to_end(&mut nothing).await;
     let _ = read_to_end(&mut no_hello).await;
     assert_took(start, Duration::from_secs(1));

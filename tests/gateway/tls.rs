@@ -56,9 +56,9 @@ async fn a_silent_connection_is_closed_at_the_tls_deadline() {
     let gateway = with_short_timeouts().await;
     let start = Instant::now();
     let mut socket = gateway.tcp(TLS).await;
-    let (said, _) = read_to_end(&mut socket).await;
+    let (reply, _) = read_to_end(&mut socket).await;
     assert_took(start, DEADLINE);
-    assert!(said.is_empty() || said[0] == 21, "nothing or an alert: {said:?}");
+    assert!(reply.is_empty() || reply[0] == 21, "nothing or an alert: {reply:?}");
     gateway.refused(socket.local_addr().unwrap(), "tls_timeout").await;
     gateway.finish().await;
 }
@@ -118,10 +118,10 @@ async fn plain_http_on_the_tls_port_is_answered_with_the_reason() {
     for request in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "POST /echo HTTP/1.1\r\n\r\n", "hello\r\n"] {
         let mut socket = gateway.tcp(TLS).await;
         socket.write_all(request.as_bytes()).await.unwrap();
-        let (said, _) = read_to_end(&mut socket).await;
-        let text = String::from_utf8_lossy(&said);
+        let (reply, _) = read_to_end(&mut socket).await;
+        let text = String::from_utf8_lossy(&reply);
         let explained = text.starts_with("HTTP/1.1 400 ") && text.contains("this port speaks TLS");
-        assert!(explained || said.first() == Some(&21), "{request:?} was answered with {text:?}");
+        assert!(explained || reply.first() == Some(&21), "{request:?} was answered with {text:?}");
         let peer = socket.local_addr().unwrap();
         drop(socket);
         gateway.refused(peer, "not_tls").await;
@@ -141,9 +141,9 @@ async fn tls_before_1_2_gets_a_protocol_version_alert() {
         ] {
             let mut socket = gateway.tcp(TLS).await;
             socket.write_all(&old_hello(minor, extensions)).await.unwrap();
-            let (said, _) = read_to_end(&mut socket).await;
-            let said = alert(&said);
-            assert!(alerts.contains(&said), "version 3.{minor}: {said:?}");
+            let (reply, _) = read_to_end(&mut socket).await;
+            let reply = alert(&reply);
+            assert!(alerts.contains(&reply), "version 3.{minor}: {reply:?}");
             gateway.refused(socket.local_addr().unwrap(), "tls_failed").await;
         }
     }

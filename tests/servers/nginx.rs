@@ -1,4 +1,4 @@
-//! nginx behind, which wants to be told who calls.
+//! nginx as the backend, with a PROXY header.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 #[tokio::test]
 #[ignore = "needs nginx: tests/run --only servers"]
-async fn nginx_hears_of_the_client_and_not_of_the_gateway() {
+async fn nginx_receives_the_address_of_the_client_not_of_the_gateway() {
     let Some(program) = find("nginx") else { return };
     if !Path::new(STREAM_MODULE).exists() {
         return missing("the stream module of nginx");

@@ -180,11 +180,11 @@ impl Drop for Server {
 pub(crate) async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-        let said = async {
+        let data = async {
             stream.write_all(&buffer[..length]).await?;
             stream.flush().await
         };
-        if said.await.is_err() {
+        if data.await.is_err() {
             return;
         }
     }

@@ -20,9 +20,12 @@ const NO_PORT: &str = "os error 99";
 /// Expects a session to end because of a shortage that is not its backend's fault. It stays open on this side, and keeps
 /// its descriptor.
 async fn overloaded(session: &mut Session) {
-    let (data, code, said) = within("a Close", session.frames.until_close()).await;
-    assert_eq!((data.as_slice(), code), (&b""[..], Some(1013)), "{said}");
-    assert!(!said.is_empty() && !said.contains("127.0.0.1"), "a short readable reason: {said:?}");
+    let (data, code, close_reason) = within("a Close", session.frames.until_close()).await;
+    assert_eq!((data.as_slice(), code), (&b""[..], Some(1013)), "{close_reason}");
+    assert!(
+        !close_reason.is_empty() && !close_reason.contains("127.0.0.1"),
+        "a short readable reason: {close_reason:?}"
+    );
 }
 
 /// Closes the client's side, and checks the log line.

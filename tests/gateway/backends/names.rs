@@ -87,8 +87,8 @@ impl NameServer {
             let mut buffer = [0; 2048];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                if let Some(said) = respond(&buffer[..length], &answer) {
-                    socket.send_to(&said, peer).await.expect("an answer goes out");
+                if let Some(reply) = respond(&buffer[..length], &answer) {
+                    socket.send_to(&reply, peer).await.expect("an answer goes out");
                 }
             }
         });
@@ -125,15 +125,15 @@ fn respond(query: &[u8], answer: &impl Fn(&str) -> Answer) -> Option<Vec<u8>> {
         Answer::Address(address) => (0, is_for_ipv4.then_some(address)),
     };
     // A response, recursion desired and available; one question, and one record or none.
-    let mut said =
+    let mut reply =
         [&head[..2], &[0x81, 0x80 | code, 0, 1, 0, u8::from(record.is_some()), 0, 0, 0, 0]].concat();
-    said.extend(question);
+    reply.extend(question);
     if let Some(address) = record {
         // The name of the question, A, IN, a TTL of one minute, four bytes.
-        said.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        said.extend(address.octets());
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        reply.extend(address.octets());
     }
-    Some(said)
+    Some(reply)
 }
 
 const CONNECT: Duration = Duration::from_millis(900);

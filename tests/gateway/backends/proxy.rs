@@ -70,8 +70,8 @@ async fn works(gateway: &Gateway, socket: TcpStream, client: SocketAddr) {
 /// Expects that a connection without a valid header receives nothing, and is closed within two seconds.
 async fn closed(gateway: &Gateway, mut socket: TcpStream, peer: SocketAddr, what: &str) -> String {
     let start = Instant::now();
-    let (said, _) = read_to_end(&mut socket).await;
-    assert!(said.is_empty(), "{what}: {:?}", String::from_utf8_lossy(&said));
+    let (reply, _) = read_to_end(&mut socket).await;
+    assert!(reply.is_empty(), "{what}: {:?}", String::from_utf8_lossy(&reply));
     assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
     let end = gateway.refused(peer, "proxy_header_invalid").await;
     end.text("detail").unwrap_or_default().to_owned()
@@ -299,8 +299,8 @@ async fn limits_count_the_client_of_the_header() {
     }
     // One session too many: closed before TLS.
     let (mut socket, client) = announced(&gateway, V1, Some(CLIENT)).await;
-    let (said, _) = read_to_end(&mut socket).await;
-    assert!(said.is_empty());
+    let (reply, _) = read_to_end(&mut socket).await;
+    assert!(reply.is_empty());
     gateway.refused(client, "too_many_sessions").await;
     // Other clients use the same proxy.
     for last in 8..12 {

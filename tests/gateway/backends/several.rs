@@ -378,8 +378,8 @@ async fn one_of_two_backends_is_killed_under_200_sessions_and_restarted() {
             survivors.push(session);
             continue;
         }
-        let (data, code, said) = session.closed().await;
-        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{said}");
+        let (data, code, close_reason) = session.closed().await;
+        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{close_reason}");
         let end = gateway.ended(session.peer, "backend_failed", Some(1011)).await;
         assert_eq!(end.text("backend"), Some(url(killable.address).as_str()));
     }
@@ -416,8 +416,8 @@ async fn a_killed_backend_without_unread_data_counts_as_closed() {
     session.echo(b"hello").await;
     killable.kill();
     // Its kernel closes the connection normally, so the gateway cannot detect the kill.
-    let (data, code, said) = session.closed().await;
-    assert_eq!((data.as_slice(), code), (&b""[..], Some(1000)), "{said}");
+    let (data, code, close_reason) = session.closed().await;
+    assert_eq!((data.as_slice(), code), (&b""[..], Some(1000)), "{close_reason}");
     gateway.ended(session.peer, "backend_closed", Some(1000)).await;
     drop(session);
     unreached(&gateway, "/pool", "backend_refused").await;

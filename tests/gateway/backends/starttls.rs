@@ -42,19 +42,19 @@ async fn read_until(socket: &mut TcpStream, end: &str) -> String {
 }
 
 /// A server that sends these answers in the clear, each after a request, in pieces of `size` bytes.
-async fn stub(said: [&'static str; 2], size: usize, then: Option<Arc<ServerConfig>>) -> Server {
+async fn stub(answers: [&'static str; 2], size: usize, then: Option<Arc<ServerConfig>>) -> Server {
     let then = then.map(TlsAcceptor::from);
     Server::start(move |mut socket| {
         let then = then.clone();
         async move {
-            for (asked, said) in [("<stream:stream", said[0]), ("<starttls", said[1])] {
+            for (asked, answers) in [("<stream:stream", answers[0]), ("<starttls", answers[1])] {
                 read_until(&mut socket, asked).await;
                 let rest = read_until(&mut socket, ">").await;
                 if rest.is_empty() {
                     return;
                 }
                 assert!(asked == "<starttls" || rest.contains("to='chat.example'"), "{rest}");
-                for piece in said.as_bytes().chunks(size) {
+                for piece in answers.as_bytes().chunks(size) {
                     if socket.write_all(piece).await.is_err() {
                         return;
                     }
@@ -112,11 +112,11 @@ async fn the_clients_stream_begins_after_tls_and_is_unchanged() {
 }
 
 /// Expects a failure without TLS: the reason is always the same, and the detail is specific.
-async fn fails(said: [&'static str; 2], detail: &str) {
+async fn fails(answers: [&'static str; 2], detail: &str) {
     for size in [1, 4096] {
         let authority = Authority::new();
         let config = authority.leaf("chat.example").server(&[&TLS13]);
-        let server = stub(said, size, Some(config)).await;
+        let server = stub(answers, size, Some(config)).await;
         let gateway = gateway(server.port(), &authority.trusted()).await;
         let end = unreached(&gateway, "/chat", "backend_tls_failed").await;
         assert!(end.text("detail").unwrap_or_default().contains(detail), "{detail:?} is not in {end:?}");
@@ -154,9 +154,9 @@ async fn bytes_injected_before_tls_begins() {
     // In one piece they are recognised; later ones are not TLS.
     let authority = Authority::new();
     let config = authority.leaf("chat.example").server(&[&TLS13]);
-    let said = [joined(&[HEADER, OFFER]), joined(&[PROCEED, "<message>evil</message>"])];
+    let answers = [joined(&[HEADER, OFFER]), joined(&[PROCEED, "<message>evil</message>"])];
     for (size, detail) in [(4096, "in the clear"), (1, "")] {
-        let server = stub(said, size, Some(config.clone())).await;
+        let server = stub(answers, size, Some(config.clone())).await;
         let gateway = gateway(server.port(), &authority.trusted()).await;
         let end = unreached(&gateway, "/chat", "backend_tls_failed").await;
         assert!(end.text("detail").unwrap_or_default().contains(detail), "{detail:?} is not in {end:?}");

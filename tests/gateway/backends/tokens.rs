@@ -169,10 +169,10 @@ async fn a_partly_written_file_changes_nothing() {
     let gateway = gateway(&path).await;
     std::fs::write(&path, format!("secret-new: {}\nsecret-nex", other.address)).unwrap();
     // Two routes use it.
-    let said = complaints(&gateway, 2).await;
+    let logged = complaints(&gateway, 2).await;
     assert_eq!(backend_of(&gateway, "/desk/secret-old").await, url(&one), "the old table stays");
     assert_eq!(backend_of(&gateway, "/desk/secret-new").await, None);
-    assert!(said.iter().all(|line| line.contains("tokens.cfg:2")), "file and line: {said:?}");
+    assert!(logged.iter().all(|line| line.contains("tokens.cfg:2")), "file and line: {logged:?}");
     assert_eq!(complaints(&gateway, 2).await.len(), 2, "logged once per route");
 
     std::fs::write(&path, format!("secret-new: {}\nsecret-next: {}\n", other.address, other.address))

@@ -204,12 +204,12 @@ fn a_log_file_that_cannot_be_created_prevents_the_start() {
          backend = \"tcp://127.0.0.1:1\"\n[log]\nsessions = \"missing/sessions.log\"\n";
     fs::write(directory.path().join("gateway.toml"), config).expect("a file of the test");
     let output = run(directory.path(), &["run"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{said}");
-    assert!(said.contains("gateway.toml: log.sessions: cannot append to "), "{said}");
-    assert!(said.contains("missing/sessions.log: No such file or directory"), "{said}");
-    assert!(said.contains("check the directory and its permissions"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{stderr}");
+    assert!(stderr.contains("gateway.toml: log.sessions: cannot append to "), "{stderr}");
+    assert!(stderr.contains("missing/sessions.log: No such file or directory"), "{stderr}");
+    assert!(stderr.contains("check the directory and its permissions"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
 #[tokio::test]

@@ -3,14 +3,14 @@
 //! **Layers.** A module of the library imports only from modules in lower layers; modules of one layer do not import each
 //! other. `lib.rs` only declares the modules and belongs to no layer; `main.rs` counts as a module named `main`.
 //!
-//! **Files.** No files import each other in a circle, neither in the library nor in the benchmarks, examples and tests. File
-//! A imports file B if a path in A (in a `use`, in code or in a macro) names something that B defines. A re-export is
-//! followed to the definition, so `use crate::config::Route` imports the file that defines `Route`, and not the `mod.rs`
-//! that re-exports it.
+//! **Files.** No files import each other in a circle, neither in the library nor in the benchmarks, examples and tests.
+//! File A imports file B if a path in A (in a `use`, in code or in a macro) names something that B defines. A re-export
+//! is followed to the definition, so `use crate::config::Route` imports the file that defines `Route`, and not the
+//! `mod.rs` that re-exports it.
 //!
 //! A module may use what an ancestor (its parent `mod.rs`, or that one's parent) defines: such an import counts for no
-//! circle, because parents declare and use their children anyway. All other imports count: between siblings, from a parent
-//! to its child, and from a module to the child of another one. So `mod.rs` → `child.rs` → `mod.rs` is allowed;
+//! circle, because parents declare and use their children anyway. All other imports count: between siblings, from a
+//! parent to its child, and from a module to the child of another one. So `mod.rs` → `child.rs` → `mod.rs` is allowed;
 //! `a.rs` → `b.rs` → `a.rs` is not, and neither is `a.rs` → `b/mod.rs` → `b/child.rs` → `a.rs`.
 //!
 //! Items under `#[cfg(test)]` may import anything.
@@ -513,7 +513,7 @@ impl SourceTree {
     }
 }
 
-// Judging.
+// Checking.
 impl SourceTree {
     fn layer_violations(&self) -> Vec<String> {
         let mut violations = Vec::new();
@@ -535,7 +535,7 @@ impl SourceTree {
         violations
     }
 
-    /// Whether a module is the file of `module` or of one of its ancestors.
+    /// Whether `file` is the file of `module` or of one of its ancestors.
     fn is_ancestor(&self, file: &Path, mut module: usize) -> bool {
         while module != ROOT && self.modules[module].file != file {
             module = self.modules[module].parent;

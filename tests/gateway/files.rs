@@ -36,8 +36,8 @@ fn site() -> (TempDir, std::path::PathBuf) {
 
 async fn get(gateway: &Gateway, connection: &mut ClientStream, method: &str, target: &str) -> Response {
     let request = Request::new(&format!("{method} {target} HTTP/1.1")).add("Host", &gateway.host(TLS));
-    connection.write_all(&request.bytes()).await.expect("the request goes out");
-    connection.flush().await.expect("the request goes out");
+    connection.write_all(&request.bytes()).await.expect("the request is sent");
+    connection.flush().await.expect("the request is sent");
     read_response(connection, method != "HEAD").await
 }
 

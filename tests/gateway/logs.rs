@@ -158,7 +158,7 @@ impl LoggingGateway {
 
     async fn session(&self) -> Session {
         let mut connection = ClientStream::Plain(self.socket().await);
-        connection.write_all(&self.request().bytes()).await.expect("the request goes out");
+        connection.write_all(&self.request().bytes()).await.expect("the request is sent");
         let response = read_response(&mut connection, true).await;
         assert_eq!(response.status, 101, "{response:?}");
         let peer = connection.peer();
@@ -177,7 +177,7 @@ impl LoggingGateway {
     async fn refused(&self, bytes: &[u8]) -> SocketAddr {
         let mut socket = self.socket().await;
         let peer = socket.local_addr().expect("a connected socket");
-        socket.write_all(bytes).await.expect("the request goes out");
+        socket.write_all(bytes).await.expect("the request is sent");
         // The response, or a reset if not everything was read.
         let _ = read_to_end(&mut socket).await;
         peer

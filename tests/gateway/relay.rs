@@ -173,8 +173,8 @@ fn every_byte_arrives_however_both_ends_split_them() {
             let mut connection = SmallWrites::new(connection, writes);
             let head = gateway.upgrade(listener, "/echo").then(&bytes[..cut]).bytes();
             let asking = async {
-                connection.write_all(&head).await.expect("the head goes out");
-                connection.flush().await.expect("the head goes out");
+                connection.write_all(&head).await.expect("the head is sent");
+                connection.flush().await.expect("the head is sent");
                 read_response(&mut connection, true).await
             };
             let (served, response) = tokio::join!(backend.accept(), asking);
@@ -185,9 +185,9 @@ fn every_byte_arrives_however_both_ends_split_them() {
             }
             let Session { mut frames, mut writer, .. } = Session::new(connection, peer, &response.rest);
             let writing = async {
-                writer.write_all(&bytes[cut..]).await.expect("the frames go out");
-                writer.write_all(&frame(true, PING, b"the last")).await.expect("the frames go out");
-                writer.flush().await.expect("the frames go out");
+                writer.write_all(&bytes[cut..]).await.expect("the frames are sent");
+                writer.write_all(&frame(true, PING, b"the last")).await.expect("the frames are sent");
+                writer.flush().await.expect("the frames are sent");
                 writer
             };
             let reading = async {
@@ -220,10 +220,10 @@ fn every_byte_arrives_however_both_ends_split_them() {
             for pong in pongs {
                 prop_assert!(asked.any(|ping| ping == pong), "a pong that answers nothing: {pong:?}");
             }
-            writer.write_all(&frame(true, 8, &close_body(1000, b""))).await.expect("a Close goes out");
-            writer.flush().await.expect("a Close goes out");
+            writer.write_all(&frame(true, 8, &close_body(1000, b""))).await.expect("a Close is sent");
+            writer.flush().await.expect("a Close is sent");
             prop_assert_eq!(frames.until_close().await.1, Some(1000));
-            writer.shutdown().await.expect("the end of it");
+            writer.shutdown().await.expect("the shutdown");
             let end = gateway.access_log_line(peer).await;
             prop_assert_eq!(end.reason(), "client_closed");
             prop_assert_eq!(end.number("bytes_in"), Some(length as u64));

@@ -48,7 +48,7 @@ struct Load {
     gateway: Arc<Gateway>,
     stop: Arc<AtomicBool>,
     steady: JoinSet<u64>,
-    newcomers: tokio::task::JoinHandle<usize>,
+    new_sessions: tokio::task::JoinHandle<usize>,
     /// Handshakes that have finished.
     shaken: Arc<AtomicUsize>,
 }
@@ -70,7 +70,7 @@ impl Load {
             }
         }
         let shaken = Arc::new(AtomicUsize::new(0));
-        let newcomers = tokio::spawn({
+        let new_sessions = tokio::spawn({
             let (gateway, stop, shaken) = (Arc::clone(&gateway), Arc::clone(&stop), Arc::clone(&shaken));
             async move {
                 let mut clock = interval(Duration::from_secs(1) / NEW);
@@ -97,13 +97,13 @@ impl Load {
                 number
             }
         });
-        Self { gateway, stop, steady, newcomers, shaken }
+        Self { gateway, stop, steady, new_sessions, shaken }
     }
 
     /// Ends all sessions, and returns the gateway, how many sessions there were, and how many bytes they sent.
     async fn end(self) -> (Gateway, usize, u64) {
         self.stop.store(true, Ordering::Relaxed);
-        let visits = self.newcomers.await.expect("the newcomers");
+        let visits = self.new_sessions.await.expect("the new sessions");
         let mut bytes = 0;
         for sent in self.steady.join_all().await {
             assert!(sent > 0, "a steady session sent nothing");
@@ -237,7 +237,7 @@ async fn certificates_renewed_under_load_match_their_keys_in_every_handshake() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // Other clients connected meanwhile, and some will be served this pair.
-        eventually("newcomers", Duration::from_secs(20), || {
+        eventually("new sessions", Duration::from_secs(20), || {
             let now = load.shaken.load(Ordering::Relaxed);
             (now >= shaken + 20).then_some(()).ok_or_else(|| format!("{} came", now - shaken))
         })

@@ -1,4 +1,5 @@
-//! Backpressure: how much is buffered for peers that do not read, how long they may stall, and that no other session waits.
+//! Backpressure: how much is buffered for peers that do not read, how long they may stall, and that no other session
+//! waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! The container image: what its Containerfile must and must not contain, and the image itself where an engine can build it.
+//! The container image: what its Containerfile must and must not contain, and the image itself where an engine can
+//! build it.
 
 use std::{
     collections::BTreeSet,
@@ -266,10 +267,10 @@ fn the_image_runs_the_packages_command_at_the_exposed_port() {
     );
     let config: toml::Table = read("gateway.toml").parse().unwrap();
     let shown = last.iter().find(|found| found.name == "EXPOSE").unwrap().rest.clone();
-    let doors = config["listener"].as_array().unwrap();
-    let ports: BTreeSet<String> = doors
+    let listeners = config["listener"].as_array().unwrap();
+    let ports: BTreeSet<String> = listeners
         .iter()
-        .map(|door| door["address"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned())
+        .map(|listener| listener["address"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned())
         .collect();
     assert_eq!(ports, BTreeSet::from([shown]));
 }

@@ -80,7 +80,7 @@ fn defects(expression: &str) -> Vec<String> {
     let mut known = BTreeSet::new();
     for Selector { name, matchers } in &names.selectors {
         let Some(labels) = labels(name) else {
-            wrong.push(format!("no gateway tells {name}: {expression}"));
+            wrong.push(format!("no gateway exports {name}: {expression}"));
             continue;
         };
         for (label, value) in matchers {
@@ -114,8 +114,8 @@ fn unknown_names_are_found() {
         assert_eq!(defects(good), Vec::<String>::new());
     }
     for (bad, finding) in [
-        ("portcullis_redy == 0", "no gateway tells portcullis_redy"),
-        ("portcullis_backend_dial_seconds > 1", "no gateway tells"),
+        ("portcullis_redy == 0", "no gateway exports portcullis_redy"),
+        ("portcullis_backend_dial_seconds > 1", "no gateway exports"),
         ("portcullis_ready{route=\"vnc\"} == 0", "no label route"),
         ("sum by (listener) (portcullis_sessions)", "has a label listener"),
         ("portcullis_connections_ended_total{reason=\"gone\"}", "gone is no reason"),

@@ -1,4 +1,4 @@
-//! Clients cannot choose a backend; and how names that do not resolve, or to addresses that are not allowed, are reported.
+//! Clients cannot choose a backend, and names that do not resolve or resolve to forbidden addresses are reported.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -88,7 +88,7 @@ impl NameServer {
             while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
                 counter.fetch_add(1, Ordering::SeqCst);
                 if let Some(reply) = respond(&buffer[..length], &answer) {
-                    socket.send_to(&reply, peer).await.expect("an answer goes out");
+                    socket.send_to(&reply, peer).await.expect("an answer is sent");
                 }
             }
         });

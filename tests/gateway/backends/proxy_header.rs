@@ -62,7 +62,7 @@ fn ipv4(client: SocketAddr, called: SocketAddr) -> Vec<u8> {
     [octets(client).as_slice(), &octets(called), &ports].concat()
 }
 
-/// Checks the header of a session at `door`, except for its unique id, which is returned.
+/// Checks the header of a session at `listener`, except for its unique id, which is returned.
 fn check(header: &V2, client: SocketAddr, gateway: &Gateway, listener: ListenerIndex) -> String {
     assert_eq!((header.command, header.family), (0x21, 0x11), "PROXY, TCP over IPv4");
     assert_eq!(header.addresses, ipv4(client, gateway.address(listener)));

@@ -363,7 +363,7 @@ async fn one_of_two_backends_is_killed_under_200_sessions_and_restarted() {
     })
     .await;
     killable.kill();
-    let died = Instant::now();
+    let killed_at = Instant::now();
 
     // New clients are served, by the other server.
     for _ in 0..30 {
@@ -383,13 +383,13 @@ async fn one_of_two_backends_is_killed_under_200_sessions_and_restarted() {
         let end = gateway.ended(session.peer, "backend_failed", Some(1011)).await;
         assert_eq!(end.text("backend"), Some(url(killable.address).as_str()));
     }
-    assert!(died.elapsed() < Duration::from_secs(10), "{:?}", died.elapsed());
+    assert!(killed_at.elapsed() < Duration::from_secs(10), "{:?}", killed_at.elapsed());
     assert_eq!(survivors.len(), 100);
 
     killable.start_process().await;
-    let back = Instant::now();
+    let restarted = Instant::now();
     while visit(&gateway, HERE).await != url(killable.address) {
-        assert!(back.elapsed() < Duration::from_secs(5), "not used again within five seconds");
+        assert!(restarted.elapsed() < Duration::from_secs(5), "not used again within five seconds");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // From now on it takes its share.

@@ -420,8 +420,8 @@ impl Gateway {
 /// Sends a request and reads one response.
 pub(crate) async fn send_request(connection: &mut ClientStream, request: &Request) -> Response {
     use tokio::io::AsyncWriteExt;
-    connection.write_all(&request.bytes()).await.expect("the request goes out");
-    connection.flush().await.expect("the request goes out");
+    connection.write_all(&request.bytes()).await.expect("the request is sent");
+    connection.flush().await.expect("the request is sent");
     read_response(connection, true).await
 }
 

@@ -1,4 +1,4 @@
-//! `docs/dependencies.md` gives a reason for every dependency in `Cargo.toml`, and for no other; the demo adds none.
+//! `docs/dependencies.md` has a reason for every dependency in `Cargo.toml`, and for no other; the demo adds none.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ fn manifest() -> toml::Table {
     MANIFEST.parse().expect("Cargo.toml is TOML")
 }
 
-/// The crates that a table of the manifest names.
+/// The crates in a table of the manifest.
 fn in_manifest(table: &str) -> BTreeSet<String> {
     manifest()[table].as_table().expect("a table").keys().cloned().collect()
 }
@@ -28,13 +28,13 @@ fn with_reason(heading: &str) -> BTreeSet<String> {
             .and_then(|line| line.split_once("`: "))
             .unwrap_or_else(|| panic!("not of the form \"- `crate`: reason\": {line}"));
         assert!(reason.len() > 10, "no reason is given for {name}");
-        assert!(crates.insert(name.to_owned()), "{name} stands twice under \"{heading}\"");
+        assert!(crates.insert(name.to_owned()), "{name} is listed twice under \"{heading}\"");
     }
     crates
 }
 
 #[test]
-fn every_dependency_has_its_reason_and_every_reason_its_dependency() {
+fn dependencies_and_reasons_match() {
     for (table, heading) in [("dependencies", "In the program"), ("dev-dependencies", "In the tests")] {
         let (named, explained) = (in_manifest(table), with_reason(heading));
         assert!(!named.is_empty(), "[{table}] of Cargo.toml is empty");
@@ -46,7 +46,7 @@ fn every_dependency_has_its_reason_and_every_reason_its_dependency() {
 }
 
 #[test]
-fn there_are_no_tables_of_dependencies_that_the_page_would_miss() {
+fn the_manifest_has_no_other_tables_of_dependencies() {
     let manifest = manifest();
     for table in ["build-dependencies", "target"] {
         assert!(!manifest.contains_key(table), "docs/dependencies.md has no heading for [{table}]");

@@ -1,4 +1,4 @@
-//! What the documents say is so: the table of reasons, links, files, and configurations.
+//! The documents match the program: the table of reasons, links, named files, and configurations.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use portcullis::{
     outcome::{Phase, Reason},
 };
 
-/// What a configuration needs at least, for examples that show only a part.
+/// The least that a configuration needs, for examples that show only a part.
 const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
 const ROUTE: &str =
     "[[route]]\nname = \"example\"\npath = \"/example\"\nbackend = \"tcp://127.0.0.1:5900\"\n";
@@ -28,7 +28,7 @@ fn read(file: &Path) -> String {
 fn documents() -> Vec<PathBuf> {
     let mut documents =
         ["README.md", "CHANGELOG.md", "certs/README.md"].map(|name| root().join(name)).to_vec();
-    let docs = fs::read_dir(root().join("docs")).expect("docs/ is there");
+    let docs = fs::read_dir(root().join("docs")).expect("docs/ exists");
     let docs = docs.map(|entry| entry.expect("docs/ can be listed").path());
     documents.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     documents.push(root().join("examples/README.md"));
@@ -48,12 +48,12 @@ fn documents() -> Vec<PathBuf> {
 
 /// The directories of the example applications: those with a configuration.
 fn examples() -> impl Iterator<Item = PathBuf> {
-    let examples = fs::read_dir(root().join("examples")).expect("examples/ is there");
+    let examples = fs::read_dir(root().join("examples")).expect("examples/ exists");
     let examples = examples.map(|entry| entry.expect("examples/ can be listed").path());
     let mut examples: Vec<PathBuf> = examples.filter(|path| path.join("gateway.toml").is_file()).collect();
     examples.sort();
     let names: Vec<_> = examples.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-    assert_eq!(names, ["stomp", "vnc", "xmpp"], "this test should know every example");
+    assert_eq!(names, ["stomp", "vnc", "xmpp"], "add new examples to this test");
     examples.into_iter()
 }
 
@@ -128,9 +128,9 @@ fn differences_from_the_table_of_reasons_are_found() {
     assert_eq!(differences(&wrong, &real).len(), 2);
 }
 
-// Links, and files that are named.
+// Links and named files.
 
-/// A document's lines without what stands in fenced blocks.
+/// A document's lines outside fenced blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut fenced = false;
     text.lines().filter(move |line| {
@@ -140,7 +140,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What the links and images of a text point to.
+/// The targets of a text's links and images.
 fn links(text: &str) -> Vec<String> {
     let mut links = Vec::new();
     for line in prose(text) {
@@ -152,7 +152,7 @@ fn links(text: &str) -> Vec<String> {
     links
 }
 
-/// The anchors of a document's headings, as GitHub makes them.
+/// The anchors of a document's headings, as GitHub generates them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     let anchor = |line: &str| {
@@ -171,13 +171,13 @@ fn broken(document: &Path, link: &str) -> Option<String> {
     let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
     let target = if path.is_empty() { document.to_owned() } else { beside(document, path) };
     if !target.exists() {
-        return Some(format!("{}: {link}: there is no {}", document.display(), target.display()));
+        return Some(format!("{}: {link}: {} does not exist", document.display(), target.display()));
     }
     let wrong = !anchor.is_empty() && !anchors(&read(&target)).contains(anchor);
     wrong.then(|| format!("{}: {link}: {} has no such heading", document.display(), target.display()))
 }
 
-/// `path` as seen from the directory of `document`, with `..` taken out.
+/// `path` relative to the directory of `document`, with `..` resolved.
 fn beside(document: &Path, path: &str) -> PathBuf {
     let mut target = document.parent().unwrap_or(document).to_owned();
     for part in Path::new(path).components() {
@@ -190,7 +190,7 @@ fn beside(document: &Path, path: &str) -> PathBuf {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_have_targets() {
     let mut seen = 0;
     let mut wrong = Vec::new();
     for document in documents() {
@@ -203,7 +203,7 @@ fn links_lead_somewhere() {
 }
 
 #[test]
-fn a_link_to_nowhere_is_noticed() {
+fn a_broken_link_is_detected() {
     let directory = tempfile::tempdir().unwrap();
     let document = directory.path().join("a.md");
     let text =
@@ -219,7 +219,7 @@ fn a_link_to_nowhere_is_noticed() {
 }
 
 #[test]
-fn the_commands_of_the_readme_are_there() {
+fn the_commands_of_the_readme_exist() {
     let readme = read(&root().join("README.md"));
     let commands: Vec<&str> =
         readme.lines().filter_map(|line| line.strip_prefix("    ")).filter(|line| !line.is_empty()).collect();
@@ -230,23 +230,25 @@ fn the_commands_of_the_readme_are_there() {
 }
 
 #[test]
-fn the_architecture_names_every_room() {
-    let map = read(&root().join("src/lib.rs"));
+fn the_architecture_names_every_module() {
+    let crate_root = read(&root().join("src/lib.rs"));
     let page = read(&root().join("docs/architecture.md"));
-    let rooms: Vec<&str> =
-        map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
-    assert!(rooms.len() > 10, "only these rooms were found: {rooms:?}");
-    for room in rooms {
+    let modules: Vec<&str> = crate_root
+        .lines()
+        .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
+        .collect();
+    assert!(modules.len() > 10, "only these modules were found: {modules:?}");
+    for module in modules {
         assert!(
-            page.contains(&format!("| [{room}](")) || page.contains(&format!(", [{room}](")),
-            "{room} is missing"
+            page.contains(&format!("| [{module}](")) || page.contains(&format!(", [{module}](")),
+            "{module} is missing"
         );
     }
 }
 
 // Configurations.
 
-/// The fenced blocks of a text, by language and the line they begin at.
+/// The fenced blocks of a text with their languages, by the line they begin at.
 fn blocks(text: &str) -> BTreeMap<usize, (String, String)> {
     let mut blocks = BTreeMap::new();
     let mut open: Option<(usize, String, String)> = None;
@@ -261,14 +263,14 @@ fn blocks(text: &str) -> BTreeMap<usize, (String, String)> {
             (None, None) => None,
         };
     }
-    assert!(open.is_none(), "a block that never ends: {open:?}");
+    assert!(open.is_none(), "an unclosed block: {open:?}");
     blocks
 }
 
 #[test]
-fn configurations_in_documents_are_good() {
+fn configurations_in_documents_are_valid() {
     let directory = tempfile::tempdir().unwrap();
-    // What the examples name must be there.
+    // The files that the examples name must exist.
     for pages in ["web", "dist"] {
         fs::create_dir(directory.path().join(pages)).unwrap();
     }
@@ -294,5 +296,5 @@ fn configurations_in_documents_are_good() {
             }
         }
     }
-    assert!(whole.contains(&root().join("README.md")), "the README shows no whole configuration");
+    assert!(whole.contains(&root().join("README.md")), "the README has no complete configuration");
 }

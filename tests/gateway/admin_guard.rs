@@ -1,4 +1,4 @@
-//! Who may ask on the admin address, and how much of it one may take.
+//! Access to the admin address, and how much of it one client may use.
 
 use std::time::{Duration, Instant};
 
@@ -23,12 +23,12 @@ fn assert_refused(answer: &Response, status: u16, what: &str) {
     assert_eq!(answer.header("Access-Control-Allow-Origin"), None, "{what}");
 }
 
-/// Nothing that was asked for has happened.
-async fn assert_unmoved(gateway: &Gateway) {
-    let status = gateway.told("/api/status").await;
+/// Asserts that none of the requested changes was made.
+async fn assert_unchanged(gateway: &Gateway) {
+    let status = gateway.get_json("/api/status").await;
     assert_eq!((&status["ready"], &status["draining"]), (&true.into(), &false.into()), "{status:#}");
     assert_eq!(status["reloads"], serde_json::json!({ "ok": 0, "failed": 0 }));
-    assert_eq!(gateway.listed("", 1).await[0]["id"], 1, "the session is still there");
+    assert_eq!(gateway.wait_for_sessions("", 1).await[0]["id"], 1, "the session is still there");
     let traces = gateway.lines(|line| (line["level"] == "TRACE").then_some(()));
     assert!(traces.is_empty(), "the log level was changed");
 }
@@ -49,29 +49,33 @@ async fn a_foreign_host_is_refused() {
         "",
     ] {
         for target in READ {
-            let answer = gateway.asked_with("GET", target, &[("Host", host)], "").await;
+            let answer = gateway.request_with("GET", target, &[("Host", host)], "").await;
             assert_refused(&answer, 403, &format!("{host} {target}"));
             assert!(!answer.text().contains("echo"), "{}", answer.text());
         }
         for (method, target, body) in CHANGE {
-            let answer = gateway.asked_with(method, target, &[("Host", host)], body).await;
+            let answer = gateway.request_with(method, target, &[("Host", host)], body).await;
             assert_refused(&answer, 403, &format!("{host} {target}"));
         }
     }
-    assert_refused(&gateway.asked_with("GET", "/healthz", &[], "").await, 400, "no Host");
+    assert_refused(&gateway.request_with("GET", "/healthz", &[], "").await, 400, "no Host");
     let two = [("Host", "localhost"), ("Host", "evil.example")];
-    assert_refused(&gateway.asked_with("GET", "/healthz", &two, "").await, 400, "two Hosts");
+    assert_refused(&gateway.request_with("GET", "/healthz", &two, "").await, 400, "two Hosts");
     for host in ["localhost", &format!("localhost:{port}"), &format!("127.0.0.1:{port}"), "[::1]:1"] {
-        assert_eq!(gateway.asked_with("GET", "/healthz", &[("Host", host)], "").await.status, 200, "{host}");
+        assert_eq!(
+            gateway.request_with("GET", "/healthz", &[("Host", host)], "").await.status,
+            200,
+            "{host}"
+        );
     }
-    assert_unmoved(&gateway).await;
+    assert_unchanged(&gateway).await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_is_refused_whatever_it_sends() {
+async fn a_page_of_another_origin_is_always_refused() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).admin().start().await;
     let mut session = gateway.session("/echo").await;
@@ -83,27 +87,27 @@ async fn a_page_of_another_origin_is_refused_whatever_it_sends() {
     {
         let fields = [("Host", host.as_str()), ("Origin", origin), word];
         for target in READ {
-            assert_refused(&gateway.asked_with("GET", target, &fields, "").await, 403, origin);
+            assert_refused(&gateway.request_with("GET", target, &fields, "").await, 403, origin);
         }
         for (method, target, body) in CHANGE {
-            assert_refused(&gateway.asked_with(method, target, &fields, body).await, 403, origin);
-            // A browser asks before it sends a field such as ours, and is not told yes.
-            assert_refused(&gateway.asked_with("OPTIONS", target, &fields, "").await, 403, origin);
+            assert_refused(&gateway.request_with(method, target, &fields, body).await, 403, origin);
+            // A browser sends a preflight before it sends a header such as ours, and is not given permission.
+            assert_refused(&gateway.request_with("OPTIONS", target, &fields, "").await, 403, origin);
         }
     }
-    // Our own Origin without the word, as a form of a page that somebody else put on this port would send it.
+    // Our own Origin without the header, as a form of a page that another program serves on this port would send it.
     for (method, target, body) in CHANGE {
         let fields = [("Host", host.as_str()), ("Origin", own.as_str())];
-        assert_refused(&gateway.asked_with(method, target, &fields, body).await, 403, target);
+        assert_refused(&gateway.request_with(method, target, &fields, body).await, 403, target);
         let crossing = [("Host", host.as_str()), ("Sec-Fetch-Site", "cross-site")];
-        assert_refused(&gateway.asked_with(method, target, &crossing, body).await, 403, target);
+        assert_refused(&gateway.request_with(method, target, &crossing, body).await, 403, target);
     }
-    // An Origin has no place where nothing is changed.
+    // Requests that change nothing carry no Origin.
     let ours = [("Host", host.as_str()), ("Origin", own.as_str()), word];
-    assert_refused(&gateway.asked_with("GET", "/api/sessions", &ours, "").await, 403, "our own");
-    assert_unmoved(&gateway).await;
-    // And so the status page itself does it.
-    let answer = gateway.asked_with("DELETE", "/api/sessions/1", &ours, "").await;
+    assert_refused(&gateway.request_with("GET", "/api/sessions", &ours, "").await, 403, "our own");
+    assert_unchanged(&gateway).await;
+    // The status page itself sends this.
+    let answer = gateway.request_with("DELETE", "/api/sessions/1", &ours, "").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(session.closed().await.1, Some(1008));
     gateway.ended(session.peer, "killed", Some(1008)).await;
@@ -118,23 +122,23 @@ async fn only_post_and_delete_change_anything() {
     for (method, target, _) in CHANGE {
         for other in ["GET", "HEAD", "PUT", "PATCH", "OPTIONS", "POST", "DELETE"] {
             if other != method {
-                let answer = gateway.asked(other, target, "").await;
+                let answer = gateway.request(other, target, "").await;
                 assert_eq!((answer.status, answer.header("Allow")), (405, Some(method)), "{other} {target}");
             }
         }
     }
     for target in READ {
         for method in ["POST", "DELETE", "PUT"] {
-            let answer = gateway.asked(method, target, "").await;
+            let answer = gateway.request(method, target, "").await;
             assert_eq!(
                 (answer.status, answer.header("Allow")),
                 (405, Some("GET, HEAD")),
                 "{method} {target}"
             );
         }
-        let head = gateway.asked("HEAD", target, "").await;
+        let head = gateway.request("HEAD", target, "").await;
         assert_eq!((head.status, head.body.len()), (200, 0), "{target}");
-        let answer = gateway.asked("GET", target, "").await;
+        let answer = gateway.request("GET", target, "").await;
         assert_eq!(answer.status, 200, "{target}");
         assert_eq!(answer.header("Cache-Control"), Some("no-store"), "{target}");
         assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"), "{target}");
@@ -144,17 +148,17 @@ async fn only_post_and_delete_change_anything() {
     for target in
         ["/nothing", "/api", "/api/", "/metrics/", "/index.html", "/api/sessions/", "/api/sessions/1/2"]
     {
-        let status = gateway.asked("GET", target, "").await.status;
+        let status = gateway.request("GET", target, "").await.status;
         assert!([404, 405].contains(&status), "{target}: {status}");
     }
-    assert_unmoved(&gateway).await;
+    assert_unchanged(&gateway).await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_is_told_so() {
+async fn invalid_requests_are_answered_with_the_error() {
     let gateway = Setup::new().admin().start().await;
     let long = format!("{{\"level\":\"{}\"}}", "x".repeat(20_000));
     for (method, target, body, status, words) in [
@@ -173,19 +177,19 @@ async fn what_is_asked_wrongly_is_told_so() {
         ("GET", "/api/sessions?limit=few", "", 400, "whole number"),
         ("GET", "/api/sessions?color=red", "", 400, "unknown parameter"),
     ] {
-        let answer = gateway.asked(method, target, body).await;
+        let answer = gateway.request(method, target, body).await;
         assert_eq!(answer.status, status, "{method} {target} {}", answer.text());
-        let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
-        assert!(said["error"].as_str().unwrap().contains(words), "{method} {target}: {said}");
+        let reply: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert!(reply["error"].as_str().unwrap().contains(words), "{method} {target}: {reply}");
     }
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn nobody_holds_the_address_for_ever() {
+async fn idle_connections_do_not_block_the_admin_address() {
     let gateway = Setup::new().admin().start().await;
     let address = gateway.admin().await;
-    // Twice as many as are held at once, and none of them asks; one drips.
+    // Twice as many as may be open at once. None of them sends a request; one sends its head slowly.
     let start = Instant::now();
     let mut silent = Vec::new();
     for _ in 0..128 {
@@ -195,56 +199,56 @@ async fn nobody_holds_the_address_for_ever() {
     dripping.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc").await.unwrap();
     let held = gateway.open_descriptors();
     assert!(held < 64 + 40, "{held} descriptors are open");
-    // Whoever asks waits until those before have had their time, and is answered.
-    let answer = gateway.asked("GET", "/healthz", "").await;
+    // A new client waits until the connections before it time out, and is answered.
+    let answer = gateway.request("GET", "/healthz", "").await;
     assert_eq!(answer.status, 200);
     assert!(start.elapsed() < Duration::from_secs(40), "answered after {:?}", start.elapsed());
     for stream in &mut silent {
-        let (said, _) = read_to_end(stream).await;
-        assert!(said.len() < 200, "{}", String::from_utf8_lossy(&said));
+        let (reply, _) = read_to_end(stream).await;
+        assert!(reply.len() < 200, "{}", String::from_utf8_lossy(&reply));
     }
     read_to_end(&mut dripping).await.1.ok();
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn it_answers_when_the_gateway_is_full() {
+async fn the_admin_address_answers_when_the_gateway_is_full() {
     let backend = Backend::echo().await;
     let limits = "max_sessions = 2\nmax_handshakes = 2";
     let gateway = Setup::echo(&backend).limits(limits).admin().start().await;
     let mut sessions = [gateway.session("/echo").await, gateway.session("/echo").await];
     let mut refused = gateway.tcp(TLS).await;
-    assert!(refused.read(&mut [0]).await.is_ok_and(|read| read == 0), "no room for a third");
+    assert!(refused.read(&mut [0]).await.is_ok_and(|read| read == 0), "a third session fits");
     gateway.refused(refused.local_addr().unwrap(), "overloaded").await;
     for target in READ {
-        assert_eq!(gateway.asked("GET", target, "").await.status, 200, "{target}");
+        assert_eq!(gateway.request("GET", target, "").await.status, 200, "{target}");
     }
-    let status = gateway.told("/api/status").await;
+    let status = gateway.get_json("/api/status").await;
     assert_eq!(status["sessions"], serde_json::json!({ "in_use": 2, "limit": 2 }));
     assert_eq!(gateway.metric("portcullis_sessions_limit").await, Some(2.0));
     let overloaded = "portcullis_connections_ended_total{route=\"\",reason=\"overloaded\"}";
     assert_eq!(gateway.metric(overloaded).await, Some(1.0));
-    // Its own connections take nobody's place.
-    let killed = gateway.asked("DELETE", "/api/sessions/1", "").await;
+    // Connections to the admin address use no permit of a session.
+    let killed = gateway.request("DELETE", "/api/sessions/1", "").await;
     assert_eq!(killed.status, 200);
     assert_eq!(sessions[0].closed().await.1, Some(1008));
     gateway.ended(sessions[0].peer, "killed", Some(1008)).await;
     let mut free = None;
     for _ in 0..100 {
-        let status = gateway.told("/api/status").await;
+        let status = gateway.get_json("/api/status").await;
         if status["sessions"]["in_use"] == 1 {
             free = Some(());
             break;
         }
     }
-    assert_eq!(free, Some(()), "the place of the killed session is not given back");
+    assert_eq!(free, Some(()), "the permit of the killed session is not released");
     let mut third = gateway.session("/echo").await;
     third.echo(b"in its place").await;
     for session in [&mut sessions[1], &mut third] {
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
     }
-    eventually("the backend is left", Duration::from_secs(1), || match backend.open() {
+    eventually("the backend's session ends", Duration::from_secs(1), || match backend.open() {
         0 => Ok(()),
         open => Err(format!("{open} sessions are open")),
     })

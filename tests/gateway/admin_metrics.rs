@@ -1,46 +1,46 @@
-//! What Prometheus reads: that docs/metrics.md says the same, and that strangers cannot add to it.
+//! The metrics: they match docs/metrics.md, and clients cannot add series.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Backend, Gateway, PLAIN, Setup, ask, eventually, read_to_end};
+use crate::support::{Backend, Gateway, PLAIN, Setup, eventually, read_to_end, send_request};
 
-/// A family as it is told: its type and the labels of its series.
+/// A metric family: its type and the labels of its series.
 type Families = BTreeMap<String, (String, BTreeSet<String>)>;
 
-/// Understands OpenMetrics text, and insists on its rules where they matter to us.
+/// Parses OpenMetrics text, and checks the rules that matter here.
 fn families(text: &str) -> Families {
-    assert!(text.ends_with("# EOF\n"), "no end: {text}");
+    assert!(text.ends_with("# EOF\n"), "no \"# EOF\": {text}");
     let mut types: BTreeMap<&str, &str> = BTreeMap::new();
     let mut families = Families::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').expect("a name and a type");
-            assert!(types.insert(name, kind).is_none(), "{name} is told twice");
+            assert!(types.insert(name, kind).is_none(), "{name} has two types");
             continue;
         }
         if line.starts_with('#') {
             continue;
         }
         let (series, value) = line.rsplit_once(' ').expect("a series and a value");
-        value.parse::<f64>().unwrap_or_else(|_| panic!("no number: {line}"));
+        value.parse::<f64>().unwrap_or_else(|_| panic!("not a number: {line}"));
         let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
         let suffixes = ["_total", "_info", "_bucket", "_sum", "_count", ""];
         let family =
             suffixes.iter().find_map(|end| name.strip_suffix(end).filter(|name| types.contains_key(name)));
         let family = family.unwrap_or_else(|| panic!("a series without a type: {line}"));
         let kind = types[family];
-        // The name as one writes it in a query.
-        let shown = match kind {
+        // The name as written in a query.
+        let served_certificate = match kind {
             "counter" => format!("{family}_total"),
             "info" => format!("{family}_info"),
             _ => family.to_owned(),
         };
         let names = labels.trim_end_matches('}').split("\",").filter_map(|label| label.split_once("=\""));
         let names = names.map(|(name, _)| name.to_owned()).filter(|name| name != "le");
-        families.entry(shown).or_insert((kind.to_owned(), BTreeSet::new())).1.extend(names);
+        families.entry(served_certificate).or_insert((kind.to_owned(), BTreeSet::new())).1.extend(names);
     }
     families
 }
@@ -62,8 +62,8 @@ fn documented() -> Families {
     families
 }
 
-async fn told(gateway: &Gateway) -> String {
-    let answer = gateway.asked("GET", "/metrics", "").await;
+async fn metrics(gateway: &Gateway) -> String {
+    let answer = gateway.request("GET", "/metrics", "").await;
     assert_eq!(answer.status, 200);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert_eq!(answer.header("Content-Type"), Some(kind));
@@ -71,20 +71,20 @@ async fn told(gateway: &Gateway) -> String {
 }
 
 #[tokio::test]
-async fn the_page_names_what_is_told_and_nothing_else() {
+async fn the_documented_metrics_are_those_of_the_gateway() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).admin().start().await;
     let mut session = gateway.session("/echo").await;
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
-    let (told, documented) = (families(&told(&gateway).await), documented());
-    assert_eq!(told, documented, "left is what /metrics tells, right is docs/metrics.md");
+    let (metrics, documented) = (families(&metrics(&gateway).await), documented());
+    assert_eq!(metrics, documented, "left is /metrics, right is docs/metrics.md");
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn what_is_counted_is_what_happened() {
+async fn metrics_count_what_happened() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .route_to("dead", "/dead", "tcp://127.0.0.1:1", "")
@@ -97,8 +97,8 @@ async fn what_is_counted_is_what_happened() {
     let payload = |way: &str| format!("portcullis_payload_bytes_total{{route=\"echo\",direction=\"{way}\"}}");
     let mut session = gateway.session("/echo").await;
     session.echo(&[7; 1234]).await;
-    // What a living session has carried is counted while it lives: once the gateway's turn at it is over, which may be
-    // after the client has its echo.
+    // An open session's payload is counted while it runs: once the gateway has finished its turn, which may be
+    // after the client received its echo.
     for way in ["in", "out"] {
         let start = Instant::now();
         while gateway.metric(&payload(way)).await != Some(1234.0) {
@@ -123,16 +123,16 @@ async fn what_is_counted_is_what_happened() {
     }
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
-    // And stays counted when it has gone.
-    gateway.listed("", 0).await;
+    // And stays counted when the session is over.
+    gateway.wait_for_sessions("", 0).await;
     assert_eq!(gateway.metric(&payload("in")).await, Some(1234.0));
     assert_eq!(gateway.metric(&format!("portcullis_sessions{line}")).await, Some(0.0));
 
     let mut dead = gateway.session("/dead").await;
     assert_eq!(dead.closed().await.1, Some(1011));
     gateway.ended(dead.peer, "backend_refused", Some(1011)).await;
-    let mut nowhere = gateway.wire(PLAIN).await;
-    assert_eq!(ask(&mut nowhere, &gateway.upgrade(PLAIN, "/nowhere")).await.status, 404);
+    let mut nowhere = gateway.connect(PLAIN).await;
+    assert_eq!(send_request(&mut nowhere, &gateway.upgrade(PLAIN, "/nowhere")).await.status, 404);
     gateway.refused(nowhere.peer(), "unknown_route").await;
     let dead_url = "route=\"dead\",backend=\"tcp://127.0.0.1:1\"";
     for (series, value) in [
@@ -145,10 +145,10 @@ async fn what_is_counted_is_what_happened() {
         assert_eq!(gateway.metric(&series).await, Some(value), "{series}");
     }
     let open = gateway.metric("process_open_fds").await.unwrap();
-    // Among them is the connection that asks.
+    // One of them is the connection of this request.
     eventually("the descriptors are counted", Duration::from_secs(5), || {
         let now = gateway.open_descriptors() as f64;
-        if (now - open).abs() <= 3.0 { Ok(()) } else { Err(format!("{open} are told, {now} are open")) }
+        if (now - open).abs() <= 3.0 { Ok(()) } else { Err(format!("{open} are reported, {now} are open")) }
     })
     .await;
     drop(nowhere);
@@ -159,11 +159,11 @@ async fn what_is_counted_is_what_happened() {
 }
 
 #[tokio::test]
-async fn strangers_add_no_series() {
+async fn clients_cannot_add_series() {
     let backend = Backend::echo().await;
     let gateway = Setup::new().route_with("wide", "/wide/*", &backend, "").admin().start().await;
-    let stranger = async |number: u64| {
-        // Odd ones are led to a route, and end there.
+    let send_refused = async |number: u64| {
+        // Odd numbers reach a route, and are refused there.
         let path =
             if number.is_multiple_of(2) { format!("/path-{number}") } else { format!("/wide/path-{number}") };
         let origin = format!("https://origin-{number}.example");
@@ -172,12 +172,12 @@ async fn strangers_add_no_series() {
             .with("Origin", &origin)
             .with("User-Agent", &format!("agent-{number}"))
             .add("Sec-WebSocket-Protocol", &format!("protocol-{number}"));
-        let mut wire = gateway.wire(PLAIN).await;
-        let _ = wire.write_all(&request.bytes()).await;
-        read_to_end(&mut wire).await.1.ok();
+        let mut connection = gateway.connect(PLAIN).await;
+        let _ = connection.write_all(&request.bytes()).await;
+        read_to_end(&mut connection).await.1.ok();
     };
     for number in 0..8 {
-        stranger(number).await;
+        send_refused(number).await;
     }
     let count = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
     gateway
@@ -185,10 +185,10 @@ async fn strangers_add_no_series() {
             (lines.iter().filter(|l| l["message"] == "refused").count() >= 8).then_some(())
         })
         .await;
-    let before = told(&gateway).await;
+    let before = metrics(&gateway).await;
     let more = 1_000;
     for number in 8..8 + more {
-        stranger(number).await;
+        send_refused(number).await;
     }
     let all = 8 + more as usize;
     gateway
@@ -196,12 +196,12 @@ async fn strangers_add_no_series() {
             (lines.iter().filter(|line| line["message"] == "refused").count() >= all).then_some(())
         })
         .await;
-    let after = told(&gateway).await;
+    let after = metrics(&gateway).await;
     assert_eq!(count(&after), count(&before), "{before}\n{after}");
     for word in ["path-", "origin-", "agent-", "protocol-"] {
-        assert!(!after.contains(word), "{word} is told");
+        assert!(!after.contains(word), "{word} is in the metrics");
     }
     let refused = "portcullis_connections_ended_total{route=\"wide\",reason=\"origin_refused\"}";
-    assert_eq!(gateway.metric(refused).await, Some((all / 2) as f64), "the strangers were counted");
+    assert_eq!(gateway.metric(refused).await, Some((all / 2) as f64), "the refused clients were counted");
     gateway.finish().await;
 }

@@ -1,4 +1,4 @@
-//! The admin address itself: a Unix socket, and one that somebody else has.
+//! The admin address itself: a Unix socket, and an address that is in use.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -8,17 +8,17 @@ use std::path::Path;
 use nix::sys::signal::Signal::SIGTERM;
 use tokio::net::UnixStream;
 
-use crate::support::{Backend, Setup, ask_on, command, within};
+use crate::support::{Backend, Setup, command, request_on, within};
 
 fn unix(setup: Setup, path: &Path) -> Setup {
     setup.tables(&format!("[admin]\naddress = \"unix:{}\"", path.display()))
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_its_users_alone_and_is_removed_at_the_end() {
+async fn a_unix_admin_socket_is_private_and_is_removed_at_exit() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("admin.sock");
-    // What a process that was killed leaves behind.
+    // A socket file that a killed process leaves behind.
     drop(StdUnixListener::bind(&path).unwrap());
     let backend = Backend::echo().await;
     let gateway = unix(Setup::echo(&backend), &path).start().await;
@@ -27,12 +27,12 @@ async fn a_unix_socket_is_its_users_alone_and_is_removed_at_the_end() {
     assert!(found.file_type().is_socket());
     assert_eq!(found.permissions().mode() & 0o777, 0o600);
     let stream = within("the socket", UnixStream::connect(&path)).await.unwrap();
-    let answer = ask_on(stream, "GET", "/healthz", &[("Host", "localhost")], "").await;
+    let answer = request_on(stream, "GET", "/healthz", &[("Host", "localhost")], "").await;
     assert_eq!((answer.status, answer.text()), (200, "alive\n"));
     let stream = UnixStream::connect(&path).await.unwrap();
-    let answer = ask_on(stream, "GET", "/healthz", &[("Host", "evil.example")], "").await;
+    let answer = request_on(stream, "GET", "/healthz", &[("Host", "evil.example")], "").await;
     assert_eq!(answer.status, 403);
-    // The command finds it by the configuration.
+    // The command finds it in the configuration.
     let file = gateway.path("gateway.toml").display().to_string();
     let asked =
         command(directory.path().to_owned(), vec!["health".to_owned(), "--config".to_owned(), file]).await;
@@ -43,7 +43,7 @@ async fn a_unix_socket_is_its_users_alone_and_is_removed_at_the_end() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_asked_for_until_it_is_free() {
+async fn an_admin_address_in_use_is_retried_until_it_is_free() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("admin.sock");
     let backend = Backend::echo().await;
@@ -51,7 +51,7 @@ async fn an_address_that_is_taken_is_asked_for_until_it_is_free() {
     first.admin().await;
     let second = unix(Setup::echo(&backend), &path).start().await;
     second
-        .until("a word about the address", |lines| {
+        .until("a line about the address", |lines| {
             let taken = |line: &&serde_json::Value| {
                 line["level"] == "WARN"
                     && line["message"].as_str().is_some_and(|m| m.contains("admin address"))
@@ -59,9 +59,9 @@ async fn an_address_that_is_taken_is_asked_for_until_it_is_free() {
             lines.iter().find(taken).map(|_| ())
         })
         .await;
-    // The one that goes away answers to its end, and the other takes over.
+    // The gateway that stops finishes its response, and the other one takes over the address.
     let stream = UnixStream::connect(&path).await.unwrap();
-    assert_eq!(ask_on(stream, "GET", "/readyz", &[("Host", "localhost")], "").await.status, 200);
+    assert_eq!(request_on(stream, "GET", "/readyz", &[("Host", "localhost")], "").await.status, 200);
     first.signal(SIGTERM);
     assert_eq!(first.exit().await.code(), Some(0));
     second.admin().await;
@@ -73,7 +73,7 @@ async fn an_address_that_is_taken_is_asked_for_until_it_is_free() {
 }
 
 #[tokio::test]
-async fn what_cannot_become_a_socket_stops_the_start() {
+async fn a_file_in_place_of_the_socket_prevents_the_start() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("admin.sock"), "precious").unwrap();
     let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nname = \"a\"\npath = \"/a\"\n\

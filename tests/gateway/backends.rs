@@ -1,35 +1,42 @@
-//! Every kind of backend there is, reached by the real binary: what works, and how each way to fail is named.
+//! Every kind of backend with the real binary: what works, and how each failure is reported.
 
 mod authority;
+mod exhaustion;
 mod names;
 mod proxy;
 mod proxy_header;
-mod scarce;
 mod several;
 mod starttls;
 mod tls;
 mod tokens;
 mod unix;
 
-use crate::support::{Door, End, Gateway, PLAIN, Session};
+use crate::support::{AccessLogLine, Gateway, ListenerIndex, PLAIN, Session};
 
-/// A list of backends as the configuration wants it.
+/// A list of backends in the syntax of the configuration.
 fn list(backends: impl IntoIterator<Item = String>) -> String {
     let quoted: Vec<String> = backends.into_iter().map(|backend| format!("\"{backend}\"")).collect();
     format!("[{}]", quoted.join(", "))
 }
 
-/// A session that is closed because no backend was reached: its line, after a look at what the page was told.
+/// Expects a session that is closed because no backend was reached, and checks what the page receives; its log line.
 #[track_caller]
-fn unreached<'a>(gateway: &'a Gateway, target: &'a str, reason: &'a str) -> impl Future<Output = End> + 'a {
+fn unreached<'a>(
+    gateway: &'a Gateway,
+    target: &'a str,
+    reason: &'a str,
+) -> impl Future<Output = AccessLogLine> + 'a {
     let caller = std::panic::Location::caller();
     async move {
         let mut session = gateway.session_by(PLAIN, target).await;
-        let (data, code, said) = session.closed().await;
-        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{caller}: {said}");
-        assert!(!said.is_empty() && said.len() <= 123, "{caller}: a short reason for people: {said:?}");
+        let (data, code, close_reason) = session.closed().await;
+        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{caller}: {close_reason}");
+        assert!(
+            !close_reason.is_empty() && close_reason.len() <= 123,
+            "{caller}: a short readable reason: {close_reason:?}"
+        );
         for secret in ["127.0.0.1", "localhost", "certificate", "/"] {
-            assert!(!said.contains(secret), "{caller}: a stranger learns of {secret}: {said:?}");
+            assert!(!close_reason.contains(secret), "{caller}: the client learns {secret}: {close_reason:?}");
         }
         let peer = session.peer;
         drop(session);
@@ -39,7 +46,7 @@ fn unreached<'a>(gateway: &'a Gateway, target: &'a str, reason: &'a str) -> impl
     }
 }
 
-/// Uses a session and closes it: which server it was.
+/// Uses a session and closes it: the URL of its backend.
 async fn use_and_close(gateway: &Gateway, mut session: Session) -> String {
     session.echo(b"hello").await;
     session.close(1000).await;
@@ -49,7 +56,7 @@ async fn use_and_close(gateway: &Gateway, mut session: Session) -> String {
     end.text("backend").expect("a backend").to_owned()
 }
 
-/// Opens a session, uses it and closes it: which server it was.
-async fn works(gateway: &Gateway, door: Door, target: &str) -> String {
-    use_and_close(gateway, gateway.session_by(door, target).await).await
+/// Opens a session, uses it and closes it: the URL of its backend.
+async fn works(gateway: &Gateway, listener: ListenerIndex, target: &str) -> String {
+    use_and_close(gateway, gateway.session_by(listener, target).await).await
 }

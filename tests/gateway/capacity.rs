@@ -1,10 +1,10 @@
-//! `portcullis check --capacity`: what gives way first, on the machine that asks.
+//! `portcullis check --capacity`: the limit that is reached first on this machine.
 
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// Asks under a limit of so many descriptors.
+/// Runs the check with this limit of descriptors.
 fn check(lines: &str, descriptors: usize) -> (i32, String, String) {
     let directory = TempDir::new().expect("a directory");
     let config = format!(
@@ -21,13 +21,13 @@ fn check(lines: &str, descriptors: usize) -> (i32, String, String) {
         .output()
         .expect("the gateway's binary");
     let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).expect("text"));
-    (status.code().expect("an end of its own"), stdout, stderr)
+    (status.code().expect("an exit code"), stdout, stderr)
 }
 
 #[test]
-fn what_is_configured_is_hit_first_where_everything_has_room() {
-    let (code, said, errors) = check("[limits]\nmax_sessions = 100\n", 2000);
-    assert_eq!((code, errors.as_str()), (0, ""), "{said}");
+fn the_configured_limits_are_reached_first_with_enough_resources() {
+    let (code, stdout, errors) = check("[limits]\nmax_sessions = 100\n", 2000);
+    assert_eq!((code, errors.as_str()), (0, ""), "{stdout}");
     for words in [
         "good, 1 listener(s), 1 route(s)",
         "       100  limits.max_sessions: as configured",
@@ -37,17 +37,17 @@ fn what_is_configured_is_hit_first_where_everything_has_room() {
         "MiB available / 11 KiB per idle session",
         "limits.max_sessions is reached first, at 100; no other limit is lower",
     ] {
-        assert!(said.contains(words), "no {words:?} in:\n{said}");
+        assert!(stdout.contains(words), "no {words:?} in:\n{stdout}");
     }
 }
 
 #[test]
-fn what_gives_way_before_is_named_and_is_a_failure() {
-    let (code, said, errors) = check("[limits]\nmax_sessions = 5000\n", 3000);
-    assert_eq!(code, 1, "{said}{errors}");
+fn a_limit_below_the_configured_one_is_named_and_fails() {
+    let (code, stdout, errors) = check("[limits]\nmax_sessions = 5000\n", 3000);
+    assert_eq!(code, 1, "{stdout}{errors}");
     let named = "portcullis: descriptors allow(s) only 955 sessions, fewer than limits.max_sessions = 5000: \
          raise LimitNOFILE= in the unit, or ulimit -Hn";
     assert!(errors.contains(named), "{errors}");
-    let first = said.lines().nth(2).expect("a table");
-    assert!(first.starts_with("       955  descriptors: "), "the lowest stands first: {said}");
+    let first = stdout.lines().nth(2).expect("a table");
+    assert!(first.starts_with("       955  descriptors: "), "the lowest limit comes first: {stdout}");
 }

@@ -1,4 +1,4 @@
-//! The command line: what people see when they start it, rightly or wrongly.
+//! The command line: output and exit codes of right and wrong usage.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,16 +14,16 @@ const FAILURE: i32 = 1;
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
 
-/// The exit code, and what was said on which stream.
-fn said(output: &Output) -> (i32, String, String) {
+/// The exit code, stdout and stderr.
+fn output_of(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     (output.status.code().expect("an exit, not a signal"), text(&output.stdout), text(&output.stderr))
 }
 
-/// Fails with that code, says all of `words` on stderr, and no more than a sentence or two.
+/// Expects that exit code, and all of `words` on stderr without a panic or a backtrace.
 #[track_caller]
 fn assert_fails(output: &Output, code: i32, words: &[&str]) -> String {
-    let (seen, stdout, stderr) = said(output);
+    let (seen, stdout, stderr) = output_of(output);
     assert_eq!(seen, code, "{stdout}{stderr}");
     for word in words {
         assert!(stderr.contains(word), "{word:?} is not in {stderr:?}");
@@ -34,9 +34,9 @@ fn assert_fails(output: &Output, code: i32, words: &[&str]) -> String {
 }
 
 #[track_caller]
-fn assert_one_sentence(stderr: &str) {
+fn assert_one_line(stderr: &str) {
     let lines: Vec<&str> = stderr.lines().filter(|line| !line.trim().is_empty()).collect();
-    assert_eq!(lines.len(), 1, "one clear sentence is due: {stderr}");
+    assert_eq!(lines.len(), 1, "one line was expected: {stderr}");
 }
 
 fn directory() -> TempDir {
@@ -45,7 +45,7 @@ fn directory() -> TempDir {
     fs::write(directory.path().join("localhost.crt"), &identity.certificate).expect("a file");
     let key = directory.path().join("localhost.key");
     fs::write(&key, &identity.private_key).expect("a file");
-    // A key that everybody may read is warned about.
+    // A key that every user may read causes a warning.
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("a file of ours");
     directory
 }
@@ -70,7 +70,7 @@ fn configured(directory: &Path, text: &str) {
 fn help_shows_how_it_is_used() {
     let directory = TempDir::new().unwrap();
     for argument in ["--help", "-h", "help"] {
-        let (code, stdout, stderr) = said(&run(directory.path(), &[argument]));
+        let (code, stdout, stderr) = output_of(&run(directory.path(), &[argument]));
         assert_eq!((code, stderr.as_str()), (OK, ""), "{argument}");
         for word in ["run", "check", "cert", "--config"] {
             assert!(stdout.contains(word), "{word} is not in {stdout}");
@@ -83,23 +83,23 @@ fn help_shows_how_it_is_used() {
         }
     }
     for command in ["run", "check", "cert"] {
-        let (code, stdout, _) = said(&run(directory.path(), &[command, "--help"]));
+        let (code, stdout, _) = output_of(&run(directory.path(), &[command, "--help"]));
         assert_eq!(code, OK);
         assert!(stdout.contains(command), "{stdout}");
     }
 }
 
 #[test]
-fn version_is_the_packages() {
+fn version_prints_the_package_version() {
     let directory = TempDir::new().unwrap();
     for argument in ["--version", "-V"] {
-        let (code, stdout, _) = said(&run(directory.path(), &[argument]));
+        let (code, stdout, _) = output_of(&run(directory.path(), &[argument]));
         assert_eq!((code, stdout.trim_end()), (OK, concat!("portcullis ", env!("CARGO_PKG_VERSION"))));
     }
 }
 
 #[test]
-fn bad_usage_is_told_apart_from_a_bad_configuration() {
+fn usage_errors_and_configuration_errors_have_different_exit_codes() {
     let directory = directory();
     for arguments in [
         &["--nonsense"][..],
@@ -115,28 +115,28 @@ fn bad_usage_is_told_apart_from_a_bad_configuration() {
     {
         let file = if arguments.len() < 2 { "gateway.toml" } else { "nowhere.toml" };
         let stderr = assert_fails(&run(directory.path(), arguments), CONFIG, &[file]);
-        assert_one_sentence(&stderr);
+        assert_one_line(&stderr);
     }
 }
 
 #[test]
-fn a_good_configuration_is_said_to_be_good() {
+fn check_accepts_a_valid_configuration() {
     let directory = directory();
     configured(directory.path(), GOOD);
     let elsewhere = TempDir::new().unwrap();
     let path = directory.path().join("gateway.toml");
-    // Paths in it stand beside it, wherever one is.
+    // Paths in it are relative to its directory, wherever the command is run.
     for output in [
         run(directory.path(), &["check"]),
         run(elsewhere.path(), &["check", "--config", path.to_str().unwrap()]),
     ] {
-        let (code, stdout, stderr) = said(&output);
+        let (code, stdout, stderr) = output_of(&output);
         assert_eq!(code, OK, "{stdout}{stderr}");
     }
 }
 
 #[test]
-fn a_mistake_in_the_configuration_is_named_with_its_place() {
+fn a_configuration_error_names_file_and_line() {
     let directory = directory();
     for (text, words) in [
         (GOOD.replace("backend =", "bakend ="), &["gateway.toml:10", "bakend", "backend"][..]),
@@ -167,7 +167,7 @@ fn a_mistake_in_the_configuration_is_named_with_its_place() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_one_sentence_and_nothing_is_started() {
+fn an_unusable_certificate_is_a_one_line_error_and_nothing_starts() {
     let directory = directory();
     let other = Identity::make();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).expect("a file");
@@ -177,7 +177,7 @@ fn a_certificate_that_cannot_be_used_is_one_sentence_and_nothing_is_started() {
     let half = &Identity::shared().private_key;
     write("half.key", &half[..half.len() / 2]);
     fs::create_dir(directory.path().join("directory.pem")).expect("a directory");
-    // A listener that is all right comes first: it must not be opened.
+    // A valid listener comes first: it must not be opened.
     let first = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
     for (certificate, private_key, named) in [
         ("missing.crt", "localhost.key", "missing.crt"),
@@ -193,7 +193,7 @@ fn a_certificate_that_cannot_be_used_is_one_sentence_and_nothing_is_started() {
         ("localhost.key", "localhost.key", "localhost.key"),
     ] {
         let text = GOOD.replace("localhost.crt", certificate).replace("localhost.key", private_key);
-        // The replacement may have hit the other name, too, when both are the same.
+        // The replacement may have changed the other path too, if both are the same.
         let text = if certificate == private_key {
             GOOD.replace("localhost.crt", certificate)
                 .replace("= \"localhost.key\"", &format!("= \"{private_key}\""))
@@ -203,7 +203,7 @@ fn a_certificate_that_cannot_be_used_is_one_sentence_and_nothing_is_started() {
         configured(directory.path(), &format!("{first}{text}"));
         for arguments in [&["check"][..], &["run"]] {
             let stderr = assert_fails(&run(directory.path(), arguments), CONFIG, &[named]);
-            assert_one_sentence(&stderr);
+            assert_one_line(&stderr);
             assert!(!stderr.contains("listening"), "{stderr}");
         }
     }
@@ -220,17 +220,17 @@ fn a_certificate_that_cannot_be_used_is_one_sentence_and_nothing_is_started() {
 }
 
 #[test]
-fn a_web_root_that_is_not_there_is_one_sentence() {
+fn a_missing_web_root_is_a_one_line_error() {
     let directory = directory();
     configured(directory.path(), &format!("{GOOD}\n[web]\nroot = \"nowhere\"\n"));
     for arguments in [&["check"][..], &["run"]] {
         let stderr = assert_fails(&run(directory.path(), arguments), CONFIG, &["web.root", "nowhere"]);
-        assert_one_sentence(&stderr);
+        assert_one_line(&stderr);
     }
 }
 
 #[test]
-fn limits_that_do_not_fit_the_descriptors_are_told_with_the_difference() {
+fn limits_above_the_descriptors_are_reported_with_the_shortage() {
     let directory = directory();
     configured(directory.path(), &format!("{GOOD}\n[limits]\nmax_sessions = 500\nmax_handshakes = 100\n"));
     let check = |descriptors: usize| {
@@ -239,7 +239,7 @@ fn limits_that_do_not_fit_the_descriptors_are_told_with_the_difference() {
             .args(["-c", &shell, env!("CARGO_BIN_EXE_portcullis")])
             .current_dir(directory.path())
             .output();
-        said(&output.expect("a shell"))
+        output_of(&output.expect("a shell"))
     };
     let (code, _, stderr) = check(1_000);
     assert_eq!(code, OK, "{stderr}");
@@ -266,35 +266,35 @@ fn an_address_in_use_is_named_with_its_key() {
 #[test]
 fn cert_makes_a_pair_once() {
     let directory = TempDir::new().unwrap();
-    let (code, stdout, stderr) = said(&run(directory.path(), &["cert"]));
+    let (code, stdout, stderr) = output_of(&run(directory.path(), &["cert"]));
     assert_eq!(code, OK, "{stdout}{stderr}");
     let certificate = directory.path().join("certs/localhost.crt");
     let key = directory.path().join("certs/localhost.key");
-    let told = format!("{stdout}{stderr}");
-    assert!(told.contains("localhost.crt") && told.contains("localhost.key"), "{told}");
+    let output = format!("{stdout}{stderr}");
+    assert!(output.contains("localhost.crt") && output.contains("localhost.key"), "{output}");
     assert_eq!(fs::metadata(&key).expect("a key").permissions().mode() & 0o7777, 0o600);
     let before = (fs::read(&certificate).expect("a certificate"), fs::read(&key).expect("a key"));
 
     // It never overwrites, not even one half of a pair.
     let stderr = assert_fails(&run(directory.path(), &["cert"]), FAILURE, &["localhost."]);
-    assert_one_sentence(&stderr);
+    assert_one_line(&stderr);
     assert_eq!(before, (fs::read(&certificate).unwrap(), fs::read(&key).unwrap()));
     fs::remove_file(&certificate).unwrap();
     assert_fails(&run(directory.path(), &["cert"]), FAILURE, &["localhost.key"]);
-    assert!(!certificate.exists(), "half a pair is no pair");
+    assert!(!certificate.exists(), "half a pair was written");
     assert_eq!(before.1, fs::read(&key).unwrap());
     fs::rename(&key, directory.path().join("away")).unwrap();
     fs::write(&certificate, &before.0).unwrap();
     assert_fails(&run(directory.path(), &["cert"]), FAILURE, &["localhost.crt"]);
-    assert!(!key.exists(), "half a pair is no pair");
+    assert!(!key.exists(), "half a pair was written");
     assert_eq!(before.0, fs::read(&certificate).unwrap());
 }
 
 #[test]
-fn a_pair_made_by_cert_is_fit_to_run() {
+fn the_gateway_runs_with_a_pair_made_by_cert() {
     let directory = TempDir::new().unwrap();
     let arguments = ["cert", "--out", "pair", "--name", "desk.example", "--name", "127.0.0.1"];
-    let (code, stdout, stderr) = said(&run(directory.path(), &arguments));
+    let (code, stdout, stderr) = output_of(&run(directory.path(), &arguments));
     assert_eq!(code, OK, "{stdout}{stderr}");
     let made: Vec<String> = fs::read_dir(directory.path().join("pair"))
         .expect("a directory")
@@ -308,16 +308,16 @@ fn a_pair_made_by_cert_is_fit_to_run() {
     };
     let text = GOOD.replace("localhost.crt", &one(".crt")).replace("localhost.key", &one(".key"));
     configured(directory.path(), &text);
-    let (code, stdout, stderr) = said(&run(directory.path(), &["check"]));
+    let (code, stdout, stderr) = output_of(&run(directory.path(), &["check"]));
     assert_eq!(code, OK, "{stdout}{stderr}");
     assert!(!stderr.contains("chmod"), "its own key is private: {stderr}");
 }
 
 #[test]
-fn cert_into_a_place_that_cannot_be_is_one_sentence() {
+fn cert_with_an_impossible_directory_is_a_one_line_error() {
     let directory = TempDir::new().unwrap();
     fs::write(directory.path().join("file"), "").unwrap();
     let stderr =
         assert_fails(&run(directory.path(), &["cert", "--out", "file/certs"]), FAILURE, &["file/certs"]);
-    assert_one_sentence(&stderr);
+    assert_one_line(&stderr);
 }

@@ -1,4 +1,4 @@
-//! The files of `[web] root`, and the ones outside of it.
+//! The files of `[web] root`, and those outside it.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -6,11 +6,11 @@ use std::path::Path;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Backend, Gateway, Request, Response, Setup, TLS, Wire, read_response};
+use crate::support::{Backend, ClientStream, Gateway, Request, Response, Setup, TLS, read_response};
 
 const SECRET: &str = "not for your eyes";
 
-/// A root with a few files in a directory with a secret beside the root.
+/// A root with a few files, in a directory with a secret beside the root.
 fn site() -> (TempDir, std::path::PathBuf) {
     let directory = TempDir::new().expect("a directory");
     let root = directory.path().join("web");
@@ -34,15 +34,15 @@ fn site() -> (TempDir, std::path::PathBuf) {
     (directory, root)
 }
 
-async fn get(gateway: &Gateway, wire: &mut Wire, method: &str, target: &str) -> Response {
+async fn get(gateway: &Gateway, connection: &mut ClientStream, method: &str, target: &str) -> Response {
     let request = Request::new(&format!("{method} {target} HTTP/1.1")).add("Host", &gateway.host(TLS));
-    wire.write_all(&request.bytes()).await.expect("the request goes out");
-    wire.flush().await.expect("the request goes out");
-    read_response(wire, method != "HEAD").await
+    connection.write_all(&request.bytes()).await.expect("the request is sent");
+    connection.flush().await.expect("the request is sent");
+    read_response(connection, method != "HEAD").await
 }
 
 #[tokio::test]
-async fn the_files_of_the_root_are_served_and_always_asked_for_again() {
+async fn the_files_of_the_root_are_served_with_no_cache() {
     let backend = Backend::echo().await;
     let (_directory, root) = site();
     let gateway = Setup::echo(&backend).web(&root).start().await;
@@ -54,8 +54,8 @@ async fn the_files_of_the_root_are_served_and_always_asked_for_again() {
         ("/assets/v%69ewer.js", "text/javascript", "export const answer = 42;\n"),
         ("/assets/a%20b%25c.txt", "text/plain", "odd name\n"),
     ] {
-        let mut wire = gateway.wire(TLS).await;
-        let response = get(&gateway, &mut wire, "GET", target).await;
+        let mut connection = gateway.connect(TLS).await;
+        let response = get(&gateway, &mut connection, "GET", target).await;
         assert_eq!((response.status, response.text()), (200, text), "{target}: {response:?}");
         assert!(
             response.header("Content-Type").unwrap_or_default().starts_with(kind),
@@ -63,17 +63,17 @@ async fn the_files_of_the_root_are_served_and_always_asked_for_again() {
         );
         assert_eq!(response.header("Cache-Control"), Some("no-cache"), "{target}");
 
-        let peer = wire.peer();
+        let peer = connection.peer();
         let length = response.header("Content-Length").map(str::to_owned);
-        drop(wire);
+        drop(connection);
         gateway.refused(peer, "served").await;
 
-        let mut wire = gateway.wire(TLS).await;
-        let response = get(&gateway, &mut wire, "HEAD", target).await;
+        let mut connection = gateway.connect(TLS).await;
+        let response = get(&gateway, &mut connection, "HEAD", target).await;
         assert_eq!((response.status, response.rest.as_slice()), (200, &b""[..]), "HEAD {target}");
         assert_eq!(response.header("Content-Length").map(str::to_owned), length, "HEAD {target}");
-        let peer = wire.peer();
-        drop(wire);
+        let peer = connection.peer();
+        drop(connection);
         gateway.refused(peer, "served").await;
     }
     gateway.finish().await;
@@ -84,12 +84,12 @@ async fn one_connection_serves_many_files_and_then_a_session() {
     let backend = Backend::echo().await;
     let (_directory, root) = site();
     let gateway = Setup::echo(&backend).web(&root).start().await;
-    let mut wire = gateway.wire(TLS).await;
+    let mut connection = gateway.connect(TLS).await;
     for _ in 0..3 {
-        assert_eq!(get(&gateway, &mut wire, "GET", "/").await.status, 200);
-        assert_eq!(get(&gateway, &mut wire, "GET", "/assets/viewer.js").await.status, 200);
+        assert_eq!(get(&gateway, &mut connection, "GET", "/").await.status, 200);
+        assert_eq!(get(&gateway, &mut connection, "GET", "/assets/viewer.js").await.status, 200);
     }
-    let mut session = gateway.open(wire, &gateway.upgrade(TLS, "/echo")).await;
+    let mut session = gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await;
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -101,34 +101,34 @@ async fn one_connection_serves_many_files_and_then_a_session() {
 async fn a_file_that_has_not_changed_is_not_sent_again() {
     let (_directory, root) = site();
     let gateway = Setup::new().web(&root).start().await;
-    let mut wire = gateway.wire(TLS).await;
-    let first = get(&gateway, &mut wire, "GET", "/index.html").await;
+    let mut connection = gateway.connect(TLS).await;
+    let first = get(&gateway, &mut connection, "GET", "/index.html").await;
     let date = first.header("Last-Modified").expect("Last-Modified").to_owned();
     let request = Request::new("GET /index.html HTTP/1.1")
         .add("Host", &gateway.host(TLS))
         .add("If-Modified-Since", &date);
-    let response = crate::support::ask(&mut wire, &request).await;
+    let response = crate::support::send_request(&mut connection, &request).await;
     assert_eq!((response.status, response.header("Cache-Control")), (304, Some("no-cache")), "{response:?}");
-    drop(wire);
+    drop(connection);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_route_comes_before_a_file_of_the_same_name() {
+async fn a_route_takes_precedence_over_a_file() {
     let backend = Backend::echo().await;
     let (_directory, root) = site();
     let gateway = Setup::new().route_with("echo", "/echo/*", &backend, "").web(&root).start().await;
-    let mut wire = gateway.wire(TLS).await;
-    let response = get(&gateway, &mut wire, "GET", "/echo/index.html").await;
+    let mut connection = gateway.connect(TLS).await;
+    let response = get(&gateway, &mut connection, "GET", "/echo/index.html").await;
     assert_eq!(response.status, 426, "{response:?}");
-    let peer = wire.peer();
-    drop(wire);
+    let peer = connection.peer();
+    drop(connection);
     gateway.refused(peer, "upgrade_required").await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn nothing_outside_of_the_root_is_served_however_it_is_spelled() {
+async fn nothing_outside_the_root_is_served_however_it_is_spelled() {
     let (directory, root) = site();
     let gateway = Setup::new().web(&root).start().await;
     let absolute = directory.path().join("secret.txt");
@@ -186,54 +186,54 @@ async fn nothing_outside_of_the_root_is_served_however_it_is_spelled() {
     ];
     for target in targets {
         for method in ["GET", "HEAD"] {
-            let mut wire = gateway.wire(TLS).await;
-            let response = get(&gateway, &mut wire, method, target).await;
+            let mut connection = gateway.connect(TLS).await;
+            let response = get(&gateway, &mut connection, method, target).await;
             assert_eq!(response.status, 404, "{method} {target}: {response:?}");
             let body = String::from_utf8_lossy(&response.body);
             assert!(!body.contains(SECRET) && !body.contains("root:"), "{method} {target}: {body}");
-            let peer = wire.peer();
-            drop(wire);
+            let peer = connection.peer();
+            drop(connection);
             gateway.refused(peer, "unknown_route").await;
         }
     }
-    // A target that is not even a path.
+    // A target that is not a path.
     for target in ["index.html", "../secret.txt", "*", "/a\0b"] {
-        let mut wire = gateway.wire(TLS).await;
-        let response = get(&gateway, &mut wire, "GET", target).await;
+        let mut connection = gateway.connect(TLS).await;
+        let response = get(&gateway, &mut connection, "GET", target).await;
         assert!((400..500).contains(&response.status), "{target}: {response:?}");
         assert!(!String::from_utf8_lossy(&response.body).contains(SECRET), "{target}");
-        let peer = wire.peer();
-        drop(wire);
-        gateway.end(peer).await;
+        let peer = connection.peer();
+        drop(connection);
+        gateway.access_log_line(peer).await;
     }
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn files_take_no_method_but_get_and_head() {
+async fn files_accept_only_get_and_head() {
     let (_directory, root) = site();
     let gateway = Setup::new().web(&root).start().await;
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
-        let mut wire = gateway.wire(TLS).await;
-        let response = get(&gateway, &mut wire, method, "/index.html").await;
+        let mut connection = gateway.connect(TLS).await;
+        let response = get(&gateway, &mut connection, method, "/index.html").await;
         assert_eq!(response.status, 405, "{method}: {response:?}");
         assert!(response.header("Allow").unwrap_or_default().contains("GET"), "{method}: {response:?}");
-        let peer = wire.peer();
-        drop(wire);
-        assert!(!gateway.end(peer).await.is_session());
+        let peer = connection.peer();
+        drop(connection);
+        assert!(!gateway.access_log_line(peer).await.is_session());
     }
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn without_a_root_there_are_no_files() {
+async fn without_a_root_no_files_are_served() {
     let gateway = Setup::new().start().await;
     for target in ["/", "/index.html", "/gateway.toml", "/localhost.key"] {
-        let mut wire = gateway.wire(TLS).await;
-        let response = get(&gateway, &mut wire, "GET", target).await;
+        let mut connection = gateway.connect(TLS).await;
+        let response = get(&gateway, &mut connection, "GET", target).await;
         assert_eq!(response.status, 404, "{target}: {response:?}");
-        let peer = wire.peer();
-        drop(wire);
+        let peer = connection.peer();
+        drop(connection);
         gateway.refused(peer, "unknown_route").await;
     }
     gateway.finish().await;

@@ -1,4 +1,4 @@
-//! What the framing rules say, and what is done to those who break them (RFC 6455 §5, §7.4).
+//! The framing rules, and what happens to clients that break them (RFC 6455 §5, §7.4).
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_broken_frame_ends_the_session_with_1002() {
+async fn an_invalid_frame_closes_the_session_with_1002() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let long = |first: u8, second: u8, length: &[u8]| [&[first, second], length, &MASK, &[0; 200]].concat();
@@ -61,7 +61,7 @@ async fn a_broken_frame_ends_the_session_with_1002() {
     case("5 in 16 bits on a ping", long(0x89, 0xfe, &[0, 5]));
 
     for (name, bytes) in broken {
-        // Both as the only thing in its segment and right behind good data.
+        // Both alone in its segment and directly after valid data.
         for before in [&b""[..], b"good data"] {
             let mut session = gateway.session("/echo").await;
             session.echo(b"fine so far").await;
@@ -72,22 +72,22 @@ async fn a_broken_frame_ends_the_session_with_1002() {
             assert_eq!(code, Some(1002), "{name}: {reason}");
             let end = gateway.ended(session.peer, "protocol_error", Some(1002)).await;
             let least = 11 + before.len() as u64;
-            assert!(end.number("bytes_in") >= Some(least), "{name}: good data comes first: {end:?}");
+            assert!(end.number("bytes_in") >= Some(least), "{name}: the valid data is counted: {end:?}");
         }
     }
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn compression_is_not_agreed_on_and_so_not_accepted() {
+async fn compression_is_neither_negotiated_nor_accepted() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let request = gateway.upgrade(PLAIN, "/echo").add("Sec-WebSocket-Extensions", "permessage-deflate");
-    let mut wire = gateway.wire(PLAIN).await;
-    let peer = wire.peer();
-    let response = crate::support::ask(&mut wire, &request).await;
+    let mut connection = gateway.connect(PLAIN).await;
+    let peer = connection.peer();
+    let response = crate::support::send_request(&mut connection, &request).await;
     assert_eq!((response.status, response.header("Sec-WebSocket-Extensions")), (101, None));
-    let mut session = crate::support::Session::new(wire, peer, &response.rest);
+    let mut session = crate::support::Session::new(connection, peer, &response.rest);
     session.send(&[&[0xc2, 0x87], &MASK[..], &masked(b"\xf2\x48\xcd\xc9\xc9\x07\x00", 0)].concat()).await;
     assert_eq!(session.closed().await.1, Some(1002));
     let end = gateway.ended(peer, "protocol_error", Some(1002)).await;
@@ -111,13 +111,13 @@ async fn a_close_is_answered_with_its_own_code() {
         session.end().await;
         gateway.ended(session.peer, "client_closed", Some(code)).await;
     }
-    // No code: answered without one.
+    // Without a code: the answer has none either.
     let mut session = gateway.session("/echo").await;
     session.send(&frame(true, CLOSE, b"")).await;
     assert_eq!(session.frames.until_close().await, (Vec::new(), None, String::new()));
     session.end().await;
     gateway.ended(session.peer, "client_closed", None).await;
-    // The longest reason there can be.
+    // The longest possible reason.
     let mut session = gateway.session("/echo").await;
     session.send(&frame(true, CLOSE, &close_body(1000, &[b'x'; 123]))).await;
     assert_eq!(session.frames.until_close().await.1, Some(1000));
@@ -129,15 +129,15 @@ async fn a_close_is_answered_with_its_own_code() {
 
 #[tokio::test]
 async fn a_close_may_come_in_the_middle_of_a_message() {
-    let backend = Backend::puppet().await;
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let mut session = gateway.session("/echo").await;
     let mut served = backend.accept().await;
     let close = frame(true, CLOSE, &close_body(1001, b"leaving"));
     session.send(&[frame(false, BINARY, b"half a message"), close].concat()).await;
-    let mut heard = Vec::new();
-    within("the backend's end", served.read_to_end(&mut heard)).await.unwrap();
-    assert_eq!(heard, b"half a message");
+    let mut received = Vec::new();
+    within("the backend's end", served.read_to_end(&mut received)).await.unwrap();
+    assert_eq!(received, b"half a message");
     drop(served);
     assert_eq!(session.frames.until_close().await.1, Some(1001));
     session.end().await;
@@ -147,7 +147,7 @@ async fn a_close_may_come_in_the_middle_of_a_message() {
 }
 
 #[tokio::test]
-async fn a_close_that_may_not_be_is_answered_with_what_is_wrong() {
+async fn an_invalid_close_is_answered_with_the_violation() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let mut cases = vec![(vec![3], 1002, "protocol_error")];
@@ -170,8 +170,8 @@ async fn a_close_that_may_not_be_is_answered_with_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn nothing_behind_a_close_is_delivered() {
-    let backend = Backend::puppet().await;
+async fn nothing_after_a_close_is_delivered() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let mut session = gateway.session("/echo").await;
     let mut served = backend.accept().await;
@@ -181,9 +181,9 @@ async fn nothing_behind_a_close_is_delivered() {
     bytes.extend(frame(true, PING, b"behind"));
     bytes.extend([0xff; 100]);
     session.send(&bytes).await;
-    let mut heard = Vec::new();
-    within("the backend's end", served.read_to_end(&mut heard)).await.unwrap();
-    assert_eq!(heard, b"before");
+    let mut received = Vec::new();
+    within("the backend's end", served.read_to_end(&mut received)).await.unwrap();
+    assert_eq!(received, b"before");
     drop(served);
     assert_eq!(session.frames.until_close().await.1, Some(1000));
     session.end().await;
@@ -194,15 +194,15 @@ async fn nothing_behind_a_close_is_delivered() {
 }
 
 #[tokio::test]
-async fn a_close_that_the_client_never_answers_is_waited_for_only_so_long() {
-    let backend = Backend::puppet().await;
+async fn the_wait_for_an_answer_to_a_close_is_limited() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("close = \"700ms\"").start().await;
     let mut session = gateway.session("/echo").await;
     drop(backend.accept().await);
     let (data, code, _) = session.frames.until_close().await;
     assert_eq!((data.len(), code), (0, Some(1000)));
     let start = Instant::now();
-    // Other frames are no answer.
+    // Other frames are no answer to a Close.
     session.send(&frame(true, BINARY, b"too late")).await;
     assert_eq!(session.frames.next().await, None);
     assert_took(start, Duration::from_millis(700));
@@ -222,7 +222,7 @@ async fn pings_are_answered_and_pongs_are_not() {
         let pong = session.frames.next().await.expect("a pong");
         assert_eq!((pong.opcode, pong.payload), (PONG, payload));
     }
-    // Between the fragments of a message, too.
+    // Between the fragments of a message too.
     session.send(&[frame(false, BINARY, b"one "), frame(true, PING, b"?")].concat()).await;
     let mut data = Vec::new();
     let mut pongs = Vec::new();
@@ -233,7 +233,7 @@ async fn pings_are_answered_and_pongs_are_not() {
     assert_eq!((data, pongs), (b"one ".to_vec(), vec![b"?".to_vec()]));
     session.send(&frame(true, CONTINUATION, b"two")).await;
     assert_eq!(session.frames.payload(3).await, b"two");
-    // Pongs that nobody asked for mean nothing.
+    // Unsolicited Pongs have no effect.
     for _ in 0..100 {
         session.send(&frame(true, PONG, b"unsolicited")).await;
     }
@@ -243,7 +243,7 @@ async fn pings_are_answered_and_pongs_are_not() {
     assert_eq!(
         (end.number("bytes_in"), end.number("bytes_out")),
         (Some(12), Some(12)),
-        "payload alone counts"
+        "only payload counts"
     );
     drop(session);
     gateway.finish().await;
@@ -272,9 +272,9 @@ async fn a_flood_of_pings_costs_no_memory_and_the_newest_is_answered() {
     warm.echo(&pattern(0, 100_000)).await;
     let before = gateway.memory();
 
-    // 20 MiB of pings to a client that does not read; then one it waits for.
-    let wire = gateway.narrow_wire(PLAIN).await;
-    let mut session = gateway.open(wire, &gateway.upgrade(PLAIN, "/echo")).await;
+    // 20 MiB of Pings to a client that does not read, then one whose Pong it waits for.
+    let connection = gateway.connect_with_small_buffers(PLAIN).await;
+    let mut session = gateway.open(connection, &gateway.upgrade(PLAIN, "/echo")).await;
     let mut number = 0_u32;
     for _ in 0..1_600 {
         let mut flood = Vec::new();
@@ -308,8 +308,8 @@ async fn a_flood_of_pings_costs_no_memory_and_the_newest_is_answered() {
 }
 
 #[tokio::test]
-async fn empty_frames_do_not_wake_the_backend_and_others_do_not_wait() {
-    let backend = Backend::puppet().await;
+async fn empty_frames_do_not_reach_the_backend_and_delay_no_session() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let mut flooding = gateway.session("/echo").await;
     let mut served = backend.accept().await;
@@ -326,8 +326,8 @@ async fn empty_frames_do_not_wake_the_backend_and_others_do_not_wait() {
     }
     assert!(slowest < Duration::from_secs(1), "another session waited {slowest:?}");
     flooding.send(&frame(true, BINARY, b"at last")).await;
-    let heard = within("the only bytes", served.read(&mut silence)).await.unwrap();
-    assert_eq!(&silence[..heard], b"at last");
+    let received = within("the only bytes", served.read(&mut silence)).await.unwrap();
+    assert_eq!(&silence[..received], b"at last");
     other.close(1000).await;
     flooding.close(1000).await;
     let end = gateway.ended(flooding.peer, "client_closed", Some(1000)).await;
@@ -337,7 +337,7 @@ async fn empty_frames_do_not_wake_the_backend_and_others_do_not_wait() {
 }
 
 #[tokio::test]
-async fn one_byte_continuations_for_ever_cost_no_memory() {
+async fn endless_one_byte_continuations_cost_no_memory() {
     let backend = Backend::sink().await;
     let gateway = Setup::echo(&backend).start().await;
     let mut session = gateway.session_by(PLAIN, "/echo").await;
@@ -348,9 +348,9 @@ async fn one_byte_continuations_for_ever_cost_no_memory() {
     for _ in 0..100 {
         session.send(&many).await;
     }
-    eventually("the backend hears them", Duration::from_secs(20), || match backend.heard() {
+    eventually("the backend receives them", Duration::from_secs(20), || match backend.received_bytes() {
         1_010_001 => Ok(()),
-        heard => Err(format!("it heard {heard} bytes")),
+        received => Err(format!("it received {received} bytes")),
     })
     .await;
     let grown = gateway.memory().saturating_sub(before);
@@ -364,7 +364,7 @@ async fn one_byte_continuations_for_ever_cost_no_memory() {
 async fn a_header_that_never_ends_is_a_stalled_client() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).timeouts("stall = \"800ms\"").start().await;
-    // A header of 14 bytes, one byte every 200 ms: each comes in time, the header does not.
+    // A header of 14 bytes, one byte every 200 ms: each byte arrives in time, the header does not.
     let mut session = gateway.session("/echo").await;
     session.echo(b"hello").await;
     let start = Instant::now();
@@ -382,14 +382,14 @@ async fn a_header_that_never_ends_is_a_stalled_client() {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        end = frames.next() => assert_eq!(end, None, "there is nothing to say to it"),
+        end = frames.next() => assert_eq!(end, None, "no Close is sent to it"),
         () = drip => {}
     }
     assert_took(start, Duration::from_millis(800));
     gateway.ended(peer, "client_stalled", None).await;
     drop(session);
 
-    // A session that is merely silent, or silent inside a payload, is not stalled.
+    // A session that is idle, or idle inside a payload, is not stalled.
     let mut silent = gateway.session("/echo").await;
     let mut slow = gateway.session("/echo").await;
     slow.send(&header(0x82, 5)).await;

@@ -1,50 +1,54 @@
-//! The request head: what is upgraded, what is refused and in which words.
+//! The request head: what is upgraded, what is refused, and with which response.
 
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    BINARY, Backend, CONTINUATION, Door, End, Frames, Gateway, PLAIN, Request, Response, Session, Setup, TLS,
-    ask, assert_took, eventually, frame, pattern, read_to_end, within,
+    AccessLogLine, BINARY, Backend, CONTINUATION, Frames, Gateway, ListenerIndex, PLAIN, Request, Response,
+    Session, Setup, TLS, assert_took, eventually, frame, pattern, read_to_end, send_request, within,
 };
 
-/// Sends bytes on a new connection and reads until the gateway has ended it; there is exactly one answer.
-async fn only_answer(gateway: &Gateway, door: Door, bytes: &[u8]) -> (Response, End) {
-    let mut wire = gateway.wire(door).await;
-    let peer = wire.peer();
-    // The gateway may hang up before it has read all of it.
-    let _ = within("the gateway to take the head", wire.write_all(bytes)).await;
-    let _ = wire.flush().await;
-    let (said, _) = read_to_end(&mut wire).await;
-    let shown = String::from_utf8_lossy(bytes).chars().take(200).collect::<String>();
-    let response = Response::parse(&said, true)
-        .unwrap_or_else(|| panic!("{shown:?} got {:?}", String::from_utf8_lossy(&said)));
+/// Sends bytes on a new connection and reads until the gateway closes it; there is exactly one response.
+async fn only_response(
+    gateway: &Gateway,
+    listener: ListenerIndex,
+    bytes: &[u8],
+) -> (Response, AccessLogLine) {
+    let mut connection = gateway.connect(listener).await;
+    let peer = connection.peer();
+    // The gateway may close the connection before it has read all of it.
+    let _ = within("the gateway to take the head", connection.write_all(bytes)).await;
+    let _ = connection.flush().await;
+    let (reply, _) = read_to_end(&mut connection).await;
+    let served_certificate = String::from_utf8_lossy(bytes).chars().take(200).collect::<String>();
+    let response = Response::parse(&reply, true)
+        .unwrap_or_else(|| panic!("{served_certificate:?} got {:?}", String::from_utf8_lossy(&reply)));
     let rest = String::from_utf8_lossy(&response.rest).into_owned();
-    assert_eq!(rest, "", "{shown:?} got more than one answer");
-    drop(wire);
-    (response, gateway.end(peer).await)
+    assert_eq!(rest, "", "{served_certificate:?} got more than one answer");
+    drop(connection);
+    (response, gateway.access_log_line(peer).await)
 }
 
-/// A refusal as a person may see it: the status, one line of plain text, and the same story in the log.
+/// Expects a refusal: the status, one line of plain text, and the same reason in the log.
 async fn refusal(gateway: &Gateway, request: &Request, status: u16, reason: &str) -> Response {
-    let (response, end) = only_answer(gateway, TLS, &request.bytes()).await;
+    let (response, end) = only_response(gateway, TLS, &request.bytes()).await;
     assert_eq!((response.status, end.reason()), (status, reason), "{request:?} got {response:?}");
     assert!(!end.is_session(), "{end:?}");
     let kind = response.header("Content-Type").unwrap_or_default();
     assert!(kind.starts_with("text/plain"), "{request:?} got {kind:?}");
     let line = response.text().strip_suffix('\n').unwrap_or(response.text());
-    assert!(!line.is_empty() && !line.contains('\n'), "one line is due: {:?}", response.text());
+    assert!(!line.is_empty() && !line.contains('\n'), "not one line: {:?}", response.text());
     response
 }
 
 #[tokio::test]
-async fn a_good_head_is_answered_as_the_rfc_says() {
+async fn a_valid_head_is_answered_as_in_the_rfc() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
-    let mut wire = gateway.wire(TLS).await;
-    let peer = wire.peer();
-    let response = ask(&mut wire, &gateway.upgrade(TLS, "/echo")).await;
+    let mut connection = gateway.connect(TLS).await;
+    let peer = connection.peer();
+    let response = send_request(&mut connection, &gateway.upgrade(TLS, "/echo")).await;
     assert_eq!(response.status, 101);
     assert_eq!(response.header("Sec-WebSocket-Accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     assert!(response.header("Upgrade").unwrap_or_default().eq_ignore_ascii_case("websocket"), "{response:?}");
@@ -54,7 +58,7 @@ async fn a_good_head_is_answered_as_the_rfc_says() {
     );
     assert_eq!(response.header("Sec-WebSocket-Protocol"), None);
     assert_eq!(response.header("Sec-WebSocket-Extensions"), None);
-    let mut session = Session::new(wire, peer, &response.rest);
+    let mut session = Session::new(connection, peer, &response.rest);
     session.echo(b"hello").await;
     session.close(1000).await;
     let end = gateway.ended(peer, "client_closed", Some(1000)).await;
@@ -69,7 +73,7 @@ async fn a_good_head_is_answered_as_the_rfc_says() {
 }
 
 #[tokio::test]
-async fn unusual_spellings_of_a_good_head_are_accepted() {
+async fn unusual_spellings_of_a_valid_head_are_accepted() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let good = || gateway.upgrade(TLS, "/echo");
@@ -86,7 +90,7 @@ async fn unusual_spellings_of_a_good_head_are_accepted() {
         good().with("User-Agent", "caf\u{e9}"),
     ];
     for request in requests {
-        let mut session = gateway.open(gateway.wire(TLS).await, &request).await;
+        let mut session = gateway.open(gateway.connect(TLS).await, &request).await;
         session.echo(b"hello").await;
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -95,24 +99,24 @@ async fn unusual_spellings_of_a_good_head_are_accepted() {
 }
 
 #[tokio::test]
-async fn half_a_head_held_open_is_closed_at_the_request_deadline() {
+async fn an_incomplete_head_is_closed_at_the_request_deadline() {
     let gateway = Setup::new().timeouts("request = \"600ms\"").start().await;
     let whole = gateway.upgrade(TLS, "/echo").bytes();
-    for door in [TLS, PLAIN] {
+    for listener in [TLS, PLAIN] {
         for half in [&b""[..], b"G", &whole[..40], &whole[..whole.len() - 2]] {
             let start = Instant::now();
-            let mut wire = gateway.wire(door).await;
-            wire.write_all(half).await.unwrap();
-            wire.flush().await.unwrap();
-            let (said, _) = read_to_end(&mut wire).await;
+            let mut connection = gateway.connect(listener).await;
+            connection.write_all(half).await.unwrap();
+            connection.flush().await.unwrap();
+            let (reply, _) = read_to_end(&mut connection).await;
             assert_took(start, Duration::from_millis(600));
-            if let Some(response) = Response::parse(&said, true) {
+            if let Some(response) = Response::parse(&reply, true) {
                 assert_eq!(response.status, 408);
             } else {
-                assert_eq!(String::from_utf8_lossy(&said), "", "an answer or none");
+                assert_eq!(String::from_utf8_lossy(&reply), "", "an answer or nothing");
             }
-            let peer = wire.peer();
-            drop(wire);
+            let peer = connection.peer();
+            drop(connection);
             gateway.refused(peer, "request_timeout").await;
         }
     }
@@ -123,10 +127,10 @@ async fn half_a_head_held_open_is_closed_at_the_request_deadline() {
 async fn a_head_byte_by_byte_does_not_move_the_deadline() {
     let gateway = Setup::new().timeouts("request = \"600ms\"").start().await;
     let start = Instant::now();
-    let wire = gateway.wire(TLS).await;
-    let peer = wire.peer();
+    let connection = gateway.connect(TLS).await;
+    let peer = connection.peer();
     let head = gateway.upgrade(TLS, "/echo").bytes();
-    let (mut reader, mut writer) = tokio::io::split(wire);
+    let (mut reader, mut writer) = tokio::io::split(connection);
     let drip = async {
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         for byte in head {
@@ -164,7 +168,7 @@ async fn a_head_may_be_large_but_not_too_large() {
         gateway.upgrade(TLS, &target)
     };
     for request in [many(100), good().add("X-Long", &"x".repeat(15 * 1024)), target(8 * 1024)] {
-        let mut session = gateway.open(gateway.wire(TLS).await, &request).await;
+        let mut session = gateway.open(gateway.connect(TLS).await, &request).await;
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
     }
@@ -174,16 +178,16 @@ async fn a_head_may_be_large_but_not_too_large() {
         good().add("X-Long", &"x".repeat(17 * 1024)),
         good().add("X-Long", &"x".repeat(200 * 1024)),
     ] {
-        let (response, end) = only_answer(&gateway, TLS, &request.bytes()).await;
+        let (response, end) = only_response(&gateway, TLS, &request.bytes()).await;
         assert_eq!((response.status, end.reason()), (431, "head_too_large"), "{response:?}");
     }
     refusal(&gateway, &target(8 * 1024 + 1), 414, "uri_too_long").await;
     refusal(&gateway, &target(12 * 1024), 414, "uri_too_long").await;
 
-    // A head that never ends is refused when it is too large, not when its time is over.
+    // A head that never ends is refused when it is too large, not when its deadline passes.
     let start = Instant::now();
     let endless = [&b"GET /echo HTTP/1.1\r\nX-Long: "[..], &[b'x'; 64 * 1024]].concat();
-    let (response, end) = only_answer(&gateway, TLS, &endless).await;
+    let (response, end) = only_response(&gateway, TLS, &endless).await;
     assert_eq!((response.status, end.reason()), (431, "head_too_large"));
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     gateway.finish().await;
@@ -219,21 +223,21 @@ async fn a_malformed_head_is_a_bad_request() {
         ("HTTP/2 in the clear", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
     ];
     for (name, head) in heads {
-        let (response, end) = only_answer(&gateway, TLS, &head).await;
+        let (response, end) = only_response(&gateway, TLS, &head).await;
         assert_eq!((response.status, end.reason()), (400, "bad_request"), "{name}: {response:?}");
     }
     let ancient = [good().line("GET /echo HTTP/1.0").bytes(), b"GET /echo\r\n\r\n".to_vec()];
     for head in ancient {
-        let (response, end) = only_answer(&gateway, TLS, &head).await;
+        let (response, end) = only_response(&gateway, TLS, &head).await;
         assert!([400, 505].contains(&response.status), "{response:?}");
         assert_eq!(end.reason(), "bad_request");
     }
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_route_takes_no_method_but_get() {
+async fn a_route_accepts_only_get() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "BREW"] {
@@ -241,24 +245,24 @@ async fn a_route_takes_no_method_but_get() {
         let response = refusal(&gateway, &request, 405, "method_not_allowed").await;
         assert!(response.header("Allow").unwrap_or_default().contains("GET"), "{method}: {response:?}");
     }
-    // An answer to HEAD has no body (RFC 9110 §9.3.2).
-    let mut wire = gateway.wire(TLS).await;
+    // A response to HEAD has no body (RFC 9110 §9.3.2).
+    let mut connection = gateway.connect(TLS).await;
     let head = gateway.upgrade(TLS, "/echo").line("HEAD /echo HTTP/1.1");
-    wire.write_all(&head.bytes()).await.unwrap();
-    wire.flush().await.unwrap();
-    let (said, _) = read_to_end(&mut wire).await;
-    let response = Response::parse(&said, false).expect("an answer");
+    connection.write_all(&head.bytes()).await.unwrap();
+    connection.flush().await.unwrap();
+    let (reply, _) = read_to_end(&mut connection).await;
+    let response = Response::parse(&reply, false).expect("an answer");
     assert_eq!((response.status, response.rest.as_slice()), (405, &b""[..]));
-    let peer = wire.peer();
-    drop(wire);
+    let peer = connection.peer();
+    drop(connection);
     gateway.refused(peer, "method_not_allowed").await;
 
-    // A tunnel to anywhere is not for sale.
+    // A proxy request (CONNECT or an absolute target) opens no tunnel.
     let tunnel = format!("CONNECT {} HTTP/1.1", backend.address);
     let (response, _) =
-        only_answer(&gateway, TLS, &gateway.upgrade(TLS, "/echo").line(&tunnel).bytes()).await;
+        only_response(&gateway, TLS, &gateway.upgrade(TLS, "/echo").line(&tunnel).bytes()).await;
     assert!((400..500).contains(&response.status), "{response:?}");
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
@@ -280,15 +284,15 @@ async fn an_upgrade_has_no_body() {
         good().add("Transfer-Encoding", "gzip, chunked"),
     ];
     for request in requests {
-        let (response, end) = only_answer(&gateway, TLS, &request.bytes()).await;
+        let (response, end) = only_response(&gateway, TLS, &request.bytes()).await;
         assert_eq!((response.status, end.reason()), (400, "bad_request"), "{request:?} got {response:?}");
     }
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_upgrade_is_told_what_is_required() {
+async fn a_request_without_an_upgrade_is_answered_with_the_requirements() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let good = || gateway.upgrade(TLS, "/echo");
@@ -311,14 +315,14 @@ async fn a_request_that_is_no_upgrade_is_told_what_is_required() {
     }
     refusal(&gateway, &good().without("Sec-WebSocket-Version"), 426, "upgrade_required").await;
 
-    // Somebody typed the address into a browser.
+    // A browser that opens the address as a page.
     let browser = plain.add("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
-    let (response, end) = only_answer(&gateway, TLS, &browser.bytes()).await;
+    let (response, end) = only_response(&gateway, TLS, &browser.bytes()).await;
     assert_eq!((response.status, end.reason()), (426, "upgrade_required"));
     assert!(response.header("Content-Type").unwrap_or_default().starts_with("text/html"), "{response:?}");
     let page = response.text().to_lowercase();
     assert!(page.contains("websocket") && page.contains("<html"), "{page}");
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
@@ -348,12 +352,12 @@ async fn a_key_and_a_host_are_needed_once_each() {
     ] {
         refusal(&gateway, &request, 400, "bad_request").await;
     }
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn nothing_behind_a_refusal_is_acted_on() {
+async fn nothing_after_a_refusal_is_processed() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let good = gateway.upgrade(TLS, "/echo").bytes();
@@ -368,35 +372,38 @@ async fn nothing_behind_a_refusal_is_acted_on() {
         gateway.upgrade(TLS, "/echo").with("Sec-WebSocket-Version", "8"),
     ];
     for request in refused {
-        // An answer, the end, and nothing that the second request could have caused.
+        // One response, then the end, and no effect of the second request.
         let both = request.clone().then(&good).then(&frame(true, BINARY, b"hello")).bytes();
-        let (response, _) = only_answer(&gateway, TLS, &both).await;
+        let (response, _) = only_response(&gateway, TLS, &both).await;
         assert!((400..500).contains(&response.status), "{request:?} got {response:?}");
     }
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn frames_behind_a_good_head_are_delivered_first_and_in_order() {
+async fn frames_after_a_valid_head_are_delivered_first_and_in_order() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
-    for door in [TLS, PLAIN] {
+    for listener in [TLS, PLAIN] {
         let payload = pattern(0, 30_000);
         let mut frames = frame(false, BINARY, &payload[..10]);
         frames.extend(frame(false, CONTINUATION, &payload[10..7_000]));
         frames.extend(frame(true, CONTINUATION, &payload[7_000..20_000]));
         frames.extend(frame(true, BINARY, &payload[20_000..]));
-        // The last frame is cut at its end, inside its payload, inside its header, and before the first.
+        // The last frame is cut at its end, inside its payload, inside its header, and before its first byte.
         for cut in [0, 1, 5_000, 10_003, 10_007, frames.len() - 1, frames.len()] {
             let cut = frames.len() - cut;
-            let mut wire = gateway.wire(door).await;
-            let peer = wire.peer();
-            wire.write_all(&gateway.upgrade(door, "/echo").then(&frames[..cut]).bytes()).await.unwrap();
-            wire.flush().await.unwrap();
-            let response = crate::support::read_response(&mut wire, true).await;
+            let mut connection = gateway.connect(listener).await;
+            let peer = connection.peer();
+            connection
+                .write_all(&gateway.upgrade(listener, "/echo").then(&frames[..cut]).bytes())
+                .await
+                .unwrap();
+            connection.flush().await.unwrap();
+            let response = crate::support::read_response(&mut connection, true).await;
             assert_eq!(response.status, 101);
-            let mut session = Session::new(wire, peer, &response.rest);
+            let mut session = Session::new(connection, peer, &response.rest);
             session.send(&frames[cut..]).await;
             assert!(
                 session.frames.payload(payload.len()).await == payload,
@@ -410,16 +417,16 @@ async fn frames_behind_a_good_head_are_delivered_first_and_in_order() {
 }
 
 #[tokio::test]
-async fn more_behind_a_good_head_than_anybody_would_read_ahead_is_delivered() {
+async fn much_data_after_a_valid_head_is_delivered() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
-    for door in [TLS, PLAIN] {
+    for listener in [TLS, PLAIN] {
         let payload = pattern(0, 700_000);
         let frames: Vec<u8> = payload.chunks(999).flat_map(|part| frame(true, BINARY, part)).collect();
-        let wire = gateway.wire(door).await;
-        let peer = wire.peer();
-        let (mut reader, mut writer) = tokio::io::split(wire);
-        let bytes = gateway.upgrade(door, "/echo").then(&frames).bytes();
+        let connection = gateway.connect(listener).await;
+        let peer = connection.peer();
+        let (mut reader, mut writer) = tokio::io::split(connection);
+        let bytes = gateway.upgrade(listener, "/echo").then(&frames).bytes();
         let writing = async {
             writer.write_all(&bytes).await.unwrap();
             writer.flush().await.unwrap();
@@ -439,32 +446,32 @@ async fn more_behind_a_good_head_than_anybody_would_read_ahead_is_delivered() {
 }
 
 #[tokio::test]
-async fn frames_behind_a_refused_head_reach_no_backend() {
+async fn frames_after_a_refused_head_reach_no_backend() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let request = gateway.upgrade(TLS, "/echo").with("Origin", "https://evil.example");
     let request = request.then(&frame(true, BINARY, b"let me in"));
     refusal(&gateway, &request, 403, "origin_refused").await;
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_its_head_is_whole_is_let_go_at_once() {
+async fn a_disconnect_inside_the_head_is_handled_at_once() {
     let gateway = Setup::new().timeouts("request = \"30s\"").start().await;
     let whole = gateway.upgrade(TLS, "/echo").bytes();
     let mut peers = Vec::new();
     for part in [&b""[..], b"GET /e", &whole[..whole.len() - 1]] {
-        for door in [TLS, PLAIN] {
-            let mut wire = gateway.wire(door).await;
-            wire.write_all(part).await.unwrap();
-            wire.flush().await.unwrap();
-            peers.push(wire.peer());
+        for listener in [TLS, PLAIN] {
+            let mut connection = gateway.connect(listener).await;
+            connection.write_all(part).await.unwrap();
+            connection.flush().await.unwrap();
+            peers.push(connection.peer());
         }
     }
     let start = Instant::now();
     for peer in peers {
-        let end = gateway.end(peer).await;
+        let end = gateway.access_log_line(peer).await;
         assert!(!end.is_session(), "{end:?}");
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -472,7 +479,7 @@ async fn a_client_that_leaves_before_its_head_is_whole_is_let_go_at_once() {
 }
 
 #[tokio::test]
-async fn a_path_chooses_its_route_and_nothing_else_chooses_a_backend() {
+async fn only_the_path_selects_the_route_and_its_backend() {
     let [one, two, three] = [Backend::echo().await, Backend::echo().await, Backend::echo().await];
     let gateway = Setup::new()
         .route_with("one", "/one", &one, "missing_origin = \"allow\"")
@@ -481,19 +488,22 @@ async fn a_path_chooses_its_route_and_nothing_else_chooses_a_backend() {
         .start()
         .await;
     let good = |target: &str| gateway.upgrade(TLS, target).without("Origin");
-    let stranger = Backend::echo().await;
+    let other_backend = Backend::echo().await;
     for (request, route) in [
         (good("/one"), "one"),
-        (good(&format!("/one?host={}&port=1&url=tcp://{}", stranger.address, stranger.address)), "one"),
+        (
+            good(&format!("/one?host={}&port=1&url=tcp://{}", other_backend.address, other_backend.address)),
+            "one",
+        ),
         (good("/one").add("X-Forwarded-Host", "three.example"), "one"),
-        (good("/one").with("Host", &stranger.address.to_string()), "one"),
-        (good(&format!("/two/{}", stranger.address)), "two"),
+        (good("/one").with("Host", &other_backend.address.to_string()), "one"),
+        (good(&format!("/two/{}", other_backend.address)), "two"),
         (good("/two/a/b"), "two"),
         (good("/two/"), "two"),
         (good("/one").with("Host", "three.example"), "three"),
         (good("/one").with("Host", "THREE.example:8443"), "three"),
     ] {
-        let mut session = gateway.open(gateway.wire(TLS).await, &request).await;
+        let mut session = gateway.open(gateway.connect(TLS).await, &request).await;
         session.echo(b"hello").await;
         session.close(1000).await;
         let end = gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -504,7 +514,7 @@ async fn a_path_chooses_its_route_and_nothing_else_chooses_a_backend() {
     {
         refusal(&gateway, &good(target), 404, "unknown_route").await;
     }
-    assert_eq!(stranger.calls().await, 0);
+    assert_eq!(other_backend.connections().await, 0);
     gateway.finish().await;
 }
 
@@ -516,7 +526,7 @@ async fn a_subprotocol_is_chosen_as_the_table_says() {
         .route_with("list", "/list", &backend, "subprotocols = [\"v12.stomp\", \"binary\", \"mqtt\"]")
         .start()
         .await;
-    // What a route without a list answers to what was offered, line by line.
+    // A route without a list answers each header line as follows.
     let free: &[(&[&str], Option<&str>)] = &[
         (&[], None),
         (&["binary"], Some("binary")),
@@ -527,7 +537,7 @@ async fn a_subprotocol_is_chosen_as_the_table_says() {
         (&["xmpp"], None),
         (&["xmpp, binary"], Some("binary")),
     ];
-    // A route with a list takes the first offered that it lists and refuses whoever offers only others.
+    // A route with a list chooses the first offered one that it lists, and refuses a client that offers only others.
     type Offer<'a> = (&'a [&'a str], Result<Option<&'a str>, ()>);
     let list: &[Offer] = &[
         (&[], Ok(None)),
@@ -553,11 +563,11 @@ async fn a_subprotocol_is_chosen_as_the_table_says() {
             refusal(&gateway, &request, 400, "subprotocol_refused").await;
             continue;
         };
-        let mut wire = gateway.wire(TLS).await;
-        let peer = wire.peer();
-        let response = ask(&mut wire, &request).await;
+        let mut connection = gateway.connect(TLS).await;
+        let peer = connection.peer();
+        let response = send_request(&mut connection, &request).await;
         assert_eq!((response.status, response.header("Sec-WebSocket-Protocol")), (101, chosen), "{lines:?}");
-        let mut session = Session::new(wire, peer, &response.rest);
+        let mut session = Session::new(connection, peer, &response.rest);
         session.echo(b"hello").await;
         session.close(1000).await;
         gateway.ended(peer, "client_closed", Some(1000)).await;
@@ -570,26 +580,26 @@ async fn a_subprotocol_is_chosen_as_the_table_says() {
 
 #[tokio::test]
 async fn the_backend_is_dialled_before_the_answer() {
-    let backend = Backend::puppet().await;
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
-    let mut wire = gateway.wire(TLS).await;
+    let mut connection = gateway.connect(TLS).await;
     let request = gateway.upgrade(TLS, "/echo").then(&frame(true, BINARY, b"early"));
-    wire.write_all(&request.bytes()).await.unwrap();
-    wire.flush().await.unwrap();
+    connection.write_all(&request.bytes()).await.unwrap();
+    connection.flush().await.unwrap();
     let mut served = backend.accept().await;
-    let mut heard = [0; 5];
-    within("the early frame", served.read_exact(&mut heard)).await.unwrap();
-    assert_eq!(&heard, b"early");
-    let response = crate::support::read_response(&mut wire, true).await;
+    let mut received = [0; 5];
+    within("the early frame", served.read_exact(&mut received)).await.unwrap();
+    assert_eq!(&received, b"early");
+    let response = crate::support::read_response(&mut connection, true).await;
     assert_eq!(response.status, 101);
-    let peer = wire.peer();
-    drop((wire, served));
+    let peer = connection.peer();
+    drop((connection, served));
     gateway.ended(peer, "client_gone", None).await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn two_hundred_clients_come_at_once() {
+async fn two_hundred_clients_connect_at_once() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let clients = (0..200).map(|number: u32| {
@@ -604,7 +614,7 @@ async fn two_hundred_clients_come_at_once() {
     for peer in futures_util::future::join_all(clients).await {
         gateway.ended(peer, "client_closed", Some(1000)).await;
     }
-    eventually("the backend is left", Duration::from_secs(1), || match backend.open() {
+    eventually("the backend's session ends", Duration::from_secs(1), || match backend.open() {
         0 => Ok(()),
         open => Err(format!("{open} sessions are open")),
     })

@@ -1,8 +1,8 @@
-//! What the log says, and what it must never say.
+//! What the log contains, and what it must never contain.
 
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{BINARY, Backend, Setup, TEXT, TLS, ask, frame, read_to_end};
+use crate::support::{BINARY, Backend, Setup, TEXT, TLS, frame, read_to_end, send_request};
 
 #[tokio::test]
 async fn nothing_secret_is_logged_at_any_level() {
@@ -24,23 +24,23 @@ async fn nothing_secret_is_logged_at_any_level() {
             .add("Cookie", &format!("session={SECRET}"))
             .add("Sec-WebSocket-Protocol", "binary")
             .add("Referer", &format!("https://good.example/?{SECRET}"));
-        let mut wire = gateway.wire(TLS).await;
-        let response = ask(&mut wire, &request).await;
+        let mut connection = gateway.connect(TLS).await;
+        let response = send_request(&mut connection, &request).await;
         assert!(!String::from_utf8_lossy(&response.body).contains(SECRET), "{response:?}");
         if response.status == 101 {
             let payload = format!("payload {SECRET}");
-            let _ = wire.write_all(&frame(true, BINARY, payload.as_bytes())).await;
-            let _ = wire.write_all(&frame(true, TEXT, payload.as_bytes())).await;
-            let _ = wire.write_all(&frame(true, 9, payload.as_bytes())).await;
-            let _ = wire.write_all(&frame(true, 8, &[&[3, 232], payload.as_bytes()].concat())).await;
-            let _ = wire.flush().await;
+            let _ = connection.write_all(&frame(true, BINARY, payload.as_bytes())).await;
+            let _ = connection.write_all(&frame(true, TEXT, payload.as_bytes())).await;
+            let _ = connection.write_all(&frame(true, 9, payload.as_bytes())).await;
+            let _ = connection.write_all(&frame(true, 8, &[&[3, 232], payload.as_bytes()].concat())).await;
+            let _ = connection.flush().await;
         }
-        read_to_end(&mut wire).await.1.ok();
-        let peer = wire.peer();
-        drop(wire);
-        gateway.end(peer).await;
+        read_to_end(&mut connection).await.1.ok();
+        let peer = connection.peer();
+        drop(connection);
+        gateway.access_log_line(peer).await;
     }
-    // Not even in what is malformed.
+    // Not even if the request is malformed.
     for head in [
         format!("GET /echo?token={SECRET} HTTP/1.1\r\nX Y: {SECRET}\r\n\r\n"),
         format!("GET {SECRET} HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -48,13 +48,13 @@ async fn nothing_secret_is_logged_at_any_level() {
         format!("GET /echo?{} HTTP/1.1\r\nHost: a\r\n\r\n", SECRET.repeat(2000)),
         format!("GET /echo?token={SECRET}"),
     ] {
-        let mut wire = gateway.wire(TLS).await;
-        let peer = wire.peer();
-        let _ = wire.write_all(head.as_bytes()).await;
-        let _ = wire.shutdown().await;
-        read_to_end(&mut wire).await.1.ok();
-        drop(wire);
-        gateway.end(peer).await;
+        let mut connection = gateway.connect(TLS).await;
+        let peer = connection.peer();
+        let _ = connection.write_all(head.as_bytes()).await;
+        let _ = connection.shutdown().await;
+        read_to_end(&mut connection).await.1.ok();
+        drop(connection);
+        gateway.access_log_line(peer).await;
     }
     let log = gateway.raw_log();
     for secret in [SECRET, "token", "Bearer", "payload", "PRIVATE KEY"] {
@@ -62,12 +62,12 @@ async fn nothing_secret_is_logged_at_any_level() {
             panic!("{secret:?} is in the log: {line}");
         }
     }
-    assert!(log.contains("\"TRACE\"") || log.contains("\"DEBUG\""), "the level was not heard");
+    assert!(log.contains("\"TRACE\"") || log.contains("\"DEBUG\""), "the log level had no effect");
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn nothing_a_stranger_says_can_forge_or_flood_a_line() {
+async fn client_input_can_neither_forge_nor_flood_a_line() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).level("trace").start().await;
     let evil: [&[u8]; 5] = [
@@ -80,20 +80,20 @@ async fn nothing_a_stranger_says_can_forge_or_flood_a_line() {
     for value in evil {
         for name in ["Origin", "User-Agent", "Host", "X-Forwarded-For", "Sec-WebSocket-Protocol"] {
             let request = gateway.upgrade(TLS, "/echo").without(name).add_bytes(name, value);
-            let mut wire = gateway.wire(TLS).await;
-            let peer = wire.peer();
-            ask(&mut wire, &request).await;
-            drop(wire);
-            gateway.end(peer).await;
+            let mut connection = gateway.connect(TLS).await;
+            let peer = connection.peer();
+            send_request(&mut connection, &request).await;
+            drop(connection);
+            gateway.access_log_line(peer).await;
         }
         let target = [b"GET /", value, b" HTTP/1.1\r\nHost: localhost\r\n\r\n"].concat();
-        let mut wire = gateway.wire(TLS).await;
-        let peer = wire.peer();
-        wire.write_all(&target).await.unwrap();
-        wire.flush().await.unwrap();
-        read_to_end(&mut wire).await.1.ok();
-        drop(wire);
-        gateway.end(peer).await;
+        let mut connection = gateway.connect(TLS).await;
+        let peer = connection.peer();
+        connection.write_all(&target).await.unwrap();
+        connection.flush().await.unwrap();
+        read_to_end(&mut connection).await.1.ok();
+        drop(connection);
+        gateway.access_log_line(peer).await;
     }
     for line in gateway.raw_log().lines() {
         let odd = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -104,7 +104,7 @@ async fn nothing_a_stranger_says_can_forge_or_flood_a_line() {
 }
 
 #[tokio::test]
-async fn strangers_leave_no_line_at_the_default_level() {
+async fn refused_clients_leave_no_line_at_the_default_level() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).level("info").start().await;
     let before = gateway.raw_log().lines().count();
@@ -113,13 +113,13 @@ async fn strangers_leave_no_line_at_the_default_level() {
         gateway.upgrade(TLS, "/echo").with("Origin", "https://evil.example"),
         gateway.upgrade(TLS, "/echo").without("Host"),
     ] {
-        // The log owes nothing about these.
-        let socket = gateway.stray(None, TLS, |_| {}).await;
-        let mut wire = gateway.secure(socket).await;
-        ask(&mut wire, &request).await;
-        read_to_end(&mut wire).await.1.ok();
+        // These connections have no access log line at this level.
+        let socket = gateway.untracked_socket(None, TLS, |_| {}).await;
+        let mut connection = gateway.secure(socket).await;
+        send_request(&mut connection, &request).await;
+        read_to_end(&mut connection).await.1.ok();
     }
-    let mut silent = gateway.stray(None, TLS, |_| {}).await;
+    let mut silent = gateway.untracked_socket(None, TLS, |_| {}).await;
     silent.write_all(b"hello\r\n\r\n").await.unwrap();
     read_to_end(&mut silent).await.1.ok();
     drop(silent);

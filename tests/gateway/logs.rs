@@ -1,4 +1,4 @@
-//! Where lines go and what they look like there: text, JSON, the journal, the log of sessions.
+//! Log targets and formats: text, JSON, the journal, the access log file.
 
 mod formats;
 mod journal;
@@ -21,11 +21,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Backend, PATIENCE, Request, Session, Wire, eventually, read_response, read_to_end, within,
+    Backend, ClientStream, Request, Session, TIMEOUT, eventually, read_response, read_to_end, within,
 };
 
-/// A gateway with a plain listener and a route `/echo`, whose log may be anywhere.
-struct Bare {
+/// A gateway with a plain listener and a route `/echo`, whose log goes to any target.
+struct LoggingGateway {
     child: Child,
     directory: TempDir,
     address: SocketAddr,
@@ -33,11 +33,11 @@ struct Bare {
     _backend: Backend,
 }
 
-/// Lines that come from somewhere.
+/// The lines of a log target.
 #[derive(Default)]
 struct Lines {
     lines: Mutex<Vec<String>>,
-    /// Whether they are left where they are for a while.
+    /// Whether the reader pauses and leaves them unread.
     is_stopped: AtomicBool,
     has_ended: AtomicBool,
 }
@@ -64,10 +64,10 @@ impl Lines {
         self.has_ended.store(true, Ordering::Release);
     }
 
-    /// Waits until `find` finds something.
+    /// Waits until `find` returns something.
     async fn until<T>(&self, what: &str, find: impl Fn(&[String]) -> Option<T>) -> T {
         let mut found = None;
-        eventually(what, PATIENCE, || {
+        eventually(what, TIMEOUT, || {
             let lines = self.lines();
             found = find(&lines);
             let last = || lines[lines.len().saturating_sub(5)..].join("\n");
@@ -80,7 +80,7 @@ impl Lines {
         found.expect("it was found")
     }
 
-    /// Waits for so many lines with these words, and returns them.
+    /// Waits for `count` lines that contain `words`, and returns them.
     async fn with(&self, words: &str, count: usize) -> Vec<String> {
         self.until(&format!("{count} lines with {words:?}"), |lines| {
             let found: Vec<String> = lines.iter().filter(|line| line.contains(words)).cloned().collect();
@@ -90,14 +90,14 @@ impl Lines {
     }
 }
 
-impl Bare {
+impl LoggingGateway {
     /// Starts it with these lines in `[log]`; its log is what it writes to standard error.
     async fn start(log: &str) -> Self {
         Self::start_in("", log, None).await
     }
 
-    /// Starts it in a mount namespace of its own, after `script` has run there. `DIRECTORY` in the script and in the lines is
-    /// that of the test. Its log is `lines`, or standard error.
+    /// Starts it in a mount namespace of its own, after running `script` there. `DIRECTORY` in the script and in the lines
+    /// stands for the test's directory. Its log is `lines`, or standard error.
     async fn start_in(script: &str, log: &str, lines: Option<(TempDir, Arc<Lines>)>) -> Self {
         let backend = Backend::echo().await;
         let (directory, elsewhere) = match lines {
@@ -133,7 +133,7 @@ impl Bare {
         });
         let log = elsewhere.unwrap_or_else(|| Arc::clone(&stderr));
         let mut address = None;
-        eventually("the gateway listens", PATIENCE, || {
+        eventually("the gateway listens", TIMEOUT, || {
             address = log.lines().iter().find(|line| line.contains("listening")).map(|line| address_in(line));
             address.map(drop).ok_or_else(|| format!("it said {:?}", stderr.lines()))
         })
@@ -157,15 +157,15 @@ impl Bare {
     }
 
     async fn session(&self) -> Session {
-        let mut wire = Wire::Plain(self.socket().await);
-        wire.write_all(&self.request().bytes()).await.expect("the request goes out");
-        let response = read_response(&mut wire, true).await;
+        let mut connection = ClientStream::Plain(self.socket().await);
+        connection.write_all(&self.request().bytes()).await.expect("the request is sent");
+        let response = read_response(&mut connection, true).await;
         assert_eq!(response.status, 101, "{response:?}");
-        let peer = wire.peer();
-        Session::new(wire, peer, &response.rest)
+        let peer = connection.peer();
+        Session::new(connection, peer, &response.rest)
     }
 
-    /// A session from its beginning to its end.
+    /// Opens and closes a session.
     async fn whole_session(&self) -> SocketAddr {
         let mut session = self.session().await;
         session.echo(b"hello").await;
@@ -173,12 +173,12 @@ impl Bare {
         session.peer
     }
 
-    /// A connection that is refused for what it sends.
+    /// A connection that is refused because of what it sends.
     async fn refused(&self, bytes: &[u8]) -> SocketAddr {
         let mut socket = self.socket().await;
         let peer = socket.local_addr().expect("a connected socket");
-        socket.write_all(bytes).await.expect("the request goes out");
-        // The answer, or a reset where not all was read.
+        socket.write_all(bytes).await.expect("the request is sent");
+        // The response, or a reset if not everything was read.
         let _ = read_to_end(&mut socket).await;
         peer
     }
@@ -188,11 +188,11 @@ impl Bare {
         kill(Pid::from_raw(pid), signal).expect("the gateway runs");
     }
 
-    /// Asks it to end and waits for that, and for the end of its log.
+    /// Stops the gateway, and waits for its exit and for the end of its log.
     async fn finish(mut self) -> (ExitStatus, Vec<String>) {
         self.signal(Signal::SIGTERM);
         let mut status = None;
-        eventually("the gateway ends", PATIENCE, || {
+        eventually("the gateway ends", TIMEOUT, || {
             status = self.child.try_wait().expect("a child");
             status.map(drop).ok_or_else(|| "it still runs".to_owned())
         })
@@ -203,9 +203,9 @@ impl Bare {
     }
 }
 
-impl Drop for Bare {
+impl Drop for LoggingGateway {
     fn drop(&mut self) {
-        // An error means that it has ended, which is what is wanted.
+        // An error means that it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -214,14 +214,14 @@ impl Drop for Bare {
     }
 }
 
-/// Whether the test may have a mount namespace of its own, which some machines do not let it have; says so if not.
+/// Whether the test can create a mount namespace, which some machines do not permit; prints why if not.
 fn may_mount() -> bool {
     let tried = Command::new("unshare").args(["--map-root-user", "--mount", "true"]).output();
     let may = tried.as_ref().is_ok_and(|output| output.status.success());
     may || skipped(&format!("no mount namespace: {tried:?}"))
 }
 
-/// Says why a test does nothing, which a complete run does not forgive. Returns false.
+/// Prints why a test is skipped, which is a failure in CI. Returns false.
 fn skipped(why: &str) -> bool {
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(!ci, "{why}");

@@ -1,7 +1,7 @@
 //! The real binary, over real sockets, with TLS, against clients and backends that behave and that do not.
 //!
-//! Every test starts a gateway of its own on ports of its own and ends by asking that gateway to account for
-//! what happened: one line for each connection, every descriptor given back, and one more session that works.
+//! Every test starts its own gateway on free ports, and ends with checks of that gateway:
+//! one log line for each connection, every descriptor released, and one more session that works.
 
 mod support;
 
@@ -13,10 +13,10 @@ mod backend;
 mod backends;
 mod capacity;
 mod cli;
-mod doors;
 mod files;
 mod frames;
 mod handshake;
+mod listeners;
 mod log;
 mod logs;
 mod origin;

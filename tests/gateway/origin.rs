@@ -1,31 +1,33 @@
-//! Which pages may come in.
+//! The origin check: which pages may open a session.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::support::{Backend, Door, Gateway, PLAIN, Request, Setup, TLS, Wire, ask, read_to_end};
+use crate::support::{
+    Backend, ClientStream, Gateway, ListenerIndex, PLAIN, Request, Setup, TLS, read_to_end, send_request,
+};
 
-/// A proxy of the test.
+/// The address of a trusted proxy.
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 
-async fn accepted(gateway: &Gateway, door: Door, request: &Request) {
-    let mut session = gateway.open(gateway.wire(door).await, request).await;
+async fn accepted(gateway: &Gateway, listener: ListenerIndex, request: &Request) {
+    let mut session = gateway.open(gateway.connect(listener).await, request).await;
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
 }
 
-async fn refused(gateway: &Gateway, door: Door, request: &Request) {
-    let wire = gateway.wire(door).await;
-    let peer = wire.peer();
-    refused_on(wire, request).await;
+async fn refused(gateway: &Gateway, listener: ListenerIndex, request: &Request) {
+    let connection = gateway.connect(listener).await;
+    let peer = connection.peer();
+    refused_on(connection, request).await;
     gateway.refused(peer, "origin_refused").await;
 }
 
-async fn refused_on(mut wire: Wire, request: &Request) {
-    let response = ask(&mut wire, request).await;
+async fn refused_on(mut connection: ClientStream, request: &Request) {
+    let response = send_request(&mut connection, request).await;
     assert_eq!(response.status, 403, "{request:?} got {response:?}");
-    assert!(!response.body.is_empty(), "a refusal says why");
-    assert!(read_to_end(&mut wire).await.0.is_empty(), "nothing follows a refusal");
+    assert!(!response.body.is_empty(), "a refusal has a body");
+    assert!(read_to_end(&mut connection).await.0.is_empty(), "nothing follows a refusal");
 }
 
 async fn listing(backend: &Backend, origins: &str) -> Gateway {
@@ -33,7 +35,7 @@ async fn listing(backend: &Backend, origins: &str) -> Gateway {
 }
 
 #[tokio::test]
-async fn a_foreign_page_is_refused_before_the_backend_hears_anything() {
+async fn a_foreign_origin_is_refused_before_the_backend_is_dialled() {
     let backend = Backend::echo().await;
     let gateway = listing(&backend, r#"["https://good.example", "http://plain.example:8080"]"#).await;
     let from = |origin: &str| gateway.upgrade(TLS, "/echo").with("Origin", origin);
@@ -100,12 +102,12 @@ async fn a_foreign_page_is_refused_before_the_backend_hears_anything() {
     let bytes =
         gateway.upgrade(TLS, "/echo").without("Origin").add_bytes("Origin", b"https://good.example\xff");
     refused(&gateway, TLS, &bytes).await;
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_listed_page_is_recognised_in_every_equal_spelling() {
+async fn a_listed_origin_matches_in_every_equivalent_spelling() {
     let backend = Backend::echo().await;
     let origins = r#"["https://good.example", "http://plain.example:8080", "https://xn--bcher-kva.example"]"#;
     let gateway = listing(&backend, origins).await;
@@ -134,7 +136,7 @@ async fn an_international_name_is_compared_in_its_ascii_form() {
 }
 
 #[tokio::test]
-async fn null_and_missing_origins_are_let_in_only_where_a_route_says_so() {
+async fn null_and_missing_origins_are_accepted_only_if_the_route_allows_them() {
     let backend = Backend::echo().await;
     let gateway = Setup::new()
         .route_with("null", "/null", &backend, "origins = [\"null\"]")
@@ -157,12 +159,12 @@ async fn null_and_missing_origins_are_let_in_only_where_a_route_says_so() {
 }
 
 #[tokio::test]
-async fn the_same_origin_is_the_host_asked_for_with_scheme_and_port() {
+async fn same_origin_means_equal_scheme_host_and_port() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let port = gateway.address(TLS).port();
-    let with = |door: Door, host: &str, origin: &str| {
-        gateway.upgrade(door, "/echo").with("Host", host).with("Origin", origin)
+    let with = |listener: ListenerIndex, host: &str, origin: &str| {
+        gateway.upgrade(listener, "/echo").with("Host", host).with("Origin", origin)
     };
     let here = gateway.host(TLS);
     for (host, origin) in [
@@ -185,16 +187,16 @@ async fn the_same_origin_is_the_host_asked_for_with_scheme_and_port() {
         ("desk.example", "https://desk.example:8443".to_owned()),
         ("desk.example", "http://desk.example".to_owned()),
         ("desk.example:80", "https://desk.example".to_owned()),
-        // An IP-literal has to be listed.
+        // An IP literal has to be listed.
         ("[::1]:8443", "https://[::1]:8443".to_owned()),
     ] {
         refused(&gateway, TLS, &with(TLS, host, &origin)).await;
     }
-    // Without TLS the page is an http one.
+    // Without TLS the page's scheme is http.
     accepted(&gateway, PLAIN, &with(PLAIN, "desk.example", "http://desk.example")).await;
     accepted(&gateway, PLAIN, &with(PLAIN, "desk.example:80", "http://desk.example")).await;
     refused(&gateway, PLAIN, &with(PLAIN, "desk.example", "https://desk.example")).await;
-    // A stranger cannot say which host it asked for but by Host.
+    // An untrusted client names the host only by `Host`, not by a forwarding header.
     let forged = with(PLAIN, "desk.example", "https://evil.example");
     for (name, value) in [
         ("X-Forwarded-Host", "evil.example"),
@@ -207,7 +209,7 @@ async fn the_same_origin_is_the_host_asked_for_with_scheme_and_port() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_same_origin_is_the_host_the_browser_asked_for() {
+async fn behind_a_trusted_proxy_same_origin_uses_the_forwarded_host() {
     let backend = Backend::echo().await;
     let gateway =
         Setup::echo(&backend).listener(PLAIN, "trusted_proxies = [\"127.0.0.9/32\"]\n").start().await;
@@ -222,21 +224,21 @@ async fn behind_a_trusted_proxy_the_same_origin_is_the_host_the_browser_asked_fo
     };
     let peer = client.parse().unwrap();
 
-    let wire = gateway.wire_by_proxy(PROXY, client, PLAIN).await;
-    let mut session = gateway.open(wire, &forwarded("https://desk.example")).await;
+    let connection = gateway.connect_by_proxy(PROXY, client, PLAIN).await;
+    let mut session = gateway.open(connection, &forwarded("https://desk.example")).await;
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended(peer, "client_closed", Some(1000)).await;
 
     let own = format!("http://{}", gateway.host(PLAIN));
     for origin in ["http://desk.example", "https://desk.example:8443", "https://evil.example", &own] {
-        let wire = gateway.wire_by_proxy(PROXY, client, PLAIN).await;
-        refused_on(wire, &forwarded(origin)).await;
+        let connection = gateway.connect_by_proxy(PROXY, client, PLAIN).await;
+        refused_on(connection, &forwarded(origin)).await;
         gateway.refused(peer, "origin_refused").await;
     }
-    // The same words from somebody else mean nothing.
+    // The same headers from an untrusted client have no effect.
     refused(&gateway, PLAIN, &forwarded("https://desk.example")).await;
-    assert_eq!(backend.calls().await, 1);
+    assert_eq!(backend.connections().await, 1);
     drop(session);
     gateway.finish().await;
 }

@@ -1,4 +1,4 @@
-//! How often, and how many at once, one address may come.
+//! Rate limits and concurrency limits per address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    Backend, Gateway, PATIENCE, PLAIN, Request, Response, Session, Setup, TLS, Wire, ask, eventually,
-    read_to_end, within,
+    Backend, ClientStream, Gateway, PLAIN, Request, Response, Session, Setup, TIMEOUT, TLS, eventually,
+    read_to_end, send_request, within,
 };
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
@@ -16,32 +16,32 @@ const fn loopback(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
 }
 
-/// A connection that the gateway ends without a word, before TLS.
-async fn turned_away(gateway: &Gateway, source: IpAddr, reason: &str) {
+/// Expects a connection that the gateway closes without sending anything, before TLS.
+async fn refused_before_tls(gateway: &Gateway, source: IpAddr, reason: &str) {
     let mut socket = gateway.tcp_from(Some(source), TLS).await;
     let peer = socket.local_addr().expect("a connected socket");
-    let (said, _) = read_to_end(&mut socket).await;
-    assert_eq!(said, b"", "TLS had not begun");
+    let (bytes, _) = read_to_end(&mut socket).await;
+    assert_eq!(bytes, b"", "TLS had not begun");
     let end = gateway.refused(peer, reason).await;
-    assert_eq!(end.text("route"), None, "nobody asked for a route yet: {end:?}");
+    assert_eq!(end.text("route"), None, "a route before any request: {end:?}");
 }
 
-async fn welcome(gateway: &Gateway, source: IpAddr) -> Session {
-    let wire = gateway.wire_from(Some(source), TLS).await;
-    let mut session = gateway.open(wire, &gateway.upgrade(TLS, "/echo")).await;
+async fn accepted_from(gateway: &Gateway, source: IpAddr) -> Session {
+    let connection = gateway.connect_from(Some(source), TLS).await;
+    let mut session = gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await;
     session.echo(b"hello").await;
     session
 }
 
-/// Asks through the proxy, as the client that the headers name.
-async fn by_proxy(gateway: &Gateway, client: &str, headers: &[(&str, &str)]) -> (Wire, Response) {
-    let mut wire = gateway.wire_by_proxy(PROXY, client, PLAIN).await;
+/// Sends a request through the proxy for the client that the headers name.
+async fn by_proxy(gateway: &Gateway, client: &str, headers: &[(&str, &str)]) -> (ClientStream, Response) {
+    let mut connection = gateway.connect_by_proxy(PROXY, client, PLAIN).await;
     let mut request = gateway.upgrade(PLAIN, "/echo");
     for (name, value) in headers {
         request = request.add(name, value);
     }
-    let response = ask(&mut wire, &request).await;
-    (wire, response)
+    let response = send_request(&mut connection, &request).await;
+    (connection, response)
 }
 
 #[track_caller]
@@ -52,19 +52,19 @@ fn assert_too_many(response: &Response) {
 }
 
 #[tokio::test]
-async fn whoever_comes_too_often_is_closed_before_tls_and_others_are_served() {
+async fn a_client_over_its_rate_limit_is_closed_before_tls_and_others_are_served() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).per_ip("rate = 1\nburst = 3").start().await;
     let greedy = loopback(2);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(welcome(&gateway, greedy).await);
+        sessions.push(accepted_from(&gateway, greedy).await);
     }
-    turned_away(&gateway, greedy, "rate_limited").await;
-    let other = welcome(&gateway, loopback(3)).await;
-    assert_eq!(backend.calls().await, 4);
+    refused_before_tls(&gateway, greedy, "rate_limited").await;
+    let other = accepted_from(&gateway, loopback(3)).await;
+    assert_eq!(backend.connections().await, 4);
 
-    // Its sessions go on, and in a while it is welcome again.
+    // Its open sessions continue, and soon its new ones are accepted again.
     for session in &mut sessions {
         session.echo(b"still here").await;
     }
@@ -72,12 +72,12 @@ async fn whoever_comes_too_often_is_closed_before_tls_and_others_are_served() {
     loop {
         let mut socket = gateway.tcp_from(Some(greedy), TLS).await;
         let mut byte = [0];
-        // Silence for a moment means that it may stay: who is turned away is so at once.
+        // A short silence means that the connection is accepted: refused ones are closed at once.
         match tokio::time::timeout(Duration::from_millis(300), socket.read(&mut byte)).await {
             Err(_) => break,
             Ok(ended) => assert!(!matches!(ended, Ok(1..)), "TLS had not begun"),
         }
-        assert!(start.elapsed() < PATIENCE, "a second of rest is enough");
+        assert!(start.elapsed() < TIMEOUT, "not accepted again after a second");
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     drop((sessions, other));
@@ -85,7 +85,7 @@ async fn whoever_comes_too_often_is_closed_before_tls_and_others_are_served() {
 }
 
 #[tokio::test]
-async fn a_flood_from_one_address_is_let_in_at_its_rate() {
+async fn a_flood_from_one_address_is_accepted_at_its_rate_limit() {
     let gateway = Setup::new().per_ip("rate = 5\nburst = 10").start().await;
     let start = Instant::now();
     let mut sockets = Vec::new();
@@ -97,49 +97,49 @@ async fn a_flood_from_one_address_is_let_in_at_its_rate() {
     }
     let count =
         |reason: &str| gateway.lines(|line| (line.get("reason")?.as_str()? == reason).then_some(())).len();
-    eventually("each is accounted for", PATIENCE, || {
+    eventually("each connection has a log line", TIMEOUT, || {
         let (in_time, late) = (count("tls_failed"), count("rate_limited"));
-        (in_time + late == 200).then_some(()).ok_or_else(|| format!("{in_time} let in, {late} turned away"))
+        (in_time + late == 200).then_some(()).ok_or_else(|| format!("{in_time} accepted, {late} refused"))
     })
     .await;
     let most = 10 + (start.elapsed().as_secs_f64() * 5.0).ceil() as usize;
     let let_in = count("tls_failed");
-    assert!((10..=most).contains(&let_in), "{let_in} were let in, not 10 to {most}");
+    assert!((10..=most).contains(&let_in), "{let_in} were accepted, not 10 to {most}");
     drop(sockets);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn one_address_holds_so_many_sessions_and_no_more() {
+async fn sessions_per_address_are_limited() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).per_ip("rate = 1000\nburst = 1000\nsessions = 3").start().await;
     let crowd = loopback(2);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(welcome(&gateway, crowd).await);
+        sessions.push(accepted_from(&gateway, crowd).await);
     }
-    turned_away(&gateway, crowd, "too_many_sessions").await;
-    turned_away(&gateway, crowd, "too_many_sessions").await;
-    let other = welcome(&gateway, loopback(3)).await;
+    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
+    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
+    let other = accepted_from(&gateway, loopback(3)).await;
 
-    // One leaves, one may come: and so for whatever way a connection ends.
+    // When one ends, another may begin, however the connection ends.
     let mut leaving = sessions.pop().unwrap();
     let peer = leaving.peer;
     leaving.close(1000).await;
     drop(leaving);
     gateway.ended(peer, "client_closed", Some(1000)).await;
-    let mut wire = gateway.wire_from(Some(crowd), TLS).await;
-    assert_eq!(ask(&mut wire, &gateway.upgrade(TLS, "/nothing")).await.status, 404);
-    let peer = wire.peer();
-    drop(wire);
+    let mut connection = gateway.connect_from(Some(crowd), TLS).await;
+    assert_eq!(send_request(&mut connection, &gateway.upgrade(TLS, "/nothing")).await.status, 404);
+    let peer = connection.peer();
+    drop(connection);
     gateway.refused(peer, "unknown_route").await;
-    let silent = gateway.wire_from(Some(crowd), TLS).await;
-    turned_away(&gateway, crowd, "too_many_sessions").await;
+    let silent = gateway.connect_from(Some(crowd), TLS).await;
+    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
     let peer = silent.peer();
     drop(silent);
-    assert!(!gateway.end(peer).await.is_session());
-    sessions.push(welcome(&gateway, crowd).await);
-    turned_away(&gateway, crowd, "too_many_sessions").await;
+    assert!(!gateway.access_log_line(peer).await.is_session());
+    sessions.push(accepted_from(&gateway, crowd).await);
+    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
     drop((sessions, other));
     gateway.finish().await;
 }
@@ -151,16 +151,16 @@ async fn exempt_networks_are_not_counted() {
     let gateway = Setup::echo(&backend).per_ip(limits).start().await;
     let mut sessions = Vec::new();
     for _ in 0..5 {
-        sessions.push(welcome(&gateway, loopback(65)).await);
+        sessions.push(accepted_from(&gateway, loopback(65)).await);
     }
-    sessions.push(welcome(&gateway, loopback(63)).await);
-    turned_away(&gateway, loopback(63), "rate_limited").await;
+    sessions.push(accepted_from(&gateway, loopback(63)).await);
+    refused_before_tls(&gateway, loopback(63), "rate_limited").await;
     drop(sessions);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_client_is_told_to_come_back_later() {
+async fn behind_a_trusted_proxy_a_limited_client_receives_retry_after() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .listener(PLAIN, "trusted_proxies = [\"127.0.0.9/32\"]\n")
@@ -171,25 +171,25 @@ async fn behind_a_trusted_proxy_the_client_is_told_to_come_back_later() {
     let header = [("X-Forwarded-For", "203.0.113.7")];
     let mut open = Vec::new();
     for _ in 0..2 {
-        let (wire, response) = by_proxy(&gateway, client, &header).await;
+        let (connection, response) = by_proxy(&gateway, client, &header).await;
         assert_eq!(response.status, 101, "{response:?}");
-        open.push(wire);
+        open.push(connection);
     }
-    let (mut wire, response) = by_proxy(&gateway, client, &header).await;
+    let (mut connection, response) = by_proxy(&gateway, client, &header).await;
     assert_too_many(&response);
-    assert!(read_to_end(&mut wire).await.0.is_empty());
+    assert!(read_to_end(&mut connection).await.0.is_empty());
     gateway.refused(peer, "rate_limited").await;
 
-    // The proxy itself is not counted: others come through it, as many as like.
+    // The proxy itself is not counted: many clients connect through it.
     for last in 8..20 {
         let address = format!("203.0.113.{last}");
-        let (wire, response) =
+        let (connection, response) =
             by_proxy(&gateway, &format!("{address}:0"), &[("X-Forwarded-For", &address)]).await;
         assert_eq!(response.status, 101, "{response:?}");
-        open.push(wire);
+        open.push(connection);
     }
-    assert_eq!(backend.calls().await, 14);
-    drop((open, wire));
+    assert_eq!(backend.connections().await, 14);
+    drop((open, connection));
     gateway.finish().await;
 }
 
@@ -212,7 +212,7 @@ async fn behind_a_trusted_proxy_sessions_are_counted_by_client() {
     drop(first);
     gateway.ended(peer, "client_gone", None).await;
     let (third, response) = by_proxy(&gateway, "203.0.113.7:0", &header).await;
-    assert_eq!(response.status, 101, "the place is free again");
+    assert_eq!(response.status, 101, "the permit is not released");
     drop(third);
     gateway.finish().await;
 }
@@ -235,16 +235,16 @@ async fn the_client_is_the_rightmost_hop_that_is_not_trusted() {
         ("203.0.113.7:4711", &[("Forwarded", "for=198.51.100.1, For=\"203.0.113.7:4711\"")]),
         ("[2001:db8::7]:4711", &[("Forwarded", "for=\"[2001:db8::7]:4711\", for=10.1.2.3")]),
     ] {
-        let (wire, response) = by_proxy(&gateway, client, headers).await;
+        let (connection, response) = by_proxy(&gateway, client, headers).await;
         assert_eq!(response.status, 101, "{headers:?} got {response:?}");
-        drop(wire);
+        drop(connection);
         gateway.ended(client.parse().unwrap(), "client_gone", None).await;
     }
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_proxy_may_send_one_client_after_the_other_on_one_connection() {
+async fn a_proxy_may_reuse_one_connection_for_several_clients() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .listener(PLAIN, "trusted_proxies = [\"127.0.0.9/32\"]\n")
@@ -259,9 +259,9 @@ async fn a_proxy_may_send_one_client_after_the_other_on_one_connection() {
         .add("X-Forwarded-For", "203.0.113.8")
         .add("X-Forwarded-Host", "desk.example")
         .add("X-Forwarded-Proto", "https");
-    let mut wire = gateway.wire_by_proxy(PROXY, "203.0.113.8:0", PLAIN).await;
-    assert_eq!(ask(&mut wire, &first).await.status, 200);
-    let mut session = gateway.open(wire, &second).await;
+    let mut connection = gateway.connect_by_proxy(PROXY, "203.0.113.8:0", PLAIN).await;
+    assert_eq!(send_request(&mut connection, &first).await.status, 200);
+    let mut session = gateway.open(connection, &second).await;
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended("203.0.113.8:0".parse().unwrap(), "client_closed", Some(1000)).await;
@@ -270,7 +270,7 @@ async fn a_proxy_may_send_one_client_after_the_other_on_one_connection() {
 }
 
 #[tokio::test]
-async fn a_stranger_cannot_borrow_an_address() {
+async fn forwarding_headers_of_an_untrusted_client_have_no_effect() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .listener(TLS, "trusted_proxies = [\"127.0.0.9/32\"]\n")
@@ -285,10 +285,10 @@ async fn a_stranger_cannot_borrow_an_address() {
             .add("X-Forwarded-For", &address)
             .add("Forwarded", &format!("for={address}"))
             .add("X-Real-IP", &address);
-        let session = gateway.open(gateway.wire_from(Some(loopback(2)), TLS).await, &request).await;
+        let session = gateway.open(gateway.connect_from(Some(loopback(2)), TLS).await, &request).await;
         open.push(session);
     }
-    turned_away(&gateway, loopback(2), "rate_limited").await;
+    refused_before_tls(&gateway, loopback(2), "rate_limited").await;
     drop(open);
     gateway.finish().await;
 }
@@ -305,25 +305,25 @@ async fn addresses_inside_one_ipv6_network_are_one_source() {
     for number in 1..=3 {
         let address = format!("2001:db8:0:1:{number:x}:{number:x}::1");
         let peer = format!("[{}]:0", address.parse::<Ipv6Addr>().unwrap());
-        let (wire, response) = by_proxy(&gateway, &peer, &[("X-Forwarded-For", &address)]).await;
+        let (connection, response) = by_proxy(&gateway, &peer, &[("X-Forwarded-For", &address)]).await;
         assert_eq!(response.status, 101, "{response:?}");
-        open.push(wire);
+        open.push(connection);
     }
     let (refused, response) =
         by_proxy(&gateway, "[2001:db8:0:1:ffff::9]:0", &[("X-Forwarded-For", "2001:db8:0:1:ffff::9")]).await;
     assert_too_many(&response);
     drop(refused);
     gateway.refused("[2001:db8:0:1:ffff::9]:0".parse().unwrap(), "rate_limited").await;
-    let (wire, response) =
+    let (connection, response) =
         by_proxy(&gateway, "[2001:db8:0:2::1]:0", &[("X-Forwarded-For", "2001:db8:0:2::1")]).await;
     assert_eq!(response.status, 101, "another network is another source");
-    open.push(wire);
+    open.push(connection);
     drop(open);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address() {
+async fn an_ipv4_mapped_address_counts_as_the_ipv4_address() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .listener(PLAIN, "trusted_proxies = [\"127.0.0.9/32\"]\n")
@@ -333,14 +333,14 @@ async fn an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address() {
     let peer = "203.0.113.7:0";
     let mut open = Vec::new();
     for address in ["203.0.113.7", "::ffff:203.0.113.7"] {
-        let (wire, response) = by_proxy(&gateway, peer, &[("X-Forwarded-For", address)]).await;
+        let (connection, response) = by_proxy(&gateway, peer, &[("X-Forwarded-For", address)]).await;
         assert_eq!(response.status, 101, "{response:?}");
-        open.push(wire);
+        open.push(connection);
     }
     for address in ["::FFFF:203.0.113.7", "::ffff:cb00:7107", "203.0.113.7"] {
-        let (wire, response) = by_proxy(&gateway, peer, &[("X-Forwarded-For", address)]).await;
+        let (connection, response) = by_proxy(&gateway, peer, &[("X-Forwarded-For", address)]).await;
         assert_too_many(&response);
-        drop(wire);
+        drop(connection);
         gateway.refused(peer.parse().unwrap(), "rate_limited").await;
     }
     drop(open);
@@ -357,14 +357,14 @@ async fn a_listener_for_both_families_names_ipv4_peers_as_such() {
         .await;
     let port = gateway.address(PLAIN).port();
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    // From exempt addresses, which are exempt only if they are taken for what they are.
+    // From exempt addresses, which are exempt only if they are recognised as IPv4.
     for _ in 0..3 {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind((loopback(66), 0).into()).unwrap();
         let socket = within("a connection", socket.connect(to)).await.unwrap();
         let peer = socket.local_addr().unwrap();
-        gateway.expect_end(peer);
-        let mut session = gateway.open(Wire::Plain(socket), &gateway.upgrade(PLAIN, "/echo")).await;
+        gateway.expect_log_line(peer);
+        let mut session = gateway.open(ClientStream::Plain(socket), &gateway.upgrade(PLAIN, "/echo")).await;
         session.echo(b"hello").await;
         session.close(1000).await;
         gateway.ended(peer, "client_closed", Some(1000)).await;
@@ -373,14 +373,14 @@ async fn a_listener_for_both_families_names_ipv4_peers_as_such() {
 }
 
 #[tokio::test]
-async fn a_full_gateway_closes_newcomers_before_tls_and_keeps_its_sessions() {
+async fn a_full_gateway_closes_new_connections_before_tls_and_keeps_its_sessions() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).limits("max_sessions = 4").start().await;
     let mut sessions = Vec::new();
     for last in 0..4 {
-        sessions.push(welcome(&gateway, loopback(10 + last)).await);
+        sessions.push(accepted_from(&gateway, loopback(10 + last)).await);
     }
-    turned_away(&gateway, loopback(20), "overloaded").await;
+    refused_before_tls(&gateway, loopback(20), "overloaded").await;
     for session in &mut sessions {
         session.echo(b"still here").await;
     }
@@ -389,7 +389,7 @@ async fn a_full_gateway_closes_newcomers_before_tls_and_keeps_its_sessions() {
     leaving.close(1000).await;
     drop(leaving);
     gateway.ended(peer, "client_closed", Some(1000)).await;
-    sessions.push(welcome(&gateway, loopback(21)).await);
+    sessions.push(accepted_from(&gateway, loopback(21)).await);
     drop(sessions);
     gateway.finish().await;
 }
@@ -404,27 +404,27 @@ async fn more_handshakes_than_allowed_are_closed_before_tls_and_sessions_do_not_
         .await;
     let mut sessions = Vec::new();
     for last in 0..10 {
-        sessions.push(welcome(&gateway, loopback(10 + last)).await);
+        sessions.push(accepted_from(&gateway, loopback(10 + last)).await);
     }
     let mut slow = Vec::new();
     for last in 0..4 {
-        slow.push(gateway.wire_from(Some(loopback(30 + last)), TLS).await);
+        slow.push(gateway.connect_from(Some(loopback(30 + last)), TLS).await);
     }
-    turned_away(&gateway, loopback(40), "overloaded").await;
+    refused_before_tls(&gateway, loopback(40), "overloaded").await;
     for session in &mut sessions {
         session.echo(b"still here").await;
     }
     let leaving = slow.pop().unwrap();
     let peer = leaving.peer();
     drop(leaving);
-    assert!(!gateway.end(peer).await.is_session());
-    sessions.push(welcome(&gateway, loopback(41)).await);
+    assert!(!gateway.access_log_line(peer).await.is_session());
+    sessions.push(accepted_from(&gateway, loopback(41)).await);
     drop((sessions, slow));
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn out_of_descriptors_sessions_live_on_and_the_gateway_rests() {
+async fn without_descriptors_sessions_continue_and_accepting_pauses() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .limits("max_sessions = 1000\nmax_handshakes = 1000")
@@ -434,19 +434,19 @@ async fn out_of_descriptors_sessions_live_on_and_the_gateway_rests() {
         .await;
     let mut session = gateway.session("/echo").await;
     session.echo(b"hello").await;
-    // More than it can hold: what it cannot accept waits in the kernel's queue and gets no line.
+    // More than it can hold: what it cannot accept waits in the kernel's queue and has no log line.
     let mut silent = Vec::new();
     for _ in 0..150 {
-        silent.push(gateway.stray(None, TLS, |_| {}).await);
+        silent.push(gateway.untracked_socket(None, TLS, |_| {}).await);
     }
     let before = (gateway.processor_time(), Instant::now());
-    // Time has to pass for processor time to be measured over it.
+    // Processor time is measured over this interval.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let used = gateway.processor_time() - before.0;
     assert!(used < before.1.elapsed() / 20, "{used:?} of processor time in {:?}", before.1.elapsed());
     session.echo(b"still here").await;
     for socket in &silent {
-        gateway.expect_end(socket.local_addr().unwrap());
+        gateway.expect_log_line(socket.local_addr().unwrap());
     }
     drop(silent);
     let start = Instant::now();

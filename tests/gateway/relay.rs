@@ -1,4 +1,4 @@
-//! The two directions: what one end says, and how, is what the other hears.
+//! The relay: both directions carry every byte, in order.
 
 use std::time::{Duration, Instant};
 
@@ -14,27 +14,28 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
 
 use crate::support::{
-    BINARY, Backend, CONTINUATION, Check, Door, Dripping, Gateway, PING, PLAIN, PONG, Session, Setup, TEXT,
-    TLS, Wire, assert_took, close_body, eventually, frame, pattern, read_response, within,
+    BINARY, Backend, CONTINUATION, Check, ClientStream, Gateway, ListenerIndex, PING, PLAIN, PONG, Session,
+    Setup, SmallWrites, TEXT, TLS, assert_took, close_body, eventually, frame, pattern, read_response,
+    within,
 };
 
-/// A session of a client that is not ours.
-async fn tungstenite(gateway: &Gateway, door: Door) -> WebSocketStream<Wire> {
-    let scheme = if door == TLS { ("wss", "https") } else { ("ws", "http") };
-    let host = gateway.host(door);
+/// A session of an independent WebSocket client.
+async fn tungstenite(gateway: &Gateway, listener: ListenerIndex) -> WebSocketStream<ClientStream> {
+    let scheme = if listener == TLS { ("wss", "https") } else { ("ws", "http") };
+    let host = gateway.host(listener);
     let uri = format!("{}://{host}/echo", scheme.0).parse().expect("an address");
     let request = ClientRequestBuilder::new(uri).with_header("Origin", format!("{}://{host}", scheme.1));
-    let wire = gateway.wire(door).await;
-    let connecting = tokio_tungstenite::client_async(request, wire);
+    let connection = gateway.connect(listener).await;
+    let connecting = tokio_tungstenite::client_async(request, connection);
     within("an upgrade", connecting).await.expect("an upgrade").0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_of_every_size_come_back_to_a_client_that_is_not_ours() {
+async fn messages_of_every_size_are_echoed_to_an_independent_client() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
-    for door in [TLS, PLAIN] {
-        let mut client = tungstenite(&gateway, door).await;
+    for listener in [TLS, PLAIN] {
+        let mut client = tungstenite(&gateway, listener).await;
         let peer = client.get_ref().peer();
         let sizes = [0, 1, 2, 125, 126, 127, 1000, 65_535, 65_536, 65_537, 1 << 20, 5 << 20];
         let mut sent = 0;
@@ -78,11 +79,11 @@ async fn messages_of_every_size_come_back_to_a_client_that_is_not_ours() {
 }
 
 #[tokio::test]
-async fn a_session_over_ipv6_is_like_any_other() {
+async fn a_session_over_ipv6_works() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).address(TLS, "[::1]:0").address(PLAIN, "[::1]:0").start().await;
-    for door in [TLS, PLAIN] {
-        let mut session = gateway.session_by(door, "/echo").await;
+    for listener in [TLS, PLAIN] {
+        let mut session = gateway.session_by(listener, "/echo").await;
         session.echo(b"hello").await;
         session.close(1000).await;
         assert!(session.peer.is_ipv6());
@@ -91,26 +92,26 @@ async fn a_session_over_ipv6_is_like_any_other() {
     gateway.finish().await;
 }
 
-/// One message: how it is cut into frames, and the pings between them.
+/// One message: how it is split into frames, and the Pings between them.
 #[derive(Debug, Clone)]
-struct Spoken {
+struct SentMessage {
     fragments: Vec<usize>,
     pings: Vec<Option<usize>>,
     text: bool,
 }
 
-fn spoken() -> impl Strategy<Value = Spoken> {
+fn sent_message() -> impl Strategy<Value = SentMessage> {
     let size = prop_oneof![
         3 => 0..40_usize,
         2 => prop::sample::select(vec![0, 1, 124, 125, 126, 127, 128]),
         1 => 200..3000_usize,
     ];
     (vec(size, 1..5), vec(prop::option::weighted(0.3, 0..=125_usize), 5), any::<bool>())
-        .prop_map(|(fragments, pings, text)| Spoken { fragments, pings, text })
+        .prop_map(|(fragments, pings, text)| SentMessage { fragments, pings, text })
 }
 
-/// The messages as frames, how many bytes they carry, and the pings among them.
-fn speak(messages: &[Spoken]) -> (Vec<u8>, usize, Vec<Vec<u8>>) {
+/// The messages as frames, the number of bytes they carry, and the Pings among them.
+fn encode(messages: &[SentMessage]) -> (Vec<u8>, usize, Vec<Vec<u8>>) {
     let (mut bytes, mut at, mut pings) = (Vec::new(), 0, Vec::new());
     for message in messages {
         for (index, &size) in message.fragments.iter().enumerate() {
@@ -119,7 +120,7 @@ fn speak(messages: &[Spoken]) -> (Vec<u8>, usize, Vec<Vec<u8>>) {
                 bytes.extend(frame(true, PING, &payload));
                 pings.push(payload);
             }
-            // Text is held to UTF-8, so it carries nothing here: the bytes are in the binary messages.
+            // Text must be UTF-8, so it carries no data here: the bytes are in the binary messages.
             let payload = if message.text { Vec::new() } else { pattern(at as u64, size) };
             at += payload.len();
             let opcode = match (index, message.text) {
@@ -133,8 +134,8 @@ fn speak(messages: &[Spoken]) -> (Vec<u8>, usize, Vec<Vec<u8>>) {
     (bytes, at, pings)
 }
 
-/// An echo that reads and writes a few bytes at a time.
-async fn haltingly(mut socket: TcpStream, sizes: Vec<usize>) {
+/// An echo server that reads and writes a few bytes at a time.
+async fn echo_in_chunks(mut socket: TcpStream, sizes: Vec<usize>) {
     let mut buffer = [0; 4096];
     let mut turn = 0;
     loop {
@@ -152,40 +153,41 @@ fn chunks() -> impl Strategy<Value = Vec<usize>> {
 }
 
 #[test]
-fn every_byte_arrives_however_both_ends_cut_them() {
+fn every_byte_arrives_however_both_ends_split_them() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (backend, gateway) = runtime.block_on(async {
-        let backend = Backend::puppet().await;
+        let backend = Backend::scripted().await;
         let gateway = Setup::new().route("echo", &backend).start().await;
         (backend, gateway)
     });
     let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
-    let strategy = (vec(spoken(), 1..6), chunks(), chunks(), any::<bool>(), any::<prop::sample::Index>());
+    let strategy =
+        (vec(sent_message(), 1..6), chunks(), chunks(), any::<bool>(), any::<prop::sample::Index>());
     let outcome = runner.run(&strategy, |(messages, writes, reads, secure, pipelined)| {
-        let door = if secure { TLS } else { PLAIN };
+        let listener = if secure { TLS } else { PLAIN };
         runtime.block_on(async {
-            let (bytes, length, pings) = speak(&messages);
+            let (bytes, length, pings) = encode(&messages);
             let cut = pipelined.index(bytes.len() + 1);
-            let wire = gateway.wire(door).await;
-            let peer = wire.peer();
-            let mut wire = Dripping::new(wire, writes);
-            let head = gateway.upgrade(door, "/echo").then(&bytes[..cut]).bytes();
+            let connection = gateway.connect(listener).await;
+            let peer = connection.peer();
+            let mut connection = SmallWrites::new(connection, writes);
+            let head = gateway.upgrade(listener, "/echo").then(&bytes[..cut]).bytes();
             let asking = async {
-                wire.write_all(&head).await.expect("the head goes out");
-                wire.flush().await.expect("the head goes out");
-                read_response(&mut wire, true).await
+                connection.write_all(&head).await.expect("the head is sent");
+                connection.flush().await.expect("the head is sent");
+                read_response(&mut connection, true).await
             };
             let (served, response) = tokio::join!(backend.accept(), asking);
-            let served = tokio::spawn(haltingly(served, reads));
+            let served = tokio::spawn(echo_in_chunks(served, reads));
             let seen = response.status;
             if seen != 101 {
                 return Err(TestCaseError::fail(format!("{response:?}")));
             }
-            let Session { mut frames, mut writer, .. } = Session::new(wire, peer, &response.rest);
+            let Session { mut frames, mut writer, .. } = Session::new(connection, peer, &response.rest);
             let writing = async {
-                writer.write_all(&bytes[cut..]).await.expect("the frames go out");
-                writer.write_all(&frame(true, PING, b"the last")).await.expect("the frames go out");
-                writer.flush().await.expect("the frames go out");
+                writer.write_all(&bytes[cut..]).await.expect("the frames are sent");
+                writer.write_all(&frame(true, PING, b"the last")).await.expect("the frames are sent");
+                writer.flush().await.expect("the frames are sent");
                 writer
             };
             let reading = async {
@@ -208,7 +210,7 @@ fn every_byte_arrives_however_both_ends_cut_them() {
                 data.len(),
                 length
             );
-            // Pings that came together may be answered by one pong, but never out of turn.
+            // Pings that arrive together may be answered by one Pong, but never out of order.
             let mut asked = pings
                 .iter()
                 .chain(std::iter::once(&b"the last".to_vec()))
@@ -218,11 +220,11 @@ fn every_byte_arrives_however_both_ends_cut_them() {
             for pong in pongs {
                 prop_assert!(asked.any(|ping| ping == pong), "a pong that answers nothing: {pong:?}");
             }
-            writer.write_all(&frame(true, 8, &close_body(1000, b""))).await.expect("a Close goes out");
-            writer.flush().await.expect("a Close goes out");
+            writer.write_all(&frame(true, 8, &close_body(1000, b""))).await.expect("a Close is sent");
+            writer.flush().await.expect("a Close is sent");
             prop_assert_eq!(frames.until_close().await.1, Some(1000));
-            writer.shutdown().await.expect("the end of it");
-            let end = gateway.end(peer).await;
+            writer.shutdown().await.expect("the shutdown");
+            let end = gateway.access_log_line(peer).await;
             prop_assert_eq!(end.reason(), "client_closed");
             prop_assert_eq!(end.number("bytes_in"), Some(length as u64));
             prop_assert_eq!(end.number("bytes_out"), Some(length as u64));
@@ -238,8 +240,8 @@ fn every_byte_arrives_however_both_ends_cut_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn much_arrives_exactly_at_a_backend_that_reads_one_byte_at_a_time() {
-    let backend = Backend::puppet().await;
+async fn much_data_arrives_at_a_backend_that_reads_one_byte_at_a_time() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let length = 1 << 20;
     let mut session = gateway.session("/echo").await;
@@ -252,12 +254,12 @@ async fn much_arrives_exactly_at_a_backend_that_reads_one_byte_at_a_time() {
         }
     };
     let reading = async {
-        let (mut heard, mut byte) = (Vec::new(), [0]);
-        while heard.len() < length {
-            assert_eq!(served.read(&mut byte).await.unwrap(), 1, "after {} bytes", heard.len());
-            heard.push(byte[0]);
+        let (mut received, mut byte) = (Vec::new(), [0]);
+        while received.len() < length {
+            assert_eq!(served.read(&mut byte).await.unwrap(), 1, "after {} bytes", received.len());
+            received.push(byte[0]);
         }
-        assert!(heard == pattern(0, length), "not what was sent");
+        assert!(received == pattern(0, length), "not what was sent");
     };
     within("every byte", async { tokio::join!(writing, reading) }).await;
     session.close(1000).await;
@@ -266,8 +268,8 @@ async fn much_arrives_exactly_at_a_backend_that_reads_one_byte_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_banner_and_a_heart_beat_arrive_at_once() {
-    let backend = Backend::puppet().await;
+async fn a_banner_and_a_heartbeat_arrive_without_delay() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let mut fastest = Duration::MAX;
     for _ in 0..20 {
@@ -303,20 +305,20 @@ async fn a_banner_and_a_heart_beat_arrive_at_once() {
 
 #[tokio::test]
 async fn a_banner_sent_before_the_101_is_not_lost() {
-    // The backend speaks, and even hangs up, before the gateway has answered the client.
-    let backend = Backend::puppet().await;
+    // The backend sends data, and even closes, before the gateway has answered the client.
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     for _ in 0..20 {
-        let mut wire = gateway.wire(TLS).await;
-        let peer = wire.peer();
-        wire.write_all(&gateway.upgrade(TLS, "/echo").bytes()).await.unwrap();
-        wire.flush().await.unwrap();
+        let mut connection = gateway.connect(TLS).await;
+        let peer = connection.peer();
+        connection.write_all(&gateway.upgrade(TLS, "/echo").bytes()).await.unwrap();
+        connection.flush().await.unwrap();
         let mut served = backend.accept().await;
         served.write_all(b"220 welcome, and goodbye\r\n").await.unwrap();
         drop(served);
-        let response = read_response(&mut wire, true).await;
+        let response = read_response(&mut connection, true).await;
         assert_eq!(response.status, 101);
-        let mut session = Session::new(wire, peer, &response.rest);
+        let mut session = Session::new(connection, peer, &response.rest);
         let (data, code, _) = session.closed().await;
         assert_eq!((data.as_slice(), code), (&b"220 welcome, and goodbye\r\n"[..], Some(1000)));
         gateway.ended(peer, "backend_closed", Some(1000)).await;
@@ -325,12 +327,12 @@ async fn a_banner_sent_before_the_101_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_backend_said_before_its_end_is_delivered_before_the_close() {
-    let backend = Backend::puppet().await;
+async fn data_of_a_backend_is_delivered_before_the_close() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let length = 16 << 20;
-    for door in [TLS, PLAIN] {
-        let mut session = gateway.session_by(door, "/echo").await;
+    for listener in [TLS, PLAIN] {
+        let mut session = gateway.session_by(listener, "/echo").await;
         let mut served = backend.accept().await;
         let speaking = async {
             served.write_all(&pattern(0, length)).await.unwrap();
@@ -350,8 +352,8 @@ async fn what_a_backend_said_before_its_end_is_delivered_before_the_close() {
 }
 
 #[tokio::test]
-async fn a_backend_that_has_said_its_last_still_hears_the_client_out() {
-    let backend = Backend::puppet().await;
+async fn data_from_the_client_reaches_a_half_closed_backend() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let mut session = gateway.session("/echo").await;
     let mut served = backend.accept().await;
@@ -359,12 +361,12 @@ async fn a_backend_that_has_said_its_last_still_hears_the_client_out() {
     served.shutdown().await.unwrap();
     let (data, code, _) = session.frames.until_close().await;
     assert_eq!((data.as_slice(), code), (&b"goodbye"[..], Some(1000)));
-    // What the client had to say before it learned of the end.
+    // What the client sends before it receives the Close.
     session.send(&frame(true, BINARY, b"one last thing")).await;
     session.send(&frame(true, 8, &close_body(1000, b""))).await;
-    let mut heard = Vec::new();
-    within("the backend's end", served.read_to_end(&mut heard)).await.unwrap();
-    assert_eq!(heard, b"one last thing");
+    let mut received = Vec::new();
+    within("the backend's end", served.read_to_end(&mut received)).await.unwrap();
+    assert_eq!(received, b"one last thing");
     session.end().await;
     gateway.ended(session.peer, "backend_closed", Some(1000)).await;
     drop((session, served));
@@ -372,8 +374,8 @@ async fn a_backend_that_has_said_its_last_still_hears_the_client_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_client_said_before_its_close_reaches_a_slow_backend() {
-    let backend = Backend::narrow_puppet().await;
+async fn data_before_a_clients_close_reaches_a_slow_backend() {
+    let backend = Backend::scripted_with_small_buffers().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("close = \"20s\"").start().await;
     let length = 4 << 20;
     let mut session = gateway.session("/echo").await;
@@ -388,11 +390,11 @@ async fn what_a_client_said_before_its_close_reaches_a_slow_backend() {
         loop {
             match served.read(&mut buffer).await.unwrap() {
                 0 => break,
-                heard => check.feed(&buffer[..heard]),
+                received => check.feed(&buffer[..received]),
             }
         }
         assert_eq!(check.at, length as u64);
-        // A FIN came, not a reset: the backend may still say something, and nobody minds.
+        // The backend received a FIN, not a reset: it may still send, without an error.
         served.write_all(b"goodbye").await.unwrap();
         drop(served);
     };
@@ -404,28 +406,28 @@ async fn what_a_client_said_before_its_close_reaches_a_slow_backend() {
 }
 
 #[tokio::test]
-async fn a_backend_that_talks_on_after_the_client_has_left_is_heard_out_only_so_long() {
-    let backend = Backend::puppet().await;
+async fn a_backend_that_keeps_sending_after_the_client_closed_is_drained_for_a_limited_time() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("close = \"700ms\"").start().await;
     let mut session = gateway.session("/echo").await;
-    let (mut heard, mut say) = backend.accept().await.into_split();
+    let (mut received, mut say) = backend.accept().await.into_split();
     let talking = tokio::spawn(async move { while say.write_all(&[b'.'; 1000]).await.is_ok() {} });
     session.frames.data().await;
     let start = Instant::now();
     session.send(&frame(true, 8, &close_body(1000, b"enough"))).await;
     assert_eq!(session.frames.until_close().await.1, Some(1000));
     let mut rest = Vec::new();
-    within("the backend's end", heard.read_to_end(&mut rest)).await.ok();
+    within("the backend's end", received.read_to_end(&mut rest)).await.ok();
     within("the talking to end", talking).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
-    drop((session, heard));
+    drop((session, received));
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_backend_that_breaks_ends_the_session_with_1011() {
-    let backend = Backend::puppet().await;
+async fn a_backend_error_closes_the_session_with_1011() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let mut session = gateway.session("/echo").await;
     let mut served = backend.accept().await;
@@ -435,30 +437,30 @@ async fn a_backend_that_breaks_ends_the_session_with_1011() {
     drop(served);
     let (_, code, reason) = session.closed().await;
     assert_eq!(code, Some(1011));
-    assert!(!reason.is_empty(), "a page has something to show");
+    assert!(!reason.is_empty(), "the reason for the page is empty");
     gateway.ended(session.peer, "backend_failed", Some(1011)).await;
     drop(session);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_client_that_breaks_is_gone_and_the_backend_is_told_within_a_second() {
-    let backend = Backend::puppet().await;
+async fn a_client_failure_closes_the_backend_within_a_second() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
-    for door in [TLS, PLAIN] {
+    for listener in [TLS, PLAIN] {
         for leaving in ["reset", "fin"] {
-            let mut session = gateway.session_by(door, "/echo").await;
+            let mut session = gateway.session_by(listener, "/echo").await;
             let mut served = backend.accept().await;
             session.send(&frame(true, BINARY, b"hello")).await;
-            let mut heard = [0; 5];
-            within("the hello", served.read_exact(&mut heard)).await.unwrap();
+            let mut received = [0; 5];
+            within("the hello", served.read_exact(&mut received)).await.unwrap();
             let peer = session.peer;
-            let wire = session.into_stream();
+            let connection = session.into_stream();
             let start = Instant::now();
             if leaving == "reset" {
-                wire.reset()
+                connection.reset()
             } else {
-                drop(wire)
+                drop(connection)
             }
             let mut rest = Vec::new();
             within("the backend's end", served.read_to_end(&mut rest)).await.ok();
@@ -472,25 +474,25 @@ async fn a_client_that_breaks_is_gone_and_the_backend_is_told_within_a_second() 
 }
 
 #[tokio::test]
-async fn the_death_of_a_backend_ends_its_sessions_and_no_others() {
-    let mortal = Backend::puppet().await;
+async fn a_killed_backend_ends_only_its_own_sessions() {
+    let killable = Backend::scripted().await;
     let other = Backend::echo().await;
-    let gateway = Setup::new().route("mortal", &mortal).route("echo", &other).start().await;
-    let (mut dying, mut served, mut living) = (Vec::new(), Vec::new(), Vec::new());
+    let gateway = Setup::new().route("mortal", &killable).route("echo", &other).start().await;
+    let (mut dying, mut served, mut survivors) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..150 {
         dying.push(gateway.session_by(number % 2, "/mortal").await);
-        served.push(mortal.accept().await);
+        served.push(killable.accept().await);
         if number % 10 == 0 {
-            living.push(gateway.session("/echo").await);
+            survivors.push(gateway.session("/echo").await);
         }
     }
-    // What the kernel does for a process that was killed: its sockets close, all at once.
+    // What the kernel does for a killed process: it closes all its sockets at once.
     drop(served);
     for mut session in dying {
         assert_eq!(session.closed().await.1, Some(1000));
         gateway.ended(session.peer, "backend_closed", Some(1000)).await;
     }
-    for mut session in living {
+    for mut session in survivors {
         session.echo(b"still here").await;
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -499,13 +501,13 @@ async fn the_death_of_a_backend_ends_its_sessions_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_quiet_client_is_pinged_and_one_that_does_not_answer_is_gone() {
-    let backend = Backend::puppet().await;
+async fn an_idle_client_is_pinged_and_closed_without_a_pong() {
+    let backend = Backend::scripted().await;
     let timeouts = "ping = \"400ms\"\npong = \"600ms\"";
     let gateway = Setup::new().route("echo", &backend).timeouts(timeouts).start().await;
     let mut session = gateway.session("/echo").await;
     let mut served = backend.accept().await;
-    // It answers three times, and then no more.
+    // It answers three times, and then stops.
     for _ in 0..3 {
         let ping = session.frames.next().await.expect("a ping");
         assert_eq!(ping.opcode, PING);
@@ -514,7 +516,7 @@ async fn a_quiet_client_is_pinged_and_one_that_does_not_answer_is_gone() {
     let start = Instant::now();
     assert_eq!(session.frames.next().await.expect("a ping").opcode, PING);
     while let Some(frame) = session.frames.next().await {
-        assert_eq!(frame.opcode, PING, "a client that does not answer is told nothing: {frame:?}");
+        assert_eq!(frame.opcode, PING, "a Close for a client that does not answer: {frame:?}");
     }
     assert_took(start, Duration::from_millis(1_000));
     let mut rest = Vec::new();
@@ -525,7 +527,7 @@ async fn a_quiet_client_is_pinged_and_one_that_does_not_answer_is_gone() {
 }
 
 #[tokio::test]
-async fn an_idle_session_ends_when_its_time_is_over() {
+async fn the_idle_timeout_closes_a_session() {
     let backend = Backend::echo().await;
     let timeouts = "idle = \"900ms\"\nping = \"200ms\"";
     let gateway = Setup::echo(&backend).timeouts(timeouts).start().await;
@@ -534,7 +536,7 @@ async fn an_idle_session_ends_when_its_time_is_over() {
     let start = Instant::now();
     let idle = async {
         loop {
-            // Pings and pongs are no payload.
+            // Pings and Pongs are no payload.
             let frame = session.frames.next().await.expect("a ping or a Close");
             if frame.opcode == PING {
                 session.send(&crate::support::frame(true, PONG, &frame.payload)).await;
@@ -561,7 +563,7 @@ async fn an_idle_session_ends_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_session_ends_when_its_lifetime_is_over_however_busy() {
+async fn max_lifetime_closes_even_a_busy_session() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).timeouts("lifetime = \"900ms\"").start().await;
     let mut session = gateway.session("/echo").await;
@@ -590,7 +592,7 @@ async fn a_session_ends_when_its_lifetime_is_over_however_busy() {
 }
 
 #[tokio::test]
-async fn sessions_end_in_any_order_and_none_is_forgotten() {
+async fn sessions_end_in_any_order_and_all_are_logged() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let mut sessions = Vec::new();
@@ -615,7 +617,7 @@ async fn sessions_end_in_any_order_and_none_is_forgotten() {
             }
         }
     }
-    eventually("the backend is left", Duration::from_secs(1), || match backend.open() {
+    eventually("the backend's session ends", Duration::from_secs(1), || match backend.open() {
         0 => Ok(()),
         open => Err(format!("{open} sessions are open")),
     })

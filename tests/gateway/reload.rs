@@ -1,4 +1,4 @@
-//! Another configuration while sessions go on.
+//! Configuration reload while sessions are open.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,21 +9,21 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Backend, Identity, PLAIN, Request, Setup, TLS, Wire, ask, assert_took, eventually, read_response,
-    read_to_end, within,
+    Backend, ClientStream, Identity, PLAIN, Request, Setup, TLS, assert_took, eventually, read_response,
+    read_to_end, send_request, within,
 };
 
-/// A listener at a port that the system chooses.
+/// A listener on a port that the system chooses.
 const ANOTHER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n\n";
 
 #[tokio::test]
-async fn new_connections_see_the_new_file_and_sessions_go_on() {
+async fn new_connections_use_the_new_configuration_and_sessions_continue() {
     let (old, new) = (Backend::echo().await, Backend::echo().await);
     let gateway = Setup::echo(&old).route("gone", &old).start().await;
     let mut session = gateway.session("/echo").await;
     session.echo(b"before").await;
-    // It has come, and has yet to ask: what it was let in under is what it gets.
-    let waiting = gateway.wire(TLS).await;
+    // It is connected and has sent no request: the snapshot that accepted it applies to it.
+    let waiting = gateway.connect(TLS).await;
 
     let text = gateway.configuration();
     let moved = text.replace(&old.address.to_string(), &new.address.to_string());
@@ -31,19 +31,19 @@ async fn new_connections_see_the_new_file_and_sessions_go_on() {
     assert_eq!(done, "reloaded: 2 listener(s), 3 route(s)");
 
     session.echo(b"after").await;
-    for door in [TLS, PLAIN] {
+    for listener in [TLS, PLAIN] {
         for target in ["/echo", "/come"] {
-            let mut newer = gateway.session_by(door, target).await;
+            let mut newer = gateway.session_by(listener, target).await;
             newer.echo(b"hello").await;
             newer.close(1000).await;
         }
-        let mut late = gateway.wire(door).await;
-        assert_eq!(ask(&mut late, &gateway.upgrade(door, "/gone")).await.status, 404);
+        let mut late = gateway.connect(listener).await;
+        assert_eq!(send_request(&mut late, &gateway.upgrade(listener, "/gone")).await.status, 404);
     }
-    assert_eq!((old.calls().await, new.calls().await), (1, 4));
+    assert_eq!((old.connections().await, new.connections().await), (1, 4));
     let mut waiting = gateway.open(waiting, &gateway.upgrade(TLS, "/gone")).await;
     waiting.echo(b"hello").await;
-    assert_eq!((old.calls().await, new.calls().await), (2, 4));
+    assert_eq!((old.connections().await, new.connections().await), (2, 4));
     waiting.close(1000).await;
     session.close(1000).await;
     drop((waiting, session));
@@ -51,7 +51,7 @@ async fn new_connections_see_the_new_file_and_sessions_go_on() {
 }
 
 #[tokio::test]
-async fn origins_limits_and_timeouts_are_those_of_the_new_file() {
+async fn a_reload_applies_new_origins_limits_and_timeouts() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let text = gateway.configuration();
@@ -59,32 +59,32 @@ async fn origins_limits_and_timeouts_are_those_of_the_new_file() {
 
     let strict = text.replace("path = \"/echo\"", "path = \"/echo\"\norigins = [\"https://desk.example\"]");
     gateway.reload(&strict).await.expect("a good file");
-    let mut wire = gateway.wire(TLS).await;
-    assert_eq!(ask(&mut wire, &gateway.upgrade(TLS, "/echo")).await.status, 403);
-    drop(wire);
+    let mut connection = gateway.connect(TLS).await;
+    assert_eq!(send_request(&mut connection, &gateway.upgrade(TLS, "/echo")).await.status, 403);
+    drop(connection);
 
-    // As many sessions as there are already, and one more for the end of this test.
+    // As many sessions as there are already, and one more for `finish`.
     gateway.reload(&text.replace("[limits]", "[limits]\nmax_sessions = 1")).await.expect("a good file");
-    let mut wire = gateway.tcp(PLAIN).await;
-    let peer = wire.local_addr().unwrap();
-    let _ = read_to_end(&mut wire).await;
+    let mut connection = gateway.tcp(PLAIN).await;
+    let peer = connection.local_addr().unwrap();
+    let _ = read_to_end(&mut connection).await;
     gateway.refused(peer, "overloaded").await;
 
     let counted = text.replace("exempt = [\"127.0.0.0/8\", \"::1/128\"]", "sessions = 1");
     assert_ne!(counted, text);
     gateway.reload(&counted).await.expect("a good file");
     let held = gateway.session_by(PLAIN, "/echo").await;
-    let mut wire = gateway.tcp(PLAIN).await;
-    let peer = wire.local_addr().unwrap();
-    let _ = read_to_end(&mut wire).await;
+    let mut connection = gateway.tcp(PLAIN).await;
+    let peer = connection.local_addr().unwrap();
+    let _ = read_to_end(&mut connection).await;
     gateway.refused(peer, "too_many_sessions").await;
     drop(held);
 
     gateway.reload(&format!("{text}\n[timeouts]\nrequest = \"400ms\"\n")).await.expect("a good file");
     let start = Instant::now();
-    let mut wire = gateway.tcp(PLAIN).await;
-    let peer = wire.local_addr().unwrap();
-    let _ = read_to_end(&mut wire).await;
+    let mut connection = gateway.tcp(PLAIN).await;
+    let peer = connection.local_addr().unwrap();
+    let _ = read_to_end(&mut connection).await;
     assert_took(start, Duration::from_millis(400));
     gateway.refused(peer, "request_timeout").await;
 
@@ -96,7 +96,7 @@ async fn origins_limits_and_timeouts_are_those_of_the_new_file() {
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_with_a_file_changes_nothing() {
+async fn an_invalid_configuration_changes_nothing() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let text = gateway.configuration();
@@ -104,7 +104,7 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
     let descriptors = gateway.open_descriptors();
 
     let occupied = TcpStream::connect(gateway.address(PLAIN)).await.unwrap();
-    gateway.expect_end(occupied.local_addr().unwrap());
+    gateway.expect_log_line(occupied.local_addr().unwrap());
     let foreign = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = format!("address = \"{}\"", foreign.local_addr().unwrap());
     let (certificate, key) = Identity::shared().renewed(|_| {});
@@ -124,7 +124,7 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
     let another = |lines: &str| format!("{text}\n[[listener]]\n{lines}\n");
     let route = |lines: &str| format!("{text}\n[[route]]\nname = \"new\"\npath = \"/new\"\n{lines}\n");
     let bad = [
-        // Each with what must stand in the answer.
+        // Each with the text that the error must contain.
         ("[[listener]\n".to_owned(), "gateway.toml:1:"),
         (String::new(), "listener"),
         (text.replace("[limits]", "[limits]\nmax_session = 5"), "did you mean \"max_sessions\"?"),
@@ -140,7 +140,7 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
         ),
         (text.replace("[limits]", "[web]\nroot = \"nowhere\"\n[limits]"), "nowhere"),
         (another(&taken), "stop the program that uses it, or set another port"),
-        // One that could be had, and one that could not: the first is given up again.
+        // One that could be opened, and one that could not: the first is closed again.
         (another("address = \"127.0.0.1:0\"\n[[listener]]\naddress = \"192.0.2.1:4433\""), "192.0.2.1:4433"),
         (route("targets = { from = \"file\", path = \"bad.tokens\" }"), "bad.tokens:1"),
         (route("targets = { from = \"file\", path = \"nowhere\" }"), "create the file"),
@@ -152,22 +152,22 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
     ];
     for (file, words) in &bad {
         let failed = gateway.reload(file).await.expect_err(words);
-        assert!(failed.contains(words), "{words:?} does not stand in {failed:?}");
-        assert!(failed.contains("gateway.toml"), "which file? {failed:?}");
+        assert!(failed.contains(words), "{words:?} is not in {failed:?}");
+        assert!(failed.contains("gateway.toml"), "no file name: {failed:?}");
         session.echo(b"still here").await;
     }
     fs::remove_file(gateway.path("gateway.toml")).unwrap();
     let failed = gateway.reload_again().await.expect_err("there is no file");
     assert!(failed.contains("gateway.toml"), "{failed}");
 
-    eventually("nothing is left of the attempts", Duration::from_secs(1), || {
+    eventually("the descriptors of the attempts are released", Duration::from_secs(1), || {
         // `occupied` is one more.
         let open = gateway.open_descriptors();
         (open <= descriptors + 1).then_some(()).ok_or_else(|| format!("{open}, not {descriptors} and one"))
     })
     .await;
-    for door in [TLS, PLAIN] {
-        let mut newer = gateway.session_by(door, "/echo").await;
+    for listener in [TLS, PLAIN] {
+        let mut newer = gateway.session_by(listener, "/echo").await;
         newer.echo(b"hello").await;
         newer.close(1000).await;
     }
@@ -176,7 +176,7 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("certificate ").then(|| message.to_owned())
     });
-    assert_eq!(certificates, [""; 0], "the pair that is shown has not changed");
+    assert_eq!(certificates, [""; 0], "the served certificate has changed");
     gateway.reload(&text).await.expect("the file that it was started with");
     session.close(1000).await;
     drop((session, occupied));
@@ -184,16 +184,16 @@ async fn whatever_is_wrong_with_a_file_changes_nothing() {
 }
 
 #[tokio::test]
-async fn listeners_come_and_go_and_those_that_stay_never_close() {
+async fn a_reload_adds_and_removes_listeners_and_keeps_the_others_open() {
     let backend = Backend::echo().await;
     let mut gateway = Setup::echo(&backend).start().await;
     let text = gateway.configuration();
     gateway.reload(&format!("{text}\n{ANOTHER}")).await.expect("a good file");
-    let new = gateway.another_door().await;
+    let new = gateway.another_listener().await;
     let mut there = gateway.session_by(new, "/echo").await;
     there.echo(b"hello").await;
 
-    // The other way round: the plain listener gets a certificate, the one with a certificate loses it.
+    // The plain listener gets a certificate, and the one with a certificate loses it.
     let pair = "certificate = \"localhost.crt\"\nprivate_key = \"localhost.key\"\n";
     let plain = "address = \"127.0.0.1:0\"\n";
     let swapped = text.replace(pair, "").replacen(
@@ -204,13 +204,15 @@ async fn listeners_come_and_go_and_those_that_stay_never_close() {
     assert_ne!(swapped, text);
     gateway.reload(&swapped).await.expect("a good file");
     let socket = gateway.tcp(TLS).await;
-    let mut session =
-        gateway.open(Wire::Plain(socket), &Request::upgrade("/echo", "http", &gateway.host(TLS))).await;
+    let mut session = gateway
+        .open(ClientStream::Plain(socket), &Request::upgrade("/echo", "http", &gateway.host(TLS)))
+        .await;
     session.echo(b"plain").await;
     session.close(1000).await;
     drop(session);
-    let wire = gateway.secure(gateway.tcp(PLAIN).await).await;
-    let mut session = gateway.open(wire, &Request::upgrade("/echo", "https", &gateway.host(PLAIN))).await;
+    let connection = gateway.secure(gateway.tcp(PLAIN).await).await;
+    let mut session =
+        gateway.open(connection, &Request::upgrade("/echo", "https", &gateway.host(PLAIN))).await;
     session.echo(b"TLS").await;
     session.close(1000).await;
     drop(session);
@@ -221,34 +223,34 @@ async fn listeners_come_and_go_and_those_that_stay_never_close() {
     there.echo(b"still here").await;
     there.close(1000).await;
     drop(there);
-    // The two that stayed are where they were.
+    // The two that remain have not moved.
     assert_eq!(gateway.lines(|line| (line["message"] == "listening").then_some(())).len(), 3);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn who_waits_at_a_listener_that_goes_is_let_in() {
+async fn connections_queued_at_a_removed_listener_are_accepted() {
     const MANY: usize = 50;
     let backend = Backend::echo().await;
     let mut gateway = Setup::echo(&backend).start().await;
     let text = gateway.configuration();
     gateway.reload(&format!("{text}\n{ANOTHER}")).await.expect("a good file");
-    let door = gateway.another_door().await;
+    let listener = gateway.another_listener().await;
     gateway.signal(SIGSTOP);
     let mut wires = Vec::new();
     for _ in 0..MANY {
-        let mut wire = gateway.tcp(door).await;
-        wire.write_all(&gateway.upgrade(door, "/echo").bytes()).await.unwrap();
-        wires.push(wire);
+        let mut connection = gateway.tcp(listener).await;
+        connection.write_all(&gateway.upgrade(listener, "/echo").bytes()).await.unwrap();
+        wires.push(connection);
     }
     fs::write(gateway.path("gateway.toml"), &text).unwrap();
     gateway.signal(SIGHUP);
     gateway.signal(SIGCONT);
-    for wire in &mut wires {
-        assert_eq!(read_response(wire, true).await.status, 101);
+    for connection in &mut wires {
+        assert_eq!(read_response(connection, true).await.status, 101);
     }
     gateway
-        .until("the listener to go", |lines| {
+        .until("the listener to close", |lines| {
             lines.iter().any(|line| line["message"] == "no longer listening").then_some(())
         })
         .await;
@@ -257,7 +259,7 @@ async fn who_waits_at_a_listener_that_goes_is_let_in() {
 }
 
 #[tokio::test]
-async fn a_server_never_has_more_than_its_max_sessions_whatever_is_reloaded() {
+async fn max_sessions_of_a_backend_holds_across_reloads() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let gateway = Setup::new().route_with("echo", "/echo", &one, "max_sessions = 1").start().await;
     let text = gateway.configuration();
@@ -271,7 +273,7 @@ async fn a_server_never_has_more_than_its_max_sessions_whatever_is_reloaded() {
     full().await;
     gateway.reload_again().await.expect("the same file");
     full().await;
-    // Another rule, another server, and then the first one again.
+    // Other pool settings, another backend, and then the first one again.
     gateway
         .reload(&text.replace("max_sessions = 1", "max_sessions = 1\nbalance = \"first\""))
         .await
@@ -291,26 +293,26 @@ async fn a_server_never_has_more_than_its_max_sessions_whatever_is_reloaded() {
         session.close(1000).await;
     }
     drop((session, other, second));
-    assert_eq!((one.calls().await, two.calls().await), (2, 1));
+    assert_eq!((one.connections().await, two.connections().await), (2, 1));
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn the_log_follows_the_new_file() {
+async fn a_reload_applies_the_new_log_level() {
     let gateway = Setup::new().level("info").start().await;
     let text = gateway.configuration();
     gateway.reload(&text.replace("level = \"info\"", "level = \"debug\"")).await.expect("a good file");
-    let mut wire = gateway.wire(PLAIN).await;
-    assert_eq!(ask(&mut wire, &gateway.upgrade(PLAIN, "/nothing")).await.status, 404);
-    let peer = wire.peer();
-    drop(wire);
-    // Nobody hears of it at level info.
+    let mut connection = gateway.connect(PLAIN).await;
+    assert_eq!(send_request(&mut connection, &gateway.upgrade(PLAIN, "/nothing")).await.status, 404);
+    let peer = connection.peer();
+    drop(connection);
+    // At level info there is no such line.
     gateway.refused(peer, "unknown_route").await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_key_that_everybody_may_read_is_warned_about_at_start_and_at_reload() {
+async fn a_world_readable_key_causes_a_warning_at_start_and_at_reload() {
     let gateway = Setup::new().start().await;
     let warnings = || {
         let found = gateway.lines(|line| {
@@ -330,7 +332,7 @@ async fn a_key_that_everybody_may_read_is_warned_about_at_start_and_at_reload() 
     for (mode, warned) in [(0o640, 0), (0o644, 1), (0o604, 2), (0o600, 2)] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
         let done = gateway.reload_again().await.expect("the same file");
-        // The warning stands before the answer.
+        // The warning is logged before the result.
         assert_eq!(warnings().len(), warned, "{mode:o}: {done}");
     }
     let words =
@@ -340,7 +342,7 @@ async fn a_key_that_everybody_may_read_is_warned_about_at_start_and_at_reload() 
 }
 
 #[tokio::test]
-async fn there_is_no_reload_once_it_drains() {
+async fn no_reload_during_a_drain() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).timeouts("drain = \"6s\"").start().await;
     let mut session = gateway.session("/echo").await;

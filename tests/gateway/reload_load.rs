@@ -1,4 +1,4 @@
-//! Reloads and renewals under load: nobody may notice.
+//! Configuration reloads and certificate renewals under load, without an effect on any session.
 
 use std::fs;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use crate::support::{
     BINARY, Backend, Gateway, Identity, PLAIN, Session, Setup, TLS, client_config, eventually, frame, pattern,
 };
 
-/// Sessions that live from the beginning to the end.
+/// Sessions that are open during the whole test.
 const STEADY: usize = 500;
-/// New sessions in a second.
+/// New sessions per second.
 const NEW: u32 = 50;
-/// What a steady session says at a time, and how often.
+/// The bytes that a steady session sends at a time, and the interval.
 const MESSAGE: usize = 700;
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// A session that says something now and then until `stop`, and is told everything again, byte for byte. Returns how many
-/// bytes it said.
+/// Sends now and then until `stop`, and checks that every byte is echoed. Returns how many
+/// bytes it sent.
 async fn talk(mut session: Session, start: u64, stop: Arc<AtomicBool>) -> u64 {
-    let (mut said, mut heard) = (Context::new(&SHA256), Context::new(&SHA256));
+    let (mut sent, mut received) = (Context::new(&SHA256), Context::new(&SHA256));
     let mut at = start;
-    // Not all at once.
+    // The sessions do not send at the same moment.
     tokio::time::sleep(PAUSE * (start % 97) as u32 / 97).await;
     let mut clock = interval(PAUSE);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -34,34 +34,34 @@ async fn talk(mut session: Session, start: u64, stop: Arc<AtomicBool>) -> u64 {
         clock.tick().await;
         let message = pattern(at, MESSAGE);
         at += MESSAGE as u64;
-        said.update(&message);
+        sent.update(&message);
         session.send(&frame(true, BINARY, &message)).await;
-        heard.update(&session.frames.payload(MESSAGE).await);
+        received.update(&session.frames.payload(MESSAGE).await);
     }
     session.close(1000).await;
-    assert_eq!(said.finish().as_ref(), heard.finish().as_ref(), "what came back is not what was said");
+    assert_eq!(sent.finish().as_ref(), received.finish().as_ref(), "the echo differs from what was sent");
     at - start
 }
 
-/// What comes and goes while a test changes things.
+/// The sessions that run while a test changes things.
 struct Load {
     gateway: Arc<Gateway>,
     stop: Arc<AtomicBool>,
     steady: JoinSet<u64>,
-    newcomers: tokio::task::JoinHandle<usize>,
-    /// Handshakes that are over.
+    new_sessions: tokio::task::JoinHandle<usize>,
+    /// Handshakes that have finished.
     shaken: Arc<AtomicUsize>,
 }
 
 impl Load {
-    /// Opens the steady sessions, and then new ones all the time.
+    /// Opens the steady sessions, and then new ones continuously.
     async fn start(gateway: Arc<Gateway>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut opening = JoinSet::new();
         let mut steady = JoinSet::new();
         for number in 0..STEADY {
-            let (gateway, door) = (Arc::clone(&gateway), if number % 5 == 0 { PLAIN } else { TLS });
-            opening.spawn(async move { (number, gateway.session_by(door, "/echo").await) });
+            let (gateway, listener) = (Arc::clone(&gateway), if number % 5 == 0 { PLAIN } else { TLS });
+            opening.spawn(async move { (number, gateway.session_by(listener, "/echo").await) });
             if opening.len() == 25 || number == STEADY - 1 {
                 while let Some(opened) = opening.join_next().await {
                     let (number, session) = opened.expect("a session");
@@ -70,7 +70,7 @@ impl Load {
             }
         }
         let shaken = Arc::new(AtomicUsize::new(0));
-        let newcomers = tokio::spawn({
+        let new_sessions = tokio::spawn({
             let (gateway, stop, shaken) = (Arc::clone(&gateway), Arc::clone(&stop), Arc::clone(&shaken));
             async move {
                 let mut clock = interval(Duration::from_secs(1) / NEW);
@@ -81,8 +81,8 @@ impl Load {
                     number += 1;
                     let (gateway, shaken) = (Arc::clone(&gateway), Arc::clone(&shaken));
                     visits.spawn(async move {
-                        let door = if number % 5 == 0 { PLAIN } else { TLS };
-                        let mut session = gateway.session_by(door, "/echo").await;
+                        let listener = if number % 5 == 0 { PLAIN } else { TLS };
+                        let mut session = gateway.session_by(listener, "/echo").await;
                         shaken.fetch_add(1, Ordering::Relaxed);
                         session.echo(&pattern(number as u64, 3000)).await;
                         session.close(1000).await;
@@ -97,25 +97,25 @@ impl Load {
                 number
             }
         });
-        Self { gateway, stop, steady, newcomers, shaken }
+        Self { gateway, stop, steady, new_sessions, shaken }
     }
 
-    /// Ends all of it, and hands the gateway back. Says how many sessions there were, and how many bytes.
+    /// Ends all sessions, and returns the gateway, how many sessions there were, and how many bytes they sent.
     async fn end(self) -> (Gateway, usize, u64) {
         self.stop.store(true, Ordering::Relaxed);
-        let visits = self.newcomers.await.expect("the newcomers");
+        let visits = self.new_sessions.await.expect("the new sessions");
         let mut bytes = 0;
-        for said in self.steady.join_all().await {
-            assert!(said > 0, "a steady session said nothing");
-            bytes += said;
+        for sent in self.steady.join_all().await {
+            assert!(sent > 0, "a steady session sent nothing");
+            bytes += sent;
         }
-        let gateway = Arc::into_inner(self.gateway).expect("nobody else holds it");
+        let gateway = Arc::into_inner(self.gateway).expect("the last reference");
         (gateway, visits, bytes)
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_reloads_under_load_and_nobody_notices() {
+async fn a_hundred_reloads_under_load_disturb_no_session() {
     const RELOADS: u32 = 100;
     const EVERY: Duration = Duration::from_millis(200);
     let backend = Backend::echo().await;
@@ -156,7 +156,7 @@ async fn a_hundred_reloads_under_load_and_nobody_notices() {
         } else {
             gateway.reload(&good[number % good.len()]).await.expect("a good file");
         }
-        // Once everything has happened before.
+        // After every step has happened once.
         if number == 29 {
             measured = Some((gateway.memory(), gateway.open_descriptors()));
         }
@@ -174,7 +174,7 @@ async fn a_hundred_reloads_under_load_and_nobody_notices() {
          {memory} -> {memory_then} bytes, {descriptors} -> {descriptors_then} descriptors"
     );
     assert!(memory_then < memory + (6 << 20), "{memory} bytes became {memory_then}");
-    // Newcomers hold some at any moment; a reload that leaks one would show sixty times.
+    // New sessions hold some at any moment; a reload that leaks one would leak sixty.
     assert!(descriptors_then < descriptors + 40, "{descriptors} descriptors became {descriptors_then}");
     eventually("every session is over", Duration::from_secs(5), || match backend.open() {
         0 => Ok(()),
@@ -195,18 +195,18 @@ async fn a_hundred_reloads_under_load_and_nobody_notices() {
         "{} of {all} sessions, {others:?} among them",
         ends.len()
     );
-    // To the last descriptor.
+    // Down to the last descriptor.
     gateway.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_renewed_under_load_are_whole_in_every_handshake() {
+async fn certificates_renewed_under_load_match_their_keys_in_every_handshake() {
     const RENEWALS: usize = 8;
     let backend = Backend::echo().await;
     let gateway = Arc::new(Setup::echo(&backend).level("info").start().await);
     let load = Load::start(Arc::clone(&gateway)).await;
-    // Each client checks that who shows a certificate has its key, or there is no handshake; so the certificates that
-    // were seen are those of whole pairs.
+    // Each client checks that the gateway has the key of the certificate that it serves, or the handshake fails; so the
+    // certificates that were seen belong to complete pairs.
     let config = client_config(rustls::ALL_VERSIONS, &["http/1.1"]);
     for number in 0..RENEWALS {
         let (certificate, key) = Identity::shared().renewed(|_| {});
@@ -214,7 +214,7 @@ async fn certificates_renewed_under_load_are_whole_in_every_handshake() {
             use rustls::pki_types::pem::PemObject;
             rustls::pki_types::CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")
         };
-        // Half of it, a while of neither, and then the rest.
+        // Half of it, then an interval with neither, and then the rest.
         let (head, tail) = certificate.split_at(certificate.len() / 2);
         fs::write(gateway.path("localhost.crt"), head).unwrap();
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -224,17 +224,20 @@ async fn certificates_renewed_under_load_are_whole_in_every_handshake() {
         let start = Instant::now();
         let shaken = load.shaken.load(Ordering::Relaxed);
         loop {
-            let socket = gateway.stray(None, TLS, |_| {}).await;
-            let stream = gateway.try_secure(socket, Arc::clone(&config)).await.expect("a whole pair");
+            let socket = gateway.untracked_socket(None, TLS, |_| {}).await;
+            let stream = gateway
+                .try_secure(socket, Arc::clone(&config))
+                .await
+                .expect("a handshake with a complete pair");
             let seen = &stream.get_ref().1.peer_certificates();
             if seen.is_none_or(|chain| chain[0] == der) {
                 break;
             }
-            assert!(start.elapsed() < Duration::from_secs(20), "renewal {number} is not shown");
+            assert!(start.elapsed() < Duration::from_secs(20), "renewal {number} is not served");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // Others came meanwhile, and are going to come to this one.
-        eventually("newcomers", Duration::from_secs(20), || {
+        // Other clients connected meanwhile, and some will be served this pair.
+        eventually("new sessions", Duration::from_secs(20), || {
             let now = load.shaken.load(Ordering::Relaxed);
             (now >= shaken + 20).then_some(()).ok_or_else(|| format!("{} came", now - shaken))
         })

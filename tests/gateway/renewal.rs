@@ -1,4 +1,4 @@
-//! Certificates that are renewed while the gateway runs, and nobody tells it.
+//! Certificates that are renewed while the gateway runs, without a reload.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,11 +12,11 @@ use rustls::{ClientConfig, HandshakeKind};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Backend, Gateway, Identity, PATIENCE, Setup, TLS, client_config};
+use crate::support::{Backend, Gateway, Identity, Setup, TIMEOUT, TLS, client_config};
 
-/// A certificate as it is shown, and what to write for it.
+/// A certificate as the gateway serves it, and the text of its files.
 struct Pair {
-    shown: CertificateDer<'static>,
+    served_certificate: CertificateDer<'static>,
     certificate: String,
     key: String,
 }
@@ -27,23 +27,23 @@ fn pair() -> Pair {
 
 fn pair_with(change: impl FnOnce(&mut rcgen::CertificateParams)) -> Pair {
     let (certificate, key) = Identity::shared().renewed(change);
-    let shown = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
-    Pair { shown, certificate, key }
+    let served_certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+    Pair { served_certificate, certificate, key }
 }
 
-/// What one more handshake is shown.
-async fn shown(gateway: &Gateway) -> CertificateDer<'static> {
+/// The certificate that a new handshake receives.
+async fn served_certificate(gateway: &Gateway) -> CertificateDer<'static> {
     let socket = gateway.tcp(TLS).await;
     let stream = gateway.try_secure(socket, client_config(rustls::ALL_VERSIONS, &[])).await;
-    let stream = stream.expect("a whole pair");
+    let stream = stream.expect("a handshake with a complete pair");
     stream.get_ref().1.peer_certificates().expect("a chain")[0].clone().into_owned()
 }
 
-/// Waits until handshakes are shown `pair`.
+/// Waits until new handshakes receive `pair`.
 async fn until_shown(gateway: &Gateway, pair: &Pair) {
     let start = std::time::Instant::now();
-    while shown(gateway).await != pair.shown {
-        assert!(start.elapsed() < PATIENCE, "it still shows another");
+    while served_certificate(gateway).await != pair.served_certificate {
+        assert!(start.elapsed() < TIMEOUT, "another certificate is still served");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -62,16 +62,16 @@ fn write(directory: &Path, pair: &Pair) {
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_shown_however_its_files_are_written() {
+async fn a_renewed_certificate_is_served_however_its_files_are_written() {
     let gateway = Setup::new().start().await;
     let directory = gateway.path(".");
 
-    // As certbot's deploy hooks do: over the old ones, one after the other.
+    // As certbot's deploy hooks do: overwritten, one file after the other.
     let first = pair();
     write(&directory, &first);
     until_shown(&gateway, &first).await;
 
-    // As careful programs do: beside them, and then in their place.
+    // As careful programs do: written beside the old files, then renamed over them.
     let second = pair();
     fs::create_dir(directory.join("new")).unwrap();
     write(&directory.join("new"), &second);
@@ -80,7 +80,7 @@ async fn a_renewed_certificate_is_shown_however_its_files_are_written() {
     }
     until_shown(&gateway, &second).await;
 
-    // As Let's Encrypt does: a link for each file, into an archive.
+    // As Let's Encrypt does: a symbolic link for each file, into an archive.
     let third = pair();
     fs::create_dir(directory.join("archive")).unwrap();
     write(&directory.join("archive"), &third);
@@ -90,7 +90,7 @@ async fn a_renewed_certificate_is_shown_however_its_files_are_written() {
     }
     until_shown(&gateway, &third).await;
 
-    // As Kubernetes does: a link to a directory with both, swapped in one step.
+    // As Kubernetes does: a symbolic link to a directory with both files, replaced in one step.
     let fourth = pair();
     let link = directory.join("..data");
     symlink("archive", &link).unwrap();
@@ -104,14 +104,14 @@ async fn a_renewed_certificate_is_shown_however_its_files_are_written() {
     fs::rename(directory.join("..next"), &link).unwrap();
     until_shown(&gateway, &fourth).await;
 
-    let said = lines(&gateway, "certificate ");
-    assert_eq!(said.len(), 4, "{said:?}");
-    assert!(said.iter().all(|line| line["message"] == "certificate reloaded" && line["level"] == "INFO"));
+    let logged = lines(&gateway, "certificate ");
+    assert_eq!(logged.len(), 4, "{logged:?}");
+    assert!(logged.iter().all(|line| line["message"] == "certificate reloaded" && line["level"] == "INFO"));
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn what_is_no_good_pair_is_not_shown_and_named_once() {
+async fn an_invalid_pair_is_not_served_and_logged_once() {
     let gateway = Setup::new().start().await;
     let directory = gateway.path(".");
     let good = pair();
@@ -144,19 +144,22 @@ async fn what_is_no_good_pair_is_not_shown_and_named_once() {
         assert_eq!(line["level"], "WARN");
         let detail = line["detail"].as_str().unwrap();
         assert!(detail.contains(words), "{detail}");
-        assert!(shown(&gateway).await == good.shown, "{words}: it is shown all the same");
-        // A reload that somebody asks for is answered, and changes nothing either.
+        assert!(served_certificate(&gateway).await == good.served_certificate, "{words}: it is served");
+        // An explicit reload fails with the error, and changes nothing either.
         let failed = gateway.reload_again().await.expect_err(words);
         assert!(failed.contains(words), "{failed}");
-        assert!(shown(&gateway).await == good.shown, "{words}: it is shown after the reload");
+        assert!(
+            served_certificate(&gateway).await == good.served_certificate,
+            "{words}: it is served after the reload"
+        );
     }
-    // Two looks later nothing new has been said.
+    // Two polls later nothing more is logged.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(lines(&gateway, "certificate not reloaded").len(), 6);
 
     write(&directory, &good);
     gateway
-        .until("a word that all is well", |lines| {
+        .until("the line about the recovery", |lines| {
             lines.iter().any(|line| begins(line, "certificate is good again")).then_some(())
         })
         .await;
@@ -166,23 +169,23 @@ async fn what_is_no_good_pair_is_not_shown_and_named_once() {
 }
 
 #[tokio::test]
-async fn a_reload_that_was_refused_over_a_certificate_is_the_only_word_about_it() {
+async fn a_reload_refused_for_a_certificate_is_logged_once() {
     let gateway = Setup::new().start().await;
-    let before = shown(&gateway).await;
+    let before = served_certificate(&gateway).await;
     let (one, other) = (pair(), pair());
     write(&gateway.path("."), &Pair { key: other.key, ..one });
     let failed = gateway.reload_again().await.expect_err("the two do not match");
     assert!(failed.contains("do not belong together"), "{failed}");
-    // Time for the gateway to look twice by itself.
+    // Enough time for the gateway to poll the files twice.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(lines(&gateway, "certificate not reloaded").len(), 0);
     assert_eq!(lines(&gateway, "not reloaded").len(), 1);
-    assert!(shown(&gateway).await == before);
+    assert!(served_certificate(&gateway).await == before);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_certificate_that_expires_in_use_does_not_stand_in_the_way_of_a_reload() {
+async fn an_expired_certificate_in_use_does_not_block_a_reload() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let soon = std::time::SystemTime::now() + Duration::from_secs(4);
@@ -200,11 +203,11 @@ async fn a_certificate_that_expires_in_use_does_not_stand_in_the_way_of_a_reload
         (message.contains(" expired on ") && line["level"] == "WARN").then_some(())
     });
     assert_eq!(warned.len(), 1);
-    // Until then, no client of this test would shake hands.
+    // Before that, no client of this test would accept the certificate.
     let good = pair();
     write(&gateway.path("."), &good);
     gateway
-        .until("the good one", |lines| {
+        .until("the valid certificate", |lines| {
             let renewed = lines.iter().filter(|line| begins(line, "certificate reloaded"));
             (renewed.count() == 2).then_some(())
         })
@@ -214,7 +217,7 @@ async fn a_certificate_that_expires_in_use_does_not_stand_in_the_way_of_a_reload
 }
 
 #[tokio::test]
-async fn tickets_are_good_beyond_a_renewal_and_a_reload() {
+async fn tickets_stay_valid_after_a_renewal_and_a_reload() {
     let gateway = Setup::new().start().await;
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let config: Arc<ClientConfig> = client_config(&[version], &["http/1.1"]);
@@ -222,7 +225,7 @@ async fn tickets_are_good_beyond_a_renewal_and_a_reload() {
             let socket = gateway.tcp(TLS).await;
             let mut stream = gateway.try_secure(socket, Arc::clone(&config)).await.expect("a handshake");
             let kind = stream.get_ref().1.handshake_kind();
-            // The ticket of TLS 1.3 stands behind the handshake.
+            // The ticket of TLS 1.3 follows the handshake.
             let request = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n";
             tokio::io::AsyncWriteExt::write_all(&mut stream, request).await.expect("a request");
             let _ = stream.read(&mut [0; 100]).await;
@@ -240,9 +243,9 @@ async fn tickets_are_good_beyond_a_renewal_and_a_reload() {
     gateway.finish().await;
 }
 
-/// The key in a file must be one that rustls takes, or the tests above would show nothing.
+/// rustls must accept the pairs, or the tests above would prove nothing.
 #[test]
-fn the_pairs_of_this_file_are_good() {
+fn the_test_pairs_are_valid() {
     let pair = pair();
     assert!(PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).is_ok());
 }

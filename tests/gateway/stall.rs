@@ -1,4 +1,5 @@
-//! Peers that do not read: how much is held for them, how long, and that nobody else waits.
+//! Backpressure: how much is buffered for peers that do not read, how long they may stall, and that no other session
+//! waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use crate::support::{
 
 const MIB: u64 = 1 << 20;
 
-/// Writes the pattern for ever, and counts what was taken.
+/// Writes the pattern for ever, and counts the bytes that were accepted.
 async fn talk(mut socket: TcpStream, taken: Arc<AtomicU64>) {
     loop {
         let at = taken.load(Ordering::SeqCst);
@@ -23,7 +24,7 @@ async fn talk(mut socket: TcpStream, taken: Arc<AtomicU64>) {
     }
 }
 
-/// Waits until a count has not moved for a while.
+/// Waits until a counter stops moving.
 async fn until_still(what: &str, count: impl Fn() -> u64) -> u64 {
     let mut seen = (count(), Instant::now());
     eventually(what, Duration::from_secs(20), || {
@@ -39,22 +40,22 @@ async fn until_still(what: &str, count: impl Fn() -> u64) -> u64 {
 
 #[tokio::test]
 async fn a_client_that_never_reads_pauses_its_backend() {
-    let backend = Backend::narrow_puppet().await;
+    let backend = Backend::scripted_with_small_buffers().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
-    for door in [TLS, PLAIN] {
-        let wire = gateway.narrow_wire(door).await;
-        let session = gateway.open(wire, &gateway.upgrade(door, "/echo")).await;
+    for listener in [TLS, PLAIN] {
+        let connection = gateway.connect_with_small_buffers(listener).await;
+        let session = gateway.open(connection, &gateway.upgrade(listener, "/echo")).await;
         let taken = Arc::new(AtomicU64::new(0));
         let before = gateway.memory();
         let talking = tokio::spawn(talk(backend.accept().await, taken.clone()));
-        // Of a GiB it could say what the kernel's buffers and the gateway hold.
+        // Of the GiB that the backend would send, only what the kernel's buffers and the gateway hold is accepted.
         let taken = until_still("the backend is paused", || taken.load(Ordering::SeqCst)).await;
-        assert!(taken < 64 * MIB, "{taken} bytes were taken for a client that reads none");
+        assert!(taken < 64 * MIB, "{taken} bytes were accepted for a client that reads none");
         let grown = gateway.memory().saturating_sub(before);
         assert!(grown < MIB, "{grown} bytes for a client that reads none");
         let peer = session.peer;
         drop(session);
-        within("the backend to be let go", talking).await.unwrap();
+        within("the backend to be disconnected", talking).await.unwrap();
         let end = gateway.ended(peer, "client_gone", None).await;
         assert!(end.number("bytes_out") <= Some(taken), "{end:?}, {taken} bytes");
     }
@@ -62,20 +63,20 @@ async fn a_client_that_never_reads_pauses_its_backend() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_is_ended() {
-    let backend = Backend::puppet().await;
+async fn a_client_that_never_reads_is_closed() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"1s\"").start().await;
-    for door in [TLS, PLAIN] {
-        let mut session = gateway.session_by(door, "/echo").await;
+    for listener in [TLS, PLAIN] {
+        let mut session = gateway.session_by(listener, "/echo").await;
         let mut served = backend.accept().await;
-        // Silence, longer than the clock, is no stall.
+        // An idle session, however long, is not stalled.
         tokio::time::sleep(Duration::from_millis(1_300)).await;
         served.write_all(b"hello").await.unwrap();
         assert_eq!(session.frames.payload(5).await, b"hello");
         let start = Instant::now();
         let talking = tokio::spawn(talk(served, Arc::default()));
-        within("the backend to be let go", talking).await.unwrap();
-        // The kernel may take a little more for a while, and the clock starts anew each time.
+        within("the backend to be disconnected", talking).await.unwrap();
+        // The kernel may accept a little more for a while, and each time the stall timeout starts again.
         let took = start.elapsed();
         assert!((Duration::from_millis(950)..Duration::from_secs(10)).contains(&took), "{took:?}");
         gateway.ended(session.peer, "client_stalled", None).await;
@@ -85,13 +86,13 @@ async fn a_client_that_never_reads_is_ended() {
 }
 
 #[tokio::test]
-async fn a_backend_that_never_reads_pauses_its_client_and_the_session_is_ended() {
-    let backend = Backend::puppet().await;
-    // The client answers no ping: nobody can know, for what it sends is not read meanwhile.
+async fn a_backend_that_never_reads_pauses_its_client_and_the_session_is_closed() {
+    let backend = Backend::scripted().await;
+    // The client answers no Ping: the gateway cannot know, because it does not read from the client meanwhile.
     let timeouts = "stall = \"2s\"\nping = \"300ms\"\npong = \"300ms\"";
     let gateway = Setup::new().route("echo", &backend).timeouts(timeouts).start().await;
-    for door in [TLS, PLAIN] {
-        let session = gateway.session_by(door, "/echo").await;
+    for listener in [TLS, PLAIN] {
+        let session = gateway.session_by(listener, "/echo").await;
         let served = backend.accept().await;
         let start = Instant::now();
         let Session { peer, mut frames, mut writer } = session;
@@ -110,12 +111,12 @@ async fn a_backend_that_never_reads_pauses_its_client_and_the_session_is_ended()
         let (_, code, reason) = frames.until_close().await;
         let taken = taken.load(Ordering::SeqCst);
         assert_eq!(code, Some(1011), "{reason}");
-        // The kernel may take a little more for a while, and the clock starts anew each time.
+        // The kernel may accept a little more for a while, and each time the stall timeout starts again.
         let took = start.elapsed();
         assert!((Duration::from_millis(1_950)..Duration::from_secs(12)).contains(&took), "{took:?}");
-        assert!(taken < 64 * MIB, "{taken} bytes were taken for a backend that reads none");
-        // What it sends on is thrown away until it has had time to answer.
-        let writer = within("the client to be let go", talking).await.unwrap();
+        assert!(taken < 64 * MIB, "{taken} bytes were accepted for a backend that reads none");
+        // What it sends after that is discarded until its time to answer the Close is over.
+        let writer = within("the client to be disconnected", talking).await.unwrap();
         gateway.ended(peer, "backend_stalled", Some(1011)).await;
         drop((frames, writer, served));
     }
@@ -123,26 +124,26 @@ async fn a_backend_that_never_reads_pauses_its_client_and_the_session_is_ended()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_held_for_a_stalled_peer_is_at_most_128_kib() {
+async fn at_most_128_kib_are_buffered_for_a_stalled_peer() {
     const SESSIONS: usize = 40;
-    let backend = Backend::narrow_puppet().await;
+    let backend = Backend::scripted_with_small_buffers().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"60s\"").start().await;
 
-    // Idle sessions first: what they cost is not what is held.
+    // Idle sessions first: their memory is not the buffers'.
     let mut sessions = Vec::new();
     let mut served = Vec::new();
     for _ in 0..SESSIONS {
-        let wire = gateway.narrow_wire(TLS).await;
-        sessions.push(gateway.open(wire, &gateway.upgrade(TLS, "/echo")).await);
+        let connection = gateway.connect_with_small_buffers(TLS).await;
+        sessions.push(gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await);
         served.push(backend.accept().await);
     }
     let before = gateway.memory();
 
-    // Every backend talks, no client reads.
+    // Every backend sends, no client reads.
     let taken = Arc::new(AtomicU64::new(0));
     let talking: Vec<_> =
         served.into_iter().map(|socket| tokio::spawn(talk(socket, Arc::new(AtomicU64::new(0))))).collect();
-    // Every client talks, no backend reads.
+    // Every client sends, no backend reads.
     let (mut readers, mut writers) = (Vec::new(), Vec::new());
     for session in sessions {
         let Session { frames, mut writer, .. } = session;
@@ -160,10 +161,10 @@ async fn what_is_held_for_a_stalled_peer_is_at_most_128_kib() {
     until_still("both sides are full", || taken.load(Ordering::SeqCst)).await;
     let held = gateway.memory().saturating_sub(before);
     let each = held / SESSIONS as u64;
-    // Two stalled directions: 64 KiB each, and TLS as much again for the one towards the client.
-    assert!(each <= 3 * 64 * 1024 + 16 * 1024, "{each} bytes are held for each session");
+    // Two stalled directions: 64 KiB each, and as much again of TLS for the one to the client.
+    assert!(each <= 3 * 64 * 1024 + 16 * 1024, "{each} bytes are buffered for each session");
 
-    // Nobody else waits.
+    // Other sessions do not wait.
     let start = Instant::now();
     let mut other = gateway.session("/canary").await;
     other.echo(b"hello").await;
@@ -181,14 +182,14 @@ async fn what_is_held_for_a_stalled_peer_is_at_most_128_kib() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_directions_stall_at_once_and_go_on_when_they_can() {
-    let backend = Backend::puppet().await;
+async fn both_directions_stall_at_once_and_resume() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"120s\"").start().await;
-    for door in [TLS, PLAIN] {
-        // More than the kernel's buffers on the way could hold.
+    for listener in [TLS, PLAIN] {
+        // More than the kernel's buffers on the path can hold.
         let total = 80 * MIB;
-        let session = gateway.session_by(door, "/echo").await;
-        let (mut heard, mut say) = backend.accept().await.into_split();
+        let session = gateway.session_by(listener, "/echo").await;
+        let (mut received, mut say) = backend.accept().await.into_split();
         let Session { peer, mut frames, mut writer } = session;
         let (up, down) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
 
@@ -204,11 +205,11 @@ async fn both_directions_stall_at_once_and_go_on_when_they_can() {
                     writer
                         .write_all(&crate::support::frame(last, opcode, &part))
                         .await
-                        .expect("it takes more");
+                        .expect("it accepts more");
                     at += part.len() as u64;
                     up.store(at, Ordering::SeqCst);
                 }
-                writer.flush().await.expect("it takes more");
+                writer.flush().await.expect("it accepts more");
                 writer
             }
         });
@@ -218,7 +219,7 @@ async fn both_directions_stall_at_once_and_go_on_when_they_can() {
                 let mut at = 0;
                 while at < total {
                     let length = (total - at).min(48 * 1024) as usize;
-                    say.write_all(&pattern(at + 7, length)).await.expect("it takes more");
+                    say.write_all(&pattern(at + 7, length)).await.expect("it accepts more");
                     at += length as u64;
                     down.store(at, Ordering::SeqCst);
                 }
@@ -233,18 +234,18 @@ async fn both_directions_stall_at_once_and_go_on_when_they_can() {
         let mut check = Check::default();
         let mut buffer = vec![0; 64 * 1024];
         while check.at < total {
-            let length = within("bytes of the client", heard.read(&mut buffer)).await.unwrap();
+            let length = within("bytes of the client", received.read(&mut buffer)).await.unwrap();
             assert!(length > 0, "the end after {} bytes", check.at);
             check.feed(&buffer[..length]);
         }
         assert_eq!(check.at, total);
-        let writer = within("the client to have said all", client).await.unwrap();
+        let writer = within("the client to send everything", client).await.unwrap();
         assert!(down.load(Ordering::SeqCst) < total, "the other direction did not wait");
 
-        // And then the client.
+        // Then the client reads.
         let mut check = Check::from(7);
         frames.pattern(&mut check, total + 7).await;
-        drop((within("the backend to have said all", server).await.unwrap(), heard));
+        drop((within("the backend to send everything", server).await.unwrap(), received));
         assert_eq!(frames.until_close().await.1, Some(1000));
         drop((frames, writer));
         let end = gateway.ended(peer, "backend_closed", Some(1000)).await;
@@ -254,13 +255,13 @@ async fn both_directions_stall_at_once_and_go_on_when_they_can() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_not_a_stalled_one() {
-    let backend = Backend::puppet().await;
+async fn a_slow_reader_does_not_count_as_stalled() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"1s\"").start().await;
     let session = gateway.session_by(PLAIN, "/echo").await;
     let Session { peer, mut frames, writer } = session;
     let talking = tokio::spawn(talk(backend.accept().await, Arc::default()));
-    // Some MiB every 600 ms, for three times the stall clock. In between, the gateway waits.
+    // Some MiB every 600 ms, for three times the stall timeout. In between, the gateway waits.
     let mut tick = tokio::time::interval(Duration::from_millis(600));
     let mut check = Check::default();
     for burst in 1..=6 {
@@ -271,15 +272,15 @@ async fn a_slow_reader_is_not_a_stalled_one() {
     }
     assert!(!talking.is_finished(), "a slow reader was ended");
     drop((frames, writer));
-    within("the backend to be let go", talking).await.unwrap();
+    within("the backend to be disconnected", talking).await.unwrap();
     gateway.ended(peer, "client_gone", None).await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_client_that_says_goodbye_and_reads_nothing_is_let_go() {
-    // The answer to its Close stands behind what it does not take.
-    let backend = Backend::puppet().await;
+async fn a_client_that_closes_and_reads_nothing_is_disconnected() {
+    // The answer to its Close is queued behind data that it does not read.
+    let backend = Backend::scripted().await;
     let timeouts = "stall = \"2s\"\nclose = \"1s\"";
     let gateway = Setup::new().route("echo", &backend).timeouts(timeouts).start().await;
     let mut session = gateway.session("/echo").await;
@@ -288,37 +289,37 @@ async fn a_client_that_says_goodbye_and_reads_nothing_is_let_go() {
     until_still("the backend is paused", || taken.load(Ordering::SeqCst)).await;
     let start = Instant::now();
     session.send(&crate::support::frame(true, 8, &[3, 232])).await;
-    let end = gateway.end(session.peer).await;
+    let end = gateway.access_log_line(session.peer).await;
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(["client_closed", "client_stalled"].contains(&end.reason()), "{end:?}");
-    within("the backend to be let go", talking).await.unwrap();
+    within("the backend to be disconnected", talking).await.unwrap();
     drop(session);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn an_unread_frame_does_not_keep_a_pong_from_counting() {
-    // A client that sends for a long time, but reads and answers, is alive.
+async fn a_client_that_sends_one_long_frame_is_not_timed_out() {
+    // A client that sends for a long time, but reads and answers, is not timed out.
     let backend = Backend::sink().await;
     let timeouts = "ping = \"200ms\"\npong = \"300ms\"";
     let gateway = Setup::echo(&backend).timeouts(timeouts).start().await;
     let session = gateway.session("/echo").await;
     let Session { peer, mut frames, mut writer } = session;
     let start = Instant::now();
-    // One frame that takes 1.5 s: a pong cannot be sent inside it, so its bytes have to count.
+    // One frame that takes 1.5 s: a Pong cannot be sent inside it, so its bytes must count as activity.
     writer.write_all(&header(0x82, 30_000)).await.unwrap();
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     for part in 0..30 {
         tick.tick().await;
         let bytes: Vec<u8> = (0..1000).map(|i| 0x55 ^ MASK[(part * 1000 + i) % 4]).collect();
-        writer.write_all(&bytes).await.expect("the session lives");
-        writer.flush().await.expect("the session lives");
+        writer.write_all(&bytes).await.expect("the session is open");
+        writer.flush().await.expect("the session is open");
     }
     assert!(start.elapsed() > Duration::from_secs(1));
     drain_pings(&mut frames).await;
-    eventually("the backend heard it", Duration::from_secs(2), || match backend.heard() {
+    eventually("the backend received it", Duration::from_secs(2), || match backend.received_bytes() {
         30_000 => Ok(()),
-        heard => Err(format!("{heard} bytes")),
+        received => Err(format!("{received} bytes")),
     })
     .await;
     writer.write_all(&crate::support::frame(true, 8, &[3, 232])).await.unwrap();
@@ -330,7 +331,8 @@ async fn an_unread_frame_does_not_keep_a_pong_from_counting() {
 }
 
 async fn drain_pings<R: tokio::io::AsyncRead + Unpin>(frames: &mut Frames<R>) {
-    while let Ok(frame) = tokio::time::timeout(Duration::from_millis(1), frames.next_however_late()).await {
+    while let Ok(frame) = tokio::time::timeout(Duration::from_millis(1), frames.next_without_deadline()).await
+    {
         assert!(frame.is_some(), "the session ended under a client that was sending");
     }
 }

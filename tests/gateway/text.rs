@@ -1,14 +1,14 @@
-//! Text messages: bytes that have to be UTF-8.
+//! Text messages, which must be UTF-8.
 
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{BINARY, Backend, CONTINUATION, Frame, Setup, TEXT, frame, within};
 
-/// One to four bytes a character, at the edges of what each length can say.
+/// Characters of one to four bytes, at the limits of each length.
 const WORDS: &str = "a\u{7f}\u{80}\u{7ff}\u{800}\u{d7ff}\u{e000}\u{ffff}\u{10000}\u{10ffff} \u{bb}gr\u{fc}\u{df}e\u{ab} \u{1f980}";
 
 #[tokio::test]
-async fn text_is_carried_as_bytes() {
+async fn text_is_relayed_as_bytes() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let mut session = gateway.session("/echo").await;
@@ -17,7 +17,7 @@ async fn text_is_carried_as_bytes() {
     assert_eq!((echo.opcode, echo.payload), (BINARY, WORDS.as_bytes().to_vec()));
     session.send(&frame(true, TEXT, b"")).await;
 
-    // A message may be cut anywhere, in the middle of a character too.
+    // A message may be split anywhere, even in the middle of a character.
     for cut in 0..=WORDS.len() {
         let (one, two) = WORDS.as_bytes().split_at(cut);
         session.send(&[frame(false, TEXT, one), frame(true, CONTINUATION, two)].concat()).await;
@@ -30,7 +30,7 @@ async fn text_is_carried_as_bytes() {
         session.send(&frame(index + 1 == bytes.len(), opcode, &[*byte])).await;
     }
     assert_eq!(session.frames.payload(bytes.len()).await, bytes);
-    // Binary messages in between are not looked at.
+    // Binary messages in between are not validated.
     session.echo(&[0xff, 0xfe, 0xc0, 0x80]).await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -39,7 +39,7 @@ async fn text_is_carried_as_bytes() {
 }
 
 #[tokio::test]
-async fn text_that_is_no_utf8_is_refused() {
+async fn invalid_utf8_text_is_refused() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let bad: &[&[u8]] = &[
@@ -63,7 +63,7 @@ async fn text_that_is_no_utf8_is_refused() {
     ];
     for bytes in bad {
         let mut messages = vec![frame(true, TEXT, bytes)];
-        // Cut into single bytes.
+        // Split into single bytes.
         messages.push(
             bytes
                 .iter()
@@ -74,7 +74,7 @@ async fn text_that_is_no_utf8_is_refused() {
                 })
                 .collect(),
         );
-        // With the end in an empty frame of its own, and with a ping in between.
+        // With the end in an empty frame of its own, and with a Ping in between.
         messages.push([frame(false, TEXT, bytes), frame(true, CONTINUATION, b"")].concat());
         let (one, two) = bytes.split_at(bytes.len() / 2);
         messages.push(
@@ -93,11 +93,11 @@ async fn text_that_is_no_utf8_is_refused() {
 }
 
 #[tokio::test]
-async fn text_is_refused_at_the_first_byte_that_cannot_be_right() {
+async fn text_is_refused_at_the_first_invalid_byte() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     let mut session = gateway.session("/echo").await;
-    // The message goes on, but there is no need to wait for its end.
+    // The message continues, but its end need not arrive.
     session.send(&frame(false, TEXT, b"good\xed\xa0")).await;
     let (_, code, _) = session.closed().await;
     assert_eq!(code, Some(1007));
@@ -126,13 +126,13 @@ fn assert_text(frames: &[Frame]) {
     for (index, frame) in frames.iter().enumerate() {
         assert_eq!((frame.fin, frame.opcode), (true, TEXT), "frame {index}");
         assert!(std::str::from_utf8(&frame.payload).is_ok(), "frame {index}: {:02x?}", frame.payload);
-        assert!(!frame.payload.is_empty(), "frame {index} says nothing");
+        assert!(!frame.payload.is_empty(), "frame {index} is empty");
     }
 }
 
 #[tokio::test]
-async fn a_text_route_sends_whole_characters_however_the_backend_cuts_them() {
-    let backend = Backend::puppet().await;
+async fn a_text_route_sends_whole_characters_however_the_backend_splits_them() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route_with("words", "/words", &backend, "send = \"text\"").start().await;
     let mut session = gateway.session("/words").await;
     let mut served = backend.accept().await;
@@ -140,7 +140,7 @@ async fn a_text_route_sends_whole_characters_however_the_backend_cuts_them() {
     for cut in 0..=bytes.len() {
         let (one, two) = bytes.split_at(cut);
         served.write_all(one).await.unwrap();
-        // What can be said is said at once; what is held back is at most an unfinished character.
+        // Complete characters are sent at once; at most an incomplete one is held back.
         let sayable = std::str::from_utf8(one).map_or_else(|error| error.valid_up_to(), str::len);
         let mut frames = Vec::new();
         let mut got = Vec::new();
@@ -177,7 +177,7 @@ async fn a_text_route_sends_whole_characters_however_the_backend_cuts_them() {
             frames.push(frame);
         }
         assert_text(&frames);
-        assert!(got == much.as_bytes(), "not the words that were sent");
+        assert!(got == much.as_bytes(), "not the text that was sent");
     };
     within("much text", async { tokio::join!(writing, reading) }).await;
     let (data, code, _) = session.closed().await;
@@ -188,8 +188,8 @@ async fn a_text_route_sends_whole_characters_however_the_backend_cuts_them() {
 }
 
 #[tokio::test]
-async fn a_text_route_never_sends_what_is_no_text() {
-    let backend = Backend::puppet().await;
+async fn a_text_route_never_sends_invalid_utf8() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route_with("words", "/words", &backend, "send = \"text\"").start().await;
     for noise in [&b"\xff\xfe"[..], b"good \xc3\x28 bad", b"cut off \xf0\x9f"] {
         let mut session = gateway.session("/words").await;

@@ -1,4 +1,4 @@
-//! Before the first byte of HTTP.
+//! Connections before the first byte of HTTP: TLS handshakes and their deadline.
 
 use std::io;
 use std::pin::Pin;
@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Backend, Dripping, Gateway, Session, Setup, TLS, assert_took, client_config, pattern, read_response,
+    Backend, Gateway, Session, Setup, SmallWrites, TLS, assert_took, client_config, pattern, read_response,
     read_to_end,
 };
 
 const DEADLINE: Duration = Duration::from_millis(600);
 
-async fn impatient() -> Gateway {
+async fn with_short_timeouts() -> Gateway {
     Setup::new().timeouts("tls = \"600ms\"").start().await
 }
 
@@ -42,30 +42,30 @@ fn old_hello(minor: u8, extensions: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The description of a fatal alert, which is all that `bytes` are.
+/// The description of the one fatal alert in `bytes`.
 #[track_caller]
 fn alert(bytes: &[u8]) -> AlertDescription {
     match bytes {
         [21, 3, _, 0, 2, 2, description] => (*description).into(),
-        _ => panic!("one fatal alert was due, not {bytes:02x?}"),
+        _ => panic!("expected one fatal alert, not {bytes:02x?}"),
     }
 }
 
 #[tokio::test]
 async fn a_silent_connection_is_closed_at_the_tls_deadline() {
-    let gateway = impatient().await;
+    let gateway = with_short_timeouts().await;
     let start = Instant::now();
     let mut socket = gateway.tcp(TLS).await;
-    let (said, _) = read_to_end(&mut socket).await;
+    let (reply, _) = read_to_end(&mut socket).await;
     assert_took(start, DEADLINE);
-    assert!(said.is_empty() || said[0] == 21, "nothing or an alert: {said:?}");
+    assert!(reply.is_empty() || reply[0] == 21, "nothing or an alert: {reply:?}");
     gateway.refused(socket.local_addr().unwrap(), "tls_timeout").await;
     gateway.finish().await;
 }
 
 #[tokio::test]
 async fn a_hello_byte_by_byte_does_not_move_the_deadline() {
-    let gateway = impatient().await;
+    let gateway = with_short_timeouts().await;
     let start = Instant::now();
     let socket = gateway.tcp(TLS).await;
     let peer = socket.local_addr().unwrap();
@@ -92,7 +92,7 @@ async fn a_hello_byte_by_byte_does_not_move_the_deadline() {
 }
 
 #[tokio::test]
-async fn many_silent_connections_do_not_keep_a_good_client_out() {
+async fn many_silent_connections_do_not_block_a_valid_client() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).per_ip("").timeouts("tls = \"3s\"").start().await;
     let crowd = std::net::IpAddr::from([127, 0, 0, 2]);
@@ -113,15 +113,15 @@ async fn many_silent_connections_do_not_keep_a_good_client_out() {
 }
 
 #[tokio::test]
-async fn plain_http_on_the_tls_port_is_told_so() {
+async fn plain_http_on_the_tls_port_is_answered_with_the_reason() {
     let gateway = Setup::new().start().await;
     for request in ["GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "POST /echo HTTP/1.1\r\n\r\n", "hello\r\n"] {
         let mut socket = gateway.tcp(TLS).await;
         socket.write_all(request.as_bytes()).await.unwrap();
-        let (said, _) = read_to_end(&mut socket).await;
-        let text = String::from_utf8_lossy(&said);
-        let told = text.starts_with("HTTP/1.1 400 ") && text.contains("this port speaks TLS");
-        assert!(told || said.first() == Some(&21), "{request:?} was answered with {text:?}");
+        let (reply, _) = read_to_end(&mut socket).await;
+        let text = String::from_utf8_lossy(&reply);
+        let explained = text.starts_with("HTTP/1.1 400 ") && text.contains("this port speaks TLS");
+        assert!(explained || reply.first() == Some(&21), "{request:?} was answered with {text:?}");
         let peer = socket.local_addr().unwrap();
         drop(socket);
         gateway.refused(peer, "not_tls").await;
@@ -133,7 +133,7 @@ async fn plain_http_on_the_tls_port_is_told_so() {
 async fn tls_before_1_2_gets_a_protocol_version_alert() {
     let gateway = Setup::new().start().await;
     for minor in [0, 1, 2] {
-        // One that says how it signs is told what is wrong; one that does not is refused for that already.
+        // A hello with signature algorithms is refused for its version; one without may be refused for that.
         let signatures: &[u8] = &[0, 8, 0, 13, 0, 4, 0, 2, 4, 3];
         for (extensions, alerts) in [
             (signatures, &[AlertDescription::ProtocolVersion][..]),
@@ -141,9 +141,9 @@ async fn tls_before_1_2_gets_a_protocol_version_alert() {
         ] {
             let mut socket = gateway.tcp(TLS).await;
             socket.write_all(&old_hello(minor, extensions)).await.unwrap();
-            let (said, _) = read_to_end(&mut socket).await;
-            let said = alert(&said);
-            assert!(alerts.contains(&said), "version 3.{minor}: {said:?}");
+            let (reply, _) = read_to_end(&mut socket).await;
+            let reply = alert(&reply);
+            assert!(alerts.contains(&reply), "version 3.{minor}: {reply:?}");
             gateway.refused(socket.local_addr().unwrap(), "tls_failed").await;
         }
     }
@@ -160,8 +160,8 @@ async fn tls_1_2_works_unless_the_listener_wants_1_3() {
     let peer = socket.local_addr().unwrap();
     let stream = gateway.try_secure(socket, old()).await.expect("TLS 1.2");
     assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_2));
-    let wire = crate::support::Wire::Tls(Box::new(stream));
-    let mut session = gateway.open(wire, &gateway.upgrade(TLS, "/echo")).await;
+    let connection = crate::support::ClientStream::Tls(Box::new(stream));
+    let mut session = gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await;
     session.echo(b"over TLS 1.2").await;
     session.close(1000).await;
     gateway.ended(peer, "client_closed", Some(1000)).await;
@@ -205,7 +205,7 @@ async fn only_http_1_1_is_negotiated() {
 }
 
 #[tokio::test]
-async fn the_key_exchange_is_ready_for_quantum_computers() {
+async fn a_post_quantum_key_exchange_is_negotiated() {
     let gateway = Setup::new().start().await;
     let socket = gateway.tcp(TLS).await;
     let peer = socket.local_addr().unwrap();
@@ -274,7 +274,7 @@ impl AsyncWrite for TinyRecords {
 }
 
 #[tokio::test]
-async fn a_hello_in_tiny_records_works_or_fails_and_nothing_spins() {
+async fn a_hello_in_tiny_records_works_or_fails_without_a_busy_loop() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
     for size in [1, 2, 7, 100] {
@@ -308,7 +308,7 @@ async fn a_handshake_in_segments_of_one_byte_works() {
     let socket = gateway.tcp(TLS).await;
     let peer = socket.local_addr().unwrap();
     let config = client_config(rustls::ALL_VERSIONS, &["http/1.1"]);
-    let mut stream = gateway.try_secure(Dripping::new(socket, vec![1]), config).await.unwrap();
+    let mut stream = gateway.try_secure(SmallWrites::new(socket, vec![1]), config).await.unwrap();
     stream.write_all(&gateway.upgrade(TLS, "/echo").bytes()).await.unwrap();
     stream.flush().await.unwrap();
     let response = read_response(&mut stream, true).await;
@@ -321,7 +321,7 @@ async fn a_handshake_in_segments_of_one_byte_works() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_mid_handshake_is_let_go_at_once() {
+async fn a_disconnect_inside_the_tls_handshake_is_handled_at_once() {
     let gateway = Setup::new().timeouts("tls = \"30s\"").start().await;
     let hello = client_hello();
     let half = hello[..hello.len() / 2].to_vec();
@@ -334,8 +334,8 @@ async fn a_client_that_leaves_in_mid_handshake_is_let_go_at_once() {
         socket.write_all(&bytes).await.unwrap();
         socket.shutdown().await.unwrap();
         read_to_end(&mut socket).await.1.ok();
-        let end = gateway.end(socket.local_addr().unwrap()).await;
-        // Only a handshake begins TLS.
+        let end = gateway.access_log_line(socket.local_addr().unwrap()).await;
+        // Only a handshake record begins TLS.
         let reason = if bytes.first() == Some(&21) { "not_tls" } else { "tls_failed" };
         assert_eq!((end.is_session(), end.reason()), (false, reason));
         assert!(start.elapsed() < Duration::from_secs(5), "{end:?} took {:?}", start.elapsed());
@@ -355,7 +355,7 @@ async fn early_data_is_not_accepted_on_resumption() {
         let mut stream = gateway.try_secure(socket, config.clone()).await.unwrap();
         assert!(!stream.get_ref().1.is_early_data_accepted(), "0-RTT can be replayed");
         stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-        // Reading the answer takes the session ticket in, too.
+        // Reading the answer also receives the session ticket.
         assert_eq!(read_response(&mut stream, true).await.status, 404);
         drop(stream);
         gateway.refused(peer, "unknown_route").await;
@@ -364,21 +364,23 @@ async fn early_data_is_not_accepted_on_resumption() {
 }
 
 #[tokio::test]
-async fn a_fin_without_close_notify_ends_the_session_and_the_backend_hears_of_it() {
-    let backend = Backend::puppet().await;
+async fn a_fin_without_close_notify_closes_the_session_and_the_backend() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).start().await;
     let socket = gateway.tcp(TLS).await;
     let peer = socket.local_addr().unwrap();
-    let wire = gateway.secure(socket).await;
-    let mut session = gateway.open(wire, &gateway.upgrade(TLS, "/echo")).await;
+    let connection = gateway.secure(socket).await;
+    let mut session = gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await;
     let mut served = backend.accept().await;
     session.send(&crate::support::frame(true, crate::support::BINARY, b"last words")).await;
-    let crate::support::Wire::Tls(mut stream) = session.into_stream() else { unreachable!("it is TLS") };
-    // The socket alone is shut down: TLS says nothing.
+    let crate::support::ClientStream::Tls(mut stream) = session.into_stream() else {
+        unreachable!("it is TLS")
+    };
+    // Only the socket is shut down: TLS sends no close_notify.
     stream.get_mut().0.shutdown().await.unwrap();
-    let mut heard = Vec::new();
-    crate::support::within("the backend to be closed", served.read_to_end(&mut heard)).await.unwrap();
-    assert_eq!(heard, b"last words");
+    let mut received = Vec::new();
+    crate::support::within("the backend to be closed", served.read_to_end(&mut received)).await.unwrap();
+    assert_eq!(received, b"last words");
     drop((stream, served));
     let end = gateway.ended(peer, "client_gone", None).await;
     assert_eq!(end.number("bytes_in"), Some(10));

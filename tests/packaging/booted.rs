@@ -1,5 +1,5 @@
-//! The Debian package on a machine that runs: systemd starts the service, and the maintainer scripts have somebody to
-//! talk to.
+//! The Debian package on a running system: systemd starts the service, and the maintainer scripts talk to
+//! systemd.
 
 use std::{
     fs,
@@ -10,10 +10,9 @@ use std::{
 };
 
 use crate::{
-    deb::{INSTALL, PATIENCE, PLAIN_HTTP, package},
-    installed, said,
+    deb::{INSTALL, PLAIN_HTTP, TIMEOUT, package},
+    installed, output_text, run_ok,
     scratch::Scratch,
-    well,
 };
 
 /// How long a system may take to boot.
@@ -22,7 +21,7 @@ const BOOT: Duration = Duration::from_secs(120);
 /// A scratch system with systemd as its first process, in a container of its own.
 pub(crate) struct Booted {
     nspawn: Child,
-    /// The first process, as this machine counts.
+    /// The process id of the first process, as seen from this machine.
     first: String,
     _system: Scratch,
 }
@@ -30,14 +29,14 @@ pub(crate) struct Booted {
 impl Booted {
     pub(crate) fn new(system: Scratch) -> Option<Self> {
         installed("systemd-nspawn", "packaging")?;
-        // Services of this machine stay off, and nobody forbids those of packages.
+        // Services of this machine stay off, and no policy forbids those of packages.
         system.sh(
             "rm -rf /etc/systemd/system/*.wants /usr/sbin/policy-rc.d; mkdir -p /opt; cp /run/portcullis_*.deb /opt
              echo 0123456789abcdef0123456789abcdef > /etc/machine-id",
         );
-        // Containers bring these themselves.
+        // Containers mount these themselves.
         let theirs = ["dev", "proc", "run"].map(|name| system.system().join(name));
-        well(system.enter().args(["umount", "--lazy"]).args(theirs));
+        run_ok(system.enter().args(["umount", "--lazy"]).args(theirs));
         let mut command = system.enter();
         command.arg("systemd-nspawn").arg("--directory").arg(system.system());
         command.args([
@@ -53,9 +52,9 @@ impl Booted {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("it can be started");
+            .expect("the program starts");
         let console = nspawn.stdout.take().expect("it is piped");
-        // Nobody reads what it shows; it must not wait for that.
+        // Drain the console, which must not block.
         thread::spawn(move || BufReader::new(console).lines().for_each(drop));
         let children = format!("/proc/{0}/task/{0}/children", nspawn.id());
         let mut booted = Self { nspawn, first: String::new(), _system: system };
@@ -68,9 +67,12 @@ impl Booted {
             }
             booted.first = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
             if !booted.first.is_empty() && !booted.first.contains(' ') {
-                let asked =
-                    booted.command("systemctl").arg("is-system-running").output().expect("it can be started");
-                seen = said(&asked).trim().to_owned();
+                let asked = booted
+                    .command("systemctl")
+                    .arg("is-system-running")
+                    .output()
+                    .expect("the program starts");
+                seen = output_text(&asked).trim().to_owned();
                 if ["running", "degraded"].contains(&seen.as_str()) {
                     return Some(booted);
                 }
@@ -89,21 +91,21 @@ impl Booted {
 
     #[track_caller]
     pub(crate) fn sh(&self, line: &str) -> String {
-        well(self.command("sh").args(["-euc", line]))
+        run_ok(self.command("sh").args(["-euc", line]))
     }
 
-    /// Installs the package, of which nothing is started.
+    /// Installs the package, which starts nothing.
     #[track_caller]
     pub(crate) fn install(&self) {
         self.sh(&INSTALL.replace("/run/", "/opt/"));
     }
 
-    /// The first process, as this machine counts.
+    /// The process id of the first process, as seen from this machine.
     pub(crate) fn first(&self) -> &str {
         &self.first
     }
 
-    /// Puts a file there, and its directory.
+    /// Writes a file, and creates its directory.
     #[track_caller]
     pub(crate) fn write(&self, path: &str, text: &str) {
         let mut command = self.command("sh");
@@ -115,17 +117,17 @@ impl Booted {
         assert!(writing.wait().expect("a shell").success(), "{path} cannot be written");
     }
 
-    /// Looks again and again until something holds.
+    /// Polls until a condition holds.
     #[track_caller]
     pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !holds() {
             let seen = || self.sh("systemctl status --no-pager --full portcullis.service || true");
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}: {}", seen());
+            assert!(Instant::now() < deadline, "{what}: not within {TIMEOUT:?}: {}", seen());
         }
     }
 
-    /// The number of the service's process, which runs.
+    /// The process id of the running service.
     #[track_caller]
     pub(crate) fn running(&self) -> String {
         let status = self.sh("systemctl status --no-pager --full portcullis.service || true");
@@ -138,11 +140,11 @@ impl Booted {
 
 impl Drop for Booted {
     fn drop(&mut self) {
-        // With its first process, all others in it end.
+        // When its first process ends, all others in the container end too.
         if !self.first.is_empty() && matches!(self.nspawn.try_wait(), Ok(None)) {
             let _ = Command::new("kill").args(["-KILL", &self.first]).status();
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline && !matches!(self.nspawn.try_wait(), Ok(Some(_)) | Err(_)) {
             thread::yield_now();
         }
@@ -153,36 +155,36 @@ impl Drop for Booted {
 
 #[test]
 #[ignore = "needs cargo-deb, systemd-nspawn and root: tests/run --only packaging"]
-fn systemd_runs_the_installed_service_until_the_package_goes() {
+fn systemd_runs_the_installed_service_until_the_package_is_removed() {
     let Some(machine) = package().and_then(Scratch::with).and_then(Booted::new) else { return };
     let install = INSTALL.replace("/run/", "/opt/");
     machine.sh(&install);
     let idle = machine.sh("systemctl is-active portcullis.service portcullis.socket || true");
-    assert_eq!(idle, "inactive\ninactive\n", "the administrator has not said yet what it may open a way to");
+    assert_eq!(idle, "inactive\ninactive\n", "it starts before the administrator has configured it");
 
     machine.sh("systemctl enable --now portcullis.service");
     let first = machine.running();
     let user = machine.sh(&format!("stat --format %u /proc/{first}"));
     assert_ne!(user.trim(), "0", "it runs as root");
     let answer = machine.command("bash").args(["-c", PLAIN_HTTP]).output().unwrap();
-    assert!(said(&answer).contains("this port speaks TLS"), "{}", said(&answer));
+    assert!(output_text(&answer).contains("this port speaks TLS"), "{}", output_text(&answer));
     machine.sh("portcullis check --config /etc/portcullis/gateway.toml");
 
     machine.sh(&install);
-    assert_ne!(machine.running(), first, "an upgrade that nobody notices");
+    assert_ne!(machine.running(), first, "the upgrade did not restart it");
 
-    // Whatever runs, be it beside the service.
+    // With every running unit, even one beside the service.
     for unit in ["portcullis.service", "portcullis@2.service"] {
         machine.sh(&format!("{install}; systemctl start {unit}; systemctl is-active {unit}"));
         machine.sh("dpkg --no-triggers --remove portcullis");
-        assert_eq!(machine.sh("pidof portcullis || true"), "", "{unit} has survived its program");
+        assert_eq!(machine.sh("pidof portcullis || true"), "", "{unit} still runs after the removal");
         assert_eq!(
             machine.sh("systemctl is-active portcullis.socket || true"),
             "inactive\n",
-            "a door to nowhere"
+            "the socket is open without a service"
         );
     }
     machine.sh("dpkg --no-triggers --purge portcullis");
     let left = machine.sh("find /etc /run /usr /var -xdev -name '*portcullis*' -not -path '/run/log/*'");
-    assert_eq!(left, "", "this is left behind");
+    assert_eq!(left, "", "these files remain");
 }

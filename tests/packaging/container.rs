@@ -1,4 +1,5 @@
-//! The container image: what its Containerfile must and must not say, and the image itself where an engine can build it.
+//! The container image: what its Containerfile must and must not contain, and the image itself where an engine can
+//! build it.
 
 use std::{
     collections::BTreeSet,
@@ -7,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{read, root, said, well};
+use crate::{output_text, read, root, run_ok};
 
 const CONTAINERFILE: &str = "packaging/container/Containerfile";
 
@@ -20,7 +21,7 @@ struct Instruction {
 }
 
 impl Instruction {
-    /// The words behind the name.
+    /// The words after the name.
     fn words(&self) -> impl Iterator<Item = &str> {
         self.rest.split_whitespace()
     }
@@ -35,7 +36,7 @@ impl Instruction {
         options.filter_map(|word| word.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('=')).next()
     }
 
-    /// The words of the form that needs no shell: `["a", "b"]`.
+    /// The words of the exec form, which needs no shell: `["a", "b"]`.
     fn exec(&self, behind: &str) -> Option<Vec<String>> {
         let at = self.rest.find(behind)? + behind.len();
         serde_json::from_str(self.rest[at..].trim()).ok()
@@ -86,8 +87,8 @@ fn stages(instructions: &[Instruction]) -> Vec<&[Instruction]> {
     stages
 }
 
-/// What the build context leaves out: the lines of `.dockerignore`, the last that fits decides.
-fn is_left_out(path: &str, ignore: &str) -> bool {
+/// Whether the build context excludes a path: the last matching line of `.dockerignore` decides.
+fn is_ignored(path: &str, ignore: &str) -> bool {
     let mut out = false;
     for line in ignore.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (keep, pattern) = line.strip_prefix('!').map_or((false, line), |pattern| (true, pattern));
@@ -98,8 +99,8 @@ fn is_left_out(path: &str, ignore: &str) -> bool {
     out
 }
 
-/// Everything that is wrong with a Containerfile for this tree.
-fn findings(text: &str, ignore: &str, tree: &Path) -> Vec<String> {
+/// Every defect of a Containerfile for this tree.
+fn defects(text: &str, ignore: &str, tree: &Path) -> Vec<String> {
     const KNOWN: &[&str] =
         &["FROM", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"];
     let mut wrong = Vec::new();
@@ -139,7 +140,7 @@ fn base(from: &Instruction) -> Option<String> {
         .then(|| format!("{from}: not the full name of one release, such as registry.example/name:1.2.3"))
 }
 
-/// What COPY takes must be there: in the tree and in what the engine is sent, or in an earlier stage.
+/// What COPY takes must exist: in the tree and in the build context, or in an earlier stage.
 fn sources(copy: &Instruction, earlier: &[String], ignore: &str, tree: &Path) -> Vec<String> {
     let arguments = copy.arguments();
     let Some((_, from)) = arguments.split_last().filter(|(_, from)| !from.is_empty()) else {
@@ -151,12 +152,12 @@ fn sources(copy: &Instruction, earlier: &[String], ignore: &str, tree: &Path) ->
     }
     let missing = from.iter().filter(|path| !tree.join(path).exists());
     let mut wrong: Vec<String> = missing.map(|path| format!("{copy}: there is no {path}")).collect();
-    let ignored = from.iter().filter(|path| is_left_out(path, ignore));
+    let ignored = from.iter().filter(|path| is_ignored(path, ignore));
     wrong.extend(ignored.map(|path| format!("{copy}: .dockerignore leaves {path} out")));
     wrong
 }
 
-/// What the stage that becomes the image must say.
+/// The defects of the last stage, which becomes the image.
 fn image(stage: &[Instruction]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut once = |name: &str| match stage.iter().filter(|found| found.name == name).collect::<Vec<_>>()[..]
@@ -207,14 +208,14 @@ fn good() -> (String, String) {
 }
 
 #[test]
-fn nothing_is_wrong_with_the_containerfile() {
+fn the_containerfile_has_no_defects() {
     let (text, ignore) = good();
-    let wrong = findings(&text, &ignore, root());
+    let wrong = defects(&text, &ignore, root());
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
 #[test]
-fn what_is_wrong_with_a_containerfile_is_found() {
+fn defects_of_a_containerfile_are_found() {
     let (text, ignore) = good();
     for (from, to, finding) in [
         ("USER 65532:65532", "USER root", "above 0"),
@@ -234,44 +235,48 @@ fn what_is_wrong_with_a_containerfile_is_found() {
         ("EXPOSE 8443", "EXPOSE 8443\nADD https://example.com/ /", "not one of"),
     ] {
         let wrong = text.replacen(from, to, 1);
-        assert_ne!(wrong, text, "{from} does not stand in the Containerfile any more");
-        let findings = findings(&wrong, &ignore, root());
+        assert_ne!(wrong, text, "{from} is no longer in the Containerfile");
+        let defects = defects(&wrong, &ignore, root());
         assert!(
-            findings.iter().any(|found| found.contains(finding)),
-            "{to}: {finding:?} is not in {findings:?}"
+            defects.iter().any(|found| found.contains(finding)),
+            "{to}: {finding:?} is not in {defects:?}"
         );
     }
 }
 
 #[test]
-fn the_image_starts_what_the_package_starts_at_the_port_it_shows() {
+fn the_image_runs_the_packages_command_at_the_exposed_port() {
     let instructions = parse(&read(CONTAINERFILE));
     let last = *stages(&instructions).last().unwrap();
     let words = |name: &str| last.iter().find(|found| found.name == name).unwrap().exec("").unwrap();
     let line = [words("ENTRYPOINT"), words("CMD")].concat().join(" ");
     assert_eq!(line, "/usr/bin/portcullis run --config /etc/portcullis/gateway.toml");
-    // What the image's own line makes of the shipped configuration.
+    // The shipped configuration after the image's own edit.
     let text = read(CONTAINERFILE);
     let line = text
         .lines()
         .find_map(|line| line.trim().strip_suffix(" gateway.toml > /image/etc/portcullis/gateway.toml"));
     let line = line.expect("the configuration that it starts with is not in the image");
     let shell = format!("{line} \"$0\"");
-    let made = well(Command::new("sh").args(["-euc", &shell]).arg(root().join("gateway.toml")));
+    let made = run_ok(Command::new("sh").args(["-euc", &shell]).arg(root().join("gateway.toml")));
     let made: toml::Table = made.parse().expect("TOML");
-    assert_eq!(made["admin"]["address"].as_str(), Some("127.0.0.1:9101"), "the health check asks nobody");
+    assert_eq!(
+        made["admin"]["address"].as_str(),
+        Some("127.0.0.1:9101"),
+        "the health check uses another address"
+    );
     let config: toml::Table = read("gateway.toml").parse().unwrap();
     let shown = last.iter().find(|found| found.name == "EXPOSE").unwrap().rest.clone();
-    let doors = config["listener"].as_array().unwrap();
-    let ports: BTreeSet<String> = doors
+    let listeners = config["listener"].as_array().unwrap();
+    let ports: BTreeSet<String> = listeners
         .iter()
-        .map(|door| door["address"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned())
+        .map(|listener| listener["address"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned())
         .collect();
     assert_eq!(ports, BTreeSet::from([shown]));
 }
 
 #[test]
-fn the_toolchain_of_the_image_is_one_that_the_program_takes() {
+fn the_toolchain_of_the_image_is_recent_enough() {
     let text = read(CONTAINERFILE);
     let (_, behind) = text.split_once("/rust:").expect("it is built in Rust's own image");
     let version = behind.split('-').next().unwrap();
@@ -280,7 +285,7 @@ fn the_toolchain_of_the_image_is_one_that_the_program_takes() {
     assert!(parts(version) >= oldest, "{version} is older than {}", env!("CARGO_PKG_RUST_VERSION"));
 }
 
-/// An engine that answers. One that must not be there cannot be asked for, so that none is no failure anywhere.
+/// An engine that works. Engines are optional, even in CI.
 fn engine() -> Option<&'static str> {
     ["podman", "docker"].into_iter().find(|engine| {
         let asked = Command::new(engine).arg("info").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -288,7 +293,7 @@ fn engine() -> Option<&'static str> {
     })
 }
 
-/// Builds the image and asks the program in it whether it is there. Takes minutes, and the network.
+/// Builds the image and runs the program in it. Takes minutes, and needs the network.
 #[test]
 #[ignore = "needs a container engine: tests/run --only packaging"]
 fn an_engine_builds_the_image() {
@@ -302,8 +307,8 @@ fn an_engine_builds_the_image() {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(build.status.success(), "{}", said(&build));
+    assert!(build.status.success(), "{}", output_text(&build));
     let version = Command::new(engine).args(["run", "--rm", &tag, "--version"]).output().unwrap();
-    well(Command::new(engine).args(["image", "rm", "--force", &tag]));
-    assert!(said(&version).contains(env!("CARGO_PKG_VERSION")), "{}", said(&version));
+    run_ok(Command::new(engine).args(["image", "rm", "--force", &tag]));
+    assert!(output_text(&version).contains(env!("CARGO_PKG_VERSION")), "{}", output_text(&version));
 }

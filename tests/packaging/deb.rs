@@ -1,4 +1,4 @@
-//! The Debian package: built as it is for users, installed into a system that is thrown away, started, stopped,
+//! The Debian package: built as for users, installed into a disposable system, started, stopped,
 //! removed and purged.
 
 use std::{
@@ -12,17 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{PROGRAM, built, generated::commands, installed, read, root, said, scratch::Scratch, well};
+use crate::{
+    PROGRAM, built, generated::commands, installed, output_text, read, root, run_ok, scratch::Scratch,
+};
 
-/// How long the program may take for what it does at once.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the program may take for immediate actions.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 const CONFIG: &str = "/etc/portcullis/gateway.toml";
-/// What the unit hands over, without the unit.
+/// What the unit passes in the environment, for runs without the unit.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY=/etc/portcullis";
-/// The package in a scratch system. Triggers would only make the index of manual pages anew.
+/// Installs the package in a scratch system. Triggers would only rebuild the index of manual pages.
 pub(crate) const INSTALL: &str = "dpkg --no-triggers --install /run/portcullis_*.deb";
 
-/// The package, built once for all tests. `None`, and a word why, where it cannot be built.
+/// The package, built once for all tests. `None`, with a message, where it cannot be built.
 pub(crate) fn package() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     BUILT.get_or_init(build).as_deref()
@@ -32,7 +34,7 @@ fn build() -> Option<PathBuf> {
     for program in ["cargo-deb", "dpkg-deb", "dpkg-shlibdeps", "strip", "gzip"] {
         installed(program, "packaging deb")?;
     }
-    // What a former run has left.
+    // The result of an earlier run.
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deb");
     if directory.exists() {
         fs::remove_dir_all(&directory).expect("it can be removed");
@@ -43,10 +45,10 @@ fn build() -> Option<PathBuf> {
         "debug" => "dev",
         name => name,
     };
-    well(
+    run_ok(
         Command::new(root().join("packaging/deb/build"))
             .args(["--profile", profile, "--no-build"])
-            // Nobody downloads this one.
+            // This package is not for download.
             .args(["--fast", "--compress-type", "gz", "--compress-system", "--output"])
             .arg(&directory)
             .env("CARGO_TARGET_DIR", target),
@@ -60,17 +62,17 @@ fn build() -> Option<PathBuf> {
 }
 
 fn dpkg_deb(arguments: &[&str], package: &Path) -> String {
-    well(Command::new("dpkg-deb").args(arguments).arg(package))
+    run_ok(Command::new("dpkg-deb").args(arguments).arg(package))
 }
 
-/// The files in the package: from where each is installed to.
+/// The files in the package, by the path they are installed to.
 fn contents(package: &Path) -> BTreeSet<String> {
     let archive =
-        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).output().expect("it can be started");
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).output().expect("the program starts");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("files.tar");
     fs::write(&file, archive.stdout).expect("a file");
-    let listed = well(Command::new("tar").arg("--list").arg("--file").arg(&file));
+    let listed = run_ok(Command::new("tar").arg("--list").arg("--file").arg(&file));
     listed
         .lines()
         .filter(|line| !line.ends_with('/'))
@@ -80,7 +82,7 @@ fn contents(package: &Path) -> BTreeSet<String> {
 
 #[test]
 #[ignore = "needs cargo-deb: tests/run --only packaging"]
-fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
+fn the_package_has_all_files_and_metadata() {
     let Some(package) = package() else { return };
     let mut wanted: BTreeSet<String> = [
         "/usr/bin/portcullis",
@@ -110,7 +112,7 @@ fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
     }
     for file in fs::read_dir(root().join("packaging/systemd")).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();
-        // A drop-in is for some to copy.
+        // The drop-in is an example to copy.
         let place =
             if name.ends_with(".conf") { "share/doc/portcullis/systemd" } else { "lib/systemd/system" };
         wanted.insert(format!("/usr/{place}/{name}"));
@@ -123,17 +125,17 @@ fn the_package_holds_all_that_a_user_needs_and_says_what_it_is() {
     assert!(field("Depends").contains("libc6 (>= "), "no C library: {}", field("Depends"));
     assert!(field("Description").contains("WebSocket-to-TCP gateway"), "{}", field("Description"));
     assert_eq!(dpkg_deb(&["--info"], package).matches("/etc/").count(), 0, "a path in what apt shows");
-    let conffiles = well(Command::new("dpkg-deb").arg("--info").arg(package).arg("conffiles"));
+    let conffiles = run_ok(Command::new("dpkg-deb").arg("--info").arg(package).arg("conffiles"));
     let mut conffiles: Vec<&str> = conffiles.trim().lines().collect();
     conffiles.sort_unstable();
     assert_eq!(conffiles, ["/etc/logrotate.d/portcullis", CONFIG], "what an administrator edits");
     for script in ["postinst", "prerm", "postrm"] {
-        let text = well(Command::new("dpkg-deb").arg("--info").arg(package).arg(script));
+        let text = run_ok(Command::new("dpkg-deb").arg("--info").arg(package).arg(script));
         assert!(!text.contains("#DEBHELPER#") && text.contains("deb-systemd-"), "{script}: {text}");
     }
 }
 
-/// The configuration in the package: the one of the tree, with the certificate that the unit hands over.
+/// The configuration in the package: the one of the tree, with the certificate that the unit passes.
 fn shipped() -> String {
     let text = read("gateway.toml");
     let shipped = text
@@ -143,7 +145,7 @@ fn shipped() -> String {
     shipped
 }
 
-/// A program in a scratch system, ended with the test.
+/// A program in a scratch system, stopped with the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -154,18 +156,18 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// The installed program with the installed configuration, once it has said that it is ready.
+    /// Starts the installed program with the installed configuration, and waits until it reports readiness.
     fn start(system: &Scratch) -> Self {
-        // The path is the same inside: what this machine writes after the start is seen there.
+        // The path is the same inside: sockets that this machine creates after the start are visible there.
         let directory =
             tempfile::Builder::new().prefix("notify").tempdir_in("/dev/shm").expect("a directory");
         let path = directory.path().join("socket");
         let socket = UnixDatagram::bind(&path).expect("a socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("a deadline");
         let mut command = system.command("env");
         command.arg(format!("NOTIFY_SOCKET={}", path.display())).arg(CREDENTIALS);
         command.args(["/usr/bin/portcullis", "run", "--config", CONFIG]).stderr(Stdio::piped());
-        let mut running = Self(command.spawn().expect("it can be started"));
+        let mut running = Self(command.spawn().expect("the program starts"));
         let mut buffer = [0; 4096];
         match socket.recv(&mut buffer) {
             Ok(_) if buffer.starts_with(b"READY=1") => {}
@@ -183,12 +185,12 @@ impl Running {
         log
     }
 
-    /// Tells it to stop, and waits until it has.
+    /// Sends SIGTERM, and waits until it has stopped.
     fn stop(mut self) {
-        well(Command::new("kill").arg(self.0.id().to_string()));
-        let deadline = Instant::now() + PATIENCE;
+        run_ok(Command::new("kill").arg(self.0.id().to_string()));
+        let deadline = Instant::now() + TIMEOUT;
         while self.0.try_wait().expect("a child").is_none() {
-            assert!(Instant::now() < deadline, "still running {PATIENCE:?} after SIGTERM without a session");
+            assert!(Instant::now() < deadline, "still running {TIMEOUT:?} after SIGTERM without a session");
             std::thread::yield_now();
         }
         let status = self.0.wait().expect("a child");
@@ -201,20 +203,20 @@ impl Running {
 #[ignore = "needs cargo-deb and root: tests/run --only packaging"]
 fn the_package_is_installed_started_stopped_removed_and_purged() {
     let Some(system) = package().and_then(Scratch::with) else { return };
-    assert_eq!(system.changed(), BTreeSet::new(), "nothing has happened yet");
+    assert_eq!(system.changed(), BTreeSet::new(), "the system differs before the installation");
 
-    // Words for somebody who has just installed it; nothing runs, and nothing will at the next boot.
+    // Advice after the installation; nothing runs, and nothing will at the next boot.
     let words = system.sh(INSTALL);
     let enabled = system.sh("systemctl is-enabled portcullis.service || true");
-    assert_eq!(enabled.trim(), "disabled", "the administrator has not said yet what it may open a way to");
+    assert_eq!(enabled.trim(), "disabled", "it starts before the administrator has configured it");
     assert_eq!(system.sh(&format!("cat {CONFIG}")), shipped());
-    assert_eq!(system.sh("portcullis --version"), well(Command::new(PROGRAM).arg("--version")));
+    assert_eq!(system.sh("portcullis --version"), run_ok(Command::new(PROGRAM).arg("--version")));
     let unit = system.sh("cat /usr/lib/systemd/system/portcullis.service");
     assert_eq!(system.sh("getent passwd portcullis || true"), "", "the unit needs no user");
     let page = system.sh("gzip -dc /usr/share/man/man1/portcullis.1.gz");
     assert!(page.starts_with(".") && page.contains("portcullis\\-check(1)"), "{page}");
 
-    // As the words say.
+    // As the advice says.
     assert!(words.contains(&format!("{CREDENTIALS} portcullis check --config {CONFIG}")), "{words}");
     let good = system.sh(&format!("{CREDENTIALS} portcullis check --config {CONFIG}"));
     assert!(good.contains("good, 1 listener(s), 1 route(s)"), "{good}");
@@ -223,7 +225,7 @@ fn the_package_is_installed_started_stopped_removed_and_purged() {
         .filter_map(|line| line.strip_prefix("LoadCredential=")?.split_once(':'))
         .map(|(_, file)| file)
         .collect();
-    assert!(!handed_over.is_empty(), "nothing is handed over: {unit}");
+    assert!(!handed_over.is_empty(), "the unit passes no credentials: {unit}");
     for file in handed_over {
         assert!(system.sh(&format!("cat {file}")).starts_with("-----BEGIN "), "{file}");
     }
@@ -231,7 +233,7 @@ fn the_package_is_installed_started_stopped_removed_and_purged() {
 
     let running = Running::start(&system);
     let answer = system.command("bash").args(["-c", PLAIN_HTTP]).output().unwrap();
-    assert!(said(&answer).contains("this port speaks TLS"), "{}", said(&answer));
+    assert!(output_text(&answer).contains("this port speaks TLS"), "{}", output_text(&answer));
     running.stop();
 
     system.sh("systemctl enable portcullis.service");
@@ -239,12 +241,12 @@ fn the_package_is_installed_started_stopped_removed_and_purged() {
     system.sh("cd /var/log && mkdir -p private/portcullis && ln -s private/portcullis && touch portcullis/sessions.log");
     system.sh("dpkg --no-triggers --remove portcullis");
     assert_eq!(system.sh("command -v portcullis || true"), "", "removed");
-    assert_eq!(system.sh(&format!("cat {CONFIG}")), shipped(), "only a purge takes this");
+    assert_eq!(system.sh(&format!("cat {CONFIG}")), shipped(), "only a purge removes this");
     system.sh("dpkg --no-triggers --purge portcullis");
-    assert_eq!(system.changed(), BTreeSet::new(), "this is left behind");
+    assert_eq!(system.changed(), BTreeSet::new(), "these files remain");
 }
 
-/// Somebody who forgets TLS is told so; that is enough to see who answers at the shipped address.
+/// A plain HTTP request, whose answer shows which program listens at the shipped address.
 pub(crate) const PLAIN_HTTP: &str = r#"
 exec 3<>/dev/tcp/127.0.0.1/8443
 printf 'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n' >&3
@@ -253,16 +255,16 @@ cat <&3
 
 #[test]
 #[ignore = "needs cargo-deb and root: tests/run --only packaging"]
-fn what_the_administrator_wrote_outlives_an_upgrade_and_what_is_not_the_packages_outlives_all() {
+fn local_edits_survive_an_upgrade_and_foreign_files_survive_a_purge() {
     let Some(system) = package().and_then(Scratch::with) else { return };
     system.sh(INSTALL);
     system.sh("cd /etc/portcullis && rm tls.key && echo mine > tls.key");
     system.sh(&format!("echo '# mine' >> {CONFIG}"));
     system.sh("systemctl enable portcullis.service");
 
-    // The same version again goes the way of an upgrade: it asks nothing, and advises nothing.
+    // Installing the same version again is an upgrade: it asks no question, and gives no advice.
     let words = system.sh(INSTALL);
-    assert!(!words.contains("not started"), "the first words, said again: {words}");
+    assert!(!words.contains("not started"), "the advice of a first installation: {words}");
     assert_eq!(system.sh("cat /etc/portcullis/tls.key"), "mine\n", "a key is lost");
     assert!(system.sh(&format!("cat {CONFIG}")).ends_with("\n# mine\n"), "an edit is lost");
     assert_eq!(system.sh("systemctl is-enabled portcullis.service").trim(), "enabled");

@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, fs, process::Command};
 
 use tempfile::TempDir;
 
-use crate::{PROGRAM, installed, said, well};
+use crate::{PROGRAM, installed, output_text, run_ok};
 
 /// The commands that `--help` shows.
 pub(crate) fn commands() -> BTreeSet<String> {
-    let help = well(Command::new(PROGRAM).arg("--help"));
+    let help = run_ok(Command::new(PROGRAM).arg("--help"));
     let (_, below) = help.split_once("\nCommands:\n").expect("help lists commands");
     let lines = below.lines().take_while(|line| !line.is_empty());
     let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
@@ -20,7 +20,7 @@ pub(crate) fn commands() -> BTreeSet<String> {
 
 fn generate() -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
-    let said = well(
+    let output_text = run_ok(
         Command::new(PROGRAM)
             .arg("generate")
             .arg("--man")
@@ -28,7 +28,7 @@ fn generate() -> TempDir {
             .arg("--completions")
             .arg(directory.path().join("completions")),
     );
-    assert_eq!(said, "", "nothing to say");
+    assert_eq!(output_text, "", "no messages");
     directory
 }
 
@@ -45,7 +45,7 @@ fn there_is_a_page_for_each_command() {
 
 #[test]
 #[ignore = "needs groff: tests/run --only packaging"]
-fn groff_finds_nothing_wrong_with_the_pages() {
+fn groff_accepts_the_pages() {
     let Some(groff) = installed("groff", "packaging") else { return };
     let directory = generate();
     for page in fs::read_dir(directory.path().join("man")).unwrap() {
@@ -60,14 +60,14 @@ fn groff_finds_nothing_wrong_with_the_pages() {
         assert!(words.is_empty(), "{}: {words}", path.display());
         assert!(text.contains("SYNOPSIS") && text.contains("SEE ALSO"), "{}: {text}", path.display());
     }
-    // It would have said something.
+    // A defect would have been reported.
     let wrong = directory.path().join("wrong.1");
     fs::write(&wrong, ".TH wrong 1\n.SH NAME\n.NOSUCH\nwrong\n").unwrap();
     let output = Command::new(&groff).args(["-man", "-ww", "-Tutf8"]).arg(&wrong).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("NOSUCH"), "{}", said(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("NOSUCH"), "{}", output_text(&output));
 }
 
-/// What bash offers at the end of these words.
+/// The completions that bash offers after these words.
 fn offered(words: &[&str]) -> BTreeSet<String> {
     let directory = generate();
     let script = r#"
@@ -78,11 +78,11 @@ fn offered(words: &[&str]) -> BTreeSet<String> {
     "#;
     let mut bash = Command::new("bash");
     bash.args(["-c", script, "bash"]).arg(directory.path().join("completions/portcullis.bash")).args(words);
-    well(&mut bash).lines().map(str::to_owned).collect()
+    run_ok(&mut bash).lines().map(str::to_owned).collect()
 }
 
 #[test]
-fn bash_completes_commands_and_options_and_offers_nothing_hidden() {
+fn bash_completes_commands_and_options_without_hidden_ones() {
     let all = offered(&["portcullis", ""]);
     for name in commands() {
         assert!(all.contains(&name), "{name} is not among {all:?}");
@@ -93,13 +93,13 @@ fn bash_completes_commands_and_options_and_offers_nothing_hidden() {
 }
 
 #[test]
-fn what_cannot_be_written_is_one_sentence() {
+fn an_unwritable_directory_is_a_one_line_error() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
     let output = Command::new(PROGRAM).arg("generate").arg("--man").arg(file.join("man")).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("cannot create the directory"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
+    assert!(output_text(&output).contains("cannot create the directory"), "{}", output_text(&output));
     let nothing = Command::new(PROGRAM).arg("generate").output().unwrap();
-    assert_eq!(nothing.status.code(), Some(64), "{}", said(&nothing));
+    assert_eq!(nothing.status.code(), Some(64), "{}", output_text(&nothing));
 }

@@ -1,4 +1,4 @@
-//! The dashboard and the alerts: they ask for nothing that the program does not tell, and each alert speaks when it
+//! The dashboard and the alerts: they use only metrics that exist, and each alert fires when it
 //! should.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::LazyLock};
@@ -7,9 +7,9 @@ use portcullis::outcome::Reason;
 use serde_json::{Value, json};
 
 use crate::{
-    installed,
+    installed, output_text,
     promql::{self, Selector},
-    read, root, said, well,
+    read, root, run_ok,
 };
 
 const ALERTS: &str = "packaging/observability/alerts.yml";
@@ -24,14 +24,14 @@ enum Kind {
 }
 use Kind::{Counter, Gauge, Histogram};
 
-/// A family that a gateway tells Prometheus of.
+/// A metric family that a gateway exports.
 struct Family {
     name: String,
     kind: Kind,
     labels: Vec<String>,
 }
 
-/// What docs/metrics.md lists; another test compares that with what a gateway tells.
+/// What docs/metrics.md lists; another test compares that with what a gateway exports.
 static METRICS: LazyLock<Vec<Family>> = LazyLock::new(|| {
     let text = read("docs/metrics.md");
     let words =
@@ -52,12 +52,12 @@ static METRICS: LazyLock<Vec<Family>> = LazyLock::new(|| {
     families
 });
 
-/// What Prometheus itself says about whom it asks.
+/// The metric that Prometheus itself adds about its targets.
 const OF_PROMETHEUS: &str = "up";
-/// The labels that Prometheus gives to everything it is told.
+/// The labels that Prometheus adds to every series.
 const TARGET: &[&str] = &["job", "instance"];
 
-/// The labels of a series, unless no gateway has it.
+/// The labels of a series; `None` if no gateway exports it.
 fn labels(series: &str) -> Option<BTreeSet<&'static str>> {
     let target = TARGET.iter().copied();
     if series == OF_PROMETHEUS {
@@ -73,14 +73,14 @@ fn labels(series: &str) -> Option<BTreeSet<&'static str>> {
     })
 }
 
-/// What is wrong with the names in an expression.
-fn findings(expression: &str) -> Vec<String> {
+/// The defects of the names in an expression.
+fn defects(expression: &str) -> Vec<String> {
     let names = promql::names(expression);
     let mut wrong = Vec::new();
     let mut known = BTreeSet::new();
     for Selector { name, matchers } in &names.selectors {
         let Some(labels) = labels(name) else {
-            wrong.push(format!("no gateway tells {name}: {expression}"));
+            wrong.push(format!("no gateway exports {name}: {expression}"));
             continue;
         };
         for (label, value) in matchers {
@@ -104,24 +104,24 @@ fn findings(expression: &str) -> Vec<String> {
 }
 
 #[test]
-fn names_that_no_gateway_tells_are_found() {
+fn unknown_names_are_found() {
     for good in [
         "portcullis_ready == 0",
         "up{job=\"portcullis\"} == 0",
         "sum by (job, le) (rate(portcullis_backend_dial_seconds_bucket[5m]))",
         "sum by (reason) (portcullis_connections_ended_total{reason=~\"client_closed|client_gone\"})",
     ] {
-        assert_eq!(findings(good), Vec::<String>::new());
+        assert_eq!(defects(good), Vec::<String>::new());
     }
     for (bad, finding) in [
-        ("portcullis_redy == 0", "no gateway tells portcullis_redy"),
-        ("portcullis_backend_dial_seconds > 1", "no gateway tells"),
+        ("portcullis_redy == 0", "no gateway exports portcullis_redy"),
+        ("portcullis_backend_dial_seconds > 1", "no gateway exports"),
         ("portcullis_ready{route=\"vnc\"} == 0", "no label route"),
         ("sum by (listener) (portcullis_sessions)", "has a label listener"),
         ("portcullis_connections_ended_total{reason=\"gone\"}", "gone is no reason"),
         ("time() > 1", "asks for nothing"),
     ] {
-        let wrong = findings(bad);
+        let wrong = defects(bad);
         assert!(wrong.len() == 1 && wrong[0].contains(finding), "{bad}: {wrong:?}");
     }
 }
@@ -154,11 +154,11 @@ fn alerts() -> Vec<(String, String)> {
 }
 
 #[test]
-fn alerts_ask_for_what_the_gateway_tells() {
+fn alerts_use_only_exported_metrics() {
     let wrong: Vec<String> = alerts()
         .iter()
         .flat_map(|(name, expression)| {
-            findings(expression).into_iter().map(move |wrong| format!("{name}: {wrong}"))
+            defects(expression).into_iter().map(move |wrong| format!("{name}: {wrong}"))
         })
         .collect();
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
@@ -184,15 +184,15 @@ fn the_manual_lists_each_alert_by_its_severity() {
 }
 
 #[test]
-fn the_tests_of_the_alerts_know_all_of_them_and_invent_no_series() {
+fn the_alert_tests_cover_every_alert_with_existing_series() {
     let text = read(ALERT_TESTS);
-    // The first test is that of a healthy gateway; the others make alerts speak.
-    let (healthy, ill) = text.split_once("  - name: a gateway that is down").expect("the second test");
+    // The first test is that of a healthy gateway; the others make alerts fire.
+    let (healthy, firing) = text.split_once("  - name: a gateway that is down").expect("the second test");
     for (name, _) in alerts() {
-        let speaks = format!("alertname: {name}\n        exp_alerts:\n          - exp_labels:");
-        assert!(ill.contains(&speaks), "no test makes {name} speak");
+        let fires = format!("alertname: {name}\n        exp_alerts:\n          - exp_labels:");
+        assert!(firing.contains(&fires), "no test makes {name} fire");
         let silent = format!("alertname: {name}, exp_alerts: []");
-        assert!(text.contains(&silent), "no test keeps {name} silent");
+        assert!(text.contains(&silent), "no test keeps {name} from firing");
     }
     assert!(
         healthy.matches("exp_alerts: []").count() >= alerts().len() - 1,
@@ -209,18 +209,18 @@ fn the_tests_of_the_alerts_know_all_of_them_and_invent_no_series() {
         let names = promql::names(series);
         let Selector { name, matchers } = &names.selectors[0];
         let given: BTreeSet<&str> = matchers.iter().map(|(label, _)| label.as_str()).collect();
-        assert_eq!(labels(name).as_ref(), Some(&given), "no gateway tells {series}");
+        assert_eq!(labels(name).as_ref(), Some(&given), "no gateway exports {series}");
     }
 }
 
 #[test]
 #[ignore = "needs promtool: tests/run --only packaging"]
-fn promtool_takes_the_alerts_and_each_speaks_when_it_should() {
+fn promtool_accepts_the_alerts_and_each_fires_when_it_should() {
     let Some(promtool) = installed("promtool", "packaging") else { return };
-    let checked = well(Command::new(&promtool).args(["check", "rules", ALERTS]).current_dir(root()));
+    let checked = run_ok(Command::new(&promtool).args(["check", "rules", ALERTS]).current_dir(root()));
     assert!(checked.contains(&format!("SUCCESS: {} rules found", alerts().len())), "{checked}");
-    well(Command::new(&promtool).args(["test", "rules", ALERT_TESTS]).current_dir(root()));
-    // It would have said something.
+    run_ok(Command::new(&promtool).args(["test", "rules", ALERT_TESTS]).current_dir(root()));
+    // A defect would have been reported.
     let directory = tempfile::tempdir().unwrap();
     let text = read(ALERTS).replace("portcullis_draining == 1", "portcullis_draining == 2");
     assert_ne!(text, read(ALERTS));
@@ -228,7 +228,11 @@ fn promtool_takes_the_alerts_and_each_speaks_when_it_should() {
     let tests = directory.path().join("alerts.test.yml");
     fs::write(&tests, read(ALERT_TESTS)).unwrap();
     let output = Command::new(&promtool).args(["test", "rules"]).arg(&tests).output().unwrap();
-    assert!(!output.status.success() && said(&output).contains("PortcullisDraining"), "{}", said(&output));
+    assert!(
+        !output.status.success() && output_text(&output).contains("PortcullisDraining"),
+        "{}",
+        output_text(&output)
+    );
 }
 
 // The dashboard.
@@ -243,13 +247,13 @@ fn panels(dashboard: &Value) -> &[Value] {
     panels
 }
 
-/// Every expression of the dashboard, and where it stands.
+/// Every expression of the dashboard, and its panel.
 fn expressions(dashboard: &Value) -> Vec<(String, String)> {
     let mut expressions = Vec::new();
     for panel in panels(dashboard).iter().filter(|panel| panel["type"] != "row") {
         let title = panel["title"].as_str().expect("a title");
-        let targets = panel["targets"].as_array().unwrap_or_else(|| panic!("{title} asks for nothing"));
-        assert!(!targets.is_empty(), "{title} asks for nothing");
+        let targets = panel["targets"].as_array().unwrap_or_else(|| panic!("{title} has no query"));
+        assert!(!targets.is_empty(), "{title} has no query");
         for target in targets {
             expressions.push((title.to_owned(), target["expr"].as_str().expect("an expression").to_owned()));
         }
@@ -262,12 +266,12 @@ fn expressions(dashboard: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_dashboard_asks_for_what_the_gateway_tells_and_shows_all_of_it() {
+fn the_dashboard_uses_only_exported_metrics_and_all_of_them() {
     let dashboard = dashboard();
     let mut shown = BTreeSet::new();
     let mut wrong = Vec::new();
     for (title, expression) in expressions(&dashboard) {
-        wrong.extend(findings(&expression).into_iter().map(|wrong| format!("{title}: {wrong}")));
+        wrong.extend(defects(&expression).into_iter().map(|wrong| format!("{title}: {wrong}")));
         shown.extend(promql::names(&expression).selectors.into_iter().map(|selector| selector.name));
     }
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
@@ -275,7 +279,7 @@ fn the_dashboard_asks_for_what_the_gateway_tells_and_shows_all_of_it() {
         let inner = query.strip_prefix("label_values(").and_then(|query| query.strip_suffix(')'));
         let (series, label) =
             inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(series, label)");
-        wrong.extend(findings(&format!("count by ({label}) ({series})")));
+        wrong.extend(defects(&format!("count by ({label}) ({series})")));
     }
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
     for Family { name, kind, .. } in METRICS.iter() {
@@ -285,13 +289,13 @@ fn the_dashboard_asks_for_what_the_gateway_tells_and_shows_all_of_it() {
 }
 
 #[test]
-fn the_dashboards_panels_are_told_apart_and_do_not_overlap() {
+fn the_dashboards_panels_are_distinct_and_do_not_overlap() {
     let dashboard = dashboard();
     let mut ids = BTreeSet::new();
     let mut taken = BTreeSet::new();
     for panel in panels(&dashboard) {
         let title = panel["title"].as_str().filter(|title| !title.is_empty()).expect("a title");
-        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}: its id stands twice");
+        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}: its id is not unique");
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().expect("a place"));
         assert!(w > 0 && h > 0 && x + w <= 24, "{title} is wider than the page");
         for (column, line) in (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line))) {
@@ -299,13 +303,13 @@ fn the_dashboards_panels_are_told_apart_and_do_not_overlap() {
         }
         if panel["type"] != "row" {
             let source = &panel["datasource"]["uid"];
-            assert_eq!(source, "${datasource}", "{title}: a data source that nobody else has");
-            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}: in which unit?");
+            assert_eq!(source, "${datasource}", "{title}: another data source");
+            assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title} has no unit");
         }
     }
 }
 
-/// Everything that a gateway tells, as series for promtool. They grow, so that rates of them are no zeros.
+/// Every series that a gateway exports, as input for promtool. The values grow, so that rates are not zero.
 fn everything() -> Vec<Value> {
     let values = |label: &str| match label {
         "reason" => vec!["client_closed", "rate_limited"],
@@ -324,7 +328,7 @@ fn everything() -> Vec<Value> {
     for Family { name, kind, .. } in METRICS.iter() {
         let name = if *kind == Histogram { format!("{name}_bucket") } else { name.clone() };
         let mut all = vec![String::new()];
-        for label in labels(&name).expect("a series that a gateway tells") {
+        for label in labels(&name).expect("a series that a gateway exports") {
             let one = |values: &str, value| format!("{values}{label}=\"{value}\",");
             all = all
                 .iter()
@@ -338,7 +342,7 @@ fn everything() -> Vec<Value> {
     series
 }
 
-/// What promtool says when each of these must have a value at a gateway that tells everything.
+/// The output of promtool when each expression must have a value at a gateway that exports everything.
 fn evaluate(promtool: &Path, expressions: &[(String, String)]) -> std::process::Output {
     let directory = tempfile::tempdir().expect("a directory");
     let mut rules = Vec::new();
@@ -348,7 +352,7 @@ fn evaluate(promtool: &Path, expressions: &[(String, String)]) -> std::process::
         for variable in ["$job", "$instance", "$route"] {
             plain = plain.replace(variable, ".*");
         }
-        assert!(!plain.contains('$'), "a variable that nobody knows: {plain}");
+        assert!(!plain.contains('$'), "an unknown variable: {plain}");
         let name = format!("panel{number}");
         rules.push(json!({ "alert": name, "expr": format!("count({plain}) > 0") }));
         tests.push(json!({ "eval_time": "30m", "alertname": name, "exp_alerts": [{ "exp_labels": {} }] }));
@@ -369,19 +373,19 @@ fn evaluate(promtool: &Path, expressions: &[(String, String)]) -> std::process::
         .args(["test", "rules"])
         .arg(directory.path().join("test.yml"))
         .output()
-        .expect("it can be started")
+        .expect("the program starts")
 }
 
 #[test]
 #[ignore = "needs promtool: tests/run --only packaging"]
-fn every_panel_has_something_to_show() {
+fn every_panel_has_data() {
     let Some(promtool) = installed("promtool", "packaging") else { return };
     let expressions = expressions(&dashboard());
     let output = evaluate(&promtool, &expressions);
-    assert!(output.status.success(), "{}\n{expressions:#?}", said(&output));
+    assert!(output.status.success(), "{}\n{expressions:#?}", output_text(&output));
     // It would have said something.
     for wrong in ["sum(portcullis_sessions", "portcullis_sessions{route=\"nowhere\"}"] {
         let output = evaluate(&promtool, &[("wrong".to_owned(), wrong.to_owned())]);
-        assert!(!output.status.success(), "{wrong} went unnoticed: {}", said(&output));
+        assert!(!output.status.success(), "{wrong} was not detected: {}", output_text(&output));
     }
 }

@@ -1,9 +1,9 @@
-//! How the program is built for those who use it.
+//! The profile of release builds.
 
 use crate::read;
 
 #[test]
-fn releases_are_small_and_a_panic_does_not_end_them() {
+fn release_builds_are_small_and_unwind_on_panic() {
     let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
     let profiles = manifest["profile"].as_table().unwrap();
     let release = profiles["release"].as_table().unwrap();
@@ -20,7 +20,7 @@ fn releases_are_small_and_a_panic_does_not_end_them() {
     for (key, value) in wanted {
         assert!(
             manual.contains(&format!("| `{key} = \"{value}\"` | ")),
-            "docs/operations.md says nothing of {key}"
+            "docs/operations.md does not mention {key}"
         );
     }
 }

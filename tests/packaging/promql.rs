@@ -1,8 +1,8 @@
-//! Which series a PromQL expression asks for. No judge of PromQL, for promtool is: only the names are taken out of it.
+//! The series that a PromQL expression uses. Only extracts names; promtool validates the syntax.
 
 use std::collections::BTreeSet;
 
-/// A metric's name and the matchers behind it, in an expression.
+/// A metric's name and its matchers, in an expression.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Selector {
     pub(crate) name: String,
@@ -10,7 +10,7 @@ pub(crate) struct Selector {
     pub(crate) matchers: Vec<(String, String)>,
 }
 
-/// What an expression names.
+/// The names in an expression.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names {
     pub(crate) selectors: Vec<Selector>,
@@ -56,12 +56,12 @@ fn tokens(expression: &str) -> Vec<Token> {
     tokens
 }
 
-/// Takes the names out of an expression.
+/// Extracts the names from an expression.
 pub(crate) fn names(expression: &str) -> Names {
     let tokens = tokens(expression);
     let mut names = Names::default();
     let mut at = 0;
-    // The words from here to the closing sign, and where that is.
+    // The text from here to the closing character, and its end.
     let until = |from: usize, close: char| {
         let length = tokens[from..].iter().position(|token| *token == Token::Sign(close));
         let end = from + length.unwrap_or_else(|| panic!("no {close:?} in {expression}"));
@@ -110,7 +110,7 @@ pub(crate) fn names(expression: &str) -> Names {
 }
 
 #[test]
-fn names_are_found_and_nothing_else_is_taken_for_one() {
+fn only_names_are_extracted() {
     let found = names(
         "sum by (job, le) (rate(a_bucket{x=~\"p|q\", y!=\"r\"}[5m] offset 1h)) / on (z) group_left () b > 1e3 \
          or histogram_quantile(0.95, sum(rate(c[5m])) without (w)) unless time() - d < 14 * 86400",

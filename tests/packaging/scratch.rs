@@ -1,5 +1,5 @@
-//! A system that can be thrown away: everything this machine has, seen through an overlay that keeps what is written
-//! in memory, with a network of its own. It ends with the test, and leaves nothing behind.
+//! A disposable system: all files of this machine, seen through an overlay that keeps what is written
+//! in memory, with its own network. It ends with the test, and leaves nothing behind.
 
 use std::{
     collections::BTreeSet,
@@ -11,9 +11,9 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{installed, skip, well};
+use crate::{installed, run_ok, skip};
 
-/// Mounts the system below the directory `$1`, with the file `$2` in it, and holds it until standard input ends.
+/// Mounts the system below the directory `$1`, with the file `$2` in it, and keeps it until standard input ends.
 const HOLD: &str = r#"
 set -eu
 mount -t tmpfs -o mode=755 scratch "$1"
@@ -29,7 +29,7 @@ echo ready
 exec cat
 "#;
 
-/// What a package manager writes for itself, and tools that it triggers. Nobody expects it to forget.
+/// What a package manager writes for itself, and tools that it triggers. It may remain after a removal.
 const ITS_OWN: &[&str] = &[
     "var/cache/",
     "var/lib/dpkg/",
@@ -41,15 +41,15 @@ const ITS_OWN: &[&str] = &[
     "etc/shadow-",
 ];
 
-/// The system. Dropping it takes all its mounts away.
+/// The system. Dropping it removes all its mounts.
 pub(crate) struct Scratch {
     holder: Child,
-    /// On this machine it stays empty: the mounts are the holder's alone.
+    /// On this machine it stays empty: the mounts exist only in the holder's namespace.
     directory: TempDir,
 }
 
 impl Scratch {
-    /// A system with a copy of this file in `/run`; nothing, and a word why, where there can be none.
+    /// A system with a copy of this file in `/run`; `None`, with a message, where it cannot be created.
     pub(crate) fn with(file: &Path) -> Option<Self> {
         for program in ["unshare", "nsenter", "ip"] {
             installed(program, "packaging")?;
@@ -62,13 +62,13 @@ impl Scratch {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("it can be started");
+            .expect("the program starts");
         let mut line = String::new();
-        BufReader::new(holder.stdout.take().expect("it is piped")).read_line(&mut line).expect("text");
+        BufReader::new(holder.stdout.take().expect("a pipe")).read_line(&mut line).expect("text");
         if line == "ready\n" {
             return Some(Self { holder, directory });
         }
-        let output = holder.wait_with_output().expect("it can be started");
+        let output = holder.wait_with_output().expect("the program starts");
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
         let forbidden = ["Operation not permitted", "ermission denied"].iter().any(|why| words.contains(why));
         assert!(forbidden, "no scratch system: {words}");
@@ -76,19 +76,19 @@ impl Scratch {
         None
     }
 
-    /// The directory that all of it lies in, as its own processes see it.
+    /// The root directory of the system, as its own processes see it.
     pub(crate) fn system(&self) -> PathBuf {
         self.directory.path().join("system")
     }
 
-    /// A program of this machine that sees the system's mounts and network.
+    /// A program of this machine in the system's mount and network namespaces.
     pub(crate) fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--net", "--target", &self.holder.id().to_string()]);
         command
     }
 
-    /// A program in this system, with what its environment has after a login of root.
+    /// A program in this system, with the environment of a login of root.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = self.enter();
         command.arg("chroot").arg(self.system());
@@ -97,17 +97,17 @@ impl Scratch {
         command
     }
 
-    /// What a shell line in this system said; it must have gone well.
+    /// The output of a shell line in this system; fails if the line does.
     #[track_caller]
     pub(crate) fn sh(&self, line: &str) -> String {
-        well(self.command("sh").args(["-euc", line]))
+        run_ok(self.command("sh").args(["-euc", line]))
     }
 
-    /// The files that differ from this machine's, or that it does not have, apart from a package manager's own.
+    /// The files that differ from this machine's, or do not exist on it, except a package manager's own.
     pub(crate) fn changed(&self) -> BTreeSet<PathBuf> {
         let upper = self.directory.path().join("upper");
         let listed =
-            well(self.enter().arg("find").arg(&upper).args(["-mindepth", "1", "-printf", "%y %P\\n"]));
+            run_ok(self.enter().arg("find").arg(&upper).args(["-mindepth", "1", "-printf", "%y %P\\n"]));
         let mut changed = BTreeSet::new();
         for line in listed.lines() {
             let (kind, path) = line.split_once(' ').expect("a type and a path");
@@ -126,7 +126,7 @@ impl Scratch {
     }
 
     fn bytes(&self, path: &Path) -> Vec<u8> {
-        let output = self.enter().arg("cat").arg(path).output().expect("it can be started");
+        let output = self.enter().arg("cat").arg(path).output().expect("the program starts");
         assert!(output.status.success(), "{}: {}", path.display(), output.status);
         output.stdout
     }
@@ -134,7 +134,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The end of its standard input is enough; but a test that fails should not wait for it.
+        // The end of its standard input is enough, but a failed test should not wait for it.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }

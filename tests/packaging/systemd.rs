@@ -1,4 +1,4 @@
-//! The systemd unit says what is true of the program, and the program tells systemd what is true of itself.
+//! The systemd units match the program, and the program notifies systemd correctly.
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +18,8 @@ use portcullis::{
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_portcullis");
-/// How long the program may take for what it does at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the program may take for immediate actions.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 const PLAIN: &str = r#"
 [[listener]]
@@ -38,7 +38,7 @@ fn unit_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd/portcullis.service")
 }
 
-/// The unit's directives; each of those asked for here stands once.
+/// The unit's directives; each of those read here must occur once.
 fn directives() -> BTreeMap<String, Vec<String>> {
     let mut directives = BTreeMap::<String, Vec<String>>::new();
     let text = fs::read_to_string(unit_file()).expect("the unit is there");
@@ -57,7 +57,7 @@ fn directive(key: &str) -> String {
     }
 }
 
-/// Runs systemd-analyze. `None`, and a word why, where there is none; where CI must have one, that is a failure.
+/// Runs systemd-analyze. `None`, with a message, if it is not installed; with `CI=true` that is a failure.
 fn systemd_analyze(arguments: &[&str]) -> Option<Output> {
     match Command::new("systemd-analyze").args(arguments).output() {
         Ok(output) => Some(output),
@@ -72,12 +72,12 @@ fn systemd_analyze(arguments: &[&str]) -> Option<Output> {
     }
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_other_units() {
+fn systemd_accepts_the_other_units() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["portcullis.service", "portcullis@.service", "portcullis.socket"] {
         let text = fs::read_to_string(unit_file().with_file_name(name)).unwrap();
@@ -86,12 +86,16 @@ fn systemd_finds_nothing_wrong_with_the_other_units() {
     for name in ["portcullis@.service", "portcullis.socket"] {
         let file = directory.path().join(name);
         let Some(output) = systemd_analyze(&["verify", "--man=no", file.to_str().unwrap()]) else { return };
-        assert!(output.status.success() && said(&output).is_empty(), "{name}: {}", said(&output));
+        assert!(
+            output.status.success() && output_text(&output).is_empty(),
+            "{name}: {}",
+            output_text(&output)
+        );
     }
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_the_unit() {
+fn systemd_accepts_the_unit() {
     let text = fs::read_to_string(unit_file()).unwrap();
     let here = text.replace("/usr/bin/portcullis", PROGRAM);
     assert_ne!(text, here, "the unit no longer starts /usr/bin/portcullis");
@@ -102,19 +106,32 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
         systemd_analyze(&["verify", "--man=no", copy.to_str().unwrap()])
     };
     let Some(output) = verify(&here) else { return };
-    assert!(output.status.success() && said(&output).is_empty(), "{}: {}", output.status, said(&output));
-    // It would have said something.
+    assert!(
+        output.status.success() && output_text(&output).is_empty(),
+        "{}: {}",
+        output.status,
+        output_text(&output)
+    );
+    // A defect would have been reported.
     let wrong = verify(&here.replace("LockPersonality=", "LockPersonalty=")).unwrap();
-    assert!(said(&wrong).contains("LockPersonalty"), "a wrong key was not noticed: {}", said(&wrong));
+    assert!(
+        output_text(&wrong).contains("LockPersonalty"),
+        "a wrong key was not noticed: {}",
+        output_text(&wrong)
+    );
 }
 
 #[test]
-fn the_sandbox_leaves_little_exposed() {
+fn the_sandbox_has_a_low_exposure_level() {
     let unit = unit_file();
     let security = ["security", "--offline=true", "--threshold=15", "--no-pager", unit.to_str().unwrap()];
     let Some(output) = systemd_analyze(&security) else { return };
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("Overall exposure level"), "nothing was judged: {}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
+    assert!(
+        output_text(&output).contains("Overall exposure level"),
+        "nothing was rated: {}",
+        output_text(&output)
+    );
 }
 
 #[test]
@@ -136,7 +153,7 @@ fn systemd_waits_for_the_drain() {
 }
 
 #[test]
-fn the_unit_starts_this_program_and_gives_up_on_what_cannot_work() {
+fn the_unit_starts_this_program_and_does_not_retry_permanent_errors() {
     let command = directive("ExecStart");
     let mut words = command.split(' ');
     assert_eq!(words.next(), Some("/usr/bin/portcullis"));
@@ -151,12 +168,12 @@ fn the_unit_starts_this_program_and_gives_up_on_what_cannot_work() {
     let prevented = directive("RestartPreventExitStatus");
     for output in [unusable, misused] {
         let code = output.status.code().unwrap().to_string();
-        assert!(prevented.split(' ').any(|status| status == code), "{code}: {}", said(&output));
+        assert!(prevented.split(' ').any(|status| status == code), "{code}: {}", output_text(&output));
     }
-    assert_eq!(directives().get("ExecStartPre"), None, "systemd would try again for ever when it fails");
+    assert_eq!(directives().get("ExecStartPre"), None, "systemd would restart it for ever");
 }
 
-/// A running program, ended with the test.
+/// A running program, stopped with the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -167,7 +184,7 @@ impl Drop for Running {
 }
 
 #[test]
-fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
+fn the_service_manager_is_notified_of_readiness_and_stop() {
     assert_eq!(directive("Type"), "notify");
     assert_eq!(directive("KillSignal"), "SIGTERM");
     let Managed { directory: _directory, socket, mut command, .. } = managed();
@@ -175,20 +192,20 @@ fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut running = Running(child);
 
-    assert_eq!(told(&socket), "READY=1");
-    // Then there is somebody to talk to. The line was written before systemd was told.
+    assert_eq!(notification(&socket), "READY=1");
+    // Then the listener is open. The line was logged before systemd was notified.
     let address = listening(&mut log);
-    TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|error| panic!("{address}: {error}"));
+    TcpStream::connect_timeout(&address, TIMEOUT).unwrap_or_else(|error| panic!("{address}: {error}"));
 
     let pid = running.0.id().to_string();
     assert!(Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid]).status().unwrap().success());
-    assert_eq!(told(&socket), "STOPPING=1");
-    let deadline = Instant::now() + PATIENCE;
+    assert_eq!(notification(&socket), "STOPPING=1");
+    let deadline = Instant::now() + TIMEOUT;
     let status = loop {
         if let Some(status) = running.0.try_wait().unwrap() {
             break status;
         }
-        assert!(Instant::now() < deadline, "still running {PATIENCE:?} after SIGTERM without a session");
+        assert!(Instant::now() < deadline, "still running {TIMEOUT:?} after SIGTERM without a session");
         thread::yield_now();
     };
     let mut rest = String::new();
@@ -196,7 +213,7 @@ fn the_service_manager_is_told_when_it_is_ready_and_when_it_stops() {
     assert!(status.success(), "{status}: {rest}");
 }
 
-/// The program with a configuration of its own, and where its service manager listens.
+/// The program with its own configuration, and the notification socket of its service manager.
 struct Managed {
     directory: tempfile::TempDir,
     config: PathBuf,
@@ -210,72 +227,74 @@ fn managed() -> Managed {
     fs::write(&config, PLAIN).expect("a file");
     let manager = directory.path().join("notify");
     let socket = UnixDatagram::bind(&manager).expect("a socket");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     let mut command = Command::new(PROGRAM);
     command.arg("run").arg("--config").arg(&config).env("NOTIFY_SOCKET", &manager);
     Managed { directory, config, socket, command }
 }
 
-/// What the program says next to its service manager, beside its status.
-fn told(socket: &UnixDatagram) -> String {
+/// The next notification other than the status.
+fn notification(socket: &UnixDatagram) -> String {
     loop {
-        let said = said_to_manager(socket);
-        if !said.starts_with("STATUS=") {
-            return said;
+        let output_text = next_notification(socket);
+        if !output_text.starts_with("STATUS=") {
+            return output_text;
         }
     }
 }
 
-fn said_to_manager(socket: &UnixDatagram) -> String {
+fn next_notification(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("nothing was said in time: {error}"));
+    let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no notification in time: {error}"));
     String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
 }
 
 #[test]
-fn the_watchdog_hears_that_the_program_moves_and_the_status_has_counts() {
+fn the_watchdog_is_notified_and_the_status_has_counts() {
     let Managed { directory: _directory, socket, mut command, .. } = managed();
     command.stderr(Stdio::null());
-    // Half a second is what systemd would wait for.
+    // systemd would wait for half a second.
     let _running = Running(command.env("WATCHDOG_USEC", "500000").spawn().unwrap());
     let (mut moved, mut status) = (Vec::new(), None);
     while moved.len() < 4 || status.is_none() {
-        let said = said_to_manager(&socket);
-        match said.strip_prefix("STATUS=") {
+        let output_text = next_notification(&socket);
+        match output_text.strip_prefix("STATUS=") {
             Some(words) => status = Some(words.to_owned()),
-            None if said == "WATCHDOG=1" => moved.push(Instant::now()),
-            None => assert_eq!(said, "READY=1"),
+            None if output_text == "WATCHDOG=1" => moved.push(Instant::now()),
+            None => assert_eq!(output_text, "READY=1"),
         }
     }
     let status = status.unwrap();
     assert!(status.starts_with("0 of at most 9000 sessions"), "{status}");
     let pace = (moved[3] - moved[1]) / 2;
-    assert!(pace < Duration::from_millis(500), "it was heard only every {pace:?}");
+    assert!(pace < Duration::from_millis(500), "it notified only every {pace:?}");
 }
 
 #[test]
-fn the_service_manager_is_told_of_a_reload_from_its_beginning_to_its_end() {
+fn the_service_manager_is_notified_of_a_reloads_begin_and_end() {
     let Managed { directory: _directory, config, socket, mut command } = managed();
     command.stderr(Stdio::null());
     let running = Running(command.spawn().unwrap());
-    assert_eq!(told(&socket), "READY=1");
+    assert_eq!(notification(&socket), "READY=1");
     let pid = running.0.id().to_string();
     let mut before = 0;
-    // Whatever comes of it: systemd waits for the end (systemd.service(5), Type=notify-reload).
+    // With either result, systemd waits for the end (systemd.service(5), Type=notify-reload).
     for text in [PLAIN.to_owned(), PLAIN.replace("vnc", "desk"), PLAIN.replace("path", "pth")] {
         fs::write(&config, text).unwrap();
         assert!(Command::new("sh").args(["-c", "kill -HUP \"$1\"", "sh", &pid]).status().unwrap().success());
-        let said = told(&socket);
-        let since = said.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{said:?}"));
-        let since: u64 = since.parse().unwrap_or_else(|_| panic!("{said:?}"));
+        let output_text = notification(&socket);
+        let since = output_text
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .unwrap_or_else(|| panic!("{output_text:?}"));
+        let since: u64 = since.parse().unwrap_or_else(|_| panic!("{output_text:?}"));
         assert!(since > before, "the clock of the system only goes forward: {since} after {before}");
         before = since;
-        assert_eq!(told(&socket), "READY=1");
+        assert_eq!(notification(&socket), "READY=1");
     }
 }
 
 #[test]
-fn both_services_are_one_but_for_the_door() {
+fn both_services_differ_only_in_their_sockets() {
     let [one, other] = ["portcullis.service", "portcullis@.service"].map(|name| {
         let text = fs::read_to_string(unit_file().with_file_name(name)).unwrap();
         let directives = text.lines().filter(|line| line.contains('=') && !line.starts_with('#'));

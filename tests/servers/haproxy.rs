@@ -1,4 +1,4 @@
-//! HAProxy in front, which says who calls.
+//! HAProxy in front of the gateway, with a PROXY header.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -7,30 +7,30 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 use crate::server::{Server, find, free_port};
-use crate::support::{Backend, PLAIN, Session, Setup, TLS, Wire, ask, within};
+use crate::support::{Backend, ClientStream, PLAIN, Session, Setup, TLS, send_request, within};
 
-/// The balancer of docs/capacity.md.
+/// The load balancer of docs/capacity.md.
 #[test]
 #[ignore = "needs HAProxy: tests/run --only servers"]
-fn the_balancer_of_the_manual_loads() {
+fn haproxy_accepts_the_documented_configuration() {
     let Some(program) = find("haproxy") else { return };
     let page = include_str!("../../docs/capacity.md");
     let blocks: Vec<&str> =
         page.split("```haproxy\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    let [block] = blocks[..] else { panic!("one configuration of HAProxy: {blocks:?}") };
+    let [block] = blocks[..] else { panic!("not exactly one configuration of HAProxy: {blocks:?}") };
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("haproxy.cfg");
     std::fs::write(&file, block).unwrap();
     let output = Command::new(program).args(["-c", "-f"]).arg(&file).output().unwrap();
-    let said =
+    let output_text =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    assert!(output.status.success(), "{said}");
-    assert!(!said.contains("[WARNING]"), "{said}");
+    assert!(output.status.success(), "{output_text}");
+    assert!(!output_text.contains("[WARNING]"), "{output_text}");
 }
 
 #[tokio::test]
 #[ignore = "needs HAProxy: tests/run --only servers"]
-async fn the_client_is_the_one_that_haproxy_announces() {
+async fn the_client_of_haproxys_header_is_the_peer() {
     let Some(program) = find("haproxy") else { return };
     for (option, tls) in [("send-proxy", true), ("send-proxy-v2", true), ("send-proxy-v2", false)] {
         let backend = Backend::echo().await;
@@ -58,12 +58,12 @@ async fn the_client_is_the_one_that_haproxy_announces() {
             let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
             let socket = within("HAProxy", socket.connect(address)).await.unwrap();
             let client = socket.local_addr().unwrap();
-            gateway.expect_end(client);
-            let mut wire = if tls { gateway.secure(socket).await } else { Wire::Plain(socket) };
+            gateway.expect_log_line(client);
+            let mut connection = if tls { gateway.secure(socket).await } else { ClientStream::Plain(socket) };
             let request = gateway.upgrade(if tls { TLS } else { PLAIN }, "/echo");
-            let response = ask(&mut wire, &request).await;
+            let response = send_request(&mut connection, &request).await;
             assert_eq!(response.status, 101, "{response:?}");
-            let mut session = Session::new(wire, client, &response.rest);
+            let mut session = Session::new(connection, client, &response.rest);
             session.echo(b"hello").await;
             session.close(1000).await;
             drop(session);

@@ -1,8 +1,8 @@
 //! The real binary with real servers from a distribution around it: Prosody, HAProxy and nginx.
 //!
-//! They run on free ports of this machine, with a configuration and a directory of their own, and end with the
-//! test. `tests/run --only servers` installs them and runs these tests; where one is missing, its tests say so
-//! and do nothing, and fail with `CI=true`.
+//! They run on free ports of this machine, with their own configuration and directory, and stop with the
+//! test. `tests/run --only servers` installs them and runs these tests; where one is missing, its tests print so
+//! and are skipped; with `CI=true` they fail.
 
 #[path = "../gateway/backends/authority.rs"]
 #[allow(dead_code, reason = "the tests over plain sockets use more of it")]

@@ -1,4 +1,4 @@
-//! nginx behind, which wants to be told who calls.
+//! nginx as the backend, with a PROXY header.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 #[tokio::test]
 #[ignore = "needs nginx: tests/run --only servers"]
-async fn nginx_hears_of_the_client_and_not_of_the_gateway() {
+async fn nginx_receives_the_address_of_the_client_not_of_the_gateway() {
     let Some(program) = find("nginx") else { return };
     if !Path::new(STREAM_MODULE).exists() {
         return missing("the stream module of nginx");
@@ -45,16 +45,20 @@ async fn nginx_hears_of_the_client_and_not_of_the_gateway() {
     }
     let gateway = setup.start().await;
     for target in ["/stream-v1", "/stream-v2", "/http-v1", "/http-v2"] {
-        for door in [TLS, PLAIN] {
-            let mut session = gateway.session_by(door, target).await;
+        for listener in [TLS, PLAIN] {
+            let mut session = gateway.session_by(listener, target).await;
             if target.starts_with("/http") {
                 let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
                 session.send(&frame(true, BINARY, request)).await;
             }
             let (data, code, _) = session.closed().await;
-            let heard = String::from_utf8_lossy(&data);
-            assert!(heard.ends_with(&format!("{}\n", session.peer)), "{target}, {}: {heard}", session.peer);
-            assert!(target.starts_with("/stream") || heard.starts_with("HTTP/1.1 200"), "{heard}");
+            let received = String::from_utf8_lossy(&data);
+            assert!(
+                received.ends_with(&format!("{}\n", session.peer)),
+                "{target}, {}: {received}",
+                session.peer
+            );
+            assert!(target.starts_with("/stream") || received.starts_with("HTTP/1.1 200"), "{received}");
             assert_eq!(code, Some(1000));
             gateway.ended(session.peer, "backend_closed", Some(1000)).await;
         }

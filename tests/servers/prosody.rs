@@ -1,4 +1,4 @@
-//! Prosody, which insists on encryption: the gateway brings it, and a page never has to know.
+//! Prosody as the backend, which requires TLS: the gateway provides it, without support in the page.
 
 use std::process::{Command, Stdio};
 
@@ -78,13 +78,13 @@ impl Prosody {
     }
 }
 
-/// Says something and hears the answer, up to `end` in it.
-async fn say(session: &mut Session, text: &str, end: &str) -> String {
+/// Sends `text` and reads the answer, up to `end`.
+async fn exchange(session: &mut Session, text: &str, end: &str) -> String {
     session.send(&frame(true, BINARY, text.as_bytes())).await;
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     loop {
-        heard.extend(session.frames.data().await.payload);
-        let text = String::from_utf8_lossy(&heard);
+        received.extend(session.frames.data().await.payload);
+        let text = String::from_utf8_lossy(&received);
         if text.contains(end) {
             return text.into_owned();
         }
@@ -93,30 +93,30 @@ async fn say(session: &mut Session, text: &str, end: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs Prosody: tests/run --only servers"]
-async fn a_client_logs_in_over_encryption_that_the_gateway_brings() {
+async fn a_client_logs_in_over_the_gateways_tls() {
     let Some(prosody) = Prosody::start() else { return };
     let gateway = prosody.gateway().await;
-    // Without the gateway's help there is nothing but STARTTLS.
+    // Over plain TCP the server offers STARTTLS only.
     let mut session = gateway.session("/clear").await;
-    let heard = say(&mut session, OPEN, "</stream:features>").await;
-    assert!(heard.contains("<starttls") && !heard.contains("PLAIN"), "{heard}");
+    let received = exchange(&mut session, OPEN, "</stream:features>").await;
+    assert!(received.contains("<starttls") && !received.contains("PLAIN"), "{received}");
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
 
     for target in ["/chat", "/direct", "/chat", "/direct"] {
         let mut session = gateway.session(target).await;
-        let heard = say(&mut session, OPEN, "</stream:features>").await;
-        assert!(heard.starts_with("<?xml"), "the answer to this stream and nothing before it: {heard}");
-        assert_eq!(heard.matches("<stream:stream").count(), 1, "{heard}");
-        assert!(heard.contains("PLAIN") && !heard.contains("<starttls"), "{target}: {heard}");
-        let heard = say(&mut session, AUTH, ">").await;
-        assert!(heard.contains("<success"), "{target}: {heard}");
-        let heard = say(&mut session, OPEN, "</stream:features>").await;
-        assert!(heard.contains("<bind"), "{target}: {heard}");
+        let received = exchange(&mut session, OPEN, "</stream:features>").await;
+        assert!(received.starts_with("<?xml"), "not the answer to this stream alone: {received}");
+        assert_eq!(received.matches("<stream:stream").count(), 1, "{received}");
+        assert!(received.contains("PLAIN") && !received.contains("<starttls"), "{target}: {received}");
+        let received = exchange(&mut session, AUTH, ">").await;
+        assert!(received.contains("<success"), "{target}: {received}");
+        let received = exchange(&mut session, OPEN, "</stream:features>").await;
+        assert!(received.contains("<bind"), "{target}: {received}");
         let bind = "<iq type='set' id='1'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
-        let heard = say(&mut session, bind, "</iq>").await;
-        assert!(heard.contains("juliet@chat.example/"), "{target}: {heard}");
-        // Prosody ends the stream, and with it the session.
+        let received = exchange(&mut session, bind, "</iq>").await;
+        assert!(received.contains("juliet@chat.example/"), "{target}: {received}");
+        // Prosody closes the stream, and with it the session.
         session.send(&frame(true, BINARY, b"</stream:stream>")).await;
         let (data, code, _) = session.closed().await;
         assert_eq!(code, Some(1000));
@@ -128,7 +128,7 @@ async fn a_client_logs_in_over_encryption_that_the_gateway_brings() {
 
 #[tokio::test]
 #[ignore = "needs Prosody: tests/run --only servers"]
-async fn what_does_not_fit_is_named() {
+async fn a_wrong_domain_or_scheme_is_reported() {
     let Some(prosody) = Prosody::start() else { return };
     let gateway = prosody.gateway().await;
     for (target, word) in [("/elsewhere", "host-unknown"), ("/wrong", "TLS")] {

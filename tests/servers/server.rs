@@ -1,4 +1,4 @@
-//! A server as a process of the test's own.
+//! Server processes that a test starts.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,9 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
-/// Where a program is; `None`, after a word about it, where it is not installed.
+/// The path of a program; `None`, with a message, if it is not installed.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places =
@@ -24,20 +24,20 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     found
 }
 
-/// Says that something is not there, which a complete run does not forgive.
+/// Prints that something is not installed, which is a failure with `CI=true`.
 pub(crate) fn missing(what: &str) {
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(!ci, "{what} is not installed: tests/install servers");
     eprintln!("skipped: {what} is not installed; tests/install servers");
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }
 
-/// Whether somebody listens there. Nobody is called for it: whoever stands behind that server would hear of the call.
+/// Whether a port has a listener. Reads the kernel's table, because a connection would be visible to the server.
 fn is_listened_on(port: u16) -> bool {
     let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the sockets of this machine");
     let local = format!("0100007F:{port:04X}");
@@ -48,7 +48,7 @@ fn is_listened_on(port: u16) -> bool {
     })
 }
 
-/// A running server; dropping it ends it.
+/// A running server; dropping it stops it.
 pub(crate) struct Server {
     name: String,
     child: Child,
@@ -74,15 +74,15 @@ impl Server {
         for &port in ports {
             while !is_listened_on(port) {
                 let ended = server.child.try_wait().expect("a child");
-                assert!(ended.is_none(), "{} ended with {ended:?}: {}", server.name, server.said());
-                assert!(start.elapsed() < PATIENCE, "no port {port}: {}", server.said());
+                assert!(ended.is_none(), "{} ended with {ended:?}: {}", server.name, server.log_text());
+                assert!(start.elapsed() < TIMEOUT, "no port {port}: {}", server.log_text());
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
         server
     }
 
-    fn said(&self) -> String {
+    fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -90,7 +90,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- what {} said ---\n{}", self.name, self.said());
+            eprintln!("--- the output of {} ---\n{}", self.name, self.log_text());
         }
         if let Ok(pid) = i32::try_from(self.child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! An authority of a test's own, and the servers it vouches for.
+//! A certificate authority of the test's own, and TLS servers with its certificates.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut parameters = CertificateParams::new(Vec::new()).expect("parameters");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Two authorities of one name would be one authority with two keys.
+        // Two authorities with the same name would be one authority with two keys.
         static COUNT: AtomicUsize = AtomicUsize::new(1);
         let name = format!("test authority {}", COUNT.fetch_add(1, Ordering::Relaxed));
         parameters.distinguished_name.push(DnType::CommonName, name);
@@ -45,12 +45,12 @@ impl Authority {
         Self { issuer: Issuer::new(parameters, key), certificate: der, directory }
     }
 
-    /// Where its own certificate lies.
+    /// The file with its own certificate.
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    /// The line of a route that trusts this authority.
+    /// The configuration line of a route that trusts this authority.
     pub(crate) fn trusted(&self) -> String {
         self.trusted_with("")
     }
@@ -64,7 +64,7 @@ impl Authority {
         self.sign(CertificateParams::new(vec![name.to_owned()]).expect("a name"))
     }
 
-    /// One that was good until 2020.
+    /// A certificate that expired in 2020.
     pub(crate) fn expired(&self, name: &str) -> Leaf {
         let mut parameters = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         parameters.not_before = rcgen::date_time_ymd(2019, 1, 1);
@@ -78,7 +78,7 @@ impl Authority {
         Leaf { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// Writes a leaf where a route can read it: certificate and key.
+    /// Writes a certificate and its key where a route can read them.
     pub(crate) fn write(&self, name: &str, leaf: &Leaf) -> (PathBuf, PathBuf) {
         let file = |kind: &str, text: &str| {
             let path = self.directory.path().join(format!("{name}.{kind}"));
@@ -88,7 +88,7 @@ impl Authority {
         (file("crt", &leaf.certificate), file("key", &leaf.key))
     }
 
-    /// A server that serves only those whom this authority vouches for.
+    /// A server that demands a client certificate of this authority.
     pub(crate) fn demanding(&self, leaf: &Leaf) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).expect("an authority");
@@ -122,7 +122,7 @@ impl Leaf {
     }
 }
 
-/// A server that does with each connection what the test says.
+/// A server that handles each connection as the test defines.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     task: JoinHandle<()>,
@@ -144,7 +144,7 @@ impl Server {
         Self { address, task }
     }
 
-    /// The same over TLS. A handshake that fails is the gateway's to explain.
+    /// The same over TLS. The gateway reports handshakes that fail.
     pub(crate) async fn over_tls<F>(
         config: Arc<ServerConfig>,
         session: impl Fn(TlsStream<TcpStream>) -> F + Send + Sync + 'static,
@@ -176,23 +176,23 @@ impl Drop for Server {
     }
 }
 
-/// Says back whatever it hears, and ends when the other side does.
+/// Sends back everything it receives, and closes when the other side does.
 pub(crate) async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-        let said = async {
+        let data = async {
             stream.write_all(&buffer[..length]).await?;
             stream.flush().await
         };
-        if said.await.is_err() {
+        if data.await.is_err() {
             return;
         }
     }
-    // Whoever hung up need not hear it.
+    // The other side may have closed already.
     let _ = stream.shutdown().await;
 }
 
-/// A path as the configuration writes it.
+/// A path in the syntax of the configuration.
 pub(crate) fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display())
 }

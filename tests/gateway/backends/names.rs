@@ -1,4 +1,4 @@
-//! Who chooses where a session leads: the configuration, and nobody else. And what becomes of names that lead nowhere.
+//! Clients cannot choose a backend, and names that do not resolve or resolve to forbidden addresses are reported.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -11,10 +11,10 @@ use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
 use super::{unreached, works};
-use crate::support::{Backend, PLAIN, Setup, TLS, alone, ask, assert_took};
+use crate::support::{Backend, PLAIN, Setup, TLS, assert_took, isolated, send_request};
 
 #[tokio::test]
-async fn a_name_that_leads_out_of_the_allowed_networks() {
+async fn a_name_that_resolves_outside_the_allowed_networks() {
     let backend = Backend::echo().await;
     let url = format!("tcp://localhost:{}", backend.address.port());
     let gateway = Setup::new()
@@ -25,14 +25,14 @@ async fn a_name_that_leads_out_of_the_allowed_networks() {
     let end = unreached(&gateway, "/outside", "backend_refused").await;
     let detail = end.text("detail").unwrap_or_default();
     assert!(detail.contains("allowed_networks"), "{end:?}");
-    assert!(detail.contains("127.0.0.1") || detail.contains("::1"), "the address that was meant: {end:?}");
-    assert_eq!(backend.calls().await, 0, "it was dialled");
+    assert!(detail.contains("127.0.0.1") || detail.contains("::1"), "the address is not named: {end:?}");
+    assert_eq!(backend.connections().await, 0, "the backend was dialled");
     works(&gateway, TLS, "/inside").await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn no_client_names_a_server() {
+async fn a_client_cannot_choose_the_backends_address() {
     let (meant, other) = (Backend::echo().await, Backend::echo().await);
     let gateway = Setup::new().route("echo", &meant).route_with("wide", "/wide/*", &meant, "").start().await;
     let (host, port) = (other.address.ip().to_string(), other.address.port());
@@ -47,12 +47,12 @@ async fn no_client_names_a_server() {
         plain.add("Sec-WebSocket-Protocol", &format!("{host}.{port}")),
     ];
     for request in requests {
-        let mut session = gateway.open(gateway.wire(PLAIN).await, &request).await;
+        let mut session = gateway.open(gateway.connect(PLAIN).await, &request).await;
         session.echo(b"hello").await;
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
     }
-    assert_eq!(other.calls().await, 0);
+    assert_eq!(other.connections().await, 0);
     gateway.finish().await;
 }
 
@@ -63,7 +63,7 @@ struct NameServer {
     _file: TempDir,
 }
 
-/// What it says to a question for an IPv4 address of a name.
+/// The answer to a query for a name's IPv4 address.
 enum Answer {
     Nothing,
     NoSuchName,
@@ -71,15 +71,15 @@ enum Answer {
 }
 
 impl NameServer {
-    /// From here on the whole machine asks this server, and no other.
+    /// From now on all programs of this machine query this server only.
     async fn new(answer: impl Fn(&str) -> Answer + Send + 'static) -> Self {
-        // Port 53 is everybody's; this address is nobody's.
+        // Port 53 of other addresses may be in use; nothing uses this address.
         let socket = UdpSocket::bind(("127.0.0.53", 53)).await.expect("the port of a name server");
         let file = TempDir::new().expect("a directory");
         let path = file.path().join("resolv.conf");
         std::fs::write(&path, "nameserver 127.0.0.53\n").expect("a file");
         let mounted = Command::new("mount").arg("--bind").arg(&path).arg("/etc/resolv.conf").status();
-        assert!(mounted.expect("mount").success(), "/etc/resolv.conf stays as it was");
+        assert!(mounted.expect("mount").success(), "/etc/resolv.conf is not replaced");
 
         let questions = Arc::new(AtomicUsize::new(0));
         let counter = questions.clone();
@@ -87,8 +87,8 @@ impl NameServer {
             let mut buffer = [0; 2048];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                if let Some(said) = respond(&buffer[..length], &answer) {
-                    socket.send_to(&said, peer).await.expect("an answer goes out");
+                if let Some(reply) = respond(&buffer[..length], &answer) {
+                    socket.send_to(&reply, peer).await.expect("an answer is sent");
                 }
             }
         });
@@ -106,7 +106,7 @@ impl Drop for NameServer {
     }
 }
 
-/// The answer to a query (RFC 1035, section 4), if there is to be one.
+/// The answer to a query (RFC 1035, section 4), unless the server is silent.
 fn respond(query: &[u8], answer: &impl Fn(&str) -> Answer) -> Option<Vec<u8>> {
     const A: [u8; 2] = [0, 1];
     let (head, rest) = query.split_at(12);
@@ -124,16 +124,16 @@ fn respond(query: &[u8], answer: &impl Fn(&str) -> Answer) -> Option<Vec<u8>> {
         Answer::NoSuchName => (3, None),
         Answer::Address(address) => (0, is_for_ipv4.then_some(address)),
     };
-    // A response, recursion wanted and available; one question, and one record or none.
-    let mut said =
+    // A response, recursion desired and available; one question, and one record or none.
+    let mut reply =
         [&head[..2], &[0x81, 0x80 | code, 0, 1, 0, u8::from(record.is_some()), 0, 0, 0, 0]].concat();
-    said.extend(question);
+    reply.extend(question);
     if let Some(address) = record {
-        // The name of the question, A, IN, good for a minute, four bytes.
-        said.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        said.extend(address.octets());
+        // The name of the question, A, IN, a TTL of one minute, four bytes.
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        reply.extend(address.octets());
     }
-    Some(said)
+    Some(reply)
 }
 
 const CONNECT: Duration = Duration::from_millis(900);
@@ -143,8 +143,8 @@ fn named(name: &str, backend: SocketAddr) -> String {
 }
 
 #[tokio::test]
-async fn a_name_server_that_says_nothing() {
-    if !alone("backends::names::a_name_server_that_says_nothing") {
+async fn a_name_server_that_does_not_answer() {
+    if !isolated("backends::names::a_name_server_that_does_not_answer") {
         return;
     }
     let silent = NameServer::new(|_| Answer::Nothing).await;
@@ -170,7 +170,7 @@ async fn a_name_server_that_says_nothing() {
         let mut session = gateway.session("/echo").await;
         session.echo(b"hello").await;
         session.close(1000).await;
-        assert!(start.elapsed() < CONNECT, "held up: {:?}", start.elapsed());
+        assert!(start.elapsed() < CONNECT, "delayed by the name server: {:?}", start.elapsed());
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
     };
     let (end, ()) = tokio::join!(waits, others_do_not);
@@ -178,24 +178,24 @@ async fn a_name_server_that_says_nothing() {
     let detail = end.text("detail").unwrap_or_default();
     assert!(detail.contains("no name server answered in time"), "{end:?}");
     let asked = silent.questions();
-    assert!(asked > 0, "nobody asked the name server");
+    assert!(asked > 0, "the name server received no query");
 
     let start = Instant::now();
-    let mut wire = gateway.wire(PLAIN).await;
-    let response = ask(&mut wire, &gateway.upgrade(PLAIN, "/status")).await;
+    let mut connection = gateway.connect(PLAIN).await;
+    let response = send_request(&mut connection, &gateway.upgrade(PLAIN, "/status")).await;
     assert_took(start, CONNECT);
     assert_eq!(response.status, 502, "{response:?}");
-    let peer = wire.peer();
-    drop(wire);
-    assert_eq!(gateway.end(peer).await.reason(), "backend_unresolved");
-    assert!(silent.questions() > asked, "nobody asked for the other name");
-    assert_eq!(backend.calls().await, 1);
+    let peer = connection.peer();
+    drop(connection);
+    assert_eq!(gateway.access_log_line(peer).await.reason(), "backend_unresolved");
+    assert!(silent.questions() > asked, "no query for the other name");
+    assert_eq!(backend.connections().await, 1);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn what_name_servers_know() {
-    if !alone("backends::names::what_name_servers_know") {
+async fn answers_of_a_name_server() {
+    if !isolated("backends::names::answers_of_a_name_server") {
         return;
     }
     let server = NameServer::new(|name| match name {
@@ -226,7 +226,7 @@ async fn what_name_servers_know() {
         "the answers were there at once: {:?}",
         start.elapsed()
     );
-    assert_eq!(backend.calls().await, 1);
+    assert_eq!(backend.connections().await, 1);
     assert!(server.questions() >= 3, "{} questions", server.questions());
     gateway.finish().await;
 }

@@ -1,4 +1,4 @@
-//! `proxy_protocol`: listeners that are told who calls.
+//! `proxy_protocol`: listeners that receive the client's address in a PROXY header.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -7,7 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    BINARY, Backend, Gateway, PLAIN, Session, Setup, TLS, Wire, ask, assert_took, frame, read_to_end, within,
+    BINARY, Backend, ClientStream, Gateway, PLAIN, Session, Setup, TLS, assert_took, frame, read_to_end,
+    send_request, within,
 };
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -20,7 +21,7 @@ fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[command, family], &length, block].concat()
 }
 
-/// The second listener wants a header, and has a certificate too.
+/// The second listener requires a header, and has a certificate too.
 fn setup(backend: &Backend, trusted: &str) -> Setup {
     Setup::echo(backend).listener(
         PLAIN,
@@ -35,23 +36,26 @@ async fn gateway(backend: &Backend) -> Gateway {
     setup(backend, "127.0.0.0/8").start().await
 }
 
-/// A connection of a proxy that says `header`; the log will speak of `client`, or of the proxy itself.
+/// A connection of a proxy that sends `header`; the log names `client`, or else the proxy itself.
 async fn announced(gateway: &Gateway, header: &[u8], client: Option<&str>) -> (TcpStream, SocketAddr) {
-    let mut socket = gateway.stray(None, PLAIN, |_| {}).await;
+    let mut socket = gateway.untracked_socket(None, PLAIN, |_| {}).await;
     let own = socket.local_addr().expect("a connected socket");
     let client = client.map_or(own, |client| client.parse().expect("the address of a client"));
-    gateway.expect_end(client);
-    // The gateway may have seen enough before all of it was sent.
+    gateway.expect_log_line(client);
+    // The gateway may refuse it before all of it is sent.
     let _ = socket.write_all(header).await;
     (socket, client)
 }
 
 async fn session(gateway: &Gateway, socket: TcpStream, client: SocketAddr) -> Session {
-    let mut wire = gateway.secure(socket).await;
-    let response =
-        ask(&mut wire, &gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a")).await;
+    let mut connection = gateway.secure(socket).await;
+    let response = send_request(
+        &mut connection,
+        &gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a"),
+    )
+    .await;
     assert_eq!(response.status, 101, "{response:?}");
-    Session::new(wire, client, &response.rest)
+    Session::new(connection, client, &response.rest)
 }
 
 async fn works(gateway: &Gateway, socket: TcpStream, client: SocketAddr) {
@@ -63,18 +67,18 @@ async fn works(gateway: &Gateway, socket: TcpStream, client: SocketAddr) {
     gateway.ended(peer, "client_closed", Some(1000)).await;
 }
 
-/// Nothing is said to whom has no valid header, and its end comes within two seconds.
+/// Expects that a connection without a valid header receives nothing, and is closed within two seconds.
 async fn closed(gateway: &Gateway, mut socket: TcpStream, peer: SocketAddr, what: &str) -> String {
     let start = Instant::now();
-    let (said, _) = read_to_end(&mut socket).await;
-    assert!(said.is_empty(), "{what}: {:?}", String::from_utf8_lossy(&said));
+    let (reply, _) = read_to_end(&mut socket).await;
+    assert!(reply.is_empty(), "{what}: {:?}", String::from_utf8_lossy(&reply));
     assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
     let end = gateway.refused(peer, "proxy_header_invalid").await;
     end.text("detail").unwrap_or_default().to_owned()
 }
 
 #[tokio::test]
-async fn the_announced_client_is_the_peer() {
+async fn the_client_of_the_header_is_the_peer() {
     let backend = Backend::echo().await;
     let gateway = gateway(&backend).await;
     let six: Vec<u8> = ["2001:db8::7", "2001:db8::1"]
@@ -94,7 +98,7 @@ async fn the_announced_client_is_the_peer() {
         let (socket, client) = announced(&gateway, &header, Some(client)).await;
         works(&gateway, socket, client).await;
     }
-    // Nobody is announced: the connection is the proxy's own.
+    // No client is named: the connection is the proxy's own.
     for header in [
         v2(0x20, 0x00, b""),
         v2(0x20, 0x11, FOUR),
@@ -109,7 +113,7 @@ async fn the_announced_client_is_the_peer() {
 }
 
 #[tokio::test]
-async fn header_and_hello_may_share_a_packet_or_come_byte_by_byte() {
+async fn header_and_hello_may_share_a_packet_or_arrive_byte_by_byte() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .listener(PLAIN, "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.0/8\"]\n")
@@ -118,18 +122,18 @@ async fn header_and_hello_may_share_a_packet_or_come_byte_by_byte() {
     for header in [V1.to_vec(), v2(0x21, 0x11, FOUR)] {
         let request = gateway.upgrade(PLAIN, "/echo").then(&frame(true, BINARY, b"at once")).bytes();
         for size in [1, 7, 100_000] {
-            let mut socket = gateway.stray(None, PLAIN, |_| {}).await;
+            let mut socket = gateway.untracked_socket(None, PLAIN, |_| {}).await;
             let client: SocketAddr = CLIENT.parse().unwrap();
-            gateway.expect_end(client);
+            gateway.expect_log_line(client);
             for piece in [header.clone(), request.clone()].concat().chunks(size) {
                 socket.write_all(piece).await.unwrap();
-                // Each byte in a packet of its own, as far as the kernel lets a program have its way.
+                // Each byte in a packet of its own, as far as the kernel allows.
                 tokio::task::yield_now().await;
             }
-            let mut wire = Wire::Plain(socket);
-            let response = crate::support::read_response(&mut wire, true).await;
+            let mut connection = ClientStream::Plain(socket);
+            let response = crate::support::read_response(&mut connection, true).await;
             assert_eq!(response.status, 101);
-            let mut session = Session::new(wire, client, &response.rest);
+            let mut session = Session::new(connection, client, &response.rest);
             assert_eq!(session.frames.payload(7).await, b"at once");
             session.close(1000).await;
             drop(session);
@@ -139,7 +143,7 @@ async fn header_and_hello_may_share_a_packet_or_come_byte_by_byte() {
     gateway.finish().await;
 }
 
-/// A header of version 1 of this many bytes.
+/// A header of version 1 with this many bytes.
 fn long(length: usize) -> Vec<u8> {
     let mut line = b"PROXY UNKNOWN ".to_vec();
     line.resize(length - 2, b'x');
@@ -161,7 +165,7 @@ async fn version_1_has_107_bytes_and_no_more() {
 }
 
 #[tokio::test]
-async fn whoever_has_no_valid_header_is_closed() {
+async fn connections_without_a_valid_header_are_closed() {
     let backend = Backend::echo().await;
     let gateway = gateway(&backend).await;
     let get = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -192,7 +196,7 @@ async fn whoever_has_no_valid_header_is_closed() {
         let detail = closed(&gateway, socket, own, what).await;
         assert!(detail.contains(words), "{what}: {words:?} is not in {detail:?}");
     }
-    assert_eq!(backend.calls().await, 0);
+    assert_eq!(backend.connections().await, 0);
     gateway.finish().await;
 }
 
@@ -200,7 +204,7 @@ async fn whoever_has_no_valid_header_is_closed() {
 async fn a_header_that_never_ends_has_two_seconds() {
     let backend = Backend::echo().await;
     let gateway = gateway(&backend).await;
-    // A length that is never kept, nothing at all, and a drip.
+    // A header shorter than its announced length, nothing at all, and one byte at a time.
     let lying = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff], FOUR].concat();
     let cases = [("a lie", lying), ("silence", Vec::new()), ("half", V1[..20].to_vec())];
     let waiting = cases.map(|(what, header)| {
@@ -224,7 +228,7 @@ async fn a_header_that_never_ends_has_two_seconds() {
             sent += 1;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert!(sent > 10, "only {sent} bytes were waited for");
+        assert!(sent > 10, "only {sent} bytes were sent");
         let detail = gateway.refused(own, "proxy_header_invalid").await;
         assert_eq!(detail.number("duration_ms").map(|ms| ms / 1000), Some(2), "{detail:?}");
         assert!(start.elapsed() < Duration::from_secs(8));
@@ -246,39 +250,39 @@ async fn a_header_that_never_ends_has_two_seconds() {
 }
 
 #[tokio::test]
-async fn a_header_from_whoever_is_not_trusted() {
+async fn a_header_from_an_untrusted_peer() {
     let backend = Backend::echo().await;
     let gateway = setup(&backend, "127.0.0.9/32").start().await;
     for header in [V1.to_vec(), v2(0x21, 0x11, FOUR), v2(0x20, 0, b""), Vec::new()] {
         let (socket, own) = announced(&gateway, &header, None).await;
-        let detail = closed(&gateway, socket, own, "a stranger").await;
+        let detail = closed(&gateway, socket, own, "an untrusted peer").await;
         assert!(detail.contains("trusted_proxies"), "{detail:?}");
     }
     let source: IpAddr = "127.0.0.9".parse().unwrap();
-    let mut socket = gateway.stray(Some(source), PLAIN, |_| {}).await;
-    gateway.expect_end(CLIENT.parse().unwrap());
+    let mut socket = gateway.untracked_socket(Some(source), PLAIN, |_| {}).await;
+    gateway.expect_log_line(CLIENT.parse().unwrap());
     socket.write_all(V1).await.unwrap();
     works(&gateway, socket, CLIENT.parse().unwrap()).await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_header_where_none_is_wanted() {
+async fn a_header_at_a_listener_without_proxy_protocol() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend).start().await;
-    for door in [TLS, PLAIN] {
+    for listener in [TLS, PLAIN] {
         for header in [V1.to_vec(), v2(0x21, 0x11, FOUR)] {
-            let mut socket = gateway.tcp(door).await;
+            let mut socket = gateway.tcp(listener).await;
             let own = socket.local_addr().unwrap();
             socket.write_all(&header).await.unwrap();
-            closed(&gateway, socket, own, "a header nobody asked for").await;
+            closed(&gateway, socket, own, "an unexpected header").await;
         }
     }
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn limits_count_the_announced_client() {
+async fn limits_count_the_client_of_the_header() {
     let backend = Backend::echo().await;
     let gateway = setup(&backend, "127.0.0.0/8")
         .per_ip("rate = 1000\nburst = 1000\nsessions = 2\nexempt = [\"127.0.0.250/32\"]")
@@ -293,19 +297,19 @@ async fn limits_count_the_announced_client() {
         session.echo(b"hello").await;
         held.push(session);
     }
-    // One too many: closed before TLS.
+    // One session too many: closed before TLS.
     let (mut socket, client) = announced(&gateway, V1, Some(CLIENT)).await;
-    let (said, _) = read_to_end(&mut socket).await;
-    assert!(said.is_empty());
+    let (reply, _) = read_to_end(&mut socket).await;
+    assert!(reply.is_empty());
     gateway.refused(client, "too_many_sessions").await;
-    // Others come by the same proxy.
+    // Other clients use the same proxy.
     for last in 8..12 {
         let header = format!("PROXY TCP4 192.0.2.{last} 198.51.100.1 1 443\r\n");
         let (socket, client) =
             announced(&gateway, header.as_bytes(), Some(&format!("192.0.2.{last}:1"))).await;
         works(&gateway, socket, client).await;
     }
-    // What the client says of itself in its request is a stranger's word.
+    // The client's own forwarding headers are not trusted.
     for mut session in held {
         session.close(1000).await;
         let peer = session.peer;
@@ -313,12 +317,12 @@ async fn limits_count_the_announced_client() {
         gateway.ended(peer, "client_closed", Some(1000)).await;
     }
     let (socket, client) = announced(&gateway, V1, Some(CLIENT)).await;
-    let mut wire = gateway.secure(socket).await;
+    let mut connection = gateway.secure(socket).await;
     let request = gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a");
     let request = request.add("X-Forwarded-For", "203.0.113.9").add("Forwarded", "for=203.0.113.9");
-    let response = ask(&mut wire, &request).await;
+    let response = send_request(&mut connection, &request).await;
     assert_eq!(response.status, 101, "{response:?}");
-    let mut session = Session::new(wire, client, &response.rest);
+    let mut session = Session::new(connection, client, &response.rest);
     session.close(1000).await;
     drop(session);
     gateway.ended(client, "client_closed", Some(1000)).await;

@@ -1,4 +1,4 @@
-//! `send_proxy`: what a backend is told about the caller, byte by byte.
+//! `send_proxy`: the PROXY header that a backend receives, byte by byte.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,11 +10,11 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::authority::{Authority, Server, echo};
-use crate::support::{Backend, Door, Gateway, PLAIN, Session, Setup, TLS, within};
+use crate::support::{Backend, Gateway, ListenerIndex, PLAIN, Session, Setup, TLS, within};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A header of version 2, taken apart by hand.
+/// A header of version 2, parsed by hand.
 #[derive(Debug, PartialEq, Eq)]
 struct V2 {
     command: u8,
@@ -25,7 +25,7 @@ struct V2 {
 
 async fn exactly<S: AsyncRead + Unpin>(stream: &mut S, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
-    within("bytes of a header", stream.read_exact(&mut bytes)).await.expect("they come");
+    within("bytes of a header", stream.read_exact(&mut bytes)).await.expect("enough bytes");
     bytes
 }
 
@@ -62,25 +62,25 @@ fn ipv4(client: SocketAddr, called: SocketAddr) -> Vec<u8> {
     [octets(client).as_slice(), &octets(called), &ports].concat()
 }
 
-/// Checks the header of a session that was opened at `door`, but for its name; that is returned.
-fn check(header: &V2, client: SocketAddr, gateway: &Gateway, door: Door) -> String {
+/// Checks the header of a session at `listener`, except for its unique id, which is returned.
+fn check(header: &V2, client: SocketAddr, gateway: &Gateway, listener: ListenerIndex) -> String {
     assert_eq!((header.command, header.family), (0x21, 0x11), "PROXY, TCP over IPv4");
-    assert_eq!(header.addresses, ipv4(client, gateway.address(door)));
+    assert_eq!(header.addresses, ipv4(client, gateway.address(listener)));
     let of =
         |kind: u8| header.tlvs.iter().find(|(known, _)| *known == kind).map(|(_, value)| value.as_slice());
     match of(0x20) {
-        Some([client, verify @ ..]) if door == TLS => {
+        Some([client, verify @ ..]) if listener == TLS => {
             let (verify, inner) = (&verify[..4], parts(&verify[4..]));
             assert_eq!(*client, 1, "TLS, and no certificate");
             assert_ne!(verify, [0; 4], "nothing was verified");
             assert_eq!(inner, [(0x21, b"TLSv1.3".to_vec())]);
         }
-        ssl => assert!(ssl.is_none() && door == PLAIN, "{header:?}"),
+        ssl => assert!(ssl.is_none() && listener == PLAIN, "{header:?}"),
     }
     String::from_utf8(of(0x05).expect("a unique id").to_vec()).expect("a name")
 }
 
-/// Ends a session whose backend is the test itself, and compares its name.
+/// Closes a session whose backend is the test itself, and compares its request id.
 async fn end(gateway: &Gateway, mut session: Session, name: Option<String>) {
     session.close(1000).await;
     let peer = session.peer;
@@ -92,13 +92,14 @@ async fn end(gateway: &Gateway, mut session: Session, name: Option<String>) {
 }
 
 #[tokio::test]
-async fn version_1_is_one_line_and_then_the_client() {
-    let backend = Backend::puppet().await;
-    let gateway = Setup::new().route_with("told", "/told", &backend, "send_proxy = \"v1\"").start().await;
-    for door in [TLS, PLAIN] {
-        let session = gateway.session_by(door, "/told").await;
+async fn version_1_is_one_line_before_the_clients_data() {
+    let backend = Backend::scripted().await;
+    let gateway =
+        Setup::new().route_with("backend", "/backend", &backend, "send_proxy = \"v1\"").start().await;
+    for listener in [TLS, PLAIN] {
+        let session = gateway.session_by(listener, "/backend").await;
         let mut socket = backend.accept().await;
-        let (client, called) = (session.peer, gateway.address(door));
+        let (client, called) = (session.peer, gateway.address(listener));
         let line =
             format!("PROXY TCP4 {} {} {} {}\r\n", client.ip(), called.ip(), client.port(), called.port());
         let read = exactly(&mut socket, line.len()).await;
@@ -113,13 +114,14 @@ async fn version_1_is_one_line_and_then_the_client() {
 }
 
 #[tokio::test]
-async fn version_2_says_who_and_how_and_which_session() {
-    let backend = Backend::puppet().await;
-    let gateway = Setup::new().route_with("told", "/told", &backend, "send_proxy = \"v2\"").start().await;
-    for door in [TLS, PLAIN] {
-        let mut session = gateway.session_by(door, "/told").await;
+async fn version_2_carries_the_client_tls_and_session_id() {
+    let backend = Backend::scripted().await;
+    let gateway =
+        Setup::new().route_with("backend", "/backend", &backend, "send_proxy = \"v2\"").start().await;
+    for listener in [TLS, PLAIN] {
+        let mut session = gateway.session_by(listener, "/backend").await;
         let mut socket = backend.accept().await;
-        let name = check(&v2(&mut socket).await, session.peer, &gateway, door);
+        let name = check(&v2(&mut socket).await, session.peer, &gateway, listener);
         let server = tokio::spawn(echo(socket));
         session.echo(b"and then the client").await;
         end(&gateway, session, Some(name)).await;
@@ -129,16 +131,16 @@ async fn version_2_says_who_and_how_and_which_session() {
 }
 
 #[tokio::test]
-async fn the_client_behind_a_trusted_proxy_is_the_one_who_is_told() {
-    let backend = Backend::puppet().await;
+async fn the_header_names_the_client_behind_a_trusted_proxy() {
+    let backend = Backend::scripted().await;
     let gateway = Setup::new()
-        .route_with("told", "/told", &backend, "send_proxy = \"v1\"")
+        .route_with("backend", "/backend", &backend, "send_proxy = \"v1\"")
         .listener(PLAIN, "trusted_proxies = [\"127.0.0.9/32\"]\n")
         .start()
         .await;
-    let wire = gateway.wire_by_proxy("127.0.0.9".parse().unwrap(), "192.0.2.7:4711", PLAIN).await;
-    let request = gateway.upgrade(PLAIN, "/told").add("X-Forwarded-For", "10.9.8.7, 192.0.2.7:4711");
-    let mut session = gateway.open(wire, &request).await;
+    let connection = gateway.connect_by_proxy("127.0.0.9".parse().unwrap(), "192.0.2.7:4711", PLAIN).await;
+    let request = gateway.upgrade(PLAIN, "/backend").add("X-Forwarded-For", "10.9.8.7, 192.0.2.7:4711");
+    let mut session = gateway.open(connection, &request).await;
     let mut socket = backend.accept().await;
     let line = format!("PROXY TCP4 192.0.2.7 127.0.0.1 4711 {}\r\n", gateway.address(PLAIN).port());
     let read = exactly(&mut socket, line.len()).await;
@@ -153,16 +155,16 @@ async fn the_client_behind_a_trusted_proxy_is_the_one_who_is_told() {
 }
 
 #[tokio::test]
-async fn it_comes_before_tls_and_over_a_unix_socket_too() {
+async fn the_header_precedes_tls_and_works_over_a_unix_socket() {
     let authority = Authority::new();
     let acceptor = TlsAcceptor::from(authority.leaf("localhost").server(&[&TLS13]));
-    let (told, mut tells) = mpsc::unbounded_channel();
+    let (headers, mut received_headers) = mpsc::unbounded_channel();
     let server = Server::start({
-        let told = told.clone();
+        let headers = headers.clone();
         move |mut socket| {
-            let (acceptor, told) = (acceptor.clone(), told.clone());
+            let (acceptor, headers) = (acceptor.clone(), headers.clone());
             async move {
-                told.send(v2(&mut socket).await).unwrap();
+                headers.send(v2(&mut socket).await).unwrap();
                 echo(acceptor.accept(socket).await.unwrap()).await;
             }
         }
@@ -173,7 +175,7 @@ async fn it_comes_before_tls_and_over_a_unix_socket_too() {
     let listener = UnixListener::bind(&path).unwrap();
     let local = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
-        told.send(v2(&mut socket).await).unwrap();
+        headers.send(v2(&mut socket).await).unwrap();
         echo(socket).await;
     });
     let lines = format!("send_proxy = \"v2\"\n{}", authority.trusted());
@@ -185,7 +187,7 @@ async fn it_comes_before_tls_and_over_a_unix_socket_too() {
     for target in ["/secure", "/local"] {
         let mut session = gateway.session(target).await;
         session.echo(b"hello").await;
-        let header = within("a header", tells.recv()).await.unwrap();
+        let header = within("a header", received_headers.recv()).await.unwrap();
         let name = check(&header, session.peer, &gateway, TLS);
         end(&gateway, session, Some(name)).await;
     }
@@ -194,13 +196,13 @@ async fn it_comes_before_tls_and_over_a_unix_socket_too() {
 }
 
 #[tokio::test]
-async fn a_health_check_speaks_for_nobody() {
-    let (one, other) = (Backend::puppet().await, Backend::echo().await);
+async fn a_health_check_sends_a_local_header() {
+    let (one, other) = (Backend::scripted().await, Backend::echo().await);
     let urls = super::list([&one, &other].map(|backend| format!("tcp://{}", backend.address)));
     let health = "health = { interval = \"200ms\", timeout = \"100ms\", rise = 1, fall = 5 }";
     let gateway = Setup::new()
         .tables(&format!(
-            "[[route]]\nname = \"told\"\npath = \"/told\"\nbackend = {urls}\nsend_proxy = \"v2\"\n{health}"
+            "[[route]]\nname = \"backend\"\npath = \"/backend\"\nbackend = {urls}\nsend_proxy = \"v2\"\n{health}"
         ))
         .start()
         .await;
@@ -212,7 +214,7 @@ async fn a_health_check_speaks_for_nobody() {
     assert!(rest.is_empty(), "{rest:?}");
     let _ = socket.shutdown().await;
     drop((one, other, socket));
-    // The descriptors of a check come and go.
+    // The descriptors of a health check come and go.
     gateway.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(gateway.exit().await.success());
 }

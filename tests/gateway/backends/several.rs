@@ -1,4 +1,4 @@
-//! Routes that lead to more than one server.
+//! Load balancing: routes with more than one backend.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -18,16 +18,16 @@ use tokio::sync::oneshot;
 
 use super::authority::echo;
 use super::{list, unreached, use_and_close};
-use crate::backend::{BlackHole, Nobody};
+use crate::backend::{BlackHole, ClosedPort};
 use crate::support::{
-    BINARY, Backend, Gateway, PATIENCE, PLAIN, Session, Setup, again, eventually, frame, part, within,
+    BINARY, Backend, Gateway, PLAIN, Session, Setup, TIMEOUT, eventually, frame, rerun, role, within,
 };
 
 fn url(address: SocketAddr) -> String {
     format!("tcp://{address}")
 }
 
-/// A gateway whose route `/pool` leads to all of them.
+/// A gateway whose route `/pool` has all of them as backends.
 async fn pool(backends: &[SocketAddr], lines: &str) -> Gateway {
     let backends = list(backends.iter().copied().map(url));
     Setup::new()
@@ -37,38 +37,38 @@ async fn pool(backends: &[SocketAddr], lines: &str) -> Gateway {
         .await
 }
 
-/// Opens a session, uses it and closes it: which server it was.
+/// Opens a session, uses it and closes it: the URL of its backend.
 async fn visit(gateway: &Gateway, source: IpAddr) -> String {
-    let wire = gateway.wire_from(Some(source), PLAIN).await;
-    use_and_close(gateway, gateway.open(wire, &gateway.upgrade(PLAIN, "/pool")).await).await
+    let connection = gateway.connect_from(Some(source), PLAIN).await;
+    use_and_close(gateway, gateway.open(connection, &gateway.upgrade(PLAIN, "/pool")).await).await
 }
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 #[tokio::test]
-async fn one_that_refuses_keeps_nobody_from_the_next() {
-    let nobody = Nobody::new();
+async fn a_backend_that_refuses_is_skipped_for_the_next() {
+    let closed_port = ClosedPort::new();
     let good = Backend::echo().await;
-    let gateway = pool(&[nobody.address, good.address], "balance = \"first\"").await;
+    let gateway = pool(&[closed_port.address, good.address], "balance = \"first\"").await;
     for _ in 0..20 {
         let start = Instant::now();
         assert_eq!(visit(&gateway, HERE).await, url(good.address));
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     }
-    let news = gateway.lines(|line| (line["backend"] == *url(nobody.address)).then(|| line.clone()));
-    assert!(!news.is_empty(), "the log does not say that one is away");
+    let news = gateway.lines(|line| (line["backend"] == *url(closed_port.address)).then(|| line.clone()));
+    assert!(!news.is_empty(), "the log does not report the failure");
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn one_that_does_not_answer_leaves_time_for_the_next() {
+async fn a_backend_that_does_not_answer_leaves_time_for_the_next() {
     let hole = BlackHole::new().await;
     let good = Backend::echo().await;
     let gateway = pool(&[hole.address, good.address], "balance = \"first\"").await;
     let start = Instant::now();
     assert_eq!(visit(&gateway, HERE).await, url(good.address));
     assert!(start.elapsed() < Duration::from_secs(2), "not within the deadline: {:?}", start.elapsed());
-    // Now it is known.
+    // From now on the failure is known.
     let start = Instant::now();
     assert_eq!(visit(&gateway, HERE).await, url(good.address));
     assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
@@ -76,8 +76,8 @@ async fn one_that_does_not_answer_leaves_time_for_the_next() {
 }
 
 #[tokio::test]
-async fn when_all_refuse_the_last_says_so() {
-    let (one, other) = (Nobody::new(), Nobody::new());
+async fn when_all_refuse_the_last_error_is_reported() {
+    let (one, other) = (ClosedPort::new(), ClosedPort::new());
     let gateway = pool(&[one.address, other.address], "").await;
     for _ in 0..4 {
         unreached(&gateway, "/pool", "backend_refused").await;
@@ -86,7 +86,7 @@ async fn when_all_refuse_the_last_says_so() {
 }
 
 #[tokio::test]
-async fn each_in_turn() {
+async fn round_robin() {
     let backends =
         [Backend::echo().await, Backend::echo().await, Backend::echo().await, Backend::echo().await];
     let gateway = pool(&backends.each_ref().map(|backend| backend.address), "").await;
@@ -94,13 +94,13 @@ async fn each_in_turn() {
         visit(&gateway, HERE).await;
     }
     for backend in &backends {
-        assert_eq!(backend.calls().await, 10);
+        assert_eq!(backend.connections().await, 10);
     }
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn the_one_with_the_fewest_sessions() {
+async fn least_sessions() {
     let (one, other) = (Backend::echo().await, Backend::echo().await);
     let gateway = pool(&[one.address, other.address], "balance = \"least-sessions\"").await;
     let mut held = Vec::new();
@@ -110,20 +110,20 @@ async fn the_one_with_the_fewest_sessions() {
         held.push(session);
     }
     assert_eq!((one.open(), other.open()), (3, 3));
-    // Two of the first server's leave; in turns from the first, they are the first and the third.
+    // Two sessions of the first server end; in round-robin order, they are the first and the third.
     for index in [2, 0] {
         let mut leaves = held.remove(index);
         leaves.close(1000).await;
         let end = gateway.ended(leaves.peer, "client_closed", Some(1000)).await;
         assert_eq!(end.text("backend"), Some(url(one.address).as_str()));
     }
-    // The next two make up for them.
+    // The next two even this out.
     for _ in 0..2 {
         let mut session = gateway.session_by(PLAIN, "/pool").await;
         session.echo(b"hello").await;
         held.push(session);
     }
-    assert_eq!((one.calls().await, other.calls().await), (5, 3));
+    assert_eq!((one.connections().await, other.connections().await), (5, 3));
     for mut session in held {
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -149,7 +149,7 @@ async fn a_client_stays_with_its_server() {
 }
 
 #[tokio::test]
-async fn nobody_holds_more_sessions_than_it_may() {
+async fn no_backend_exceeds_its_max_sessions() {
     let (one, other) = (Backend::echo().await, Backend::echo().await);
     let gateway = pool(&[one.address, other.address], "max_sessions = 2").await;
     let mut held: Vec<Session> = Vec::new();
@@ -161,8 +161,12 @@ async fn nobody_holds_more_sessions_than_it_may() {
     assert_eq!((one.open(), other.open()), (2, 2));
     unreached(&gateway, "/pool", "no_healthy_backend").await;
     unreached(&gateway, "/pool", "no_healthy_backend").await;
-    assert_eq!((one.calls().await, other.calls().await), (2, 2), "nobody was dialled for these");
-    // Whoever leaves makes room.
+    assert_eq!(
+        (one.connections().await, other.connections().await),
+        (2, 2),
+        "a backend was dialled for these"
+    );
+    // A session that ends makes room.
     for _ in 0..3 {
         let mut leaves = held.remove(0);
         leaves.close(1000).await;
@@ -180,45 +184,45 @@ async fn nobody_holds_more_sessions_than_it_may() {
 }
 
 #[tokio::test]
-async fn a_full_pool_is_a_503_where_a_status_is_asked_for() {
+async fn a_full_pool_is_a_503_if_the_route_answers_with_a_status() {
     let backend = Backend::echo().await;
     let gateway = pool(&[backend.address], "max_sessions = 1\nbackend_failure = \"status\"").await;
     let mut session = gateway.session_by(PLAIN, "/pool").await;
     session.echo(b"hello").await;
-    let mut wire = gateway.wire(PLAIN).await;
-    let response = crate::support::ask(&mut wire, &gateway.upgrade(PLAIN, "/pool")).await;
+    let mut connection = gateway.connect(PLAIN).await;
+    let response = crate::support::send_request(&mut connection, &gateway.upgrade(PLAIN, "/pool")).await;
     assert_eq!(response.status, 503, "{response:?}");
-    let peer = wire.peer();
-    drop(wire);
-    assert_eq!(gateway.end(peer).await.reason(), "no_healthy_backend");
+    let peer = connection.peer();
+    drop(connection);
+    assert_eq!(gateway.access_log_line(peer).await.reason(), "no_healthy_backend");
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
     drop(session);
     gateway.finish().await;
 }
 
-/// An echo server in a process of its own, which can be killed and started again on its port.
-struct Mortal {
+/// An echo server in its own process, which can be killed and started again on its port.
+struct KillableServer {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
-    /// Bound to the same port, so that nobody else takes it meanwhile.
+    /// Bound to the same port, so that no other program takes it meanwhile.
     _spare: TcpSocket,
-    life: Option<Child>,
+    process: Option<Child>,
 }
 
-impl Mortal {
-    /// The test that plays this part when a test starts it for that.
-    const TEST: &str = "backends::several::one_of_two_is_killed_under_200_sessions_and_comes_back";
-    /// What the process says once it listens, and of each connection.
-    const LISTENS: &str = "mortal: listens";
-    const ACCEPTED: &str = "mortal: accepted";
+impl KillableServer {
+    /// The test that is run again in that process.
+    const TEST: &str = "backends::several::one_of_two_backends_is_killed_under_200_sessions_and_restarted";
+    /// What the process prints when it listens, and for each connection.
+    const LISTENS: &str = "killable server: listens";
+    const ACCEPTED: &str = "killable server: accepted";
 
     async fn new() -> Self {
         let spare = Self::socket((Ipv4Addr::LOCALHOST, 0).into());
         let address = spare.local_addr().expect("its address");
-        let mut mortal = Self { address, accepted: Arc::default(), _spare: spare, life: None };
-        mortal.live().await;
-        mortal
+        let mut killable = Self { address, accepted: Arc::default(), _spare: spare, process: None };
+        killable.start_process().await;
+        killable
     }
 
     fn socket(address: SocketAddr) -> TcpSocket {
@@ -229,17 +233,17 @@ impl Mortal {
     }
 
     /// Starts the process, and waits until it listens.
-    async fn live(&mut self) {
-        assert!(self.life.is_none(), "it lives");
-        let mut process = again(Self::TEST, &self.address.to_string());
+    async fn start_process(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        let mut process = rerun(Self::TEST, &self.address.to_string());
         let mut process = process.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
         let output = process.stdout.take().expect("a pipe");
-        self.life = Some(process);
+        self.process = Some(process);
         let (listens, listening) = oneshot::channel();
         let (mut listens, accepted) = (Some(listens), self.accepted.clone());
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // The harness of the tests has something to say first, maybe on the same line.
+                // The test harness prints something first, maybe on the same line.
                 if line.ends_with(Self::LISTENS) {
                     listens.take().map(|listens| listens.send(()));
                 } else if line == Self::ACCEPTED {
@@ -250,9 +254,9 @@ impl Mortal {
         within("the process to listen", listening).await.expect("it listens");
     }
 
-    /// The life of the process, until the test that started it ends. Returns at once in any other process.
-    async fn is_played() -> bool {
-        let Some(address) = part() else { return false };
+    /// Runs the server in that process, until the test that started it ends. Returns at once in any other process.
+    async fn run_if_started_for_it() -> bool {
+        let Some(address) = role() else { return false };
         let socket = Self::socket(address.parse().expect("an address"));
         let listener = socket.listen(1024).expect("a listener");
         println!("{}", Self::LISTENS);
@@ -270,15 +274,15 @@ impl Mortal {
     }
 
     fn pid(&self) -> Pid {
-        let id = self.life.as_ref().expect("it lives").id();
+        let id = self.process.as_ref().expect("it runs").id();
         Pid::from_raw(i32::try_from(id).expect("a process"))
     }
 
-    /// It does nothing any more, and its kernel still takes what is sent to it.
+    /// Stops the process, while its kernel still accepts what is sent to it.
     async fn freeze(&self) {
-        signal::kill(self.pid(), Signal::SIGSTOP).expect("it lives");
-        // Until each of its threads has stopped, the others go on.
-        eventually("it stops", PATIENCE, || {
+        signal::kill(self.pid(), Signal::SIGSTOP).expect("it runs");
+        // Until each of its threads has stopped, the others continue.
+        eventually("it is stopped", TIMEOUT, || {
             match waitpid(self.pid(), Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)).expect("a child") {
                 WaitStatus::Stopped(..) => Ok(()),
                 other => Err(format!("{other:?}")),
@@ -287,7 +291,7 @@ impl Mortal {
         .await;
     }
 
-    /// How many of its connections hold something that it has not read.
+    /// How many of its connections have unread data.
     fn unread(&self) -> usize {
         let table = std::fs::read_to_string("/proc/net/tcp").expect("the connections of this machine");
         let port = format!(":{:04X}", self.address.port());
@@ -302,20 +306,20 @@ impl Mortal {
 
     /// `kill -9`.
     fn kill(&mut self) {
-        let mut life = self.life.take().expect("it lives");
-        life.kill().expect("it lives");
-        let status = life.wait().expect("a child");
+        let mut process = self.process.take().expect("it runs");
+        process.kill().expect("it runs");
+        let status = process.wait().expect("a child");
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
     }
 
-    /// How many connections it has ever had, as far as it has said so.
+    /// How many connections it has accepted, as far as it has reported them.
     fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has had so many.
+    /// Waits until it has accepted `count` connections.
     async fn has_accepted(&self, count: usize) {
-        eventually("its connections", PATIENCE, || {
+        eventually("its connections", TIMEOUT, || {
             let accepted = self.accepted();
             (accepted >= count).then_some(()).ok_or_else(|| format!("{accepted} of {count}"))
         })
@@ -324,77 +328,77 @@ impl Mortal {
     }
 }
 
-impl Drop for Mortal {
+impl Drop for KillableServer {
     fn drop(&mut self) {
-        if self.life.is_some() {
+        if self.process.is_some() {
             self.kill();
         }
     }
 }
 
 #[tokio::test]
-async fn one_of_two_is_killed_under_200_sessions_and_comes_back() {
-    if Mortal::is_played().await {
+async fn one_of_two_backends_is_killed_under_200_sessions_and_restarted() {
+    if KillableServer::run_if_started_for_it().await {
         return;
     }
-    let (mut mortal, other) = (Mortal::new().await, Backend::echo().await);
-    let gateway = pool(&[mortal.address, other.address], "").await;
+    let (mut killable, other) = (KillableServer::new().await, Backend::echo().await);
+    let gateway = pool(&[killable.address, other.address], "").await;
     let mut sessions = Vec::new();
     for _ in 0..200 {
         let mut session = gateway.session_by(PLAIN, "/pool").await;
         session.echo(b"hello").await;
         sessions.push(session);
     }
-    mortal.has_accepted(100).await;
+    killable.has_accepted(100).await;
     assert_eq!(other.open(), 100);
 
-    // It owes all of its clients an answer when it dies.
-    mortal.freeze().await;
+    // It owes all of its clients an answer when it is killed.
+    killable.freeze().await;
     for session in &mut sessions {
         session.send(&frame(true, BINARY, b"are you there?")).await;
     }
-    eventually("a hundred requests to reach it", PATIENCE, || {
-        let unread = mortal.unread();
+    eventually("a hundred requests to reach it", TIMEOUT, || {
+        let unread = killable.unread();
         (unread == 100).then_some(()).ok_or_else(|| format!("{unread} have"))
     })
     .await;
-    mortal.kill();
-    let died = Instant::now();
+    killable.kill();
+    let killed_at = Instant::now();
 
-    // Whoever comes now is served, and by the other.
+    // New clients are served, by the other server.
     for _ in 0..30 {
         assert_eq!(visit(&gateway, HERE).await, url(other.address));
     }
     let mut survivors = Vec::new();
     for (index, mut session) in sessions.into_iter().enumerate() {
-        // In turns, from the first.
+        // Round robin, from the first.
         if index % 2 == 1 {
             assert_eq!(session.frames.payload(14).await, b"are you there?");
             session.echo(b"still here").await;
             survivors.push(session);
             continue;
         }
-        let (data, code, said) = session.closed().await;
-        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{said}");
+        let (data, code, close_reason) = session.closed().await;
+        assert_eq!((data.as_slice(), code), (&b""[..], Some(1011)), "{close_reason}");
         let end = gateway.ended(session.peer, "backend_failed", Some(1011)).await;
-        assert_eq!(end.text("backend"), Some(url(mortal.address).as_str()));
+        assert_eq!(end.text("backend"), Some(url(killable.address).as_str()));
     }
-    assert!(died.elapsed() < Duration::from_secs(10), "{:?}", died.elapsed());
+    assert!(killed_at.elapsed() < Duration::from_secs(10), "{:?}", killed_at.elapsed());
     assert_eq!(survivors.len(), 100);
 
-    mortal.live().await;
-    let back = Instant::now();
-    while visit(&gateway, HERE).await != url(mortal.address) {
-        assert!(back.elapsed() < Duration::from_secs(5), "not used again within five seconds");
+    killable.start_process().await;
+    let restarted = Instant::now();
+    while visit(&gateway, HERE).await != url(killable.address) {
+        assert!(restarted.elapsed() < Duration::from_secs(5), "not used again within five seconds");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // From now on it does its share.
+    // From now on it takes its share.
     let mut served = 0;
     for _ in 0..10 {
-        served += usize::from(visit(&gateway, HERE).await == url(mortal.address));
+        served += usize::from(visit(&gateway, HERE).await == url(killable.address));
     }
     assert_eq!(served, 5);
-    mortal.has_accepted(100 + 1 + 5).await;
+    killable.has_accepted(100 + 1 + 5).await;
 
     for mut session in survivors {
         session.echo(b"all the time").await;
@@ -405,15 +409,15 @@ async fn one_of_two_is_killed_under_200_sessions_and_comes_back() {
 }
 
 #[tokio::test]
-async fn one_that_is_killed_and_owes_nothing_has_hung_up() {
-    let mut mortal = Mortal::new().await;
-    let gateway = pool(&[mortal.address], "").await;
+async fn a_killed_backend_without_unread_data_counts_as_closed() {
+    let mut killable = KillableServer::new().await;
+    let gateway = pool(&[killable.address], "").await;
     let mut session = gateway.session_by(PLAIN, "/pool").await;
     session.echo(b"hello").await;
-    mortal.kill();
-    // Its kernel says goodbye for it, and nobody can tell.
-    let (data, code, said) = session.closed().await;
-    assert_eq!((data.as_slice(), code), (&b""[..], Some(1000)), "{said}");
+    killable.kill();
+    // Its kernel closes the connection normally, so the gateway cannot detect the kill.
+    let (data, code, close_reason) = session.closed().await;
+    assert_eq!((data.as_slice(), code), (&b""[..], Some(1000)), "{close_reason}");
     gateway.ended(session.peer, "backend_closed", Some(1000)).await;
     drop(session);
     unreached(&gateway, "/pool", "backend_refused").await;
@@ -421,23 +425,23 @@ async fn one_that_is_killed_and_owes_nothing_has_hung_up() {
 }
 
 #[tokio::test]
-async fn health_checks_find_out_before_a_client_does() {
-    let (mut mortal, other) = (Mortal::new().await, Backend::echo().await);
+async fn health_checks_eject_a_backend_before_a_client_notices() {
+    let (mut killable, other) = (KillableServer::new().await, Backend::echo().await);
     let health = "health = { interval = \"100ms\", timeout = \"500ms\", rise = 2, fall = 2 }";
-    let gateway = pool(&[mortal.address, other.address], health).await;
+    let gateway = pool(&[killable.address, other.address], health).await;
     within("a check", async {
-        while mortal.accepted() == 0 {
+        while killable.accepted() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    mortal.kill();
-    wait_for(&gateway, "backend is down", &url(mortal.address)).await;
+    killable.kill();
+    wait_for(&gateway, "backend is down", &url(killable.address)).await;
     for _ in 0..6 {
         assert_eq!(visit(&gateway, HERE).await, url(other.address));
     }
-    mortal.live().await;
-    wait_for(&gateway, "backend is up again", &url(mortal.address)).await;
+    killable.start_process().await;
+    wait_for(&gateway, "backend is up again", &url(killable.address)).await;
     let mut used = HashSet::new();
     for _ in 0..2 {
         used.insert(visit(&gateway, HERE).await);

@@ -1,4 +1,4 @@
-//! `starttls+xmpp://`: the client's stream begins behind TLS, and is nobody's but the client's.
+//! `starttls+xmpp://`: the gateway negotiates STARTTLS, and the backend sees only the client's stream after it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,36 +25,36 @@ const FAILURE: &str = "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></strea
 const UNKNOWN: &str = "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>\
                        </stream:stream>";
 
-/// What a client says first; the gateway says it too, in the clear and in words of its own.
+/// What a client sends first; the gateway sends its own stream header before TLS.
 const CLIENT: &[u8] = b"<stream:stream to='chat.example' version='1.0' xmlns='jabber:client' \
                         xmlns:stream='http://etherx.jabber.org/streams' from='juliet@chat.example'>";
 
-/// Hears until `end` and nothing beyond; what was heard. Empty if the gateway has hung up.
-async fn hear(socket: &mut TcpStream, end: &str) -> String {
-    let mut heard = String::new();
-    while !heard.ends_with(end) {
+/// Reads up to `end` and nothing beyond it. Empty if the gateway has closed the connection.
+async fn read_until(socket: &mut TcpStream, end: &str) -> String {
+    let mut received = String::new();
+    while !received.ends_with(end) {
         match socket.read_u8().await {
-            Ok(byte) => heard.push(char::from(byte)),
+            Ok(byte) => received.push(char::from(byte)),
             Err(_) => return String::new(),
         }
     }
-    heard
+    received
 }
 
-/// A server that says these things in the clear, each after it was asked, in pieces of `size` bytes.
-async fn stub(said: [&'static str; 2], size: usize, then: Option<Arc<ServerConfig>>) -> Server {
+/// A server that sends these answers in the clear, each after a request, in pieces of `size` bytes.
+async fn stub(answers: [&'static str; 2], size: usize, then: Option<Arc<ServerConfig>>) -> Server {
     let then = then.map(TlsAcceptor::from);
     Server::start(move |mut socket| {
         let then = then.clone();
         async move {
-            for (asked, said) in [("<stream:stream", said[0]), ("<starttls", said[1])] {
-                hear(&mut socket, asked).await;
-                let rest = hear(&mut socket, ">").await;
+            for (asked, answers) in [("<stream:stream", answers[0]), ("<starttls", answers[1])] {
+                read_until(&mut socket, asked).await;
+                let rest = read_until(&mut socket, ">").await;
                 if rest.is_empty() {
                     return;
                 }
                 assert!(asked == "<starttls" || rest.contains("to='chat.example'"), "{rest}");
-                for piece in said.as_bytes().chunks(size) {
+                for piece in answers.as_bytes().chunks(size) {
                     if socket.write_all(piece).await.is_err() {
                         return;
                     }
@@ -84,15 +84,15 @@ async fn gateway(port: u16, lines: &str) -> Gateway {
 }
 
 #[tokio::test]
-async fn the_clients_stream_is_fresh_and_untouched() {
+async fn the_clients_stream_begins_after_tls_and_is_unchanged() {
     for (version, size) in [(&TLS12, 1), (&TLS12, 4096), (&TLS13, 1), (&TLS13, 4096)] {
         let authority = Authority::new();
         let hello = Box::leak(format!("{HEADER}{OFFER}").into_boxed_str());
-        // The certificate is for the domain, not for the machine (RFC 6120 §13.7.2.1).
+        // The certificate must be for the domain, not for the machine (RFC 6120 §13.7.2.1).
         let config = authority.leaf("chat.example").server(&[version]);
         let server = stub([hello, PROCEED], size, Some(config)).await;
         let gateway = gateway(server.port(), &authority.trusted()).await;
-        // Behind TLS the server hears the client's first byte first, and the client hears nothing said before.
+        // After TLS the server receives the client's first byte first, and the client receives nothing sent before.
         let mut session = gateway.session("/chat").await;
         session.echo(CLIENT).await;
         session.echo(b"<iq/>").await;
@@ -102,7 +102,7 @@ async fn the_clients_stream_is_fresh_and_untouched() {
         assert_eq!((end.number("bytes_in"), end.number("bytes_out")), (Some(length), Some(length)));
 
         let request = gateway.upgrade(TLS, "/chat").then(&frame(true, BINARY, CLIENT));
-        let mut session = gateway.open(gateway.wire(TLS).await, &request).await;
+        let mut session = gateway.open(gateway.connect(TLS).await, &request).await;
         assert_eq!(session.frames.payload(CLIENT.len()).await, CLIENT);
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -111,12 +111,12 @@ async fn the_clients_stream_is_fresh_and_untouched() {
     }
 }
 
-/// Every way that ends without TLS: the reason is the same, and the detail says which.
-async fn fails(said: [&'static str; 2], detail: &str) {
+/// Expects a failure without TLS: the reason is always the same, and the detail is specific.
+async fn fails(answers: [&'static str; 2], detail: &str) {
     for size in [1, 4096] {
         let authority = Authority::new();
         let config = authority.leaf("chat.example").server(&[&TLS13]);
-        let server = stub(said, size, Some(config)).await;
+        let server = stub(answers, size, Some(config)).await;
         let gateway = gateway(server.port(), &authority.trusted()).await;
         let end = unreached(&gateway, "/chat", "backend_tls_failed").await;
         assert!(end.text("detail").unwrap_or_default().contains(detail), "{detail:?} is not in {end:?}");
@@ -144,19 +144,19 @@ async fn a_server_that_does_not_know_the_domain() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_none() {
+async fn a_server_that_does_not_speak_xmpp() {
     fails(["SSH-2.0-OpenSSH_9.2\r\n", ""], "XMPP").await;
     fails(["HTTP/1.1 400 Bad Request\r\n\r\n", ""], "XMPP").await;
 }
 
 #[tokio::test]
-async fn bytes_slipped_in_before_tls_begins() {
-    // In one piece they are seen as what they are; later ones are no TLS.
+async fn bytes_injected_before_tls_begins() {
+    // In one piece they are recognised; later ones are not TLS.
     let authority = Authority::new();
     let config = authority.leaf("chat.example").server(&[&TLS13]);
-    let said = [joined(&[HEADER, OFFER]), joined(&[PROCEED, "<message>evil</message>"])];
+    let answers = [joined(&[HEADER, OFFER]), joined(&[PROCEED, "<message>evil</message>"])];
     for (size, detail) in [(4096, "in the clear"), (1, "")] {
-        let server = stub(said, size, Some(config.clone())).await;
+        let server = stub(answers, size, Some(config.clone())).await;
         let gateway = gateway(server.port(), &authority.trusted()).await;
         let end = unreached(&gateway, "/chat", "backend_tls_failed").await;
         assert!(end.text("detail").unwrap_or_default().contains(detail), "{detail:?} is not in {end:?}");
@@ -165,7 +165,7 @@ async fn bytes_slipped_in_before_tls_begins() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_the_machine_and_not_for_the_domain() {
+async fn a_certificate_for_the_host_but_not_for_the_domain() {
     let authority = Authority::new();
     let config = authority.leaf("127.0.0.1").server(&[&TLS13]);
     let server = stub([joined(&[HEADER, OFFER]), PROCEED], 4096, Some(config)).await;
@@ -177,7 +177,7 @@ async fn a_certificate_for_the_machine_and_not_for_the_domain() {
 }
 
 #[tokio::test]
-async fn a_server_that_falls_silent_or_drips_for_ever() {
+async fn a_server_that_stalls_or_sends_one_byte_at_a_time() {
     let authority = Authority::new();
     let (gone, mut leaves) = mpsc::unbounded_channel();
     let silent = Server::start(move |mut socket| {
@@ -197,6 +197,6 @@ async fn a_server_that_falls_silent_or_drips_for_ever() {
     let end = unreached(&gateway, "/chat", "backend_tls_failed").await;
     assert_took(start, Duration::from_millis(1200));
     assert!(end.text("detail").unwrap_or_default().contains("in time"), "{end:?}");
-    within("the gateway to hang up", leaves.recv()).await;
+    within("the gateway to close the connection", leaves.recv()).await;
     gateway.finish().await;
 }

@@ -1,4 +1,4 @@
-//! `tls://`: a stream that is nobody else's, or a reason.
+//! `tls://`: a verified TLS connection to the backend, or a reason for the failure.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 use super::authority::{Authority, Server, echo, quoted};
 use super::{unreached, works};
 use crate::support::{
-    BINARY, Backend, CLOSE, Check, Gateway, PLAIN, Setup, TLS, ask, assert_took, close_body, eventually,
-    frame, pattern, within,
+    BINARY, Backend, CLOSE, Check, Gateway, PLAIN, Setup, TLS, assert_took, close_body, eventually, frame,
+    pattern, send_request, within,
 };
 
 const DEADLINE: Duration = Duration::from_millis(1200);
 
-/// A gateway whose route `/kind` leads over TLS to a port of this machine, by name.
+/// A gateway whose route `/kind` connects over TLS to a port of this machine, by name.
 async fn gateway(port: u16, lines: &str) -> Gateway {
     let backend = format!("tls://localhost:{port}");
     Setup::new()
@@ -27,7 +27,7 @@ async fn gateway(port: u16, lines: &str) -> Gateway {
 }
 
 #[tokio::test]
-async fn a_client_that_speaks_first_is_heard_in_every_version() {
+async fn data_that_the_client_sends_first_arrives_with_every_tls_version() {
     for version in [&TLS12, &TLS13] {
         let authority = Authority::new();
         let server = Server::over_tls(authority.leaf("localhost").server(&[version]), echo).await;
@@ -43,9 +43,9 @@ async fn a_client_that_speaks_first_is_heard_in_every_version() {
             assert_eq!(end.text("backend"), Some(backend.as_str()));
             assert_eq!((end.number("bytes_in"), end.number("bytes_out")), (Some(100_005), Some(100_005)));
         }
-        // What came with the request is part of what it says.
+        // Data sent together with the request is part of the stream.
         let request = gateway.upgrade(TLS, "/kind").then(&frame(true, BINARY, b"at once"));
-        let mut session = gateway.open(gateway.wire(TLS).await, &request).await;
+        let mut session = gateway.open(gateway.connect(TLS).await, &request).await;
         assert_eq!(session.frames.payload(7).await, b"at once");
         session.close(1000).await;
         gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -55,7 +55,7 @@ async fn a_client_that_speaks_first_is_heard_in_every_version() {
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_first_is_heard() {
+async fn data_that_the_server_sends_first_arrives() {
     const GREETING: &[u8] = b"RFB 003.008\n";
     for version in [&TLS12, &TLS13] {
         let authority = Authority::new();
@@ -78,14 +78,14 @@ async fn a_server_that_speaks_first_is_heard() {
 }
 
 #[tokio::test]
-async fn nothing_stays_behind_when_the_server_reads_slowly() {
+async fn no_data_is_lost_when_the_server_reads_slowly() {
     const LENGTH: usize = 6 << 20;
     let authority = Authority::new();
-    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (received, mut lengths) = mpsc::unbounded_channel();
     let (go, goes) = tokio::sync::watch::channel(false);
     let config = authority.leaf("localhost").server(&[&TLS13]);
     let server = Server::over_tls(config, move |mut stream| {
-        let (heard, mut goes) = (heard.clone(), goes.clone());
+        let (received, mut goes) = (received.clone(), goes.clone());
         async move {
             goes.wait_for(|go| *go).await.unwrap();
             let mut check = Check::default();
@@ -95,13 +95,13 @@ async fn nothing_stays_behind_when_the_server_reads_slowly() {
                 assert!(length > 0, "the end after {} bytes", check.at);
                 check.feed(&buffer[..length]);
             }
-            // Everything is here before anything ends: what the gateway held back was sent on by itself.
-            heard.send(check.at).unwrap();
-            // The client's end is the end of TLS too.
+            // Everything has arrived before any close: the gateway flushes by itself.
+            received.send(check.at).unwrap();
+            // The client's close also ends TLS.
             assert_eq!(stream.read(&mut buffer).await.unwrap(), 0, "close_notify");
             stream.write_all(b"last words").await.unwrap();
             stream.shutdown().await.unwrap();
-            heard.send(u64::MAX).unwrap();
+            received.send(u64::MAX).unwrap();
         }
     });
     let server = server.await;
@@ -113,14 +113,14 @@ async fn nothing_stays_behind_when_the_server_reads_slowly() {
         session.writer.flush().await.unwrap();
     });
     let going = async {
-        // Long enough for everything in between to fill up: no condition, only a harder test.
+        // Enough time for all buffers to fill up: not required, only a harder test.
         tokio::time::sleep(Duration::from_millis(300)).await;
         go.send(true).unwrap();
     };
     tokio::join!(sending, going);
-    assert_eq!(within("all of it", hears.recv()).await, Some(LENGTH as u64));
+    assert_eq!(within("all of it", lengths.recv()).await, Some(LENGTH as u64));
     session.send(&frame(true, CLOSE, &close_body(1000, b""))).await;
-    assert_eq!(within("the end of TLS", hears.recv()).await, Some(u64::MAX));
+    assert_eq!(within("the end of TLS", lengths.recv()).await, Some(u64::MAX));
     session.frames.until_close().await;
     session.end().await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
@@ -129,7 +129,7 @@ async fn nothing_stays_behind_when_the_server_reads_slowly() {
 }
 
 #[tokio::test]
-async fn what_the_server_says_arrives_whole_before_its_end() {
+async fn data_of_the_server_arrives_before_its_close() {
     const LENGTH: usize = 6 << 20;
     let authority = Authority::new();
     let server = Server::over_tls(authority.leaf("localhost").server(&[&TLS13]), |mut stream| async move {
@@ -149,12 +149,12 @@ async fn what_the_server_says_arrives_whole_before_its_end() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_cut_off_is_no_server_that_has_ended() {
+async fn a_truncated_tls_stream_is_not_a_clean_end() {
     let authority = Authority::new();
     let server = Server::over_tls(authority.leaf("localhost").server(&[&TLS13]), |mut stream| async move {
         stream.write_all(b"half a sen").await.unwrap();
         stream.flush().await.unwrap();
-        // A FIN without close_notify, as anybody on the way could send it.
+        // A FIN without close_notify, as anyone on the path could send it.
         stream.get_mut().0.shutdown().await.unwrap();
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
@@ -168,7 +168,7 @@ async fn a_server_that_is_cut_off_is_no_server_that_has_ended() {
     gateway.finish().await;
 }
 
-/// Fails at `/kind` and at `/plain`, and says to the operator what only he may know.
+/// Expects a failure at `/kind` and at `/plain`, with details in the log only.
 async fn fails(port: u16, lines: &str, words: &[&str]) {
     let gateway = gateway(port, lines).await;
     let end = unreached(&gateway, "/kind", "backend_tls_failed").await;
@@ -178,12 +178,12 @@ async fn fails(port: u16, lines: &str, words: &[&str]) {
     }
     assert_eq!(end.text("backend"), Some(format!("tls://localhost:{port}").as_str()));
 
-    let mut wire = gateway.wire(PLAIN).await;
-    let response = ask(&mut wire, &gateway.upgrade(PLAIN, "/plain")).await;
-    let peer = wire.peer();
-    drop(wire);
+    let mut connection = gateway.connect(PLAIN).await;
+    let response = send_request(&mut connection, &gateway.upgrade(PLAIN, "/plain")).await;
+    let peer = connection.peer();
+    drop(connection);
     assert_eq!(response.status, 502, "{response:?}");
-    assert_eq!(gateway.end(peer).await.reason(), "backend_tls_failed");
+    assert_eq!(gateway.access_log_line(peer).await.reason(), "backend_tls_failed");
     gateway.finish().await;
 }
 
@@ -193,7 +193,7 @@ async fn a_certificate_of_another_name() {
     let server = Server::over_tls(authority.leaf("other.example").server(&[&TLS13]), echo).await;
     fails(server.port(), &authority.trusted(), &["not for localhost", "other.example"]).await;
 
-    // Which is right if the route says so.
+    // Which is accepted if the route says so.
     let gateway = gateway(server.port(), &authority.trusted_with(", server_name = \"other.example\"")).await;
     works(&gateway, TLS, "/kind").await;
     gateway.finish().await;
@@ -211,14 +211,14 @@ async fn a_certificate_of_an_unknown_authority() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = Server::over_tls(other.leaf("localhost").server(&[&TLS13]), echo).await;
     fails(server.port(), &authority.trusted(), &["authority", "trusted", "tls.ca"]).await;
-    // Unless nobody looks.
+    // Unless verification is off.
     let gateway = gateway(server.port(), "tls = { insecure_no_verify = true }").await;
     works(&gateway, TLS, "/kind").await;
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_something_else() {
+async fn a_server_that_does_not_speak_tls() {
     let authority = Authority::new();
     let vnc = Server::start(|mut socket| async move {
         let _ = socket.write_all(b"RFB 003.008\n").await;
@@ -231,7 +231,7 @@ async fn a_server_that_speaks_something_else() {
         let _ = socket.read_to_end(&mut Vec::new()).await;
     });
     fails(http.await.port(), &authority.trusted(), &["does not speak TLS"]).await;
-    // It says back the gateway's own words.
+    // It echoes the gateway's own bytes.
     let server = Backend::echo().await;
     fails(server.address.port(), &authority.trusted(), &["TLS"]).await;
     let closes = Server::start(|mut socket| async move {
@@ -249,7 +249,7 @@ async fn a_server_that_does_not_answer_the_handshake() {
     let end = unreached(&gateway, "/kind", "backend_tls_failed").await;
     assert_took(start, DEADLINE);
     assert!(end.text("detail").unwrap_or_default().contains("in time"), "{end:?}");
-    eventually("the gateway hangs up", Duration::from_secs(2), || {
+    eventually("the gateway closes the connection", Duration::from_secs(2), || {
         (sink.open() == 0).then_some(()).ok_or_else(|| "it has not".to_owned())
     })
     .await;
@@ -264,7 +264,7 @@ async fn too_old_a_version() {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_to_know_who_calls() {
+async fn a_server_that_demands_a_client_certificate() {
     let authority = Authority::new();
     let server = Server::over_tls(authority.demanding(&authority.leaf("localhost")), echo).await;
     let (certificate, key) = authority.write("client", &authority.leaf("gateway.example"));
@@ -273,7 +273,7 @@ async fn a_server_that_wants_to_know_who_calls() {
     works(&known, TLS, "/kind").await;
     known.finish().await;
 
-    // TLS 1.3 tells a client only after the handshake that it wants more of it.
+    // With TLS 1.3 a client learns only after the handshake that a certificate is missing.
     let unknown = gateway(server.port(), &authority.trusted()).await;
     let mut session = unknown.session("/kind").await;
     let (data, code, _) = session.closed().await;

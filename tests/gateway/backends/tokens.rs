@@ -1,4 +1,4 @@
-//! Targets that a client chooses by a token.
+//! Backends that a client selects by a token.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,9 +7,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::authority::quoted;
-use crate::support::{Backend, Gateway, PLAIN, Setup, ask};
+use crate::support::{Backend, Gateway, PLAIN, Setup, send_request};
 
-/// How soon a token that was written down works.
+/// How soon a token that was added to the file works.
 const SOON: Duration = Duration::from_secs(3);
 
 async fn gateway(tokens: &Path) -> Gateway {
@@ -22,20 +22,20 @@ async fn gateway(tokens: &Path) -> Gateway {
         .await
 }
 
-/// Where a session to `target` leads; `None` for a 404.
-async fn leads(gateway: &Gateway, target: &str) -> Option<String> {
-    let mut wire = gateway.wire(PLAIN).await;
+/// The backend of a session at `target`; `None` for a 404.
+async fn backend_of(gateway: &Gateway, target: &str) -> Option<String> {
+    let mut connection = gateway.connect(PLAIN).await;
     let request = gateway.upgrade(PLAIN, target);
-    let response = ask(&mut wire, &request).await;
-    let peer = wire.peer();
+    let response = send_request(&mut connection, &request).await;
+    let peer = connection.peer();
     if response.status == 404 {
-        assert_eq!(response.text().trim_end(), "not found", "no word about tokens");
-        drop(wire);
+        assert_eq!(response.text().trim_end(), "not found", "tokens are mentioned");
+        drop(connection);
         gateway.refused(peer, "unknown_route").await;
         return None;
     }
     assert_eq!(response.status, 101, "{response:?}");
-    let mut session = crate::support::Session::new(wire, peer, &response.rest);
+    let mut session = crate::support::Session::new(connection, peer, &response.rest);
     session.echo(b"hello").await;
     session.close(1000).await;
     drop(session);
@@ -43,15 +43,18 @@ async fn leads(gateway: &Gateway, target: &str) -> Option<String> {
     Some(end.text("backend").expect("a backend").to_owned())
 }
 
-/// Waits until `target` leads to `backend`, or nowhere.
+/// Waits until the backend of `target` is `backend`, or until there is none.
 async fn soon(gateway: &Gateway, target: &str, backend: Option<String>) {
     let start = Instant::now();
     loop {
-        let seen = leads(gateway, target).await;
+        let seen = backend_of(gateway, target).await;
         if seen == backend {
             return;
         }
-        assert!(start.elapsed() < SOON, "{target} leads to {seen:?}, not to {backend:?}, after {SOON:?}");
+        assert!(
+            start.elapsed() < SOON,
+            "the backend of {target} is {seen:?}, not {backend:?}, after {SOON:?}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -61,7 +64,7 @@ fn url(backend: &Backend) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_token_leads_where_its_line_says_and_nothing_else_leads_anywhere() {
+async fn a_token_selects_the_backend_of_its_line_and_nothing_else_selects_one() {
     let (one, other) = (Backend::echo().await, Backend::echo().await);
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("tokens.cfg");
@@ -78,7 +81,7 @@ async fn a_token_leads_where_its_line_says_and_nothing_else_leads_anywhere() {
         ("/desk/floor/2/secret-other", &other),
         ("/desk/?token=secret-one", &one),
     ] {
-        assert_eq!(leads(&gateway, target).await, url(backend), "{target}");
+        assert_eq!(backend_of(&gateway, target).await, url(backend), "{target}");
     }
     let direct = other.address;
     for target in [
@@ -103,7 +106,7 @@ async fn a_token_leads_where_its_line_says_and_nothing_else_leads_anywhere() {
             .replace("secret-one", "unknown"),
         &format!("/desk/{direct}"),
     ] {
-        assert_eq!(leads(&gateway, target).await, None, "{target}");
+        assert_eq!(backend_of(&gateway, target).await, None, "{target}");
     }
     let log = gateway.raw_log();
     if let Some(line) = log.lines().find(|line| line.to_lowercase().contains("secret")) {
@@ -113,7 +116,7 @@ async fn a_token_leads_where_its_line_says_and_nothing_else_leads_anywhere() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_replaced_is_read_and_sessions_stay() {
+async fn a_replaced_token_file_is_read_and_sessions_continue() {
     let (one, other) = (Backend::echo().await, Backend::echo().await);
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("tokens.cfg");
@@ -121,18 +124,22 @@ async fn a_file_that_is_replaced_is_read_and_sessions_stay() {
     let gateway = gateway(&path).await;
     let mut stays = gateway.session_by(PLAIN, "/desk/secret-old").await;
     stays.echo(b"hello").await;
-    assert_eq!(leads(&gateway, "/desk/secret-new").await, None);
+    assert_eq!(backend_of(&gateway, "/desk/secret-new").await, None);
 
     // As an editor does it.
     let next = directory.path().join("next");
     std::fs::write(&next, format!("secret-new: {}\n", other.address)).unwrap();
     std::fs::rename(&next, &path).unwrap();
     soon(&gateway, "/desk/secret-new", url(&other)).await;
-    assert_eq!(leads(&gateway, "/desk/secret-old").await, None, "it was taken back");
+    assert_eq!(backend_of(&gateway, "/desk/secret-old").await, None, "the token was removed");
     // And as a shell does it.
     std::fs::write(&path, format!("secret-new: {}\nsecret-third: {}\n", one.address, other.address)).unwrap();
     soon(&gateway, "/desk/secret-third", url(&other)).await;
-    assert_eq!(leads(&gateway, "/desk/secret-new").await, url(&one), "it leads elsewhere now");
+    assert_eq!(
+        backend_of(&gateway, "/desk/secret-new").await,
+        url(&one),
+        "the token has another backend now"
+    );
 
     stays.echo(b"still here").await;
     stays.close(1000).await;
@@ -142,7 +149,7 @@ async fn a_file_that_is_replaced_is_read_and_sessions_stay() {
     gateway.finish().await;
 }
 
-/// The lines that say that the tokens were not read, once there are `count`.
+/// The lines that report that the tokens were not read, once there are `count`.
 async fn complaints(gateway: &Gateway, count: usize) -> Vec<String> {
     let complain = |lines: &[Value]| {
         let message = |line: &Value| line["message"].as_str().unwrap_or_default().to_owned();
@@ -150,32 +157,32 @@ async fn complaints(gateway: &Gateway, count: usize) -> Vec<String> {
         let complaints: Vec<String> = complaints.map(Value::to_string).collect();
         (complaints.len() >= count).then_some(complaints)
     };
-    gateway.until("a word about the token file", complain).await
+    gateway.until("a line about the token file", complain).await
 }
 
 #[tokio::test]
-async fn a_half_written_file_changes_nothing() {
+async fn a_partly_written_file_changes_nothing() {
     let (one, other) = (Backend::echo().await, Backend::echo().await);
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("tokens.cfg");
     std::fs::write(&path, format!("secret-old: {}\n", one.address)).unwrap();
     let gateway = gateway(&path).await;
     std::fs::write(&path, format!("secret-new: {}\nsecret-nex", other.address)).unwrap();
-    // Two routes read it.
-    let said = complaints(&gateway, 2).await;
-    assert_eq!(leads(&gateway, "/desk/secret-old").await, url(&one), "the old table stays");
-    assert_eq!(leads(&gateway, "/desk/secret-new").await, None);
-    assert!(said.iter().all(|line| line.contains("tokens.cfg:2")), "file and line: {said:?}");
-    assert_eq!(complaints(&gateway, 2).await.len(), 2, "once is enough");
+    // Two routes use it.
+    let logged = complaints(&gateway, 2).await;
+    assert_eq!(backend_of(&gateway, "/desk/secret-old").await, url(&one), "the old table stays");
+    assert_eq!(backend_of(&gateway, "/desk/secret-new").await, None);
+    assert!(logged.iter().all(|line| line.contains("tokens.cfg:2")), "file and line: {logged:?}");
+    assert_eq!(complaints(&gateway, 2).await.len(), 2, "logged once per route");
 
     std::fs::write(&path, format!("secret-new: {}\nsecret-next: {}\n", other.address, other.address))
         .unwrap();
     soon(&gateway, "/desk/secret-next", url(&other)).await;
-    assert_eq!(leads(&gateway, "/desk/secret-old").await, None);
-    // A file that is gone for a moment is no reason to turn everybody away.
+    assert_eq!(backend_of(&gateway, "/desk/secret-old").await, None);
+    // A file that is missing for a moment does not invalidate the tokens.
     std::fs::remove_file(&path).unwrap();
     complaints(&gateway, 4).await;
-    assert_eq!(leads(&gateway, "/desk/secret-next").await, url(&other));
+    assert_eq!(backend_of(&gateway, "/desk/secret-next").await, url(&other));
     assert!(!gateway.raw_log().contains("secret"), "a token is in the log");
     gateway.finish().await;
 }
@@ -186,10 +193,10 @@ async fn a_directory_of_token_files() {
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("a"), format!("secret-a: {}\n", one.address)).unwrap();
     let gateway = gateway(directory.path()).await;
-    assert_eq!(leads(&gateway, "/desk/secret-a").await, url(&one));
+    assert_eq!(backend_of(&gateway, "/desk/secret-a").await, url(&one));
     std::fs::write(directory.path().join("b"), format!("secret-b: {}\n", other.address)).unwrap();
     soon(&gateway, "/desk/secret-b", url(&other)).await;
-    assert_eq!(leads(&gateway, "/desk/secret-a").await, url(&one));
+    assert_eq!(backend_of(&gateway, "/desk/secret-a").await, url(&one));
     std::fs::remove_file(directory.path().join("a")).unwrap();
     soon(&gateway, "/desk/secret-a", None).await;
     gateway.finish().await;

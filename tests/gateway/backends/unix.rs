@@ -1,4 +1,4 @@
-//! `unix:`: a server that has no port at all.
+//! `unix:`: backends on Unix sockets.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::unreached;
 use crate::support::{CLOSE, Check, Setup, close_body, eventually, frame, pattern, within};
 
 #[tokio::test]
-async fn a_unix_socket_is_as_good_as_a_port() {
+async fn a_unix_socket_works_like_a_port() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -36,7 +36,7 @@ async fn a_unix_socket_is_as_good_as_a_port() {
 }
 
 #[tokio::test]
-async fn all_of_it_arrives_before_the_end_on_both_sides() {
+async fn all_data_arrives_before_the_close_on_both_sides() {
     const LENGTH: usize = 3 << 20;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.sock");
@@ -45,25 +45,25 @@ async fn all_of_it_arrives_before_the_end_on_both_sides() {
     let gateway = Setup::new().route_to("local", "/local", &backend, "").start().await;
     let server = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).await.unwrap();
-        heard
+        let mut received = Vec::new();
+        socket.read_to_end(&mut received).await.unwrap();
+        received
     });
     let mut session = gateway.session("/local").await;
     session.send(&frame(true, 2, &pattern(0, LENGTH))).await;
     session.send(&frame(true, CLOSE, &close_body(1000, b""))).await;
     session.frames.until_close().await;
     session.end().await;
-    let heard = within("the server to hear all", server).await.unwrap();
-    assert_eq!(heard.len(), LENGTH);
-    Check::default().feed(&heard);
+    let received = within("the server to receive everything", server).await.unwrap();
+    assert_eq!(received.len(), LENGTH);
+    Check::default().feed(&received);
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
     drop(session);
     gateway.finish().await;
 }
 
 #[tokio::test]
-async fn a_socket_that_is_not_there_or_that_nobody_hears() {
+async fn a_missing_socket_or_one_without_a_listener() {
     let directory = TempDir::new().unwrap();
     let (missing, dead) = (directory.path().join("missing.sock"), directory.path().join("dead.sock"));
     drop(UnixListener::bind(&dead).unwrap());

@@ -1,13 +1,13 @@
-//! What strangers say cannot harm whoever reads it, in any format.
+//! Log injection: client input cannot forge lines or control a terminal, in any format.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
 use super::journal::{JOURNAL_IN_DIRECTORY, records};
-use super::{Bare, may_mount};
+use super::{LoggingGateway, may_mount};
 
-/// What may be in an Origin, and is in a line.
+/// Origins that can be sent, and that are logged.
 fn evil() -> Vec<Vec<u8>> {
     vec![
         b"https://evil.example/\x1b[31mred".to_vec(),
@@ -19,8 +19,8 @@ fn evil() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Opens a session and is refused for every evil Origin. Returns how many connections that were.
-async fn provoke(gateway: &Bare) -> usize {
+/// Opens a session, and is refused for every one of these Origins. Returns how many connections those were.
+async fn log_evil_origins(gateway: &LoggingGateway) -> usize {
     for origin in evil() {
         let request = gateway.request().without("Origin").add_bytes("Origin", &origin);
         gateway.refused(&request.bytes()).await;
@@ -45,7 +45,7 @@ fn check(fields: &HashMap<String, String>) {
     }
 }
 
-/// Checks that one line is about each connection, and that what was too long is cut.
+/// Checks that each connection has one line, and that overlong values are cut.
 fn check_all(ends: &[HashMap<String, String>], connections: usize, name: fn(&str) -> String) {
     assert_eq!(ends.len(), connections, "one line for each connection");
     let of =
@@ -53,7 +53,7 @@ fn check_all(ends: &[HashMap<String, String>], connections: usize, name: fn(&str
     let mut ids: Vec<String> = ends.iter().map(|fields| of(fields, "request_id")).collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), connections, "each has a name of its own: {ids:?}");
+    assert_eq!(ids.len(), connections, "each has its own id: {ids:?}");
     let details: Vec<String> = ends.iter().map(|fields| of(fields, "detail")).collect();
     assert!(details.iter().any(|detail| detail.contains(r"\u{9b}31m")), "no CSI was escaped: {details:?}");
     assert!(details.iter().any(|detail| detail.contains(r"\u{202e}")), "no mark was escaped: {details:?}");
@@ -66,9 +66,10 @@ fn check_all(ends: &[HashMap<String, String>], connections: usize, name: fn(&str
 }
 
 #[tokio::test]
-async fn json_is_safe() {
-    let gateway = Bare::start("format = \"json\"\nlevel = \"debug\"\nrefused_per_second = 1000").await;
-    let connections = provoke(&gateway).await;
+async fn json_escapes_client_input() {
+    let gateway =
+        LoggingGateway::start("format = \"json\"\nlevel = \"debug\"\nrefused_per_second = 1000").await;
+    let connections = log_evil_origins(&gateway).await;
     gateway.log.with("duration_ms", connections).await;
     let (status, lines) = gateway.finish().await;
     assert!(status.success(), "{status}");
@@ -85,16 +86,17 @@ async fn json_is_safe() {
 }
 
 #[tokio::test]
-async fn text_is_safe() {
-    let gateway = Bare::start("format = \"text\"\nlevel = \"debug\"\nrefused_per_second = 1000").await;
-    let connections = provoke(&gateway).await;
+async fn text_escapes_client_input() {
+    let gateway =
+        LoggingGateway::start("format = \"text\"\nlevel = \"debug\"\nrefused_per_second = 1000").await;
+    let connections = log_evil_origins(&gateway).await;
     gateway.log.with("duration_ms", connections).await;
     let (status, lines) = gateway.finish().await;
     assert!(status.success(), "{status}");
     for line in &lines {
         // The time, the level, the message.
         let (time, rest) = line.split_at(27);
-        assert!(time.ends_with('Z') && time.starts_with("20"), "a line that is not the gateway's: {line}");
+        assert!(time.ends_with('Z') && time.starts_with("20"), "not a line of the gateway: {line}");
         assert!([" ERROR ", "  WARN ", "  INFO ", " DEBUG "].contains(&&rest[..7]), "{line}");
         assert!(!line.contains(is_odd), "a control character or a bidi mark in {line:?}");
     }
@@ -104,7 +106,7 @@ async fn text_is_safe() {
     check_all(&ends, connections, str::to_owned);
 }
 
-/// What stands as `name=value` in a line, where quotes are around values that need some.
+/// The `name=value` pairs of a line; values are quoted where necessary.
 fn pairs(line: &str) -> HashMap<String, String> {
     let mut pairs = HashMap::new();
     let mut rest = line;
@@ -138,14 +140,14 @@ fn pairs(line: &str) -> HashMap<String, String> {
 }
 
 #[tokio::test]
-async fn the_journal_is_safe() {
+async fn journal_fields_escape_client_input() {
     if !may_mount() {
         return;
     }
     let (directory, journal) = super::journal::listen();
     let log = "format = \"journald\"\nlevel = \"debug\"\nrefused_per_second = 1000";
-    let gateway = Bare::start_in(JOURNAL_IN_DIRECTORY, log, Some((directory, journal))).await;
-    let connections = provoke(&gateway).await;
+    let gateway = LoggingGateway::start_in(JOURNAL_IN_DIRECTORY, log, Some((directory, journal))).await;
+    let connections = log_evil_origins(&gateway).await;
     gateway.log.with("DURATION_MS", connections).await;
     let (status, lines) = gateway.finish().await;
     assert!(status.success(), "{status}");

@@ -1,4 +1,4 @@
-//! The journal: a socket of the test's own, which takes what systemd-journald would take; and systemd-journald itself.
+//! The journal: a socket of the test's own that receives what systemd-journald would, and systemd-journald itself.
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixDatagram;
@@ -13,13 +13,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Bare, Lines, may_mount, skipped};
+use super::{Lines, LoggingGateway, may_mount, skipped};
 use crate::support::within;
 
-/// Puts the directory of the test in the place of the journal's.
+/// Mounts the test's directory in place of the journal's.
 pub(super) const JOURNAL_IN_DIRECTORY: &str = "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/journal; \
      mount --bind DIRECTORY /run/systemd/journal";
-/// There is no journal.
+/// A machine without a journal.
 const NO_JOURNAL: &str = "mount -t tmpfs tmpfs /run";
 
 /// Listens on `socket` in a new directory. Each datagram becomes one of the lines.
@@ -31,7 +31,7 @@ pub(super) fn listen() -> (TempDir, Arc<Lines>) {
     socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
     std::thread::spawn(move || {
         let mut buffer = vec![0; 256 * 1024];
-        // As long as the test looks.
+        // For as long as the test holds the lines.
         while let Some(lines) = reader.upgrade() {
             if lines.is_stopped.load(Ordering::Acquire) {
                 std::thread::sleep(Duration::from_millis(5));
@@ -48,7 +48,7 @@ pub(super) fn records(datagrams: &[String]) -> Vec<HashMap<String, String>> {
     let field = |line: &str| {
         let (name, value) = line.split_once('=').unwrap_or_else(|| panic!("no field: {line:?}"));
         let is_fit = |char: char| char.is_ascii_uppercase() || char.is_ascii_digit() || char == '_';
-        assert!(name.chars().all(is_fit) && !name.starts_with('_'), "no name for a field: {name:?}");
+        assert!(name.chars().all(is_fit) && !name.starts_with('_'), "not a field name: {name:?}");
         (name.to_owned(), value.to_owned())
     };
     datagrams
@@ -63,13 +63,14 @@ pub(super) fn records(datagrams: &[String]) -> Vec<HashMap<String, String>> {
 }
 
 #[tokio::test]
-async fn everything_that_is_said_is_a_field() {
+async fn every_value_is_a_journal_field() {
     if !may_mount() {
         return;
     }
     let (directory, journal) = listen();
     let gateway =
-        Bare::start_in(JOURNAL_IN_DIRECTORY, "format = \"journald\"", Some((directory, journal))).await;
+        LoggingGateway::start_in(JOURNAL_IN_DIRECTORY, "format = \"journald\"", Some((directory, journal)))
+            .await;
     let peer = gateway.whole_session().await;
     gateway.refused(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").await;
     gateway.log.with("DURATION_MS", 1).await;
@@ -81,7 +82,7 @@ async fn everything_that_is_said_is_a_field() {
         assert_eq!(record["PRIORITY"], "6", "nothing here is a warning: {record:?}");
     }
     let ends: Vec<_> = records.iter().filter(|record| record.contains_key("REASON")).collect();
-    let [end] = ends[..] else { panic!("one session, one line, and none for a stranger: {ends:#?}") };
+    let [end] = ends[..] else { panic!("one line for the session, none for the refused client: {ends:#?}") };
     let of = |name: &str| end.get(name).map_or("", String::as_str);
     assert_eq!((of("PEER"), of("ROUTE")), (peer.to_string().as_str(), "echo"));
     assert_eq!((of("REASON"), of("CLOSE_CODE")), ("client_closed", "1000"));
@@ -92,13 +93,14 @@ async fn everything_that_is_said_is_a_field() {
 }
 
 #[tokio::test]
-async fn a_journal_that_does_not_read_stops_no_session() {
+async fn a_stalled_journal_blocks_no_session() {
     if !may_mount() {
         return;
     }
     let (directory, journal) = listen();
     let gateway =
-        Bare::start_in(JOURNAL_IN_DIRECTORY, "format = \"journald\"", Some((directory, journal))).await;
+        LoggingGateway::start_in(JOURNAL_IN_DIRECTORY, "format = \"journald\"", Some((directory, journal)))
+            .await;
     gateway.log.is_stopped.store(true, Ordering::Release);
     // Far more than its socket holds.
     let mut session = gateway.session().await;
@@ -115,11 +117,11 @@ async fn a_journal_that_does_not_read_stops_no_session() {
 }
 
 #[tokio::test]
-async fn where_there_is_no_journal_standard_error_says_so() {
+async fn without_a_journal_the_log_goes_to_standard_error_with_a_warning() {
     if !may_mount() {
         return;
     }
-    let gateway = Bare::start_in(NO_JOURNAL, "format = \"journald\"", None).await;
+    let gateway = LoggingGateway::start_in(NO_JOURNAL, "format = \"journald\"", None).await;
     let warning = gateway.log.with("WARN", 1).await.remove(0);
     for words in [
         "log.format \\\"journald\\\": the journal does not listen on /run/systemd/journal/socket: No such file",
@@ -134,13 +136,13 @@ async fn where_there_is_no_journal_standard_error_says_so() {
     assert!(status.success(), "{status}");
 }
 
-/// Starts a journal of its own in the place of the system's, and waits until it listens.
+/// Starts a journal of its own in place of the system's, and waits until it listens.
 const REAL: &str = "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/journal /run/systemd/journald.conf.d /run/log/journal; \
      printf '[Journal]\\nAudit=no\\nReadKMsg=no\\n' > /run/systemd/journald.conf.d/test.conf; \
      /lib/systemd/systemd-journald >/dev/null 2>&1 & echo $! > PLACE/journald.pid; echo $$ > DIRECTORY/gateway.pid; \
      until [ -S /run/systemd/journal/socket ]; do sleep 0.02; done";
 
-/// Asks the journal of the gateway again and again, as long as the test looks.
+/// Queries the journal of the gateway repeatedly, for as long as the test holds the lines.
 fn follow(directory: PathBuf) -> Arc<Lines> {
     let lines = Arc::new(Lines::default());
     let reader = Arc::downgrade(&lines);
@@ -154,7 +156,7 @@ fn follow(directory: PathBuf) -> Arc<Lines> {
             let Ok(output) = journalctl else { continue };
             let entries: Vec<String> =
                 String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
-            // When the gateway has ended, its journal cannot be seen any more.
+            // When the gateway has exited, its mount namespace and journal are gone.
             if entries.len() > lines.lines().len() {
                 *lines.lines() = entries;
             }
@@ -179,7 +181,7 @@ impl Drop for Ended {
 
 #[tokio::test]
 #[ignore = "needs systemd-journald and root: tests/run --only servers"]
-async fn systemd_s_own_journal_understands() {
+async fn systemd_journald_accepts_the_fields() {
     if !may_mount() {
         return;
     }
@@ -194,7 +196,7 @@ async fn systemd_s_own_journal_understands() {
     let directory = TempDir::new().expect("a directory");
     let lines = follow(directory.path().to_owned());
     let log = "format = \"journald\"\nlevel = \"debug\"";
-    let gateway = Bare::start_in(&script, log, Some((directory, lines))).await;
+    let gateway = LoggingGateway::start_in(&script, log, Some((directory, lines))).await;
     let peer = gateway.whole_session().await;
     let origin = "https://evil.example/\u{202e}txt.exe";
     gateway.refused(&gateway.request().without("Origin").add("Origin", origin).bytes()).await;

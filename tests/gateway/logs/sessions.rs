@@ -1,4 +1,4 @@
-//! The log of sessions, and how it is rotated.
+//! The access log file, and its rotation.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,16 +9,16 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Bare, may_mount, mode_of, skipped, text_of};
-use crate::support::{PATIENCE, eventually, run};
+use super::{LoggingGateway, may_mount, mode_of, skipped, text_of};
+use crate::support::{TIMEOUT, eventually, run};
 
 const FILE: &str = "format = \"json\"\nsessions = \"sessions.log\"";
 
-/// Waits for so many lines in a file.
-async fn lines_in(gateway: &Bare, name: &str, count: usize) -> Vec<Value> {
+/// Waits for `count` lines in a file.
+async fn lines_in(gateway: &LoggingGateway, name: &str, count: usize) -> Vec<Value> {
     let path = gateway.path(name);
     let mut lines = Vec::new();
-    eventually(&format!("{count} lines in {name}"), PATIENCE, || {
+    eventually(&format!("{count} lines in {name}"), TIMEOUT, || {
         lines = fs::read_to_string(&path).unwrap_or_default().lines().map(str::to_owned).collect();
         (lines.len() >= count).then_some(()).ok_or_else(|| format!("{} lines", lines.len()))
     })
@@ -32,27 +32,27 @@ fn parsed(text: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn each_connection_has_a_line_whatever_the_level() {
-    let gateway = Bare::start(FILE).await;
+async fn each_connection_has_a_line_at_every_log_level() {
+    let gateway = LoggingGateway::start(FILE).await;
     let peer = gateway.whole_session().await;
-    let stranger = gateway.refused(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let refused_peer = gateway.refused(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let lines = lines_in(&gateway, "sessions.log", 2).await;
-    assert_eq!(mode_of(&gateway.path("sessions.log")) & !0o640, 0, "others may not read who was there");
+    assert_eq!(mode_of(&gateway.path("sessions.log")) & !0o640, 0, "other users can read the file");
     let line_of = |peer: String| lines.iter().find(|line| line["peer"] == peer.as_str()).expect("its line");
-    let [session, refused] = [peer, stranger].map(|peer| line_of(peer.to_string()));
+    let [session, refused] = [peer, refused_peer].map(|peer| line_of(peer.to_string()));
     assert_eq!((&session["message"], &session["reason"]), (&"session ended".into(), &"client_closed".into()));
     assert_eq!((&refused["message"], &refused["reason"]), (&"refused".into(), &"unknown_route".into()));
     let (status, log) = gateway.finish().await;
     assert!(status.success(), "{status}");
     let ends = parsed(&log.join("\n")).into_iter().filter(|line| line.get("reason").is_some());
     let ends: Vec<Value> = ends.collect();
-    let [end] = &ends[..] else { panic!("one session, and no stranger: {ends:#?}") };
+    let [end] = &ends[..] else { panic!("one session, and no refused client: {ends:#?}") };
     assert_eq!(end["request_id"], session["request_id"], "the same line in both");
 }
 
 #[tokio::test]
-async fn rotation_loses_and_tears_no_line() {
-    let gateway = Bare::start(FILE).await;
+async fn rotation_neither_loses_nor_splits_lines() {
+    let gateway = LoggingGateway::start(FILE).await;
     let current = gateway.path("sessions.log");
     let (rounds, each) = (12, 8);
     for round in 0..rounds {
@@ -62,7 +62,7 @@ async fn rotation_loses_and_tears_no_line() {
             let old = gateway.path(&format!("sessions.log.{round}"));
             fs::rename(&current, &old).expect("the file is there");
             gateway.signal(Signal::SIGUSR1);
-            eventually("a new file", PATIENCE, || {
+            eventually("a new file", TIMEOUT, || {
                 current.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
             })
             .await;
@@ -72,7 +72,7 @@ async fn rotation_loses_and_tears_no_line() {
     let total = rounds * each;
     let names: Vec<String> = (0..rounds).map(|round| format!("sessions.log.{round}")).collect();
     let mut all = Vec::new();
-    eventually("every line", PATIENCE, || {
+    eventually("every line", TIMEOUT, || {
         let texts = names.iter().map(|name| text_of(&gateway.path(name)));
         let texts: Vec<String> = texts.chain([text_of(&current)]).collect();
         all = texts.concat().lines().map(str::to_owned).collect();
@@ -87,7 +87,7 @@ async fn rotation_loses_and_tears_no_line() {
     assert!(!log.iter().any(|line| line.contains("WARN")), "{log:#?}");
 }
 
-/// The file for logrotate that comes with the gateway.
+/// The shipped configuration of logrotate.
 const LOGROTATE: &str = include_str!("../../../packaging/logrotate/portcullis");
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn logrotate_rotates_as_shipped() {
         skipped(&format!("logrotate: {error}: tests/install servers"));
         return;
     }
-    let gateway = Bare::start(FILE).await;
+    let gateway = LoggingGateway::start(FILE).await;
     let mut config = LOGROTATE.to_owned();
     for (shipped, here) in [
         ("/var/log/portcullis/*.log", format!("{}/*.log", gateway.directory.path().display())),
@@ -106,7 +106,7 @@ async fn logrotate_rotates_as_shipped() {
             format!("kill -USR1 {}", gateway.child.id()),
         ),
     ] {
-        assert!(config.contains(shipped), "{shipped} is not there any more");
+        assert!(config.contains(shipped), "{shipped} is not in the shipped file");
         config = config.replace(shipped, &here);
     }
     let file = gateway.path("logrotate.conf");
@@ -121,7 +121,7 @@ async fn logrotate_rotates_as_shipped() {
         .output()
         .expect("logrotate runs");
     assert!(output.status.success(), "{output:?}");
-    eventually("a new file", PATIENCE, || {
+    eventually("a new file", TIMEOUT, || {
         current.exists().then_some(()).ok_or_else(|| format!("there is none; {output:?}"))
     })
     .await;
@@ -139,30 +139,30 @@ async fn logrotate_rotates_as_shipped() {
 }
 
 #[tokio::test]
-async fn a_reload_opens_the_file_again() {
-    let gateway = Bare::start(FILE).await;
+async fn a_reload_reopens_the_log_file() {
+    let gateway = LoggingGateway::start(FILE).await;
     let (current, old) = (gateway.path("sessions.log"), gateway.path("sessions.log.1"));
     gateway.whole_session().await;
     lines_in(&gateway, "sessions.log", 1).await;
     fs::rename(&current, &old).expect("the file is there");
     gateway.signal(Signal::SIGHUP);
-    eventually("a new file", PATIENCE, || {
+    eventually("a new file", TIMEOUT, || {
         current.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
     })
     .await;
-    // From now on as text, and elsewhere.
+    // From now on as text, and to another file.
     let file = gateway.path("gateway.toml");
     let config = text_of(&file).replace("\"json\"", "\"text\"").replace("sessions.log", "others.log");
     fs::write(&file, config).expect("a file of the test");
     gateway.signal(Signal::SIGHUP);
     let other = gateway.path("others.log");
-    eventually("another file", PATIENCE, || {
+    eventually("another file", TIMEOUT, || {
         other.exists().then_some(()).ok_or_else(|| "there is none".to_owned())
     })
     .await;
     gateway.log.with("INFO reloaded", 1).await;
     gateway.whole_session().await;
-    eventually("a line in it", PATIENCE, || {
+    eventually("a line in it", TIMEOUT, || {
         let text = text_of(&other);
         (text.lines().count() == 1 && text.contains(" INFO session ended request_id="))
             .then_some(())
@@ -174,12 +174,12 @@ async fn a_reload_opens_the_file_again() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_opened_again_goes_on() {
+async fn the_old_file_stays_in_use_if_it_cannot_be_reopened() {
     let elsewhere = tempfile::tempdir().expect("a directory");
     let logs = elsewhere.path().join("logs");
     fs::create_dir(&logs).expect("a directory");
     let file = logs.join("sessions.log");
-    let gateway = Bare::start(&format!("format = \"json\"\nsessions = {file:?}")).await;
+    let gateway = LoggingGateway::start(&format!("format = \"json\"\nsessions = {file:?}")).await;
     let moved = elsewhere.path().join("moved");
     fs::rename(&logs, &moved).expect("the directory is there");
     gateway.signal(Signal::SIGUSR1);
@@ -188,7 +188,7 @@ async fn a_file_that_cannot_be_opened_again_goes_on() {
         assert!(warning.contains(words), "{warning}");
     }
     gateway.whole_session().await;
-    eventually("the line in the old file", PATIENCE, || {
+    eventually("the line in the old file", TIMEOUT, || {
         let text = text_of(&moved.join("sessions.log"));
         (parsed(&text).len() == 1).then_some(()).ok_or(text)
     })
@@ -198,28 +198,29 @@ async fn a_file_that_cannot_be_opened_again_goes_on() {
 }
 
 #[test]
-fn a_file_that_cannot_be_made_keeps_the_gateway_from_starting() {
+fn a_log_file_that_cannot_be_created_prevents_the_start() {
     let directory = tempfile::tempdir().expect("a directory");
     let config = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nname = \"a\"\npath = \"/a\"\n\
          backend = \"tcp://127.0.0.1:1\"\n[log]\nsessions = \"missing/sessions.log\"\n";
     fs::write(directory.path().join("gateway.toml"), config).expect("a file of the test");
     let output = run(directory.path(), &["run"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{said}");
-    assert!(said.contains("gateway.toml: log.sessions: cannot append to "), "{said}");
-    assert!(said.contains("missing/sessions.log: No such file or directory"), "{said}");
-    assert!(said.contains("check the directory and its permissions"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{stderr}");
+    assert!(stderr.contains("gateway.toml: log.sessions: cannot append to "), "{stderr}");
+    assert!(stderr.contains("missing/sessions.log: No such file or directory"), "{stderr}");
+    assert!(stderr.contains("check the directory and its permissions"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
 #[tokio::test]
-async fn a_disk_that_has_room_again_gets_whole_lines() {
+async fn lines_are_whole_once_the_disk_has_space_again() {
     if !may_mount() {
         return;
     }
     let script = "mkdir DIRECTORY/small; mount -t tmpfs -o size=16k tmpfs DIRECTORY/small; \
          head -c 12288 /dev/zero > DIRECTORY/small/filler";
-    let gateway = Bare::start_in(script, "format = \"json\"\nsessions = \"small/sessions.log\"", None).await;
+    let gateway =
+        LoggingGateway::start_in(script, "format = \"json\"\nsessions = \"small/sessions.log\"", None).await;
     // The one page that is left holds a dozen lines.
     let mut count = 0;
     while !gateway.log.lines().iter().any(|line| line.contains("cannot write the access log")) {
@@ -241,12 +242,12 @@ async fn a_disk_that_has_room_again_gets_whole_lines() {
     assert_eq!(whole.len() + lost, count + 1, "each line is there or counted: {text}");
     let (status, log) = gateway.finish().await;
     assert!(status.success(), "{status}");
-    assert_eq!(log.iter().filter(|line| line.contains("WARN")).count(), 1, "told once: {log:#?}");
+    assert_eq!(log.iter().filter(|line| line.contains("WARN")).count(), 1, "warned more than once: {log:#?}");
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_once_and_ends_nothing() {
-    let gateway = Bare::start("format = \"json\"\nsessions = \"/dev/full\"").await;
+async fn a_full_disk_is_reported_once_and_closes_no_session() {
+    let gateway = LoggingGateway::start("format = \"json\"\nsessions = \"/dev/full\"").await;
     for _ in 0..5 {
         gateway.whole_session().await;
         gateway.log.with("\"session ended\"", 1).await;

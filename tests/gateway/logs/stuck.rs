@@ -1,21 +1,21 @@
-//! A reader of standard error that stalls stops no session.
+//! A stalled reader of standard error does not block sessions.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::Bare;
-use crate::support::{PATIENCE, eventually, within};
+use super::LoggingGateway;
+use crate::support::{TIMEOUT, eventually, within};
 
 const ALL: &str = "format = \"json\"\nlevel = \"debug\"\nrefused_per_second = 1000000";
 
 #[tokio::test]
-async fn sessions_go_on_and_every_line_comes_later() {
-    let gateway = Bare::start(ALL).await;
+async fn sessions_continue_and_every_line_is_written_later() {
+    let gateway = LoggingGateway::start(ALL).await;
     gateway.log.is_stopped.store(true, Ordering::Release);
     let mut session = gateway.session().await;
-    // Each line is about 600 bytes, and a pipe holds 64 KiB.
+    // Each line has about 600 bytes, and a pipe holds 64 KiB.
     let origin = format!("https://evil.example/{}", "\u{202e}".repeat(250));
     let request = gateway.request().without("Origin").add("Origin", &origin).bytes();
     for _ in 0..400 {
@@ -31,8 +31,8 @@ async fn sessions_go_on_and_every_line_comes_later() {
 }
 
 #[tokio::test]
-async fn the_gateway_ends_while_nobody_reads() {
-    let mut gateway = Bare::start(ALL).await;
+async fn the_gateway_exits_while_no_reader_drains_the_log() {
+    let mut gateway = LoggingGateway::start(ALL).await;
     gateway.log.is_stopped.store(true, Ordering::Release);
     let origin = "x".repeat(2000);
     let request = gateway.request().without("Origin").add("Origin", &origin).bytes();
@@ -42,7 +42,7 @@ async fn the_gateway_ends_while_nobody_reads() {
     let start = Instant::now();
     gateway.signal(Signal::SIGTERM);
     let mut status = None;
-    eventually("the gateway ends", PATIENCE, || {
+    eventually("the gateway ends", TIMEOUT, || {
         status = gateway.child.try_wait().expect("a child");
         status.map(drop).ok_or_else(|| "it still runs".to_owned())
     })
@@ -54,11 +54,11 @@ async fn the_gateway_ends_while_nobody_reads() {
 }
 
 #[tokio::test]
-async fn strangers_fill_no_log() {
-    let gateway = Bare::start("level = \"debug\"\nrefused_per_second = 5").await;
+async fn refused_clients_cannot_flood_the_log() {
+    let gateway = LoggingGateway::start("level = \"debug\"\nrefused_per_second = 5").await;
     let start = Instant::now();
     let mut sent = 0;
-    // Long enough for several seconds to begin in it.
+    // Long enough to cover several seconds of the sampling clock.
     while sent < 200 || start.elapsed() < Duration::from_millis(1200) {
         gateway.refused(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").await;
         sent += 1;

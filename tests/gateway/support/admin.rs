@@ -1,4 +1,4 @@
-//! The operator's side of a gateway: his address, and the commands that ask there.
+//! The admin API of a gateway, and the commands that use it.
 
 use std::net::SocketAddr;
 use std::process::Output;
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::{Gateway, Response, read_to_end, run, within};
 
 impl Gateway {
-    /// Where it listens for the operator, as its log says.
+    /// The admin address, taken from the log.
     pub(crate) async fn admin(&self) -> String {
         self.until("the admin address", |lines| {
             let line = lines.iter().rfind(|line| line["message"] == "listening on the admin address")?;
@@ -19,13 +19,13 @@ impl Gateway {
         .await
     }
 
-    /// Asks as a program on this machine would.
-    pub(crate) async fn asked(&self, method: &str, target: &str, body: &str) -> Response {
-        self.asked_with(method, target, &[("Host", "localhost")], body).await
+    /// Sends a request as a local program would.
+    pub(crate) async fn request(&self, method: &str, target: &str, body: &str) -> Response {
+        self.request_with(method, target, &[("Host", "localhost")], body).await
     }
 
-    /// Asks with just these header fields.
-    pub(crate) async fn asked_with(
+    /// Sends a request with exactly these header fields.
+    pub(crate) async fn request_with(
         &self,
         method: &str,
         target: &str,
@@ -34,38 +34,41 @@ impl Gateway {
     ) -> Response {
         let address: SocketAddr = self.admin().await.parse().expect("a loopback address");
         let stream = within("the admin address", TcpStream::connect(address)).await.expect("it accepts");
-        ask_on(stream, method, target, fields, body).await
+        request_on(stream, method, target, fields, body).await
     }
 
-    /// What a GET answers, as JSON.
-    pub(crate) async fn told(&self, target: &str) -> Value {
-        let answer = self.asked("GET", target, "").await;
+    /// The JSON of the response to a GET.
+    pub(crate) async fn get_json(&self, target: &str) -> Value {
+        let answer = self.request("GET", target, "").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.header("Content-Type"), Some("application/json"));
         serde_json::from_slice(&answer.body).expect("JSON")
     }
 
-    /// The sessions that fit a query, once there are so many.
-    pub(crate) async fn listed(&self, query: &str, count: usize) -> Vec<Value> {
+    /// The sessions that match a query, once there are `count`.
+    pub(crate) async fn wait_for_sessions(&self, query: &str, count: usize) -> Vec<Value> {
         let start = std::time::Instant::now();
         loop {
-            let list = self.told(&format!("/api/sessions?{query}")).await;
+            let list = self.get_json(&format!("/api/sessions?{query}")).await;
             let sessions = list["sessions"].as_array().expect("a list");
             if sessions.len() == count {
                 return sessions.clone();
             }
-            assert!(start.elapsed() < super::PATIENCE, "{count} sessions were due for {query:?}: {list:#}");
+            assert!(
+                start.elapsed() < super::TIMEOUT,
+                "{count} sessions were expected for {query:?}: {list:#}"
+            );
         }
     }
 
-    /// The value of one series, if it is told.
+    /// The value of one series, if it exists.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
-        let metrics = self.asked("GET", "/metrics", "").await;
+        let metrics = self.request("GET", "/metrics", "").await;
         let line = metrics.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map(|value| value.parse().expect("a number"))
     }
 
-    /// Runs a command against it, off the thread that the test runs on.
+    /// Runs a command against it, off the test's thread.
     pub(crate) async fn command(&self, arguments: &[&str]) -> Output {
         let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         arguments.extend(["--admin".to_owned(), self.admin().await]);
@@ -73,7 +76,7 @@ impl Gateway {
     }
 }
 
-/// Runs the binary in a directory, off the thread that the test runs on.
+/// Runs the binary in a directory, off the test's thread.
 pub(crate) async fn command(directory: std::path::PathBuf, arguments: Vec<String>) -> Output {
     let ran = tokio::task::spawn_blocking(move || {
         run(&directory, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
@@ -81,8 +84,8 @@ pub(crate) async fn command(directory: std::path::PathBuf, arguments: Vec<String
     ran.await.expect("no panic")
 }
 
-/// Asks on a connection, and reads the one answer that comes.
-pub(crate) async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(
+/// Sends a request on a connection, and reads its response.
+pub(crate) async fn request_on<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     method: &str,
     target: &str,
@@ -97,10 +100,12 @@ pub(crate) async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(
         request += &format!("Content-Length: {}\r\n", body.len());
     }
     request += &format!("\r\n{body}");
-    within("the request to be taken", stream.write_all(request.as_bytes())).await.expect("it is taken");
+    within("the request to be sent", stream.write_all(request.as_bytes()))
+        .await
+        .expect("the request is sent");
     let (bytes, ended) = read_to_end(&mut stream).await;
     ended.expect("a clean end");
     let has_body = method != "HEAD";
     Response::parse(&bytes, has_body)
-        .unwrap_or_else(|| panic!("no whole answer but {:?}", String::from_utf8_lossy(&bytes)))
+        .unwrap_or_else(|| panic!("not a complete response: {:?}", String::from_utf8_lossy(&bytes)))
 }

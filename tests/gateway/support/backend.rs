@@ -1,4 +1,4 @@
-//! TCP servers that the gateway dials.
+//! TCP servers that are the backends of the gateway.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,12 +15,12 @@ use super::within;
 #[derive(Default)]
 struct Counts {
     accepted: AtomicUsize,
-    knocks: std::sync::Mutex<HashMap<SocketAddr, Option<oneshot::Sender<usize>>>>,
+    probes: std::sync::Mutex<HashMap<SocketAddr, Option<oneshot::Sender<usize>>>>,
     open: AtomicUsize,
-    heard: AtomicU64,
+    received: AtomicU64,
 }
 
-/// A server on a port of its own that counts who came and what it heard.
+/// A server on its own port that counts its connections and the bytes it received.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     counts: Arc<Counts>,
@@ -29,12 +29,12 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Says back whatever it hears, until the other side has no more to say.
+    /// Sends back everything it receives, until the other side closes its direction.
     pub(crate) async fn echo() -> Self {
         Self::serve(None, |mut socket, counts| async move {
             let mut buffer = vec![0; 64 * 1024];
             while let Ok(length @ 1..) = socket.read(&mut buffer).await {
-                counts.heard.fetch_add(length as u64, Ordering::SeqCst);
+                counts.received.fetch_add(length as u64, Ordering::SeqCst);
                 if socket.write_all(&buffer[..length]).await.is_err() {
                     break;
                 }
@@ -43,34 +43,34 @@ impl Backend {
         .await
     }
 
-    /// Hears everything and says nothing.
+    /// Reads everything and sends nothing.
     pub(crate) async fn sink() -> Self {
         Self::serve(None, |mut socket, counts| async move {
             let mut buffer = vec![0; 64 * 1024];
             while let Ok(length @ 1..) = socket.read(&mut buffer).await {
-                counts.heard.fetch_add(length as u64, Ordering::SeqCst);
+                counts.received.fetch_add(length as u64, Ordering::SeqCst);
             }
         })
         .await
     }
 
-    /// Does nothing by itself: the test takes each connection with [`Backend::accept`] and plays the server.
-    pub(crate) async fn puppet() -> Self {
-        Self::puppet_on(TcpSocket::new_v4().expect("a socket")).await
+    /// Does nothing by itself: the test accepts each connection with [`Backend::accept`] and plays the server.
+    pub(crate) async fn scripted() -> Self {
+        Self::scripted_on(TcpSocket::new_v4().expect("a socket")).await
     }
 
-    /// A puppet whose sockets hold at most a few KiB, so that a reader who pauses is felt early.
-    pub(crate) async fn narrow_puppet() -> Self {
+    /// A scripted backend whose sockets buffer only a few KiB, so that backpressure reaches the peer early.
+    pub(crate) async fn scripted_with_small_buffers() -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(8 * 1024).expect("a small receive buffer");
         socket.set_send_buffer_size(8 * 1024).expect("a small send buffer");
-        Self::puppet_on(socket).await
+        Self::scripted_on(socket).await
     }
 
-    async fn puppet_on(socket: TcpSocket) -> Self {
+    async fn scripted_on(socket: TcpSocket) -> Self {
         let (given, taken) = mpsc::unbounded_channel();
         let mut backend = Self::serve(Some(socket), move |socket, _| {
-            // A test that has ended wants no more connections.
+            // A test that has ended needs no more connections.
             let _ = given.send(socket);
             std::future::ready(())
         })
@@ -95,9 +95,9 @@ impl Backend {
             let counts = counts.clone();
             async move {
                 while let Ok((socket, peer)) = listener.accept().await {
-                    let knock = counts.knocks.lock().expect("no panic").get_mut(&peer).and_then(Option::take);
-                    if let Some(knock) = knock {
-                        let _ = knock.send(counts.accepted.load(Ordering::SeqCst));
+                    let probe = counts.probes.lock().expect("no panic").get_mut(&peer).and_then(Option::take);
+                    if let Some(probe) = probe {
+                        let _ = probe.send(counts.accepted.load(Ordering::SeqCst));
                         continue;
                     }
                     socket.set_nodelay(true).expect("TCP_NODELAY");
@@ -115,33 +115,33 @@ impl Backend {
         Self { address, counts, sockets: Mutex::new(mpsc::unbounded_channel().1), task }
     }
 
-    /// The next connection of a puppet.
+    /// The next connection of a scripted backend.
     pub(crate) async fn accept(&self) -> TcpStream {
         let mut sockets = self.sockets.lock().await;
         within("the gateway to dial the backend", sockets.recv()).await.expect("the backend is there")
     }
 
-    /// How many connections the gateway has made so far, those included that still wait to be accepted: the
-    /// harness goes and stands in the queue behind them.
-    pub(crate) async fn calls(&self) -> usize {
+    /// How many connections the gateway has made so far, including those that wait to be accepted: a probe
+    /// connection is queued after them and counts.
+    pub(crate) async fn connections(&self) -> usize {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
         let (counted, count) = oneshot::channel();
         let own = socket.local_addr().expect("its address");
-        self.counts.knocks.lock().expect("no panic").insert(own, Some(counted));
-        let _knock =
-            within("the backend's own door", socket.connect(self.address)).await.expect("it listens");
+        self.counts.probes.lock().expect("no panic").insert(own, Some(counted));
+        let _probe =
+            within("the probe of the backend", socket.connect(self.address)).await.expect("it listens");
         within("the backend to count", count).await.expect("it counts")
     }
 
-    /// How many sessions of an echo or a sink have not ended.
+    /// How many sessions of an echo or a sink are open.
     pub(crate) fn open(&self) -> usize {
         self.counts.open.load(Ordering::SeqCst)
     }
 
-    /// How many bytes an echo or a sink has heard.
-    pub(crate) fn heard(&self) -> u64 {
-        self.counts.heard.load(Ordering::SeqCst)
+    /// How many bytes an echo or a sink has received.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.counts.received.load(Ordering::SeqCst)
     }
 }
 

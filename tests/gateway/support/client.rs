@@ -9,14 +9,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// A connection to the gateway. Dropping it closes the socket and says nothing first.
-pub(crate) enum Wire {
+/// A connection to the gateway. Dropping it closes the socket without a Close frame or a close_notify.
+pub(crate) enum ClientStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Wire {
-    /// The socket under it.
+impl ClientStream {
+    /// The underlying socket.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -24,25 +24,25 @@ impl Wire {
         }
     }
 
-    /// The client's own address, which the gateway calls the peer.
+    /// The client's own address, which the gateway logs as the peer.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.socket().local_addr().expect("a connected socket")
     }
 
-    /// Ends with a TCP reset instead of a FIN.
+    /// Closes with a TCP reset instead of a FIN.
     pub(crate) fn reset(self) {
         self.socket().set_zero_linger().expect("SO_LINGER");
     }
 }
 
 macro_rules! either {
-    ($wire:expr, $stream:ident => $call:expr) => {
-        match $wire.get_mut() {
-            Wire::Plain(stream) => {
+    ($connection:expr, $stream:ident => $call:expr) => {
+        match $connection.get_mut() {
+            ClientStream::Plain(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
-            Wire::Tls(stream) => {
+            ClientStream::Tls(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
@@ -50,13 +50,13 @@ macro_rules! either {
     };
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => stream.poll_read(cx, buf))
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         either!(self, stream => stream.poll_write(cx, buf))
     }
@@ -68,22 +68,22 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Writes at most a few bytes at a time, each on its own way: the sizes go round and round.
-pub(crate) struct Dripping<S> {
+/// Writes at most a few bytes at a time, and flushes each write; the sizes repeat in a cycle.
+pub(crate) struct SmallWrites<S> {
     stream: S,
     sizes: Vec<usize>,
     turn: usize,
     flushing: bool,
 }
 
-impl<S> Dripping<S> {
+impl<S> SmallWrites<S> {
     pub(crate) fn new(stream: S, sizes: Vec<usize>) -> Self {
-        assert!(sizes.iter().all(|&size| size > 0) && !sizes.is_empty(), "a drip has a size");
+        assert!(sizes.iter().all(|&size| size > 0) && !sizes.is_empty(), "every size is above zero");
         Self { stream, sizes, turn: 0, flushing: false }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Dripping<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for SmallWrites<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -93,9 +93,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Dripping<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Dripping<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for SmallWrites<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        // What was written before leaves before more is taken, or TLS would gather it into one record.
+        // Flush the previous write before accepting more, or TLS would combine them in one record.
         if self.flushing {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.flushing = false;

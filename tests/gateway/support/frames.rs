@@ -1,11 +1,11 @@
-//! WebSocket frames as the test wants them, right or wrong (RFC 6455 §5.2).
+//! WebSocket frames as a test needs them, valid or not (RFC 6455 §5.2).
 
 use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::{Check, Wire, within};
+use super::{Check, ClientStream, within};
 
 pub(crate) const CONTINUATION: u8 = 0;
 pub(crate) const TEXT: u8 = 1;
@@ -14,7 +14,7 @@ pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 
-/// The mask of every frame that does not ask for another.
+/// The mask of every frame that does not use another one.
 pub(crate) const MASK: [u8; 4] = [0xa7, 0x03, 0x5e, 0xf1];
 
 /// A masked frame with the shortest header.
@@ -52,7 +52,7 @@ pub(crate) fn close_body(code: u16, reason: &[u8]) -> Vec<u8> {
     [&code.to_be_bytes(), reason].concat()
 }
 
-/// A frame of the gateway.
+/// A frame that the gateway sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) fin: bool,
@@ -71,7 +71,7 @@ impl Frame {
     }
 }
 
-/// Reads the gateway's frames and holds it to what a server may send (RFC 6455 §5.1, §5.2, §5.5).
+/// Reads the gateway's frames and checks that a server may send them (RFC 6455 §5.1, §5.2, §5.5).
 pub(crate) struct Frames<R> {
     stream: R,
     bytes: BytesMut,
@@ -83,13 +83,13 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         Self { stream, bytes: already.into(), in_message: false }
     }
 
-    /// The next frame; `None` when the gateway has ended the connection.
+    /// The next frame; `None` when the gateway has closed the connection.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
-        within("a frame or the end", self.next_however_late()).await
+        within("a frame or the end", self.next_without_deadline()).await
     }
 
     /// The same without a deadline.
-    pub(crate) async fn next_however_late(&mut self) -> Option<Frame> {
+    pub(crate) async fn next_without_deadline(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.parse() {
                 return Some(frame);
@@ -145,9 +145,9 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         loop {
             match self.next().await {
                 Some(frame) if matches!(frame.opcode, CONTINUATION | TEXT | BINARY) => return frame,
-                Some(frame) if frame.opcode == CLOSE => panic!("data was due, not {:?}", frame.close()),
+                Some(frame) if frame.opcode == CLOSE => panic!("expected data, not {:?}", frame.close()),
                 Some(_) => {}
-                None => panic!("data was due, not the end"),
+                None => panic!("expected data, not the end"),
             }
         }
     }
@@ -158,19 +158,19 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         while payload.len() < length {
             payload.extend(self.data().await.payload);
         }
-        assert_eq!(payload.len(), length, "more data than was due");
+        assert_eq!(payload.len(), length, "more data than expected");
         payload
     }
 
-    /// Compares data with the pattern until place `end` of it.
+    /// Compares data with the pattern up to position `end`.
     pub(crate) async fn pattern(&mut self, check: &mut Check, end: u64) {
         while check.at < end {
             check.feed(&self.data().await.payload);
         }
-        assert_eq!(check.at, end, "more data than was due");
+        assert_eq!(check.at, end, "more data than expected");
     }
 
-    /// Reads on to the Close frame: the data before it, its code and its reason.
+    /// Reads up to the Close frame: the data before it, its code and its reason.
     pub(crate) async fn until_close(&mut self) -> (Vec<u8>, Option<u16>, String) {
         let mut data = Vec::new();
         loop {
@@ -189,8 +189,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     }
 }
 
-/// An open session whose every byte is the test's own.
-pub(crate) struct Session<S = Wire> {
+/// An open session whose frames the test reads and writes itself.
+pub(crate) struct Session<S = ClientStream> {
     pub(crate) peer: SocketAddr,
     pub(crate) frames: Frames<ReadHalf<S>>,
     pub(crate) writer: WriteHalf<S>,
@@ -202,23 +202,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Self { peer, frames: Frames::new(reader, already), writer }
     }
 
-    /// The connection as it was.
+    /// The connection below the session.
     pub(crate) fn into_stream(self) -> S {
         self.frames.stream.unsplit(self.writer)
     }
 
     /// Sends bytes as they are.
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        let sent = within("the gateway to take bytes", async {
+        let sent = within("the gateway to read bytes", async {
             self.writer.write_all(bytes).await?;
             self.writer.flush().await
         });
         sent.await.unwrap_or_else(|error| panic!("{} bytes could not be sent: {error}", bytes.len()));
     }
 
-    /// The same, to a gateway that may have hung up already.
+    /// The same, to a gateway that may have closed the connection already.
     pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
-        let sent = within("the gateway to take bytes or to hang up", async {
+        let sent = within("the gateway to read bytes or to close the connection", async {
             self.writer.write_all(bytes).await?;
             self.writer.flush().await
         });
@@ -231,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         assert_eq!(self.frames.payload(payload.len()).await, payload, "the echo");
     }
 
-    /// Says goodbye as a browser does and waits for the answer and the end.
+    /// Sends a Close as a browser does, and waits for the answer and the end.
     pub(crate) async fn close(&mut self, code: u16) {
         self.send(&frame(true, CLOSE, &close_body(code, b""))).await;
         let (_, answered, _) = self.frames.until_close().await;
@@ -243,16 +243,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(crate) async fn closed(&mut self) -> (Vec<u8>, Option<u16>, String) {
         let closed = self.frames.until_close().await;
         let body = closed.1.map(|code| close_body(code, b"")).unwrap_or_default();
-        // The gateway may have hung up already, as after a protocol error.
+        // The gateway may have closed the connection already, as after a protocol error.
         self.try_send(&frame(true, CLOSE, &body)).await;
         self.end().await;
         closed
     }
 
-    /// Waits for the end of the connection, and ends it from this side too: until then the gateway lingers.
+    /// Waits for the end of the connection, and closes this side too: until then the gateway lingers.
     pub(crate) async fn end(&mut self) {
         assert_eq!(self.frames.next().await, None, "nothing follows a Close");
-        // The socket may be gone already.
+        // The socket may be closed already.
         let _ = self.writer.shutdown().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Request heads as the test wants them, right or wrong, and the gateway's HTTP answers.
+//! Request heads as a test needs them, valid or not, and the gateway's HTTP responses.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use super::within;
 /// The key of RFC 6455 §1.3; the answer to it is `s3pPLMBiTxaQ9kYGzzhZRbK+xOo=`.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// A request head. Header lines go out in order, exactly as written.
+/// A request head. Header lines are sent in order, exactly as written.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     line: String,
@@ -18,7 +18,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// A good upgrade, as a page of the gateway itself would send it.
+    /// A valid upgrade, as a page of the gateway's own origin would send it.
     pub(crate) fn upgrade(target: &str, scheme: &str, host: &str) -> Self {
         Self::new(&format!("GET {target} HTTP/1.1"))
             .add("Host", host)
@@ -45,7 +45,7 @@ impl Request {
         self.add_bytes(name, value.as_bytes())
     }
 
-    /// One more header line whose value need not be text.
+    /// One more header line, whose value need not be text.
     pub(crate) fn add_bytes(mut self, name: &str, value: &[u8]) -> Self {
         self.headers.push((name.to_owned(), value.to_vec()));
         self
@@ -57,12 +57,12 @@ impl Request {
         self
     }
 
-    /// One line of that name with this value, whatever was there.
+    /// One line of that name with this value, in place of any others.
     pub(crate) fn with(self, name: &str, value: &str) -> Self {
         self.without(name).add(name, value)
     }
 
-    /// Bytes behind the head.
+    /// Bytes after the head.
     pub(crate) fn then(mut self, bytes: &[u8]) -> Self {
         self.body.extend_from_slice(bytes);
         self
@@ -73,7 +73,7 @@ impl Request {
         self.headers.len()
     }
 
-    /// What goes over the wire.
+    /// The bytes to send.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = format!("{}\r\n", self.line).into_bytes();
         for (name, value) in &self.headers {
@@ -88,13 +88,13 @@ impl Request {
     }
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug, Clone)]
 pub(crate) struct Response {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// What came behind it.
+    /// The bytes after it.
     pub(crate) rest: Vec<u8>,
 }
 
@@ -112,7 +112,7 @@ impl Response {
         std::str::from_utf8(&self.body).expect("a body of text")
     }
 
-    /// Takes one answer from the front of `bytes`; `None` if the head is not whole yet or the body is not.
+    /// Takes one response from the front of `bytes`; `None` if its head or body is incomplete.
     pub(crate) fn parse(bytes: &[u8], has_body: bool) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = std::str::from_utf8(&bytes[..end]).expect("a head of text");
@@ -135,7 +135,7 @@ impl Response {
             Some(length) if has_body && status != 101 && status != 304 => length.parse().expect("a length"),
             _ => 0,
         };
-        assert!(response.header("Transfer-Encoding").is_none(), "answers are short: {response:?}");
+        assert!(response.header("Transfer-Encoding").is_none(), "a chunked response: {response:?}");
         if response.rest.len() < length {
             return None;
         }
@@ -144,7 +144,7 @@ impl Response {
     }
 }
 
-/// Reads one answer; fails if the connection ends before it is whole.
+/// Reads one response; fails if the connection ends before it is complete.
 pub(crate) async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, has_body: bool) -> Response {
     let mut bytes = Vec::new();
     loop {
@@ -153,11 +153,11 @@ pub(crate) async fn read_response<S: AsyncRead + Unpin>(stream: &mut S, has_body
         }
         let read = within("an HTTP answer", stream.read_buf(&mut bytes)).await;
         let seen = String::from_utf8_lossy(&bytes);
-        assert!(matches!(read, Ok(1..)), "no whole HTTP answer but {seen:?} and {read:?}");
+        assert!(matches!(read, Ok(1..)), "an incomplete HTTP response: {seen:?} and {read:?}");
     }
 }
 
-/// Reads until the gateway has ended the connection: what it said, and how it ended.
+/// Reads until the gateway has closed the connection: what it sent, and how the connection ended.
 pub(crate) async fn read_to_end<S: AsyncRead + Unpin>(stream: &mut S) -> (Vec<u8>, io::Result<()>) {
     let mut bytes = Vec::new();
     loop {

@@ -17,12 +17,12 @@ pub(crate) struct Identity {
 static IDENTITY: LazyLock<Identity> = LazyLock::new(Identity::make);
 
 impl Identity {
-    /// The one that the gateways of this run share.
+    /// The identity that the gateways of this run share.
     pub(crate) fn shared() -> &'static Self {
         &IDENTITY
     }
 
-    /// A fresh one.
+    /// A new one.
     pub(crate) fn make() -> Self {
         let authority_key = KeyPair::generate().expect("a key");
         let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
@@ -34,7 +34,7 @@ impl Identity {
         Self { certificate, private_key, authority: authority_certificate.der().clone(), issuer }
     }
 
-    /// Another certificate of the same authority for another key, changed by `change`; and its key.
+    /// Another certificate of the same authority for a new key, changed by `change`; and its key.
     pub(crate) fn renewed(&self, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         issue(&self.issuer, change)
     }

@@ -1,4 +1,4 @@
-//! Bytes that say where they belong, so that a lost, doubled or moved byte shows and names its place.
+//! Bytes that encode their position, so that a lost, duplicated or moved byte is detected and located.
 
 use std::sync::LazyLock;
 
@@ -16,7 +16,7 @@ static BLOCK: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..PERIOD).map(|_| next()).collect()
 });
 
-/// `length` bytes of the pattern, from place `at` on.
+/// `length` bytes of the pattern, from position `at` on.
 pub(crate) fn pattern(at: u64, length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length);
     let mut place = (at % PERIOD as u64) as usize;
@@ -28,7 +28,7 @@ pub(crate) fn pattern(at: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Compares what arrives with the pattern.
+/// Compares received bytes with the pattern.
 #[derive(Debug, Default)]
 pub(crate) struct Check {
     /// How many bytes were right so far.
@@ -41,7 +41,7 @@ impl Check {
         Self { at }
     }
 
-    /// Takes the next bytes; fails at the first that is wrong.
+    /// Compares the next bytes; fails at the first wrong one.
     #[track_caller]
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let expected = pattern(self.at, bytes.len());

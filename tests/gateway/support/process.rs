@@ -1,4 +1,4 @@
-//! The gateway as a process: its configuration, its log, its descriptors and its end.
+//! The gateway as a process: its configuration, its log, its descriptors and its exit.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -21,21 +21,21 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{
-    Backend, Identity, PATIENCE, Request, Response, Session, Wire, client_config, eventually, read_response,
-    within,
+    Backend, ClientStream, Identity, Request, Response, Session, TIMEOUT, client_config, eventually,
+    read_response, within,
 };
 
-/// The place of a listener in the configuration.
-pub(crate) type Door = usize;
+/// The position of a listener in the configuration.
+pub(crate) type ListenerIndex = usize;
 /// The listener with a certificate.
-pub(crate) const TLS: Door = 0;
+pub(crate) const TLS: ListenerIndex = 0;
 /// The listener without.
-pub(crate) const PLAIN: Door = 1;
+pub(crate) const PLAIN: ListenerIndex = 1;
 
-/// Where the session comes from that shows at the end of each test that the gateway still works.
+/// The source address of the session that proves at the end of each test that the gateway still works.
 const CANARY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 250));
 
-/// A configuration in the making.
+/// A configuration under construction.
 pub(crate) struct Setup {
     listeners: [String; 2],
     rest: String,
@@ -46,7 +46,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// A TLS listener, a plain one, and nothing that limits the addresses of this machine.
+    /// A TLS listener, a plain one, and no limits for the addresses of this machine.
     pub(crate) fn new() -> Self {
         let plain = "address = \"127.0.0.1:0\"\n";
         Self {
@@ -77,28 +77,28 @@ impl Setup {
         self.route_to(name, path, &format!("tcp://{}", backend.address), lines)
     }
 
-    /// A route to anywhere.
+    /// A route to any backend URL.
     pub(crate) fn route_to(mut self, name: &str, path: &str, backend: &str, lines: &str) -> Self {
         self.rest +=
             &format!("[[route]]\nname = \"{name}\"\npath = \"{path}\"\nbackend = \"{backend}\"\n{lines}\n");
         self
     }
 
-    /// Whole tables of the configuration, as they are written there.
+    /// Whole tables of the configuration, verbatim.
     pub(crate) fn tables(mut self, lines: &str) -> Self {
         self.rest += &format!("{lines}\n");
         self
     }
 
     /// More lines for one listener.
-    pub(crate) fn listener(mut self, door: Door, lines: &str) -> Self {
-        self.listeners[door] += lines;
+    pub(crate) fn listener(mut self, listener: ListenerIndex, lines: &str) -> Self {
+        self.listeners[listener] += lines;
         self
     }
 
     /// Another address for one listener.
-    pub(crate) fn address(mut self, door: Door, address: impl Display) -> Self {
-        self.listeners[door] = self.listeners[door].replace("127.0.0.1:0", &address.to_string());
+    pub(crate) fn address(mut self, listener: ListenerIndex, address: impl Display) -> Self {
+        self.listeners[listener] = self.listeners[listener].replace("127.0.0.1:0", &address.to_string());
         self
     }
 
@@ -120,7 +120,7 @@ impl Setup {
         self
     }
 
-    /// Listens for the operator on a port of its own.
+    /// Adds an admin address with a free port.
     pub(crate) fn admin(self) -> Self {
         self.tables("[admin]\naddress = \"127.0.0.1:0\"")
     }
@@ -137,7 +137,7 @@ impl Setup {
         self
     }
 
-    /// Starts the gateway with descriptors below that number and no way to more. What it inherited above does not count.
+    /// Starts the gateway with this limit of descriptors, which it cannot raise. Inherited ones above it do not count.
     pub(crate) fn descriptors(mut self, limit: usize) -> Self {
         self.descriptors = Some(limit);
         self
@@ -185,7 +185,7 @@ impl Setup {
         });
         let mut gateway = Gateway {
             child: Mutex::new(child),
-            doors: Vec::new(),
+            addresses: Vec::new(),
             log,
             directory,
             _canary: canary,
@@ -196,12 +196,12 @@ impl Setup {
         gateway
             .until("the gateway to be ready", |lines| lines.iter().any(|l| is(l, "ready")).then_some(()))
             .await;
-        gateway.doors = gateway
+        gateway.addresses = gateway
             .lines(|line| is(line, "listening").then(|| text(line, "address").parse()))
             .into_iter()
             .map(|address: Result<SocketAddr, _>| address.expect("the address of a listener"))
             .collect();
-        assert_eq!(gateway.doors.len(), 2, "one line for each listener");
+        assert_eq!(gateway.addresses.len(), 2, "one line for each listener");
         gateway.descriptors = gateway.open_descriptors();
         gateway
     }
@@ -218,7 +218,7 @@ struct Lines {
     lines: Vec<Value>,
     raw: Vec<String>,
     ended: bool,
-    /// Which lines a test has already asked about.
+    /// The indexes of lines that a test has already asserted.
     claimed: Vec<usize>,
 }
 
@@ -250,13 +250,13 @@ fn text<'a>(line: &'a Value, key: &str) -> &'a str {
     line.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The one line that says how a connection ended.
+/// The access log line of a connection.
 #[derive(Debug, Clone)]
-pub(crate) struct End {
+pub(crate) struct AccessLogLine {
     line: Value,
 }
 
-impl End {
+impl AccessLogLine {
     fn of(line: &Value) -> Option<Self> {
         let ends = ["session ended", "refused", "served"];
         ends.iter().any(|end| is(line, end)).then(|| Self { line: line.clone() })
@@ -283,53 +283,53 @@ impl End {
 /// A running gateway. Each test that started one ends with [`Gateway::finish`], or [`Gateway::exit`].
 pub(crate) struct Gateway {
     child: Mutex<Child>,
-    doors: Vec<SocketAddr>,
+    addresses: Vec<SocketAddr>,
     log: Arc<Log>,
     directory: TempDir,
     _canary: Backend,
     descriptors: usize,
-    /// How many connections the log owes a line, by the name it will give the peer.
+    /// How many access log lines are expected of each peer, by its name in the log.
     peers: Mutex<HashMap<String, usize>>,
     finished: Mutex<bool>,
 }
 
 // Clients.
 impl Gateway {
-    pub(crate) fn address(&self, door: Door) -> SocketAddr {
-        self.doors[door]
+    pub(crate) fn address(&self, listener: ListenerIndex) -> SocketAddr {
+        self.addresses[listener]
     }
 
-    /// Its `Host`, as a browser would name it.
-    pub(crate) fn host(&self, door: Door) -> String {
-        format!("localhost:{}", self.doors[door].port())
+    /// Its `Host`, as a browser would send it.
+    pub(crate) fn host(&self, listener: ListenerIndex) -> String {
+        format!("localhost:{}", self.addresses[listener].port())
     }
 
-    /// A good upgrade from a page of the gateway itself.
-    pub(crate) fn upgrade(&self, door: Door, target: &str) -> Request {
-        let scheme = if door == TLS { "https" } else { "http" };
-        Request::upgrade(target, scheme, &self.host(door))
+    /// A valid upgrade from a page of the gateway's own origin.
+    pub(crate) fn upgrade(&self, listener: ListenerIndex, target: &str) -> Request {
+        let scheme = if listener == TLS { "https" } else { "http" };
+        Request::upgrade(target, scheme, &self.host(listener))
     }
 
     /// A socket to a listener.
-    pub(crate) async fn tcp(&self, door: Door) -> TcpStream {
-        self.tcp_from(None, door).await
+    pub(crate) async fn tcp(&self, listener: ListenerIndex) -> TcpStream {
+        self.tcp_from(None, listener).await
     }
 
     /// A socket to a listener, from one of the addresses of this machine.
-    pub(crate) async fn tcp_from(&self, source: Option<IpAddr>, door: Door) -> TcpStream {
-        let socket = self.stray(source, door, |_| {}).await;
-        self.expect_end(socket.local_addr().expect("a connected socket"));
+    pub(crate) async fn tcp_from(&self, source: Option<IpAddr>, listener: ListenerIndex) -> TcpStream {
+        let socket = self.untracked_socket(source, listener, |_| {}).await;
+        self.expect_log_line(socket.local_addr().expect("a connected socket"));
         socket
     }
 
-    /// A socket of which the log will speak under another name or not at all, set up by `prepare`.
-    pub(crate) async fn stray(
+    /// A socket whose access log line has another peer or is missing, configured by `prepare`.
+    pub(crate) async fn untracked_socket(
         &self,
         source: Option<IpAddr>,
-        door: Door,
+        listener: ListenerIndex,
         prepare: impl FnOnce(&TcpSocket),
     ) -> TcpStream {
-        let to = self.doors[door];
+        let to = self.addresses[listener];
         let socket = if to.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }.expect("a socket");
         prepare(&socket);
         if let Some(source) = source {
@@ -340,19 +340,19 @@ impl Gateway {
         socket
     }
 
-    /// The log owes a line about this peer.
-    pub(crate) fn expect_end(&self, peer: SocketAddr) {
+    /// Expects one more access log line of this peer.
+    pub(crate) fn expect_log_line(&self, peer: SocketAddr) {
         *self.peers.lock().expect("no panic").entry(peer.to_string()).or_default() += 1;
     }
 
     /// TLS over a socket, as a client of TLS 1.3 that speaks HTTP/1.1.
-    pub(crate) async fn secure(&self, socket: TcpStream) -> Wire {
+    pub(crate) async fn secure(&self, socket: TcpStream) -> ClientStream {
         let config = client_config(rustls::ALL_VERSIONS, &["http/1.1"]);
         let stream = self.try_secure(socket, config).await.expect("a TLS handshake");
-        Wire::Tls(Box::new(stream))
+        ClientStream::Tls(Box::new(stream))
     }
 
-    /// TLS as the client is configured.
+    /// TLS with this configuration of the client.
     pub(crate) async fn try_secure<S>(
         &self,
         stream: S,
@@ -366,32 +366,37 @@ impl Gateway {
     }
 
     /// A connection ready for a request.
-    pub(crate) async fn wire(&self, door: Door) -> Wire {
-        self.wire_from(None, door).await
+    pub(crate) async fn connect(&self, listener: ListenerIndex) -> ClientStream {
+        self.connect_from(None, listener).await
     }
 
-    pub(crate) async fn wire_from(&self, source: Option<IpAddr>, door: Door) -> Wire {
-        let socket = self.tcp_from(source, door).await;
-        if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
+    pub(crate) async fn connect_from(&self, source: Option<IpAddr>, listener: ListenerIndex) -> ClientStream {
+        let socket = self.tcp_from(source, listener).await;
+        if listener == TLS { self.secure(socket).await } else { ClientStream::Plain(socket) }
     }
 
-    /// A connection from `source`, a proxy, of which the log will speak as the client that it names.
-    pub(crate) async fn wire_by_proxy(&self, source: IpAddr, client: &str, door: Door) -> Wire {
-        let socket = self.stray(Some(source), door, |_| {}).await;
-        self.expect_end(client.parse().expect("the address of a client"));
-        if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
+    /// A connection from `source`, a proxy, whose access log line names `client`.
+    pub(crate) async fn connect_by_proxy(
+        &self,
+        source: IpAddr,
+        client: &str,
+        listener: ListenerIndex,
+    ) -> ClientStream {
+        let socket = self.untracked_socket(Some(source), listener, |_| {}).await;
+        self.expect_log_line(client.parse().expect("the address of a client"));
+        if listener == TLS { self.secure(socket).await } else { ClientStream::Plain(socket) }
     }
 
-    /// A connection whose client receives only a few KiB ahead of what the test reads.
-    pub(crate) async fn narrow_wire(&self, door: Door) -> Wire {
+    /// A connection whose client buffers only a few KiB that the test has not read.
+    pub(crate) async fn connect_with_small_buffers(&self, listener: ListenerIndex) -> ClientStream {
         let socket = self
-            .stray(None, door, |socket| {
+            .untracked_socket(None, listener, |socket| {
                 socket.set_recv_buffer_size(8 * 1024).expect("a small receive buffer");
                 socket.set_send_buffer_size(8 * 1024).expect("a small send buffer");
             })
             .await;
-        self.expect_end(socket.local_addr().expect("a connected socket"));
-        if door == TLS { self.secure(socket).await } else { Wire::Plain(socket) }
+        self.expect_log_line(socket.local_addr().expect("a connected socket"));
+        if listener == TLS { self.secure(socket).await } else { ClientStream::Plain(socket) }
     }
 
     /// An open session over TLS.
@@ -399,30 +404,30 @@ impl Gateway {
         self.session_by(TLS, target).await
     }
 
-    pub(crate) async fn session_by(&self, door: Door, target: &str) -> Session {
-        self.open(self.wire(door).await, &self.upgrade(door, target)).await
+    pub(crate) async fn session_by(&self, listener: ListenerIndex, target: &str) -> Session {
+        self.open(self.connect(listener).await, &self.upgrade(listener, target)).await
     }
 
-    /// Upgrades a connection that is there.
-    pub(crate) async fn open(&self, mut wire: Wire, request: &Request) -> Session {
-        let response = ask(&mut wire, request).await;
+    /// Upgrades an existing connection.
+    pub(crate) async fn open(&self, mut connection: ClientStream, request: &Request) -> Session {
+        let response = send_request(&mut connection, request).await;
         assert_eq!(response.status, 101, "{response:?}");
-        let peer = wire.peer();
-        Session::new(wire, peer, &response.rest)
+        let peer = connection.peer();
+        Session::new(connection, peer, &response.rest)
     }
 }
 
-/// Sends a request and reads one answer.
-pub(crate) async fn ask(wire: &mut Wire, request: &Request) -> Response {
+/// Sends a request and reads one response.
+pub(crate) async fn send_request(connection: &mut ClientStream, request: &Request) -> Response {
     use tokio::io::AsyncWriteExt;
-    wire.write_all(&request.bytes()).await.expect("the request goes out");
-    wire.flush().await.expect("the request goes out");
-    read_response(wire, true).await
+    connection.write_all(&request.bytes()).await.expect("the request is sent");
+    connection.flush().await.expect("the request is sent");
+    read_response(connection, true).await
 }
 
-// What the log says.
+// The log.
 impl Gateway {
-    /// Waits until `find` finds something in the log.
+    /// Waits until `find` returns something from the log.
     pub(crate) async fn until<T>(&self, what: &str, find: impl Fn(&[Value]) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
@@ -437,29 +442,29 @@ impl Gateway {
                 state.ended
             };
             assert!(!ended, "the gateway ended before {what}");
-            let left = PATIENCE.saturating_sub(start.elapsed());
-            assert!(tokio::time::timeout(left, changed).await.is_ok(), "waited in vain for {what}");
+            let left = TIMEOUT.saturating_sub(start.elapsed());
+            assert!(tokio::time::timeout(left, changed).await.is_ok(), "waited {TIMEOUT:?} for {what}");
         }
     }
 
-    /// What `find` finds in the log as it is now.
+    /// What `find` returns for the log's present lines.
     pub(crate) fn lines<T>(&self, find: impl Fn(&Value) -> Option<T>) -> Vec<T> {
         self.log.state().lines.iter().filter_map(find).collect()
     }
 
-    /// Everything the gateway wrote, as it wrote it.
+    /// Everything the gateway logged, verbatim.
     pub(crate) fn raw_log(&self) -> String {
         self.log.state().raw.join("\n")
     }
 
-    /// Waits for the line about a connection of this peer that no one has asked about yet.
-    pub(crate) async fn end(&self, peer: SocketAddr) -> End {
+    /// Waits for the access log line of a connection of this peer, the next one that no test has asserted yet.
+    pub(crate) async fn access_log_line(&self, peer: SocketAddr) -> AccessLogLine {
         let name = peer.to_string();
         let claimed = self.log.state().claimed.clone();
         let (index, end) = self
             .until(&format!("the line about {name}"), |lines| {
                 lines.iter().enumerate().find_map(|(index, line)| {
-                    let end = End::of(line).filter(|_| text(line, "peer") == name)?;
+                    let end = AccessLogLine::of(line).filter(|_| text(line, "peer") == name)?;
                     (!claimed.contains(&index)).then_some((index, end))
                 })
             })
@@ -468,18 +473,18 @@ impl Gateway {
         end
     }
 
-    /// Waits for the line about a session and checks its reason and its close code.
+    /// Waits for the access log line of a session, and checks its reason and its close code.
     #[track_caller]
     pub(crate) fn ended(
         &self,
         peer: SocketAddr,
         reason: &str,
         code: Option<u16>,
-    ) -> impl Future<Output = End> + use<'_> {
+    ) -> impl Future<Output = AccessLogLine> + use<'_> {
         let caller = std::panic::Location::caller();
         let reason = reason.to_owned();
         async move {
-            let end = self.end(peer).await;
+            let end = self.access_log_line(peer).await;
             assert_eq!(text(&end.line, "level"), "INFO", "{caller}: {end:?}");
             let seen = (end.is_session(), end.reason(), end.number("close_code"));
             assert_eq!(seen, (true, reason.as_str(), code.map(u64::from)), "{caller}: {end:?}");
@@ -487,15 +492,23 @@ impl Gateway {
         }
     }
 
-    /// Waits for the line about a connection that never was a session and checks its reason.
+    /// Waits for the access log line of a connection that never became a session, and checks its reason.
     #[track_caller]
-    pub(crate) fn refused(&self, peer: SocketAddr, reason: &str) -> impl Future<Output = End> + use<'_> {
+    pub(crate) fn refused(
+        &self,
+        peer: SocketAddr,
+        reason: &str,
+    ) -> impl Future<Output = AccessLogLine> + use<'_> {
         let caller = std::panic::Location::caller();
         let reason = reason.to_owned();
         async move {
-            let end = self.end(peer).await;
+            let end = self.access_log_line(peer).await;
             assert_eq!((end.is_session(), end.reason()), (false, reason.as_str()), "{caller}: {end:?}");
-            assert_eq!(text(&end.line, "level"), "DEBUG", "{caller}: a stranger can cause {end:?}");
+            assert_eq!(
+                text(&end.line, "level"),
+                "DEBUG",
+                "{caller}: an unauthenticated client can cause {end:?}"
+            );
             end
         }
     }
@@ -511,8 +524,8 @@ impl Gateway {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the gateway runs").count()
     }
 
-    /// How much memory it has made its own, in bytes. Not the pages of the binary: how many of them are counted, and
-    /// for whom, depends on who else runs it.
+    /// Its anonymous memory, in bytes. Without the pages of the binary: how many of them are counted, and
+    /// for which process, depends on what else runs it.
     pub(crate) fn memory(&self) -> u64 {
         let path = format!("/proc/{}/smaps_rollup", self.pid());
         let rollup = std::fs::read_to_string(path).expect("the gateway runs");
@@ -528,7 +541,7 @@ impl Gateway {
         let fields: Vec<&str> = after_name.split_whitespace().collect();
         let ticks: u64 =
             fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-        // A tick is a hundredth of a second on every Linux there is.
+        // A tick is a hundredth of a second on every Linux.
         Duration::from_millis(ticks * 10)
     }
 
@@ -542,13 +555,13 @@ impl Gateway {
         std::fs::read_to_string(self.path("gateway.toml")).expect("the configuration")
     }
 
-    /// Replaces its configuration, asks for a reload and waits for the answer in the log.
+    /// Replaces its configuration, reloads it and waits for the result in the log.
     pub(crate) async fn reload(&self, configuration: &str) -> Result<String, String> {
         std::fs::write(self.path("gateway.toml"), configuration).expect("the configuration");
         self.reload_again().await
     }
 
-    /// Asks for a reload and waits for the answer in the log.
+    /// Reloads the configuration and waits for the result in the log.
     pub(crate) async fn reload_again(&self) -> Result<String, String> {
         let answer = |line: &Value| match text(line, "message") {
             done if done.starts_with("reloaded: ") => Some(Ok(done.to_owned())),
@@ -563,13 +576,13 @@ impl Gateway {
         self.until("the answer to SIGHUP", |lines| lines.iter().filter_map(answer).nth(before)).await
     }
 
-    /// Waits for another listener than those that are known, which is the next [`Door`].
-    pub(crate) async fn another_door(&mut self) -> Door {
+    /// Waits for a listener besides the known ones, which becomes the next [`ListenerIndex`].
+    pub(crate) async fn another_listener(&mut self) -> ListenerIndex {
         let address =
             |line: &Value| is(line, "listening").then(|| text(line, "address").parse().ok()).flatten();
-        let known = self.doors.len();
+        let known = self.addresses.len();
         let new = self.until("another listener", |lines| lines.iter().filter_map(address).nth(known)).await;
-        self.doors.push(new);
+        self.addresses.push(new);
         known
     }
 
@@ -578,22 +591,22 @@ impl Gateway {
         kill(Pid::from_raw(pid), signal).expect("the gateway runs");
     }
 
-    /// Waits for the process to end; then the log must be whole.
+    /// Waits for the process to exit; then the log must be complete.
     pub(crate) async fn exit(&self) -> ExitStatus {
         let status = self.exit_at_once().await;
         self.check_log();
         status
     }
 
-    /// Waits for a process that was told not to wait, and so owes nobody a line.
+    /// Waits for the exit of a process that stopped at once, and therefore may have connections without a log line.
     pub(crate) async fn exit_at_once(&self) -> ExitStatus {
         let mut status = None;
-        eventually("the gateway ends", PATIENCE, || {
+        eventually("the gateway ends", TIMEOUT, || {
             status = self.child.lock().expect("no panic").try_wait().expect("a child");
             status.map(|_| ()).ok_or_else(|| "it still runs".to_owned())
         })
         .await;
-        eventually("the log ends", PATIENCE, || {
+        eventually("the log ends", TIMEOUT, || {
             self.log.state().ended.then_some(()).ok_or_else(|| "it is still open".to_owned())
         })
         .await;
@@ -601,13 +614,13 @@ impl Gateway {
         status.expect("it has ended")
     }
 
-    /// Every test ends here: each connection has exactly one line, every descriptor is back within a second,
+    /// Every test ends here: each connection has exactly one line, every descriptor is released within a second,
     /// nothing panicked, and another session still works.
     pub(crate) async fn finish(self) {
         let peers = self.peers.lock().expect("no panic").clone();
         let total: usize = peers.values().sum();
         self.until("a line for every connection", |lines| {
-            (lines.iter().filter_map(End::of).count() >= total).then_some(())
+            (lines.iter().filter_map(AccessLogLine::of).count() >= total).then_some(())
         })
         .await;
         let limit = self.descriptors;
@@ -617,10 +630,10 @@ impl Gateway {
         })
         .await;
 
-        let address = self.doors[TLS].ip();
+        let address = self.addresses[TLS].ip();
         let source = if address.is_ipv6() { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { CANARY };
-        let wire = self.wire_from(Some(source), TLS).await;
-        let mut session = self.open(wire, &self.upgrade(TLS, "/canary")).await;
+        let connection = self.connect_from(Some(source), TLS).await;
+        let mut session = self.open(connection, &self.upgrade(TLS, "/canary")).await;
         session.echo(b"still alive").await;
         session.close(1000).await;
         let peer = session.peer;
@@ -630,15 +643,15 @@ impl Gateway {
         *self.finished.lock().expect("no panic") = true;
     }
 
-    /// Exactly one line for each connection, and nothing but JSON.
+    /// Checks for exactly one line for each connection, and for nothing but JSON.
     fn check_log(&self) {
         let state = self.log.state();
         for (line, raw) in state.lines.iter().zip(&state.raw) {
-            assert!(line.is_object(), "this is no JSON: {raw}");
-            assert!(text(line, "level") != "ERROR", "nothing here is an error: {raw}");
+            assert!(line.is_object(), "not JSON: {raw}");
+            assert!(text(line, "level") != "ERROR", "an error was logged: {raw}");
         }
         let mut seen: HashMap<String, usize> = HashMap::new();
-        for line in state.lines.iter().filter(|line| End::of(line).is_some()) {
+        for line in state.lines.iter().filter(|line| AccessLogLine::of(line).is_some()) {
             *seen.entry(text(line, "peer").to_owned()).or_default() += 1;
         }
         let peers = self.peers.lock().expect("no panic");
@@ -646,14 +659,14 @@ impl Gateway {
             let lines = seen.remove(peer).unwrap_or(0);
             assert_eq!(lines, *count, "lines about the {count} connections of {peer}");
         }
-        assert!(seen.is_empty(), "lines about connections that no one made: {seen:?}");
+        assert!(seen.is_empty(), "lines about connections that no test made: {seen:?}");
     }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Errors mean that it has ended, which is what is wanted.
+        // An error means that it has exited already.
         let _ = child.kill();
         let _ = child.wait();
         if std::thread::panicking() {
@@ -670,7 +683,7 @@ impl Drop for Gateway {
     }
 }
 
-/// Runs the binary to its end, in a directory.
+/// Runs the binary in a directory until it exits.
 pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(arguments)
@@ -683,13 +696,13 @@ pub(crate) fn run(directory: &Path, arguments: &[&str]) -> Output {
     let start = Instant::now();
     let mut late = false;
     while child.try_wait().expect("a child").is_none() {
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > TIMEOUT {
             late = true;
             child.kill().expect("a child");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     let output = child.wait_with_output().expect("its output");
-    assert!(!late, "portcullis {arguments:?} did not end; it said {output:?}");
+    assert!(!late, "portcullis {arguments:?} did not end; its output: {output:?}");
     output
 }

@@ -1,4 +1,4 @@
-//! Doors that are no address: Unix sockets, and sockets that somebody else opened.
+//! Listeners without a TCP address: Unix sockets, and sockets passed by socket activation.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -31,7 +31,7 @@ impl Running {
         Self { child, log }
     }
 
-    /// The next line of the log with this message. What is no line of the gateway is skipped.
+    /// The next line of the log with this message. Lines of other programs are skipped.
     async fn line(&mut self, message: &'static str) -> Value {
         let mut log = self.log.take().expect("the log");
         let reading = spawn_blocking(move || {
@@ -83,9 +83,9 @@ fn gateway(file: &Path) -> Command {
     command
 }
 
-/// A session through a Unix socket, of a client that a proxy names.
+/// A session over a Unix socket, of a client that a proxy names.
 async fn session(path: &Path, client: &str) -> Session<UnixStream> {
-    let mut stream = within("the socket", UnixStream::connect(path)).await.expect("somebody listens");
+    let mut stream = within("the socket", UnixStream::connect(path)).await.expect("it listens");
     let request = Request::upgrade("/echo", "http", "desk.test").add("X-Forwarded-For", client);
     stream.write_all(&request.bytes()).await.expect("a request");
     let response = within("an answer", read_response(&mut stream, false)).await;
@@ -95,13 +95,13 @@ async fn session(path: &Path, client: &str) -> Session<UnixStream> {
 }
 
 #[tokio::test]
-async fn a_unix_socket_takes_what_a_proxy_brings_and_goes_with_the_gateway() {
+async fn a_unix_listener_accepts_a_proxys_clients_and_is_removed_at_exit() {
     let backend = Backend::echo().await;
     let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("door.sock");
-    // Left behind by one that was killed.
+    let path = directory.path().join("listener.sock");
+    // The socket file that a killed process leaves behind.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
-    let mut gateway = Running::start(gateway(&configure(directory.path(), "unix:door.sock", &backend)));
+    let mut gateway = Running::start(gateway(&configure(directory.path(), "unix:listener.sock", &backend)));
     let listening = gateway.line("listening").await;
     assert_eq!(listening["address"], format!("unix:{}", path.display()));
     gateway.line("ready").await;
@@ -111,46 +111,52 @@ async fn a_unix_socket_takes_what_a_proxy_brings_and_goes_with_the_gateway() {
     let ended = gateway.line("session ended").await;
     assert_eq!((&ended["peer"], &ended["reason"]), (&"192.0.2.7:0".into(), &"client_closed".into()));
     gateway.stop().await;
-    assert!(!path.exists(), "the socket stays behind");
+    assert!(!path.exists(), "the socket file remains");
 }
 
 #[tokio::test]
-async fn a_socket_in_use_is_not_taken_away() {
+async fn a_unix_socket_in_use_is_not_replaced() {
     let backend = Backend::echo().await;
     let directory = tempfile::tempdir().expect("a directory");
-    let file = configure(directory.path(), "unix:door.sock", &backend);
+    let file = configure(directory.path(), "unix:listener.sock", &backend);
     let mut first = Running::start(gateway(&file));
     first.line("ready").await;
     let second = spawn_blocking(move || gateway(&file).output());
     let second = within("the second to give up", second).await.expect("it ran").expect("its output");
-    let said = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains("door.sock") && said.contains("stop the program that uses it"), "{said}");
-    session(&directory.path().join("door.sock"), "192.0.2.7").await.echo(b"still here").await;
+    let stderr = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("listener.sock") && stderr.contains("stop the program that uses it"), "{stderr}");
+    session(&directory.path().join("listener.sock"), "192.0.2.7").await.echo(b"still here").await;
     first.stop().await;
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_hands_over_is_an_error_that_says_what_to_do() {
+async fn a_missing_systemd_socket_is_an_error_with_advice() {
     let backend = Backend::echo().await;
     let directory = tempfile::tempdir().expect("a directory");
     let file = configure(directory.path(), "systemd:portcullis", &backend);
-    let alone = spawn_blocking(move || gateway(&file).output());
-    let alone = within("it to give up", alone).await.expect("it ran").expect("its output");
-    let said = String::from_utf8_lossy(&alone.stderr).into_owned();
-    assert_eq!(alone.status.code(), Some(1), "{said}");
-    assert!(said.contains("systemd:portcullis") && said.contains("FileDescriptorName="), "{said}");
+    let output = spawn_blocking(move || gateway(&file).output());
+    let output = within("it to give up", output).await.expect("it ran").expect("its output");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("systemd:portcullis") && stderr.contains("FileDescriptorName="), "{stderr}");
 }
 
 #[tokio::test]
-async fn a_socket_that_is_handed_over_is_served_and_stays_open_for_the_next() {
+async fn socket_activation_keeps_the_socket_open_for_the_next_process() {
     let backend = Backend::echo().await;
     let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("door.sock");
-    let file = configure(directory.path(), "systemd:door", &backend);
+    let path = directory.path().join("listener.sock");
+    let file = configure(directory.path(), "systemd:listener", &backend);
     let mut command = Command::new("systemd-socket-activate");
-    // Starts the gateway with the first connection.
-    command.arg("--listen").arg(&path).arg("--fdname=door").arg(PROGRAM).args(["run", "--config"]).arg(&file);
+    // Starts the gateway at the first connection.
+    command
+        .arg("--listen")
+        .arg(&path)
+        .arg("--fdname=listener")
+        .arg(PROGRAM)
+        .args(["run", "--config"])
+        .arg(&file);
     if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
         let words = "skipped: there is no systemd-socket-activate; Debian has it in the package systemd";
         assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{words}");
@@ -170,5 +176,5 @@ async fn a_socket_that_is_handed_over_is_served_and_stays_open_for_the_next() {
     session.close(1000).await;
     assert_eq!(gateway.line("session ended").await["reason"], "client_closed");
     gateway.stop().await;
-    assert_eq!(std::fs::metadata(&path).expect("it is not ours to remove").ino(), file);
+    assert_eq!(std::fs::metadata(&path).expect("the gateway must not remove it").ino(), file);
 }

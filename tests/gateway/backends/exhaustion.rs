@@ -1,4 +1,4 @@
-//! What the gateway itself runs out of when it dials: descriptors, and local ports.
+//! Exhausted resources of the gateway when it dials: descriptors and local ports.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,25 +7,28 @@ use tokio::net::TcpStream;
 
 use super::{list, works};
 use crate::support::{
-    Backend, CLOSE, Gateway, PLAIN, Session, Setup, TLS, alone, ask, close_body, frame, within,
+    Backend, CLOSE, Gateway, PLAIN, Session, Setup, TLS, close_body, frame, isolated, send_request, within,
 };
 
-/// An address of its own for those who only take room: in the log, nobody has the name of one of them later.
-const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 40));
+/// The address of clients that only occupy descriptors, so that no other connection has their name in the log.
+const OTHER_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 40));
 
-/// What the system says when there is nothing left.
+/// The system's errors for exhausted resources.
 const NO_DESCRIPTOR: &str = "os error 24";
 const NO_PORT: &str = "os error 99";
 
-/// Sees a session end for want of something that its backend could not help. It stays open from this side, and holds
-/// what it has: its descriptor.
+/// Expects a session to end because of a shortage that is not its backend's fault. It stays open on this side, and keeps
+/// its descriptor.
 async fn overloaded(session: &mut Session) {
-    let (data, code, said) = within("a Close", session.frames.until_close()).await;
-    assert_eq!((data.as_slice(), code), (&b""[..], Some(1013)), "{said}");
-    assert!(!said.is_empty() && !said.contains("127.0.0.1"), "a short reason for people: {said:?}");
+    let (data, code, close_reason) = within("a Close", session.frames.until_close()).await;
+    assert_eq!((data.as_slice(), code), (&b""[..], Some(1013)), "{close_reason}");
+    assert!(
+        !close_reason.is_empty() && !close_reason.contains("127.0.0.1"),
+        "a short readable reason: {close_reason:?}"
+    );
 }
 
-/// The client's part of the end, and the line in the log.
+/// Closes the client's side, and checks the log line.
 async fn leave(gateway: &Gateway, mut session: Session, route: &str, why: &str) {
     session.try_send(&frame(true, CLOSE, &close_body(1013, b""))).await;
     session.end().await;
@@ -36,8 +39,8 @@ async fn leave(gateway: &Gateway, mut session: Session, route: &str, why: &str) 
     assert!(end.text("detail").is_some_and(|detail| detail.contains(why)), "{end:?}");
 }
 
-/// No backend is told off for what the gateway has not got.
-fn no_backend_is_blamed(gateway: &Gateway) {
+/// Asserts that no backend is marked as failing because of the gateway's shortage.
+fn assert_no_backend_marked_failing(gateway: &Gateway) {
     let blamed = gateway.lines(|line| {
         let message = line["message"].as_str().unwrap_or_default();
         message.starts_with("backend does not answer").then(|| line.clone())
@@ -47,7 +50,7 @@ fn no_backend_is_blamed(gateway: &Gateway) {
 
 #[tokio::test]
 async fn no_descriptor_for_the_dial() {
-    /// More than the gateway may have, so that the last of them wait in its queue.
+    /// More than the gateway's limit, so that the last of them wait in its queue.
     const SILENT: usize = 128;
     let (backend, other) = (Backend::echo().await, Backend::echo().await);
     let directory = tempfile::TempDir::new().expect("a directory");
@@ -68,16 +71,16 @@ async fn no_descriptor_for_the_dial() {
     let mut before = gateway.session("/echo").await;
     before.echo(b"hello").await;
 
-    // These are let in while there is room, and ask only when there is none.
+    // These are accepted while there are descriptors, and send their requests when there are none.
     let routes = ["echo", "name", "tls", "unix", "pool"];
     let mut wires = Vec::new();
     for _ in routes {
-        wires.push(gateway.wire(TLS).await);
+        wires.push(gateway.connect(TLS).await);
     }
-    let mut asks_for_a_status = gateway.wire(TLS).await;
+    let mut asks_for_a_status = gateway.connect(TLS).await;
     let mut silent: Vec<TcpStream> = Vec::new();
     for _ in 0..SILENT {
-        silent.push(gateway.tcp_from(Some(SOMEBODY), TLS).await);
+        silent.push(gateway.tcp_from(Some(OTHER_CLIENT), TLS).await);
     }
     gateway
         .until("the gateway to have no descriptor left", |lines| {
@@ -91,21 +94,21 @@ async fn no_descriptor_for_the_dial() {
         .await;
 
     let mut sessions = Vec::new();
-    for (route, wire) in routes.into_iter().zip(wires) {
-        let mut session = gateway.open(wire, &gateway.upgrade(TLS, &format!("/{route}"))).await;
+    for (route, connection) in routes.into_iter().zip(wires) {
+        let mut session = gateway.open(connection, &gateway.upgrade(TLS, &format!("/{route}"))).await;
         overloaded(&mut session).await;
         sessions.push((route, session));
     }
-    let response = ask(&mut asks_for_a_status, &gateway.upgrade(TLS, "/status")).await;
+    let response = send_request(&mut asks_for_a_status, &gateway.upgrade(TLS, "/status")).await;
     assert_eq!(response.status, 503, "{response:?}");
-    assert_eq!((backend.calls().await, other.calls().await), (1, 0), "somebody was dialled");
+    assert_eq!((backend.connections().await, other.connections().await), (1, 0), "a backend was dialled");
     before.echo(b"all the time").await;
 
-    // Whoever is relieved serves again.
+    // Once descriptors are free, it serves again.
     drop(silent);
     let peer = asks_for_a_status.peer();
     drop(asks_for_a_status);
-    assert_eq!(gateway.end(peer).await.reason(), "overloaded");
+    assert_eq!(gateway.access_log_line(peer).await.reason(), "overloaded");
     for (route, session) in sessions {
         leave(&gateway, session, route, NO_DESCRIPTOR).await;
     }
@@ -116,7 +119,7 @@ async fn no_descriptor_for_the_dial() {
         works(&gateway, PLAIN, "/pool").await,
         "one of them was ejected"
     );
-    no_backend_is_blamed(&gateway);
+    assert_no_backend_marked_failing(&gateway);
     before.echo(b"and after").await;
     before.close(1000).await;
     gateway.ended(before.peer, "client_closed", Some(1000)).await;
@@ -124,7 +127,7 @@ async fn no_descriptor_for_the_dial() {
     gateway.finish().await;
 }
 
-/// The ports that the kernel chooses from. They are the ports of whoever has a network of his own.
+/// The kernel's range of local ports, which belongs to a network namespace.
 struct Ports {
     usual: String,
 }
@@ -139,7 +142,7 @@ impl Ports {
         Self { usual }
     }
 
-    /// Takes all that there are for connections to one server.
+    /// Uses all local ports for connections to one server.
     async fn exhaust(backend: &Backend) -> Vec<TcpStream> {
         let mut taken = Vec::new();
         loop {
@@ -158,7 +161,7 @@ impl Ports {
 
 #[tokio::test]
 async fn no_local_port_for_the_dial() {
-    if !alone("backends::scarce::no_local_port_for_the_dial") {
+    if !isolated("backends::exhaustion::no_local_port_for_the_dial") {
         return;
     }
     let (backend, other) = (Backend::echo().await, Backend::echo().await);
@@ -178,13 +181,13 @@ async fn no_local_port_for_the_dial() {
     let mut session = gateway.session_by(PLAIN, "/echo").await;
     overloaded(&mut session).await;
     leave(&gateway, session, "echo", NO_PORT).await;
-    let mut wire = gateway.wire(PLAIN).await;
-    let response = ask(&mut wire, &gateway.upgrade(PLAIN, "/status")).await;
+    let mut connection = gateway.connect(PLAIN).await;
+    let response = send_request(&mut connection, &gateway.upgrade(PLAIN, "/status")).await;
     assert_eq!(response.status, 503, "{response:?}");
-    let peer = wire.peer();
-    drop(wire);
-    assert_eq!(gateway.end(peer).await.reason(), "overloaded");
-    // Ports are counted for each server: there are some for another.
+    let peer = connection.peer();
+    drop(connection);
+    assert_eq!(gateway.access_log_line(peer).await.reason(), "overloaded");
+    // Ports are counted per destination: there are some left for another server.
     works(&gateway, PLAIN, "/other").await;
     assert_eq!(works(&gateway, PLAIN, "/pool").await, format!("tcp://{}", other.address));
 
@@ -193,7 +196,7 @@ async fn no_local_port_for_the_dial() {
     }
     works(&gateway, PLAIN, "/echo").await;
     assert_eq!(works(&gateway, PLAIN, "/pool").await, format!("tcp://{}", backend.address), "it was ejected");
-    no_backend_is_blamed(&gateway);
+    assert_no_backend_marked_failing(&gateway);
     ports.restore();
     gateway.finish().await;
 }

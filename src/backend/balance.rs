@@ -20,11 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    admission::canonical,
-    config::{Backend, Balance},
-};
 use parking_lot::{Mutex, MutexGuard};
+
+use super::rendezvous::{backend_hash, client_hash, weight};
+use crate::config::{Backend, Balance};
 
 /// How long a backend is ejected after its first failure; the time doubles with each further failure in a row.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
@@ -91,7 +90,7 @@ pub struct Pool {
 #[derive(Debug)]
 struct PooledBackend {
     /// The backend's hash for [`Balance::SourceIp`], of its URL.
-    seed: u64,
+    hash: u64,
     state: Mutex<BackendState>,
 }
 
@@ -160,8 +159,8 @@ impl Pool {
                 ready.sort_by_key(|&index| states[index].sessions);
             }
             Balance::SourceIp => {
-                let client = address_hash(client);
-                ready.sort_by_key(|&index| Reverse(mix(self.backends[index].seed ^ client)));
+                let client = client_hash(client);
+                ready.sort_by_key(|&index| Reverse(weight(self.backends[index].hash, client)));
             }
         }
     }
@@ -241,7 +240,7 @@ impl Pool {
 impl PooledBackend {
     fn new(backend: &Backend) -> Self {
         let state = BackendState { sessions: 0, healthy: true, failures: 0, dial_health: DialHealth::Good };
-        Self { seed: hash(backend.to_string().as_bytes()), state: Mutex::new(state) }
+        Self { hash: backend_hash(backend), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, BackendState> {
@@ -293,32 +292,6 @@ impl Drop for BackendPermit {
     fn drop(&mut self) {
         self.backend.state().sessions -= 1;
     }
-}
-
-/// A client's hash for rendezvous hashing (Thaler and Ravishankar, 1998): each client ranks the backends by a hash of
-/// both. When a backend is lost, its clients move to the next one of their own ranking, and no other client moves.
-/// The result depends on neither the order of the list nor the process, so that several gateways agree, and one with
-/// itself after a restart. That needs hashes without a secret; a client that can choose its address could connect
-/// from any of them anyway.
-fn address_hash(client: IpAddr) -> u64 {
-    match canonical(client) {
-        IpAddr::V4(address) => hash(&address.octets()),
-        IpAddr::V6(address) => hash(&address.octets()),
-    }
-}
-
-/// FNV-1a, 64 bits.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
-/// The finaliser of SplitMix64: each bit of the input changes half of the output.
-fn mix(bits: u64) -> u64 {
-    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod exhaustion;
 pub(crate) mod happy_eyeballs;
 pub(crate) mod health;
 pub(crate) mod proxy_header;
+mod rendezvous;
 pub(crate) mod resolve;
 pub(crate) mod starttls;
 pub(crate) mod stream;

@@ -41,7 +41,7 @@ fn main() -> anyhow::Result<()> {
     let bench = Bench::set_up()?;
     println!("PSS in KiB, {sessions} idle sessions, each after one echo of 64 bytes");
     println!(
-        "{:<24} {:>10} {:>10} {:>10} {:>12} {:>12}",
+        "{:<32} {:>10} {:>10} {:>10} {:>12} {:>12}",
         "", "before", "with", "after", "per session", "thereof heap"
     );
     let wss = measure(&bench.portcullis(true, Transport::Tcp)?, &bench, sessions)?;
@@ -52,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         for (peer, sessions) in [
             (bench.raw_pipe(Transport::Tcp), sessions),
             (bench.haproxy(), sessions),
+            (bench.haproxy_tuned(), sessions),
             (bench.nginx(), sessions),
             (bench.lighttpd(), sessions),
             (bench.websockify(), few),
@@ -81,7 +82,7 @@ fn measure(target: &Target, bench: &Bench, sessions: u64) -> anyhow::Result<f64>
     let per_session = |with: u64, before: u64| (with as f64 - before as f64) / sessions as f64;
     let all = per_session(with.all, before.all);
     println!(
-        "{:<24} {:>10} {:>10} {:>10} {:>12.2} {:>12.2}",
+        "{:<32} {:>10} {:>10} {:>10} {:>12.2} {:>12.2}",
         target.name,
         before.all,
         with.all,

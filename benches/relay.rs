@@ -15,14 +15,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use self::common::{Arguments, Bench, Driver, Operation, Target, Transport, median};
+use self::common::{Arguments, BASELINE, Bench, Driver, Operation, Target, Transport, median};
 
 /// Concurrent connections of the bulk workloads.
 const BULK: u64 = 4;
 /// Concurrent connections of the echo workload.
 const ECHOES: u64 = 64;
-/// The program that ratios refer to.
-const BASELINE: &str = "raw rustls pipe";
 
 #[derive(Clone, Copy)]
 struct Workload {
@@ -111,6 +109,7 @@ fn main() -> anyhow::Result<()> {
         bench.portcullis(true, Transport::Tcp),
         bench.raw_pipe(Transport::Tcp),
         bench.haproxy(),
+        bench.haproxy_tuned(),
         bench.nginx(),
         bench.lighttpd(),
         bench.websockify(),

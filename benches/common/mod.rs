@@ -20,7 +20,7 @@ pub(crate) use self::{
     driver::{Driver, Operation},
     process::Process,
     protocol::Transport,
-    targets::{Bench, Target},
+    targets::{BASELINE, Bench, Target},
     tls::Handshake,
 };
 

@@ -21,13 +21,21 @@ use super::{
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// The nginx module that terminates TLS without HTTP, at Debian's path.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+/// The directory of websockify's virtual environment under target/tools; tests/install makes it.
+const WEBSOCKIFY: &str = "websockify-0.13.0";
+/// HAProxy with buffers as large as the gateway's. It rewrites nothing here, so no part of a buffer need be reserved.
+/// TLS records have no limit by default (tune.ssl.maxrecord).
+const HAPROXY_TUNING: &str = " tune.bufsize 65536\n tune.maxrewrite 0\n";
 /// How many connections each program must accept.
 const CONNECTIONS: u64 = 9000;
 
+/// The name of the raw pipe in the tables.
+pub(crate) const BASELINE: &str = "raw rustls pipe";
+
 /// A program under test.
 pub(crate) struct Target {
-    /// The name in the tables.
-    pub(crate) name: &'static str,
+    /// The name in the tables; of other programs with their version.
+    pub(crate) name: String,
     pub(super) protocol: ClientProtocol,
     pub(super) address: SocketAddr,
     pub(crate) process: Process,
@@ -110,7 +118,7 @@ impl Bench {
         let address = address.context("portcullis is ready but has not logged its address")?;
         let (name, protocol) =
             if tls { ("Portcullis", ClientProtocol::Wss) } else { ("Portcullis, ws://", ClientProtocol::Ws) };
-        Ok(Target { name, protocol, address, process })
+        Ok(Target { name: name.to_owned(), protocol, address, process })
     }
 
     /// The baseline: a TLS terminator of a hundred lines.
@@ -124,7 +132,7 @@ impl Bench {
             &self.backend_address(transport)?,
         ])?;
         let address = process.read_line()?.parse()?;
-        Ok(Target { name: "raw rustls pipe", protocol: ClientProtocol::Tls, address, process })
+        Ok(Target { name: BASELINE.to_owned(), protocol: ClientProtocol::Tls, address, process })
     }
 
     fn backend_address(&self, transport: Transport) -> anyhow::Result<String> {
@@ -135,26 +143,34 @@ impl Bench {
         })
     }
 
-    /// HAProxy, terminating TLS.
+    /// HAProxy with its default buffers, terminating TLS.
     pub(crate) fn haproxy(&self) -> anyhow::Result<Target> {
+        self.haproxy_with("TLS pipe", "")
+    }
+
+    /// HAProxy with buffers as large as the gateway's, terminating TLS.
+    pub(crate) fn haproxy_tuned(&self) -> anyhow::Result<Target> {
+        self.haproxy_with("TLS pipe, tuned", HAPROXY_TUNING)
+    }
+
+    fn haproxy_with(&self, kind: &str, tuning: &str) -> anyhow::Result<Target> {
+        let program = find_program("haproxy")?;
+        let name = format!("HAProxy {}, {kind}", version(Command::new(&program).arg("-v"))?);
         let address = free_address()?;
         let (certificate, key) = (fs::read_to_string(&self.certificate)?, fs::read_to_string(&self.key)?);
         let pair = self.write("haproxy.pem", &(certificate + &key))?;
         let config = self.write(
-            "haproxy.cfg",
+            &format!("haproxy{}.cfg", if tuning.is_empty() { "" } else { "-tuned" }),
             &format!(
-                "global\n nbthread 2\n maxconn {CONNECTIONS}\ndefaults\n mode tcp\n timeout connect 5s\n \
+                "global\n nbthread 2\n maxconn {CONNECTIONS}\n{tuning}defaults\n mode tcp\n timeout connect 5s\n \
                  timeout client 1h\n timeout server 1h\nlisten bench\n bind {address} ssl crt {}\n server backend {}\n",
                 text(&pair)?,
                 self.backend
             ),
         )?;
-        let process = Process::start(
-            "haproxy",
-            Command::new(find_program("haproxy")?).arg("-db").arg("-f").arg(config),
-            true,
-        )?;
-        listening("HAProxy, TLS pipe", ClientProtocol::Tls, address, process)
+        let process =
+            Process::start("haproxy", Command::new(program).arg("-db").arg("-f").arg(config), true)?;
+        listening(name, ClientProtocol::Tls, address, process)
     }
 
     /// nginx, terminating TLS in its stream module.
@@ -177,9 +193,10 @@ impl Bench {
                 backend = self.backend
             ),
         )?;
-        let process =
-            Process::start("nginx", Command::new(find_program("nginx")?).arg("-c").arg(config), true)?;
-        listening("nginx, stream TLS", ClientProtocol::Tls, address, process)
+        let program = find_program("nginx")?;
+        let name = format!("nginx {}, stream TLS", version(Command::new(&program).arg("-v"))?);
+        let process = Process::start("nginx", Command::new(program).arg("-c").arg(config), true)?;
+        listening(name, ClientProtocol::Tls, address, process)
     }
 
     /// lighttpd, whose mod_wstunnel is a WebSocket gateway, too.
@@ -202,25 +219,32 @@ impl Bench {
                 backend = self.backend.port()
             ),
         )?;
-        let process = Process::start(
-            "lighttpd",
-            Command::new(find_program("lighttpd")?).arg("-D").arg("-f").arg(config),
-            true,
-        )?;
-        listening("lighttpd, mod_wstunnel", ClientProtocol::Wss, address, process)
+        let program = find_program("lighttpd")?;
+        let name = format!("lighttpd {}, mod_wstunnel", version(Command::new(&program).arg("-v"))?);
+        let process =
+            Process::start("lighttpd", Command::new(program).arg("-D").arg("-f").arg(config), true)?;
+        listening(name, ClientProtocol::Wss, address, process)
     }
 
-    /// websockify.
+    /// websockify from PyPI, with numpy, which it uses for masking.
     pub(crate) fn websockify(&self) -> anyhow::Result<Target> {
         let address = free_address()?;
-        let mut command = Command::new(find_program("websockify")?);
+        // CARGO_TARGET_TMPDIR is the directory `tmp` of the target directory.
+        let bin = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools").join(WEBSOCKIFY).join("bin");
+        let program = bin.join("websockify");
+        ensure!(program.exists(), "{} is missing: run tests/install bench", program.display());
+        // It has no option that prints its version.
+        let print_version = "import importlib.metadata; print(importlib.metadata.version('websockify'))";
+        let name =
+            format!("websockify {}", version(Command::new(bin.join("python3")).args(["-c", print_version]))?);
+        let mut command = Command::new(program);
         command.arg("--cert").arg(&self.certificate).arg("--key").arg(&self.key).arg("--ssl-only");
         let process = Process::start(
             "websockify",
             command.args([address.to_string(), self.backend.to_string()]),
             true,
         )?;
-        listening("websockify", ClientProtocol::Wss, address, process)
+        listening(name, ClientProtocol::Wss, address, process)
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
@@ -232,7 +256,7 @@ impl Bench {
 
 /// Waits until the program listens.
 fn listening(
-    name: &'static str,
+    name: String,
     protocol: ClientProtocol,
     address: SocketAddr,
     process: Process,
@@ -262,6 +286,19 @@ fn find_program(program: &str) -> anyhow::Result<PathBuf> {
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
         .with_context(|| format!("{program} is not installed"))
+}
+
+/// The version that a program prints: the first run of digits and dots in its output.
+fn version(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    // nginx prints it on standard error.
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    printed
+        .split(|character: char| !(character.is_ascii_digit() || character == '.'))
+        .find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.'))
+        .map(str::to_owned)
+        .with_context(|| format!("{command:?} prints no version: {printed}"))
 }
 
 fn text(path: &Path) -> anyhow::Result<&str> {

@@ -1,4 +1,4 @@
-// Ties the page together: one session at a time, the buttons, the panel.
+// The page: one session at a time, the buttons, the panel.
 
 import { Session } from "./rfb.js";
 import { ESCAPE, listen } from "./input.js";
@@ -10,51 +10,51 @@ const panel = new Panel();
 let session = null;
 let paused = false;
 
-// The gateway's route, on the address this page came from: same origin, whatever the port.
+// The gateway's route, on the page's own origin.
 const address = new URL("/desktop", location.href);
 address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
 
 function connect() {
-  panel.begin();
-  by("curtain").hidden = true;
+  panel.start();
+  by("overlay").hidden = true;
   by("toggle").textContent = "Disconnect";
-  say("connecting", "Connecting");
+  showStatus("connecting", "Connecting");
   session = new Session(address.href, screen, {
     step(name, detail) {
       panel.step(name, detail);
-      if (name === "streaming") settle();
+      if (name === "streaming") updatePause();
     },
     size(width, height) {
       [screen.width, screen.height] = [width, height];
     },
     update() {},
-    end(ending) {
+    end(result) {
       panel.count(session.counts);
-      panel.rest();
+      panel.stop();
       session = null;
-      const { title, text } = panel.end(ending);
-      say("closed", ending.opened ? "Closed" : "Refused");
-      by("curtain-title").textContent = title;
-      by("curtain-text").textContent = text;
-      by("curtain").hidden = false;
+      const { title, text } = panel.end(result);
+      showStatus("closed", result.opened ? "Closed" : "Refused");
+      by("overlay-title").textContent = title;
+      by("overlay-text").textContent = text;
+      by("overlay").hidden = false;
       by("toggle").textContent = "Reconnect";
-      // Nobody should have to look for the way back, unless they are busy elsewhere on the page.
-      if (document.activeElement === screen) by("curtain-button").focus();
+      // Focus the button, unless the user is using another part of the page.
+      if (document.activeElement === screen) by("overlay-button").focus();
     },
   });
-  settle();
+  updatePause();
 }
 
-// Pausing also happens by itself while nobody can see the page.
-function settle() {
-  const resting = paused || document.hidden;
-  session?.pause(resting);
-  if (session && session.counts.updates > 0) say(resting ? "paused" : "open", resting ? "Paused" : "Connected");
+// Pauses on request, and while the page is hidden.
+function updatePause() {
+  const pausing = paused || document.hidden;
+  session?.pause(pausing);
+  if (session && session.counts.updates > 0) showStatus(pausing ? "paused" : "open", pausing ? "Paused" : "Connected");
 }
 
-function say(state, words) {
+function showStatus(state, text) {
   by("status").dataset.state = state;
-  by("status").textContent = words;
+  by("status").textContent = text;
 }
 
 function toggle() {
@@ -63,7 +63,7 @@ function toggle() {
 }
 
 by("toggle").addEventListener("click", toggle);
-by("curtain-button").addEventListener("click", () => {
+by("overlay-button").addEventListener("click", () => {
   connect();
   screen.focus();
 });
@@ -71,14 +71,14 @@ by("pause").addEventListener("click", () => {
   paused = !paused;
   by("pause").textContent = paused ? "Resume" : "Pause";
   by("pause").setAttribute("aria-pressed", String(paused));
-  settle();
+  updatePause();
 });
-by("wipe").addEventListener("click", () => {
+by("clear").addEventListener("click", () => {
   session?.key(ESCAPE, true);
   session?.key(ESCAPE, false);
 });
 by("keys").addEventListener("click", () => by("keyboard").focus());
-document.addEventListener("visibilitychange", settle);
+document.addEventListener("visibilitychange", updatePause);
 
 listen(screen, by("keyboard"), () => session);
 setInterval(() => session && panel.count(session.counts), 1000);

@@ -1,16 +1,16 @@
-// A byte stream with "give me the next n bytes".
+// A byte stream that returns the next n bytes on request.
 //
-// WebSocket hands over messages, RFB is a stream: where a message ends means nothing. Whatever arrives is pushed
-// here, and the protocol takes what it needs, whether that is half a message or twenty.
+// RFB is a byte stream, so the boundaries of WebSocket messages are irrelevant: each message is pushed here, and the
+// protocol takes as many bytes as it needs, whether that is half a message or twenty.
 
 export class StreamClosed extends Error {}
 
 export class ByteStream {
   #chunks = []; // Uint8Array, oldest first
-  #start = 0; // bytes of the oldest chunk that were taken already
-  #length = 0; // bytes not taken yet
+  #start = 0; // bytes of the oldest chunk that are consumed
+  #length = 0; // bytes that are not consumed yet
   #closed = false;
-  #waiting = null; // { length, resolve, reject } of the one take() that had to wait
+  #waiting = null; // { length, resolve, reject } of a pending take()
 
   push(bytes) {
     if (bytes.length === 0 || this.#closed) return;
@@ -23,16 +23,16 @@ export class ByteStream {
     }
   }
 
-  // Nothing more will come. What has come can still be taken.
+  // Ends the stream. Buffered bytes can still be taken.
   close() {
     this.#closed = true;
     this.#waiting?.reject(new StreamClosed("the connection has ended"));
     this.#waiting = null;
   }
 
-  // The next `length` bytes, as soon as they are there, in a buffer of their own.
+  // Resolves with the next `length` bytes, in a buffer of their own, as soon as they have arrived.
   take(length) {
-    if (this.#waiting) return Promise.reject(new Error("two takes at once"));
+    if (this.#waiting) return Promise.reject(new Error("take() is pending already"));
     if (this.#length >= length) return Promise.resolve(this.#cut(length));
     if (this.#closed) return Promise.reject(new StreamClosed("the connection has ended"));
     return new Promise((resolve, reject) => {

@@ -1,51 +1,50 @@
-// Messages that must not be lost: each is kept, across connections and reloads of the page, until the broker has
-// said that it has it.
+// The outbox of persistent messages: each is kept, across connections and reloads of the page, until the broker has
+// confirmed it with a receipt.
 //
-// It refuses to know what they say. It keeps this invariant: messages to one destination are handed to the broker in
-// the order they were posted in. One whose receipt was lost with the connection is sent again, so whoever receives must
-// know it by its content.
+// It knows nothing of their content. Invariant: messages to one destination are sent in the order of `put`. A message whose
+// receipt was lost with the connection is sent again, so receivers must recognise duplicates by their content.
 
-export class Post {
-  #link;
-  #waiting;
+export class Outbox {
+  #connection;
+  #pending;
   #save;
   #sent = new Set();
 
   /**
-   * @param {{connected: boolean, deliver(to: string, body: string): Promise<void>}} link
-   * @param {{to: string, body: string}[]} waiting what was not taken yet; it is changed in place
-   * @param {() => void} save stores `waiting`
+   * @param {{connected: boolean, deliver(to: string, body: string): Promise<void>}} connection
+   * @param {{to: string, body: string}[]} pending messages without a receipt; modified in place
+   * @param {() => void} save stores `pending`
    */
-  constructor(link, waiting, save) {
-    this.#link = link;
-    this.#waiting = waiting;
+  constructor(connection, pending, save) {
+    this.#connection = connection;
+    this.#pending = pending;
     this.#save = save;
   }
 
-  /** How many messages the broker has not taken yet. */
-  get waiting() {
-    return this.#waiting.length;
+  /** The number of messages without a receipt. */
+  get pending() {
+    return this.#pending.length;
   }
 
-  /** Adds messages; `flush` sends them. The caller stores them together with what they follow from. */
+  /** Adds messages; `flush` sends them. The caller stores them together with the state that caused them. */
   put(to, messages) {
-    for (const message of messages) this.#waiting.push({ to, body: JSON.stringify(message) });
+    for (const message of messages) this.#pending.push({ to, body: JSON.stringify(message) });
   }
 
-  /** Sends what was not sent on this connection. */
+  /** Sends the messages that were not sent on this connection. */
   flush() {
-    if (!this.#link.connected) return;
-    for (const letter of this.#waiting) {
-      if (this.#sent.has(letter)) continue;
-      this.#sent.add(letter);
-      this.#link.deliver(letter.to, letter.body).then(
+    if (!this.#connection.connected) return;
+    for (const message of this.#pending) {
+      if (this.#sent.has(message)) continue;
+      this.#sent.add(message);
+      this.#connection.deliver(message.to, message.body).then(
         () => {
-          this.#sent.delete(letter);
-          this.#waiting.splice(this.#waiting.indexOf(letter), 1);
+          this.#sent.delete(message);
+          this.#pending.splice(this.#pending.indexOf(message), 1);
           this.#save();
         },
-        // Once more on the next connection, behind all that was posted before it.
-        () => this.#sent.delete(letter),
+        // Sent again on the next connection, in the original order.
+        () => this.#sent.delete(message),
       );
     }
   }

@@ -1,51 +1,51 @@
 /**
- * What outlives a reload of the page, and ends with its tab: who is logged in, what is not sent yet, and up to where the
- * archives are known. It holds no password; see scram.js for what stands in its place.
+ * The state that survives a reload of the page and is deleted with its tab: the account, unsent messages, and the marks of
+ * the archives. It contains no password, but a key in its place (see scram.js).
  */
 
 const NAME = 'portcullis-chat';
 
-export class Memory {
+export class TabState {
   #storage;
-  #kept;
+  #state;
 
   /** @param {Storage} [storage] */
   constructor(storage = globalThis.sessionStorage) {
     this.#storage = storage;
     try {
-      this.#kept = JSON.parse(storage.getItem(NAME)) ?? {};
+      this.#state = JSON.parse(storage.getItem(NAME)) ?? {};
     } catch {
-      this.#kept = {};
+      this.#state = {};
     }
   }
 
   get account() {
-    return this.#kept.account;
+    return this.#state.account;
   }
 
   get outbox() {
-    return this.#kept.outbox;
+    return this.#state.outbox;
   }
 
   get drafts() {
-    return this.#kept.drafts;
+    return this.#state.drafts;
   }
 
   get marks() {
-    return this.#kept.marks;
+    return this.#state.marks;
   }
 
-  keep(changes) {
-    Object.assign(this.#kept, changes);
+  update(changes) {
+    Object.assign(this.#state, changes);
     try {
-      this.#storage.setItem(NAME, JSON.stringify(this.#kept));
+      this.#storage.setItem(NAME, JSON.stringify(this.#state));
     } catch {
-      // Full or forbidden: then it does not outlive the page.
+      // The storage is full or disabled: the state does not survive a reload.
     }
   }
 
-  forget() {
-    this.#kept = {};
+  clear() {
+    this.#state = {};
     this.#storage.removeItem(NAME);
   }
 }

@@ -1,21 +1,21 @@
-// Scenes that are one story: each goes on where the one before stopped, and after the first that fails the rest is skipped.
+// Steps that depend on each other: each continues where the previous one stopped. After the first failure the rest is skipped.
 
 import test from 'node:test';
 
 /**
- * A function like `test`, for the scenes of one story.
+ * Returns a function like `test`, for the steps of one scenario.
  *
- * @param {object} story
- * @param {() => Promise<void>} story.report tells, on stderr, what helps to understand a failure
- * @param {number} [story.timeout] how long one scene may take, in milliseconds
+ * @param {object} options
+ * @param {() => Promise<void>} options.report prints, on stderr, information that helps to understand a failure
+ * @param {number} [options.timeout] the timeout of one step, in milliseconds
  */
-export function story({ report, timeout = 60_000 }) {
+export function scenario({ report, timeout = 60_000 }) {
   let failed;
-  return (name, play) => {
+  return (name, run) => {
     test(name, { timeout }, async (t) => {
       if (failed) return t.skip(`because this failed: ${failed}`);
       try {
-        await play();
+        await run();
       } catch (error) {
         failed = name;
         await report();

@@ -1,9 +1,10 @@
-//! What an idle session costs in memory.
+//! The memory of an idle session.
 //!
-//! `cargo bench --bench idle_memory [-- --sessions 5000] [--peers]` opens that many sessions, has each echo one small
-//! message, lets them rest, and compares the gateway's proportional set size (PSS, /proc/PID/smaps_rollup) with what it
-//! was before the first of them. The client and the backend are processes of their own. What the kernel holds for a
-//! socket is in nobody's PSS. `--peers` does the same with the other programs that are installed.
+//! `cargo bench --bench idle_memory [-- --sessions 5000] [--peers]` opens that many sessions, echoes one small message on
+//! each, waits until memory use has settled, and compares the gateway's proportional set size (PSS,
+//! /proc/PID/smaps_rollup) with its value before the first session. The client and the backend are processes of their
+//! own. The kernel's memory for sockets is not part of any PSS. `--peers` measures the other programs that are installed,
+//! too.
 
 #[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
@@ -17,40 +18,41 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use self::common::{Arguments, Bench, Driver, Order, Process, Target, Way};
+use self::common::{Arguments, Bench, Driver, Operation, Process, Target, Transport};
 
-/// How many idle sessions.
+/// The default number of idle sessions.
 const SESSIONS: u64 = 5000;
-/// The most an idle wss:// session may take, in KiB.
-const BOUND: f64 = 12.0;
-/// What it should take, in KiB.
+/// The limit for an idle wss:// session, in KiB: beyond it the benchmark fails.
+const LIMIT: f64 = 12.0;
+/// The goal for an idle wss:// session, in KiB.
 const GOAL: f64 = 10.0;
-/// How often memory is looked at until it rests.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long it may take to come to rest. Less than it takes the gateway to miss a Pong.
-const REST: Duration = Duration::from_secs(20);
+/// The interval of samples until memory has settled.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long memory may take to settle. Shorter than the gateway's Pong timeout.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() -> anyhow::Result<()> {
-    if common::play_role()? {
+    if common::run_role()? {
         return Ok(());
     }
     let arguments = Arguments::read(&["--sessions", "--peers"])?;
     let sessions = arguments.number("--sessions", SESSIONS)?;
-    ensure!(sessions > 0, "--sessions 0: there must be one");
+    ensure!(sessions > 0, "--sessions 0: at least one is needed");
     let bench = Bench::set_up()?;
     println!("PSS in KiB, {sessions} idle sessions, each after one echo of 64 bytes");
     println!(
-        "{:<24} {:>10} {:>10} {:>10} {:>12} {:>12}",
+        "{:<32} {:>10} {:>10} {:>10} {:>12} {:>12}",
         "", "before", "with", "after", "per session", "thereof heap"
     );
-    let wss = measure(&bench.portcullis(true, Way::Tcp)?, &bench, sessions)?;
-    let ws = measure(&bench.portcullis(false, Way::Tcp)?, &bench, sessions)?;
+    let wss = measure(&bench.portcullis(true, Transport::Tcp)?, &bench, sessions)?;
+    let ws = measure(&bench.portcullis(false, Transport::Tcp)?, &bench, sessions)?;
     if arguments.has("--peers") {
-        // A process each: thousands would not fit.
+        // It runs a process for each session: thousands would not fit.
         let few = sessions.min(50);
         for (peer, sessions) in [
-            (bench.raw_pipe(Way::Tcp), sessions),
+            (bench.raw_pipe(Transport::Tcp), sessions),
             (bench.haproxy(), sessions),
+            (bench.haproxy_tuned(), sessions),
             (bench.nginx(), sessions),
             (bench.lighttpd(), sessions),
             (bench.websockify(), few),
@@ -62,25 +64,25 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!("An idle wss:// session takes {wss:.1} KiB, {:.1} KiB of it for TLS.", wss - ws);
-    println!("Bound: {BOUND} KiB. Goal: under {GOAL} KiB.");
-    ensure!(wss <= BOUND, "an idle wss:// session takes {wss:.1} KiB, more than {BOUND} KiB");
+    println!("Limit: {LIMIT} KiB. Goal: under {GOAL} KiB.");
+    ensure!(wss <= LIMIT, "an idle wss:// session takes {wss:.1} KiB, more than {LIMIT} KiB");
     Ok(())
 }
 
 /// Prints a row. Returns the KiB of one session.
 fn measure(target: &Target, bench: &Bench, sessions: u64) -> anyhow::Result<f64> {
     let mut driver = Driver::start(target, &bench.certificate)?;
-    let before = at_rest(&target.process)?;
-    driver.carry_out(Order::Open(sessions))?;
-    let with = at_rest(&target.process)?;
-    // Had one of them ended meanwhile, the figure would be too good.
-    driver.carry_out(Order::Echo(1)).context("a session did not last")?;
-    driver.carry_out(Order::Close)?;
-    let after = at_rest(&target.process)?;
+    let before = settled(&target.process)?;
+    driver.run(Operation::Open(sessions))?;
+    let with = settled(&target.process)?;
+    // If a session had ended meanwhile, the figure would be too low.
+    driver.run(Operation::Echo(1)).context("a session ended early")?;
+    driver.run(Operation::Close)?;
+    let after = settled(&target.process)?;
     let per_session = |with: u64, before: u64| (with as f64 - before as f64) / sessions as f64;
     let all = per_session(with.all, before.all);
     println!(
-        "{:<24} {:>10} {:>10} {:>10} {:>12.2} {:>12.2}",
+        "{:<32} {:>10} {:>10} {:>10} {:>12.2} {:>12.2}",
         target.name,
         before.all,
         with.all,
@@ -91,11 +93,11 @@ fn measure(target: &Target, bench: &Bench, sessions: u64) -> anyhow::Result<f64>
     Ok(all)
 }
 
-/// Proportional set sizes of a program with all its processes, in KiB.
+/// The proportional set sizes of all processes of a program, in KiB.
 #[derive(Debug, Clone, Copy)]
 struct Pss {
     all: u64,
-    /// Heap and stacks, without what comes from files.
+    /// Heap and stacks, without memory-mapped files.
     anonymous: u64,
 }
 
@@ -106,7 +108,7 @@ impl Pss {
             let path = format!("/proc/{pid}/smaps_rollup");
             let text = match fs::read_to_string(&path) {
                 Ok(text) => text,
-                // A child that has ended since.
+                // A child that has exited meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error).with_context(|| path.clone()),
             };
@@ -122,17 +124,17 @@ impl Pss {
     }
 }
 
-/// The size once it has stopped changing.
-fn at_rest(process: &Process) -> anyhow::Result<Pss> {
-    let end = Instant::now() + REST;
+/// The size after it has stopped changing.
+fn settled(process: &Process) -> anyhow::Result<Pss> {
+    let end = Instant::now() + SETTLE_TIMEOUT;
     let mut last = Pss::of(process)?;
     loop {
-        thread::sleep(LOOK);
+        thread::sleep(SAMPLE_INTERVAL);
         let now = Pss::of(process)?;
         if now.all.abs_diff(last.all) <= last.all / 1000 {
             return Ok(now);
         }
-        ensure!(Instant::now() < end, "memory does not come to rest: {last:?}, then {now:?}");
+        ensure!(Instant::now() < end, "memory does not settle: {last:?}, then {now:?}");
         last = now;
     }
 }

@@ -1,12 +1,12 @@
-//! What carrying bytes costs in processor time.
+//! The processor time of relaying bytes.
 //!
-//! `cargo bench --bench relay [-- --quick | --rounds 7 | --backends]` measures the whole-process CPU time (user and system) of the gateway, of a
-//! raw TLS pipe made of the same libraries, and of the other programs that are installed, in turns, several rounds, on
-//! the same work. CPU time, not time on the wall: it says the same on a busy machine. The client and the backend are
-//! processes of their own and do not count.
+//! `cargo bench --bench relay [-- --quick | --rounds 7 | --backends]` measures the CPU time (user and system) of all
+//! processes of the gateway, of a raw TLS pipe built from the same libraries, and of the other programs that are
+//! installed. They run the same workloads in turns, for several rounds. CPU time, unlike wall-clock time, does not depend
+//! on how busy the machine is. The client and the backend are processes of their own and do not count.
 //!
-//! With `--backends`, the gateway and the raw pipe carry bulk to and from a backend that is reached by TCP, by a Unix
-//! socket and by TLS: what the way there costs a session that is established.
+//! With `--backends`, the gateway and the raw pipe relay bulk data to and from a backend over TCP, a Unix socket and TLS,
+//! to measure what the transport to the backend costs an established session.
 
 #[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
@@ -15,103 +15,101 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use self::common::{Arguments, Bench, Driver, Order, Target, Way, median};
+use self::common::{Arguments, BASELINE, Bench, Driver, Operation, Target, Transport, median};
 
-/// Connections that carry bulk at the same time.
+/// Concurrent connections of the bulk workloads.
 const BULK: u64 = 4;
-/// Connections that echo at the same time.
+/// Concurrent connections of the echo workload.
 const ECHOES: u64 = 64;
-/// The name that ratios refer to.
-const YARDSTICK: &str = "raw rustls pipe";
 
-/// One kind of work.
 #[derive(Clone, Copy)]
-struct Work {
+struct Workload {
     name: &'static str,
     unit: &'static str,
     /// How many connections are open.
-    lines: u64,
-    /// What to do for an amount of work.
-    order: fn(u64) -> Order,
-    /// How many units an amount is: what CPU seconds are divided by.
+    connections: u64,
+    /// The operation for an amount of work.
+    operation: fn(u64) -> Operation,
+    /// How many units an amount of work is: CPU seconds are divided by it.
     units: fn(u64) -> f64,
 }
 
 const GIGA: f64 = 1e9;
 
-const UPLOAD: Work = Work {
+const UPLOAD: Workload = Workload {
     name: "client to backend, frames of 16 KiB",
     unit: "CPU s/GB",
-    lines: BULK,
-    order: |amount| Order::Upload { payload: 16 * 1024, frames: amount },
+    connections: BULK,
+    operation: |amount| Operation::Upload { payload: 16 * 1024, frames: amount },
     units: |amount| (amount * BULK * 16 * 1024) as f64 / GIGA,
 };
 
-const DOWNLOAD: Work = Work {
+const DOWNLOAD: Workload = Workload {
     name: "backend to client",
     unit: "CPU s/GB",
-    lines: BULK,
-    order: |amount| Order::Download(amount * 1024),
+    connections: BULK,
+    operation: |amount| Operation::Download(amount * 1024),
     units: |amount| (amount * BULK * 1024) as f64 / GIGA,
 };
 
-const WORK: [Work; 6] = [
+const WORKLOADS: [Workload; 6] = [
     UPLOAD,
-    Work {
+    Workload {
         name: "client to backend, frames of 64 B",
         unit: "CPU s/GB",
-        lines: BULK,
-        order: |amount| Order::Upload { payload: 64, frames: amount },
+        connections: BULK,
+        operation: |amount| Operation::Upload { payload: 64, frames: amount },
         units: |amount| (amount * BULK * 64) as f64 / GIGA,
     },
-    Work {
-        name: "the same, a TLS record each",
+    Workload {
+        name: "the same, one TLS record per frame",
         unit: "CPU s/GB",
-        lines: BULK,
-        order: |amount| Order::UploadInRecords { payload: 64, frames: amount },
+        connections: BULK,
+        operation: |amount| Operation::UploadInRecords { payload: 64, frames: amount },
         units: |amount| (amount * BULK * 64) as f64 / GIGA,
     },
     DOWNLOAD,
-    Work {
+    Workload {
         name: "echo of 64 B, 64 sessions",
         unit: "CPU µs each",
-        lines: ECHOES,
-        order: Order::Echo,
+        connections: ECHOES,
+        operation: Operation::Echo,
         units: |amount| (amount * ECHOES) as f64 / 1e6,
     },
-    Work {
+    Workload {
         name: "session: TLS, upgrade, echo, close",
         unit: "CPU µs each",
-        lines: 0,
-        order: Order::Sessions,
+        connections: 0,
+        operation: Operation::Sessions,
         units: |amount| amount as f64 / 1e6,
     },
 ];
 
 fn main() -> anyhow::Result<()> {
-    if common::play_role()? {
+    if common::run_role()? {
         return Ok(());
     }
     let arguments = Arguments::read(&["--quick", "--rounds", "--backends"])?;
-    let (rounds, slice) = if arguments.has("--quick") { (3, 120) } else { (7, 350) };
-    let (rounds, slice) = (arguments.number("--rounds", rounds)?, Duration::from_millis(slice));
+    let (rounds, round_time) = if arguments.has("--quick") { (3, 120) } else { (7, 350) };
+    let (rounds, round_time) = (arguments.number("--rounds", rounds)?, Duration::from_millis(round_time));
     let bench = Bench::set_up()?;
     if arguments.has("--backends") {
         let mut runners = Vec::new();
-        for way in Way::ALL {
-            runners.push(Runner::new(bench.portcullis(true, way)?, &bench)?);
-            runners.push(Runner::new(bench.raw_pipe(way)?, &bench)?);
+        for transport in Transport::ALL {
+            runners.push(Runner::new(bench.portcullis(true, transport)?, &bench)?);
+            runners.push(Runner::new(bench.raw_pipe(transport)?, &bench)?);
         }
-        let works = [UPLOAD, DOWNLOAD];
-        run(&mut runners, &works, rounds, slice)?;
-        print_ways(&runners, &works, rounds);
+        let workloads = [UPLOAD, DOWNLOAD];
+        run(&mut runners, &workloads, rounds, round_time)?;
+        print_transports(&runners, &workloads, rounds);
         return Ok(());
     }
     let mut runners = Vec::new();
     for target in [
-        bench.portcullis(true, Way::Tcp),
-        bench.raw_pipe(Way::Tcp),
+        bench.portcullis(true, Transport::Tcp),
+        bench.raw_pipe(Transport::Tcp),
         bench.haproxy(),
+        bench.haproxy_tuned(),
         bench.nginx(),
         bench.lighttpd(),
         bench.websockify(),
@@ -121,86 +119,91 @@ fn main() -> anyhow::Result<()> {
             Err(why) => println!("skipped: {why:#}"),
         }
     }
-    run(&mut runners, &WORK, rounds, slice)?;
+    run(&mut runners, &WORKLOADS, rounds, round_time)?;
     print_table(&runners, rounds);
     Ok(())
 }
 
-/// Has each program do each kind of work, in turns, several rounds.
-fn run(runners: &mut [Runner], works: &[Work], rounds: u64, slice: Duration) -> anyhow::Result<()> {
+/// Runs each workload with each program, in turns, for several rounds.
+fn run(
+    runners: &mut [Runner],
+    workloads: &[Workload],
+    rounds: u64,
+    round_time: Duration,
+) -> anyhow::Result<()> {
     for runner in runners.iter_mut() {
-        for work in works {
+        for workload in workloads {
             runner
-                .calibrate(work, slice)
-                .with_context(|| format!("{}: {}", runner.target.name, work.name))?;
+                .calibrate(workload, round_time)
+                .with_context(|| format!("{}: {}", runner.target.name, workload.name))?;
         }
     }
     for _ in 0..rounds {
-        for (row, work) in works.iter().enumerate() {
+        for (row, workload) in workloads.iter().enumerate() {
             for runner in runners.iter_mut() {
                 runner
-                    .measure(row, work)
-                    .with_context(|| format!("{}: {}", runner.target.name, work.name))?;
+                    .measure(row, workload)
+                    .with_context(|| format!("{}: {}", runner.target.name, workload.name))?;
             }
         }
     }
     Ok(())
 }
 
-/// A program under test, and what was measured.
+/// A program under test and its measurements.
 struct Runner {
     target: Target,
     driver: Driver,
-    /// Of each work: how much of it makes a slice of time.
+    /// For each workload: the amount of work that takes about one `round_time`.
     amounts: Vec<u64>,
-    /// Of each work: the CPU time of a unit, in every round.
+    /// For each workload: the CPU time of a unit, in every round.
     costs: Vec<Vec<f64>>,
 }
 
 impl Runner {
     fn new(target: Target, bench: &Bench) -> anyhow::Result<Self> {
         let driver = Driver::start(&target, &bench.certificate)?;
-        Ok(Self { target, driver, amounts: Vec::new(), costs: vec![Vec::new(); WORK.len()] })
+        Ok(Self { target, driver, amounts: Vec::new(), costs: vec![Vec::new(); WORKLOADS.len()] })
     }
 
-    /// Finds out how much of `work` takes about `slice`, which warms everything up, too.
-    fn calibrate(&mut self, work: &Work, slice: Duration) -> anyhow::Result<()> {
-        self.open(work)?;
+    /// Finds the amount of `workload` that takes about `round_time`. This is the warm-up, too.
+    fn calibrate(&mut self, workload: &Workload, round_time: Duration) -> anyhow::Result<()> {
+        self.open(workload)?;
         let mut amount = 1;
         let took = loop {
-            let took = self.driver.carry_out((work.order)(amount))?;
-            if took >= slice / 4 {
+            let took = self.driver.run((workload.operation)(amount))?;
+            if took >= round_time / 4 {
                 break took;
             }
             amount *= 4;
         };
-        self.close(work)?;
-        let share = slice.as_secs_f64() / took.as_secs_f64();
+        self.close(workload)?;
+        let share = round_time.as_secs_f64() / took.as_secs_f64();
         self.amounts.push(((amount as f64 * share) as u64).max(1));
         Ok(())
     }
 
-    fn measure(&mut self, row: usize, work: &Work) -> anyhow::Result<()> {
+    fn measure(&mut self, row: usize, workload: &Workload) -> anyhow::Result<()> {
         let amount = self.amounts[row];
-        self.open(work)?;
+        self.open(workload)?;
         let before = self.target.process.cpu_time()?;
-        self.driver.carry_out((work.order)(amount))?;
+        self.driver.run((workload.operation)(amount))?;
         let spent = self.target.process.cpu_time()?.saturating_sub(before);
-        self.close(work)?;
-        self.costs[row].push(spent.as_secs_f64() / (work.units)(amount));
+        self.close(workload)?;
+        self.costs[row].push(spent.as_secs_f64() / (workload.units)(amount));
         Ok(())
     }
 
-    fn open(&mut self, work: &Work) -> anyhow::Result<()> {
-        if work.lines > 0 {
-            self.driver.carry_out(Order::Open(work.lines))?;
+    fn open(&mut self, workload: &Workload) -> anyhow::Result<()> {
+        if workload.connections > 0 {
+            self.driver.run(Operation::Open(workload.connections))?;
         }
         Ok(())
     }
 
-    fn close(&mut self, work: &Work) -> anyhow::Result<()> {
-        if work.lines > 0 {
-            self.driver.carry_out(Order::Close)?;
+    fn close(&mut self, workload: &Workload) -> anyhow::Result<()> {
+        if workload.connections > 0 {
+            self.driver.run(Operation::Close)?;
         }
         Ok(())
     }
@@ -208,21 +211,21 @@ impl Runner {
 
 fn print_table(runners: &[Runner], rounds: u64) {
     println!(
-        "CPU time of the whole process, median of {rounds} rounds; in brackets: of the raw pipe's, round by round"
+        "CPU time of all processes, median of {rounds} rounds; in brackets: the ratio to the raw pipe, taken round by round"
     );
     print!("\n| |");
     runners.iter().for_each(|runner| print!(" {} |", runner.target.name));
     println!("\n|---|{}", "---|".repeat(runners.len()));
-    let yardstick = runners.iter().find(|runner| runner.target.name == YARDSTICK);
-    for (row, work) in WORK.iter().enumerate() {
-        print!("| {}, {} |", work.name, work.unit);
+    let baseline = runners.iter().find(|runner| runner.target.name == BASELINE);
+    for (row, workload) in WORKLOADS.iter().enumerate() {
+        print!("| {}, {} |", workload.name, workload.unit);
         for runner in runners {
             let costs = &runner.costs[row];
             let cost = median(costs.iter().copied());
             let digits = if cost < 10.0 { 2 } else { 0 };
             print!(" {cost:.digits$}");
-            if let Some(yardstick) = yardstick {
-                print!(" ({:.2})", ratio(costs, &yardstick.costs[row]));
+            if let Some(baseline) = baseline {
+                print!(" ({:.2})", ratio(costs, &baseline.costs[row]));
             }
             print!(" |");
         }
@@ -230,25 +233,25 @@ fn print_table(runners: &[Runner], rounds: u64) {
     }
 }
 
-/// The runners are pairs, the gateway and the raw pipe, one for each way.
-fn print_ways(runners: &[Runner], works: &[Work], rounds: u64) {
+/// Prints a column for each transport. `runners` are pairs of the gateway and the raw pipe, one pair for each transport.
+fn print_transports(runners: &[Runner], workloads: &[Workload], rounds: u64) {
     println!(
-        "CPU time of the whole process, median of {rounds} rounds; in brackets: of that with tcp, round by round"
+        "CPU time of all processes, median of {rounds} rounds; in brackets: the ratio to tcp, taken round by round"
     );
     print!("\n| |");
-    Way::ALL.iter().for_each(|way| print!(" {way} |"));
-    println!("\n|---|{}", "---|".repeat(Way::ALL.len()));
-    for (row, work) in works.iter().enumerate() {
+    Transport::ALL.iter().for_each(|transport| print!(" {transport} |"));
+    println!("\n|---|{}", "---|".repeat(Transport::ALL.len()));
+    for (row, workload) in workloads.iter().enumerate() {
         for program in [0, 1] {
             let by_tcp = &runners[program].costs[row];
-            print!("| {}, {}, {} |", work.name, work.unit, runners[program].target.name);
+            print!("| {}, {}, {} |", workload.name, workload.unit, runners[program].target.name);
             for pair in runners.chunks(2) {
                 let costs = &pair[program].costs[row];
                 print!(" {:.2} ({:.2}) |", median(costs.iter().copied()), ratio(costs, by_tcp));
             }
             println!();
         }
-        print!("| {}, Portcullis of the raw pipe's |", work.name);
+        print!("| {}, Portcullis to the raw pipe |", workload.name);
         for pair in runners.chunks(2) {
             print!(" {:.2} |", ratio(&pair[0].costs[row], &pair[1].costs[row]));
         }
@@ -256,7 +259,7 @@ fn print_ways(runners: &[Runner], works: &[Work], rounds: u64) {
     }
 }
 
-/// What some costs are of others, round by round.
+/// The median of the ratios of `costs` to `others`, taken round by round.
 fn ratio(costs: &[f64], others: &[f64]) -> f64 {
     median(costs.iter().zip(others).map(|(own, other)| own / other))
 }

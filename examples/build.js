@@ -8,14 +8,14 @@ import { build } from 'esbuild';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 
-/** What of an example is served as it is. */
+/** Files of an example that are copied unchanged. */
 const STATIC = ['index.html', 'icon.svg'];
 
 /**
- * Bundles app.js and app.css of the example in `directory`, copies index.html and icon.svg, and returns where it all is.
+ * Bundles app.js and app.css of the example in `directory`, copies index.html and icon.svg, and returns the directory.
  *
  * @param {string} directory
- * @param {import('esbuild').BuildOptions} [options] more settings of esbuild; `outdir` is dist/ without one
+ * @param {import('esbuild').BuildOptions} [options] additional options of esbuild; `outdir` is dist/ by default
  */
 export async function buildPage(directory, options = {}) {
   const page = options.outdir ?? path.join(directory, 'dist');

@@ -1,101 +1,32 @@
-//! The backend: a server that does what the client asks for, in bytes of its own, whichever way it is reached.
+//! The backend: a server that runs the commands of its clients. It listens on every transport that is measured.
 
-use std::{fmt, io, io::Write as _, net::SocketAddr, path::Path, str::FromStr};
+use std::{io, io::Write as _, net::SocketAddr, path::Path};
 
-use anyhow::Context as _;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, stdin},
     net::{TcpListener, TcpStream, UnixListener},
 };
 
-use super::pipe::acceptor;
+use super::{
+    protocol::{COMMAND_LEN, Command},
+    tls::acceptor,
+};
 
 /// How much the backend reads or writes at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// The length of a command, in bytes.
-pub(super) const COMMAND: usize = 9;
 
-/// A way to the backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// TCP.
-    Tcp,
-    /// A Unix socket.
-    Unix,
-    /// TLS over TCP. What STARTTLS comes to is the same.
-    Tls,
-}
-
-impl Way {
-    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Unix, Self::Tls];
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Unix => "unix",
-            Self::Tls => "tls",
-        })
-    }
-}
-
-impl FromStr for Way {
-    type Err = anyhow::Error;
-
-    fn from_str(word: &str) -> anyhow::Result<Self> {
-        let way = Self::ALL.into_iter().find(|way| way.to_string() == word);
-        way.with_context(|| format!("{word} is not a way to a backend"))
-    }
-}
-
-/// What a client may ask of the backend.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Command {
-    /// Read this many bytes, then send one.
-    Sink(u64),
-    /// Send this many bytes.
-    Source(u64),
-    /// Send back the next so many bytes.
-    Echo(u64),
-}
-
-impl Command {
-    pub(super) fn encode(self) -> [u8; COMMAND] {
-        let (word, count) = match self {
-            Self::Sink(count) => (b'k', count),
-            Self::Source(count) => (b's', count),
-            Self::Echo(count) => (b'e', count),
-        };
-        let mut bytes = [word; COMMAND];
-        bytes[1..].copy_from_slice(&count.to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: [u8; COMMAND]) -> Option<Self> {
-        let [word, count @ ..] = bytes;
-        let count = u64::from_le_bytes(count);
-        match word {
-            b'k' => Some(Self::Sink(count)),
-            b's' => Some(Self::Source(count)),
-            b'e' => Some(Self::Echo(count)),
-            _ => None,
-        }
-    }
-}
-
-/// Serves until standard input ends, on a Unix socket, by TCP and by TLS. Prints the last two addresses first.
+/// Serves on a Unix socket, TCP and TLS until standard input ends. Prints the addresses of the last two first.
 pub(super) async fn serve(socket: &Path, certificate: &Path, key: &Path) -> anyhow::Result<()> {
     let unix = UnixListener::bind(socket)?;
     let (tcp, tls) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
     println!("{}\n{}", tcp.local_addr()?, tls.local_addr()?);
     io::stdout().flush()?;
     let acceptor = acceptor(certificate, key)?;
-    // A client that leaves is no news.
+    // A client that disconnects is normal: errors of connections are ignored.
     tokio::spawn(async move {
         loop {
             match accepted(tcp.accept().await) {
-                Ok(socket) => drop(tokio::spawn(async move { converse(socket).await.ok() })),
+                Ok(socket) => drop(tokio::spawn(async move { serve_connection(socket).await.ok() })),
                 Err(error) => eprintln!("backend: cannot accept: {error}"),
             }
         }
@@ -105,7 +36,7 @@ pub(super) async fn serve(socket: &Path, certificate: &Path, key: &Path) -> anyh
             let acceptor = acceptor.clone();
             match accepted(tls.accept().await) {
                 Ok(socket) => {
-                    drop(tokio::spawn(async move { converse(acceptor.accept(socket).await?).await }))
+                    drop(tokio::spawn(async move { serve_connection(acceptor.accept(socket).await?).await }))
                 }
                 Err(error) => eprintln!("backend: cannot accept: {error}"),
             }
@@ -114,7 +45,7 @@ pub(super) async fn serve(socket: &Path, certificate: &Path, key: &Path) -> anyh
     tokio::spawn(async move {
         loop {
             match unix.accept().await {
-                Ok((socket, _)) => drop(tokio::spawn(async move { converse(socket).await.ok() })),
+                Ok((socket, _)) => drop(tokio::spawn(async move { serve_connection(socket).await.ok() })),
                 Err(error) => eprintln!("backend: cannot accept: {error}"),
             }
         }
@@ -129,11 +60,11 @@ fn accepted(accepted: io::Result<(TcpStream, SocketAddr)>) -> io::Result<TcpStre
     Ok(socket)
 }
 
-async fn converse(mut socket: impl AsyncRead + AsyncWrite + Unpin) -> anyhow::Result<()> {
+async fn serve_connection(mut socket: impl AsyncRead + AsyncWrite + Unpin) -> anyhow::Result<()> {
     loop {
-        let mut command = [0; COMMAND];
+        let mut command = [0; COMMAND_LEN];
         socket.read_exact(&mut command).await?;
-        // Allocated anew for each command: thousands of idle connections hold nothing.
+        // Allocated for each command, so that thousands of idle connections hold no buffers.
         match Command::decode(command) {
             Some(Command::Sink(mut left)) => {
                 let mut buffer = vec![0; CHUNK];
@@ -169,11 +100,11 @@ async fn converse(mut socket: impl AsyncRead + AsyncWrite + Unpin) -> anyhow::Re
 async fn read_some<'a>(
     socket: &mut (impl AsyncRead + Unpin),
     buffer: &'a mut [u8],
-    most: u64,
+    limit: u64,
 ) -> anyhow::Result<&'a [u8]> {
-    let room = buffer.len().min(usize::try_from(most)?);
-    match socket.read(&mut buffer[..room]).await? {
-        0 => anyhow::bail!("the client left"),
+    let wanted = buffer.len().min(usize::try_from(limit)?);
+    match socket.read(&mut buffer[..wanted]).await? {
+        0 => anyhow::bail!("the client disconnected"),
         len => Ok(&buffer[..len]),
     }
 }

@@ -1,4 +1,4 @@
-//! The load: a process that opens connections to one program and does with them what it is told.
+//! The load generator: a process that opens connections to one program and runs operations on them.
 
 use std::{
     fmt,
@@ -17,43 +17,45 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Process,
-    backend::Command,
-    client::{Handshake, Line, Speech, binary, buffer, connector},
+    client::{Connection, binary, buffer},
+    process::Process,
+    protocol::{ClientProtocol, Command},
     targets::Target,
+    tls::{Handshake, connector},
 };
 
-/// How many connections are opened at the same time.
-const OPENING: u64 = 64;
-/// How many short sessions run at the same time.
-const SHORT: u64 = 8;
+/// How many connections are opened concurrently.
+const CONCURRENT_OPENS: u64 = 64;
+/// How many short sessions run concurrently.
+const CONCURRENT_SESSIONS: u64 = 8;
 /// The payload of an echo, in bytes.
 const ECHO: usize = 64;
-/// About how much a client hands to TLS at a time, in bytes. What many small records add must fit into rustls' 64 KiB.
+/// How much a client passes to TLS at a time, in bytes. With many small records, their headers must fit into rustls'
+/// buffer of 64 KiB as well.
 const BURST: usize = 64 * 1024;
 const BURST_IN_RECORDS: usize = 32 * 1024;
 
-/// What the driver is told to do.
+/// What the driver does.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Order {
-    /// Open so many connections, each with one echo.
+pub(crate) enum Operation {
+    /// Open this many connections, with one echo on each.
     Open(u64),
     /// Close all of them.
     Close,
-    /// On every connection, send so many frames of so many bytes of payload, packed into large TLS records, and wait
-    /// until the backend has them.
+    /// On every connection, send this many frames of this payload size, packed into large TLS records, and wait until
+    /// the backend has received them.
     Upload { payload: u64, frames: u64 },
-    /// The same with one TLS record for each frame.
+    /// The same, with one TLS record for each frame.
     UploadInRecords { payload: u64, frames: u64 },
-    /// On every connection, have so many bytes sent.
+    /// On every connection, receive this many bytes.
     Download(u64),
-    /// On every connection, so many times an echo of 64 bytes, one after the other.
+    /// On every connection, this many echoes of 64 bytes, one after the other.
     Echo(u64),
-    /// So many short sessions: open, one echo, close.
+    /// This many short sessions: open, one echo, close.
     Sessions(u64),
 }
 
-impl fmt::Display for Order {
+impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open(count) => write!(f, "open {count}"),
@@ -67,13 +69,13 @@ impl fmt::Display for Order {
     }
 }
 
-impl FromStr for Order {
+impl FromStr for Operation {
     type Err = anyhow::Error;
 
     fn from_str(line: &str) -> anyhow::Result<Self> {
-        let mut words = line.split_whitespace();
-        let verb = words.next().unwrap_or_default();
-        let numbers = words.map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+        let mut fields = line.split_whitespace();
+        let verb = fields.next().unwrap_or_default();
+        let numbers = fields.map(str::parse).collect::<Result<Vec<u64>, _>>()?;
         Ok(match (verb, &numbers[..]) {
             ("open", &[count]) => Self::Open(count),
             ("close", &[]) => Self::Close,
@@ -82,49 +84,49 @@ impl FromStr for Order {
             ("download", &[bytes]) => Self::Download(bytes),
             ("echo", &[count]) => Self::Echo(count),
             ("sessions", &[count]) => Self::Sessions(count),
-            _ => bail!("not an order: {line}"),
+            _ => bail!("unknown operation: {line}"),
         })
     }
 }
 
-/// The driver of one program under test, seen from the benchmark.
+/// The benchmark's handle to the driver process of one program under test.
 pub(crate) struct Driver(Process);
 
 impl Driver {
     pub(crate) fn start(target: &Target, certificate: &Path) -> anyhow::Result<Self> {
-        Self::with(target, certificate, Handshake::Whole)
+        Self::with(target, certificate, Handshake::Full)
     }
 
     pub(crate) fn with(target: &Target, certificate: &Path, handshake: Handshake) -> anyhow::Result<Self> {
         let certificate = certificate.to_str().context("the temporary directory's name is not UTF-8")?;
-        let (speech, address) = (target.speech.to_string(), target.address.to_string());
-        let process = Process::role(&["driver", &speech, &address, certificate, handshake.word()])?;
+        let (protocol, address) = (target.protocol.to_string(), target.address.to_string());
+        let process = Process::role(&["driver", &protocol, &address, certificate, &handshake.to_string()])?;
         Ok(Self(process))
     }
 
-    /// Has `order` carried out. Returns how long it took.
-    pub(crate) fn carry_out(&mut self, order: Order) -> anyhow::Result<Duration> {
-        writeln!(self.0.stdin()?, "{order}")?;
-        let answer = self.0.line()?;
-        let micros = answer.strip_prefix("done ").with_context(|| format!("{order}: {answer}"))?;
+    /// Runs `operation`. Returns how long it took.
+    pub(crate) fn run(&mut self, operation: Operation) -> anyhow::Result<Duration> {
+        writeln!(self.0.stdin()?, "{operation}")?;
+        let answer = self.0.read_line()?;
+        let micros = answer.strip_prefix("done ").with_context(|| format!("{operation}: {answer}"))?;
         Ok(Duration::from_micros(micros.parse()?))
     }
 }
 
-/// Carries out orders until standard input ends.
+/// The driver process: runs the operations it reads until standard input ends.
 pub(super) async fn serve(
-    speech: Speech,
+    protocol: ClientProtocol,
     address: SocketAddr,
     certificate: &Path,
     handshake: Handshake,
 ) -> anyhow::Result<()> {
     let resumes = handshake == Handshake::Resumed;
-    let target = Front { speech, address, connector: connector(certificate, handshake)?, resumes };
-    let mut lines = Vec::new();
-    let mut orders = BufReader::new(stdin()).lines();
-    while let Some(order) = orders.next_line().await? {
+    let endpoint = Endpoint { protocol, address, connector: connector(certificate, handshake)?, resumes };
+    let mut connections = Vec::new();
+    let mut operations = BufReader::new(stdin()).lines();
+    while let Some(operation) = operations.next_line().await? {
         let started = Instant::now();
-        match target.carry_out(order.parse()?, &mut lines).await {
+        match endpoint.run(operation.parse()?, &mut connections).await {
             Ok(()) => println!("done {}", started.elapsed().as_micros()),
             Err(error) => println!("failed: {error:#}"),
         }
@@ -134,75 +136,84 @@ pub(super) async fn serve(
 }
 
 #[derive(Clone)]
-struct Front {
-    speech: Speech,
+struct Endpoint {
+    protocol: ClientProtocol,
     address: SocketAddr,
     connector: TlsConnector,
-    /// Whether every session but the first of a worker must begin with a ticket.
+    /// Whether every session must be resumed, except the first of each worker.
     resumes: bool,
 }
 
-impl Front {
-    async fn carry_out(&self, order: Order, lines: &mut Vec<Line>) -> anyhow::Result<()> {
-        match order {
-            Order::Open(count) => {
-                for share in in_shares(self, count, OPENING, Self::open_some).await? {
-                    lines.extend(share);
+impl Endpoint {
+    async fn run(&self, operation: Operation, connections: &mut Vec<Connection>) -> anyhow::Result<()> {
+        match operation {
+            Operation::Open(count) => {
+                for share in distribute(self, count, CONCURRENT_OPENS, Self::open_connections).await? {
+                    connections.extend(share);
                 }
             }
-            Order::Close => {
+            Operation::Close => {
                 let mut closing = JoinSet::new();
-                for line in lines.drain(..) {
-                    closing.spawn(line.close());
+                for connection in connections.drain(..) {
+                    closing.spawn(connection.close());
                 }
                 while let Some(closed) = closing.join_next().await {
                     closed??;
                 }
             }
-            Order::Upload { payload, frames } => {
-                let upload = Upload::new(self.speech, payload, frames, false);
-                on_every(lines, |line| upload.clone().run(line)).await?;
+            Operation::Upload { payload, frames } => {
+                let upload = Upload::new(self.protocol, payload, frames, false);
+                on_every_connection(connections, |connection| upload.clone().run(connection)).await?;
             }
-            Order::UploadInRecords { payload, frames } => {
-                let upload = Upload::new(self.speech, payload, frames, true);
-                on_every(lines, |line| upload.clone().run(line)).await?;
+            Operation::UploadInRecords { payload, frames } => {
+                let upload = Upload::new(self.protocol, payload, frames, true);
+                on_every_connection(connections, |connection| upload.clone().run(connection)).await?;
             }
-            Order::Download(bytes) => on_every(lines, |line| download(line, bytes)).await?,
-            Order::Echo(count) => on_every(lines, |line| echo(line, count)).await?,
-            Order::Sessions(count) => {
-                in_shares(self, count, SHORT, Self::live_some).await?;
+            Operation::Download(bytes) => {
+                on_every_connection(connections, |connection| download(connection, bytes)).await?
+            }
+            Operation::Echo(count) => {
+                on_every_connection(connections, |connection| echo(connection, count)).await?
+            }
+            Operation::Sessions(count) => {
+                distribute(self, count, CONCURRENT_SESSIONS, Self::run_sessions).await?;
             }
         }
         Ok(())
     }
 
-    async fn open_some(self, count: u64) -> anyhow::Result<Vec<Line>> {
-        let mut lines = Vec::new();
+    async fn open_connections(self, count: u64) -> anyhow::Result<Vec<Connection>> {
+        let mut connections = Vec::new();
         for _ in 0..count {
-            let mut line = Line::open(self.speech, self.address, &self.connector).await?;
-            line.greet(&[0x5a; ECHO]).await?;
-            lines.push(line);
+            let mut connection = Connection::open(self.protocol, self.address, &self.connector).await?;
+            connection.echo(&[0x5a; ECHO]).await?;
+            connections.push(connection);
         }
-        Ok(lines)
+        Ok(connections)
     }
 
-    async fn live_some(self, count: u64) -> anyhow::Result<()> {
+    async fn run_sessions(self, count: u64) -> anyhow::Result<()> {
         for number in 0..count {
-            let mut line = Line::open(self.speech, self.address, &self.connector).await?;
-            ensure!(number == 0 || line.is_resumed() == self.resumes, "this handshake is of the other kind");
-            line.greet(&[0x5a; ECHO]).await?;
-            line.close().await?;
+            let mut connection = Connection::open(self.protocol, self.address, &self.connector).await?;
+            ensure!(
+                number == 0 || connection.is_resumed() == self.resumes,
+                "expected resumed: {}, got {}",
+                self.resumes,
+                connection.is_resumed()
+            );
+            connection.echo(&[0x5a; ECHO]).await?;
+            connection.close().await?;
         }
         Ok(())
     }
 }
 
-/// Has `count` shared out to at most `workers` tasks.
-async fn in_shares<T, F>(
-    front: &Front,
+/// Distributes `count` evenly over `workers` tasks.
+async fn distribute<T, F>(
+    endpoint: &Endpoint,
     count: u64,
     workers: u64,
-    work: impl Fn(Front, u64) -> F,
+    work: impl Fn(Endpoint, u64) -> F,
 ) -> anyhow::Result<Vec<T>>
 where
     T: Send + 'static,
@@ -211,7 +222,7 @@ where
     let mut tasks = JoinSet::new();
     for worker in 0..workers {
         let share = count / workers + u64::from(worker < count % workers);
-        tasks.spawn(work(front.clone(), share));
+        tasks.spawn(work(endpoint.clone(), share));
     }
     let mut done = Vec::new();
     while let Some(share) = tasks.join_next().await {
@@ -220,69 +231,72 @@ where
     Ok(done)
 }
 
-/// Does `work` on every connection at the same time.
-async fn on_every<F>(lines: &mut Vec<Line>, work: impl Fn(Line) -> F) -> anyhow::Result<()>
+/// Runs `work` on all connections concurrently.
+async fn on_every_connection<F>(
+    connections: &mut Vec<Connection>,
+    work: impl Fn(Connection) -> F,
+) -> anyhow::Result<()>
 where
-    F: Future<Output = anyhow::Result<Line>> + Send + 'static,
+    F: Future<Output = anyhow::Result<Connection>> + Send + 'static,
 {
     let mut tasks = JoinSet::new();
-    for line in lines.drain(..) {
-        tasks.spawn(work(line));
+    for connection in connections.drain(..) {
+        tasks.spawn(work(connection));
     }
-    while let Some(line) = tasks.join_next().await {
-        lines.push(line??);
+    while let Some(connection) = tasks.join_next().await {
+        connections.push(connection??);
     }
     Ok(())
 }
 
-/// Frames that are made once and sent many times.
+/// An upload whose frames are built once and sent many times.
 #[derive(Clone)]
 struct Upload {
     bytes: Vec<u8>,
     frame: usize,
     frames: u64,
-    /// What the backend will see.
+    /// How many bytes the backend receives.
     total: u64,
     in_records: bool,
 }
 
 impl Upload {
-    fn new(speech: Speech, payload: u64, frames: u64, in_records: bool) -> Self {
+    fn new(protocol: ClientProtocol, payload: u64, frames: u64, in_records: bool) -> Self {
         let frame = binary(&vec![0x5a; payload as usize]);
-        let seen = if speech == Speech::Tls { frame.len() as u64 } else { payload };
+        let received = if protocol == ClientProtocol::Tls { frame.len() as u64 } else { payload };
         let burst = if in_records { BURST_IN_RECORDS } else { BURST };
         let bytes = frame.repeat((burst / frame.len()).max(1));
-        Self { bytes, frame: frame.len(), frames, total: seen * frames, in_records }
+        Self { bytes, frame: frame.len(), frames, total: received * frames, in_records }
     }
 
-    async fn run(self, mut line: Line) -> anyhow::Result<Line> {
-        line.send(&Command::Sink(self.total).encode()).await?;
+    async fn run(self, mut connection: Connection) -> anyhow::Result<Connection> {
+        connection.send(&Command::Sink(self.total).encode()).await?;
         let mut left = self.frames as usize * self.frame;
         while left > 0 {
             let burst = &self.bytes[..left.min(self.bytes.len())];
             if self.in_records {
-                line.send_in_records(burst, self.frame).await?;
+                connection.send_in_records(burst, self.frame).await?;
             } else {
-                line.send_raw(burst).await?;
+                connection.send_raw(burst).await?;
             }
             left -= burst.len();
         }
-        line.receive(1, &mut [0; 1024]).await?;
-        Ok(line)
+        connection.receive(1, &mut [0; 1024]).await?;
+        Ok(connection)
     }
 }
 
-async fn download(mut line: Line, bytes: u64) -> anyhow::Result<Line> {
-    line.send(&Command::Source(bytes).encode()).await?;
-    line.receive(bytes, &mut buffer()).await?;
-    Ok(line)
+async fn download(mut connection: Connection, bytes: u64) -> anyhow::Result<Connection> {
+    connection.send(&Command::Source(bytes).encode()).await?;
+    connection.receive(bytes, &mut buffer()).await?;
+    Ok(connection)
 }
 
-async fn echo(mut line: Line, count: u64) -> anyhow::Result<Line> {
-    line.send(&Command::Echo(count * ECHO as u64).encode()).await?;
+async fn echo(mut connection: Connection, count: u64) -> anyhow::Result<Connection> {
+    connection.send(&Command::Echo(count * ECHO as u64).encode()).await?;
     for _ in 0..count {
-        line.send(&[0x5a; ECHO]).await?;
-        line.receive(ECHO as u64, &mut [0; 1024]).await?;
+        connection.send(&[0x5a; ECHO]).await?;
+        connection.receive(ECHO as u64, &mut [0; 1024]).await?;
     }
-    Ok(line)
+    Ok(connection)
 }

@@ -1,29 +1,31 @@
-//! What the benchmarks stand on: the programs that are measured, and the client and the backend around them.
+//! What the benchmarks share: the programs under test, and the client and the backend around them.
 //!
-//! The client and the backend run in processes of their own (this executable again, with a role), so that neither their
-//! processor time nor their memory nor their descriptors count as the gateway's.
+//! The client and the backend run in processes of their own (this executable with `--role`), so that their processor time,
+//! memory and descriptors do not count as the gateway's.
 
 mod backend;
 mod client;
 mod driver;
 mod pipe;
 mod process;
+mod protocol;
 mod targets;
+mod tls;
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 
 pub(crate) use self::{
-    backend::Way,
-    client::Handshake,
-    driver::{Driver, Order},
+    driver::{Driver, Operation},
     process::Process,
-    targets::{Bench, Target},
+    protocol::Transport,
+    targets::{BASELINE, Bench, Target},
+    tls::Handshake,
 };
 
-/// Plays a role if this process was started for one. Returns whether it was.
-pub(crate) fn play_role() -> anyhow::Result<bool> {
+/// Runs the role that `--role` names. Returns false if there is none: then this process is the benchmark itself.
+pub(crate) fn run_role() -> anyhow::Result<bool> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(("--role", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) else {
         return Ok(false);
@@ -35,21 +37,19 @@ pub(crate) fn play_role() -> anyhow::Result<bool> {
         ["backend", socket, certificate, key] => {
             runtime.block_on(backend::serve(Path::new(socket), Path::new(certificate), Path::new(key)))?;
         }
-        ["pipe", certificate, key, way, backend] => {
+        ["pipe", certificate, key, transport, backend] => {
             let (certificate, key) = (Path::new(certificate), Path::new(key));
-            runtime.block_on(pipe::serve(certificate, key, way.parse()?, backend))?;
+            runtime.block_on(pipe::serve(certificate, key, transport.parse()?, backend))?;
         }
-        ["driver", speech, address, certificate, handshake] => {
-            let speech = speech.parse().map_err(anyhow::Error::msg)?;
-            let handshake = handshake.parse().map_err(anyhow::Error::msg)?;
-            runtime.block_on(driver::serve(speech, address.parse()?, Path::new(certificate), handshake))?;
+        ["driver", protocol, address, certificate, handshake] => {
+            let (protocol, address, handshake) = (protocol.parse()?, address.parse()?, handshake.parse()?);
+            runtime.block_on(driver::serve(protocol, address, Path::new(certificate), handshake))?;
         }
         _ => bail!("unknown role {rest:?}"),
     }
     Ok(true)
 }
 
-/// The middle one of some values.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -60,7 +60,7 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// What the arguments ask for: flags, and the number behind an option.
+/// The command line: flags, and options with a number.
 pub(crate) struct Arguments(Vec<String>);
 
 impl Arguments {
@@ -68,7 +68,7 @@ impl Arguments {
         // cargo adds --bench.
         let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
         match args.iter().find(|arg| arg.starts_with('-') && !known.contains(&arg.as_str())) {
-            Some(unknown) => bail!("unknown option {unknown}; there are {}", known.join(" ")),
+            Some(unknown) => bail!("unknown option {unknown}; known options: {}", known.join(" ")),
             None => Ok(Self(args)),
         }
     }
@@ -78,8 +78,8 @@ impl Arguments {
     }
 
     pub(crate) fn number(&self, option: &str, default: u64) -> anyhow::Result<u64> {
-        let Some(place) = self.0.iter().position(|arg| arg == option) else { return Ok(default) };
-        let value = self.0.get(place + 1).with_context(|| format!("{option} needs a number"))?;
+        let Some(index) = self.0.iter().position(|arg| arg == option) else { return Ok(default) };
+        let value = self.0.get(index + 1).with_context(|| format!("{option} needs a number"))?;
         value.parse().with_context(|| format!("{option} {value}: not a number"))
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that are measured: Portcullis, the raw pipe, and what else is installed.
+//! The programs under test: Portcullis, the raw pipe, and the other programs that are installed.
 
 use std::{
     fs,
@@ -12,32 +12,42 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-use super::{Process, backend::Way, client::Speech};
+use super::{
+    process::Process,
+    protocol::{ClientProtocol, Transport},
+};
 
-/// How long a program may take until it listens.
-const START: Duration = Duration::from_secs(10);
-/// What nginx needs for TLS without HTTP, where Debian puts it.
+/// How long a program may take to start listening.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// The nginx module that terminates TLS without HTTP, at Debian's path.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-/// Connections a peer must be able to hold.
+/// The directory of websockify's virtual environment under target/tools; tests/install makes it.
+const WEBSOCKIFY: &str = "websockify-0.13.0";
+/// HAProxy with buffers as large as the gateway's. It rewrites nothing here, so no part of a buffer need be reserved.
+/// TLS records have no limit by default (tune.ssl.maxrecord).
+const HAPROXY_TUNING: &str = " tune.bufsize 65536\n tune.maxrewrite 0\n";
+/// How many connections each program must accept.
 const CONNECTIONS: u64 = 9000;
+
+/// The name of the raw pipe in the tables.
+pub(crate) const BASELINE: &str = "raw rustls pipe";
 
 /// A program under test.
 pub(crate) struct Target {
-    /// What tables call it.
-    pub(crate) name: &'static str,
-    pub(super) speech: Speech,
+    /// The name in the tables; of other programs with their version.
+    pub(crate) name: String,
+    pub(super) protocol: ClientProtocol,
     pub(super) address: SocketAddr,
-    /// The program itself.
     pub(crate) process: Process,
 }
 
-/// What all programs under test share: a certificate, a backend, a directory that goes away with it.
+/// What all programs under test share: a certificate, a backend, and a temporary directory.
 pub(crate) struct Bench {
     directory: TempDir,
     /// The certificate of every listener, in PEM.
     pub(crate) certificate: PathBuf,
     key: PathBuf,
-    /// The backend by TCP, by TLS, and by its Unix socket.
+    /// The backend's addresses: TCP, TLS, Unix socket.
     backend: SocketAddr,
     tls_backend: SocketAddr,
     unix_backend: PathBuf,
@@ -61,22 +71,24 @@ impl Bench {
             certificate,
             key,
             directory,
-            backend: backend.line()?.parse()?,
-            tls_backend: backend.line()?.parse()?,
+            backend: backend.read_line()?.parse()?,
+            tls_backend: backend.read_line()?.parse()?,
             unix_backend,
             _backend: backend,
         })
     }
 
-    /// Portcullis with its defaults; only the limits of an address do not hold, as all clients have the same.
-    pub(crate) fn portcullis(&self, tls: bool, way: Way) -> anyhow::Result<Target> {
-        let more = match way {
-            Way::Tls => format!("tls = {{ ca = {:?}, server_name = \"localhost\" }}\n", self.certificate),
-            Way::Tcp | Way::Unix => String::new(),
+    /// Portcullis with its defaults, but without limits per client address: all clients have the same one.
+    pub(crate) fn portcullis(&self, tls: bool, transport: Transport) -> anyhow::Result<Target> {
+        let backend_tls = match transport {
+            Transport::Tls => {
+                format!("tls = {{ ca = {:?}, server_name = \"localhost\" }}\n", self.certificate)
+            }
+            Transport::Tcp | Transport::Unix => String::new(),
         };
-        let backend = match way {
-            Way::Unix => format!("unix:{}", self.place(way)?),
-            Way::Tcp | Way::Tls => format!("{way}://{}", self.place(way)?),
+        let backend = match transport {
+            Transport::Unix => format!("unix:{}", self.backend_address(transport)?),
+            Transport::Tcp | Transport::Tls => format!("{transport}://{}", self.backend_address(transport)?),
         };
         let identity = if tls {
             format!("certificate = {:?}\nprivate_key = {:?}\n", self.certificate, self.key)
@@ -84,10 +96,10 @@ impl Bench {
             String::new()
         };
         let config = self.write(
-            &format!("gateway-{way}.toml"),
+            &format!("gateway-{transport}.toml"),
             &format!(
                 "[[listener]]\naddress = \"127.0.0.1:0\"\n{identity}\
-                 [[route]]\nname = \"bench\"\npath = \"/bench\"\nbackend = {backend:?}\nmissing_origin = \"allow\"\n{more}\
+                 [[route]]\nname = \"bench\"\npath = \"/bench\"\nbackend = {backend:?}\nmissing_origin = \"allow\"\n{backend_tls}\
                  [limits.per_ip]\nexempt = [\"127.0.0.0/8\"]\n[log]\nformat = \"json\"\n",
             ),
         )?;
@@ -95,7 +107,7 @@ impl Bench {
         let process = Process::start("portcullis", command.arg("--config").arg(config), true)?;
         let mut address = None;
         loop {
-            let text = process.line()?;
+            let text = process.read_line()?;
             let line: serde_json::Value = serde_json::from_str(&text).with_context(|| text.clone())?;
             match line["message"].as_str() {
                 Some("listening") => address = line["address"].as_str().map(str::parse).transpose()?,
@@ -103,46 +115,62 @@ impl Bench {
                 _ => {}
             }
         }
-        let address = address.context("portcullis is ready and has not said where it listens")?;
-        let (name, speech) =
-            if tls { ("Portcullis", Speech::Wss) } else { ("Portcullis, ws://", Speech::Ws) };
-        Ok(Target { name, speech, address, process })
+        let address = address.context("portcullis is ready but has not logged its address")?;
+        let (name, protocol) =
+            if tls { ("Portcullis", ClientProtocol::Wss) } else { ("Portcullis, ws://", ClientProtocol::Ws) };
+        Ok(Target { name: name.to_owned(), protocol, address, process })
     }
 
-    /// The yardstick: a TLS terminator of a hundred lines.
-    pub(crate) fn raw_pipe(&self, way: Way) -> anyhow::Result<Target> {
+    /// The baseline: a TLS terminator of a hundred lines.
+    pub(crate) fn raw_pipe(&self, transport: Transport) -> anyhow::Result<Target> {
         let (certificate, key) = (text(&self.certificate)?, text(&self.key)?);
-        let process = Process::role(&["pipe", certificate, key, &way.to_string(), &self.place(way)?])?;
-        let address = process.line()?.parse()?;
-        Ok(Target { name: "raw rustls pipe", speech: Speech::Tls, address, process })
+        let process = Process::role(&[
+            "pipe",
+            certificate,
+            key,
+            &transport.to_string(),
+            &self.backend_address(transport)?,
+        ])?;
+        let address = process.read_line()?.parse()?;
+        Ok(Target { name: BASELINE.to_owned(), protocol: ClientProtocol::Tls, address, process })
     }
 
-    /// Where the backend is, by one of the ways to it.
-    fn place(&self, way: Way) -> anyhow::Result<String> {
-        Ok(match way {
-            Way::Tcp => self.backend.to_string(),
-            Way::Tls => self.tls_backend.to_string(),
-            Way::Unix => text(&self.unix_backend)?.to_owned(),
+    fn backend_address(&self, transport: Transport) -> anyhow::Result<String> {
+        Ok(match transport {
+            Transport::Tcp => self.backend.to_string(),
+            Transport::Tls => self.tls_backend.to_string(),
+            Transport::Unix => text(&self.unix_backend)?.to_owned(),
         })
     }
 
-    /// HAProxy, terminating TLS.
+    /// HAProxy with its default buffers, terminating TLS.
     pub(crate) fn haproxy(&self) -> anyhow::Result<Target> {
+        self.haproxy_with("TLS pipe", "")
+    }
+
+    /// HAProxy with buffers as large as the gateway's, terminating TLS.
+    pub(crate) fn haproxy_tuned(&self) -> anyhow::Result<Target> {
+        self.haproxy_with("TLS pipe, tuned", HAPROXY_TUNING)
+    }
+
+    fn haproxy_with(&self, kind: &str, tuning: &str) -> anyhow::Result<Target> {
+        let program = find_program("haproxy")?;
+        let name = format!("HAProxy {}, {kind}", version(Command::new(&program).arg("-v"))?);
         let address = free_address()?;
         let (certificate, key) = (fs::read_to_string(&self.certificate)?, fs::read_to_string(&self.key)?);
         let pair = self.write("haproxy.pem", &(certificate + &key))?;
         let config = self.write(
-            "haproxy.cfg",
+            &format!("haproxy{}.cfg", if tuning.is_empty() { "" } else { "-tuned" }),
             &format!(
-                "global\n nbthread 2\n maxconn {CONNECTIONS}\ndefaults\n mode tcp\n timeout connect 5s\n \
+                "global\n nbthread 2\n maxconn {CONNECTIONS}\n{tuning}defaults\n mode tcp\n timeout connect 5s\n \
                  timeout client 1h\n timeout server 1h\nlisten bench\n bind {address} ssl crt {}\n server backend {}\n",
                 text(&pair)?,
                 self.backend
             ),
         )?;
         let process =
-            Process::start("haproxy", Command::new(find("haproxy")?).arg("-db").arg("-f").arg(config), true)?;
-        listening("HAProxy, TLS pipe", Speech::Tls, address, process)
+            Process::start("haproxy", Command::new(program).arg("-db").arg("-f").arg(config), true)?;
+        listening(name, ClientProtocol::Tls, address, process)
     }
 
     /// nginx, terminating TLS in its stream module.
@@ -165,8 +193,10 @@ impl Bench {
                 backend = self.backend
             ),
         )?;
-        let process = Process::start("nginx", Command::new(find("nginx")?).arg("-c").arg(config), true)?;
-        listening("nginx, stream TLS", Speech::Tls, address, process)
+        let program = find_program("nginx")?;
+        let name = format!("nginx {}, stream TLS", version(Command::new(&program).arg("-v"))?);
+        let process = Process::start("nginx", Command::new(program).arg("-c").arg(config), true)?;
+        listening(name, ClientProtocol::Tls, address, process)
     }
 
     /// lighttpd, whose mod_wstunnel is a WebSocket gateway, too.
@@ -189,25 +219,32 @@ impl Bench {
                 backend = self.backend.port()
             ),
         )?;
-        let process = Process::start(
-            "lighttpd",
-            Command::new(find("lighttpd")?).arg("-D").arg("-f").arg(config),
-            true,
-        )?;
-        listening("lighttpd, mod_wstunnel", Speech::Wss, address, process)
+        let program = find_program("lighttpd")?;
+        let name = format!("lighttpd {}, mod_wstunnel", version(Command::new(&program).arg("-v"))?);
+        let process =
+            Process::start("lighttpd", Command::new(program).arg("-D").arg("-f").arg(config), true)?;
+        listening(name, ClientProtocol::Wss, address, process)
     }
 
-    /// websockify, the classic.
+    /// websockify from PyPI, with numpy, which it uses for masking.
     pub(crate) fn websockify(&self) -> anyhow::Result<Target> {
         let address = free_address()?;
-        let mut command = Command::new(find("websockify")?);
+        // CARGO_TARGET_TMPDIR is the directory `tmp` of the target directory.
+        let bin = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools").join(WEBSOCKIFY).join("bin");
+        let program = bin.join("websockify");
+        ensure!(program.exists(), "{} is missing: run tests/install bench", program.display());
+        // It has no option that prints its version.
+        let print_version = "import importlib.metadata; print(importlib.metadata.version('websockify'))";
+        let name =
+            format!("websockify {}", version(Command::new(bin.join("python3")).args(["-c", print_version]))?);
+        let mut command = Command::new(program);
         command.arg("--cert").arg(&self.certificate).arg("--key").arg(&self.key).arg("--ssl-only");
         let process = Process::start(
             "websockify",
             command.args([address.to_string(), self.backend.to_string()]),
             true,
         )?;
-        listening("websockify", Speech::Wss, address, process)
+        listening(name, ClientProtocol::Wss, address, process)
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
@@ -219,34 +256,49 @@ impl Bench {
 
 /// Waits until the program listens.
 fn listening(
-    name: &'static str,
-    speech: Speech,
+    name: String,
+    protocol: ClientProtocol,
     address: SocketAddr,
     process: Process,
 ) -> anyhow::Result<Target> {
-    let end = Instant::now() + START;
+    let end = Instant::now() + START_TIMEOUT;
     while let Err(error) = TcpStream::connect(address) {
         if Instant::now() >= end {
-            let said: Vec<String> = std::iter::from_fn(|| process.line_if_any()).collect();
-            bail!("{name} does not listen on {address} after {START:?}: {error}; it said {said:?}");
+            let output: Vec<String> = std::iter::from_fn(|| process.try_read_line()).collect();
+            bail!(
+                "{name} does not listen on {address} after {START_TIMEOUT:?}: {error}; its output: {output:?}"
+            );
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Ok(Target { name, speech, address, process })
+    Ok(Target { name, protocol, address, process })
 }
 
-/// An address that was free a moment ago, for programs that cannot choose one and say which.
+/// An address that was free a moment ago, for programs that cannot bind port 0 and report their port.
 fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-fn find(program: &str) -> anyhow::Result<PathBuf> {
+fn find_program(program: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
         .with_context(|| format!("{program} is not installed"))
+}
+
+/// The version that a program prints: the first run of digits and dots in its output.
+fn version(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    // nginx prints it on standard error.
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    printed
+        .split(|character: char| !(character.is_ascii_digit() || character == '.'))
+        .find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.'))
+        .map(str::to_owned)
+        .with_context(|| format!("{command:?} prints no version: {printed}"))
 }
 
 fn text(path: &Path) -> anyhow::Result<&str> {

@@ -1,5 +1,5 @@
-// ActiveMQ 5 ("classic"; Artemis is another program) with its STOMP connector: a broker of its own in one directory and on
-// loopback, and none of Debian's instances.
+// ActiveMQ 5 ("Classic"; Artemis is another program) with its STOMP connector: a separate broker in one directory and on
+// loopback, independent of Debian's instances.
 
 import fs from 'node:fs';
 import path from 'node:path';
@@ -10,15 +10,15 @@ import { freePort, start } from './processes.js';
 const HOME = '/usr/share/activemq';
 const JAR = `${HOME}/bin/activemq.jar`;
 
-/** What it takes, and which Debian package brings it. */
+/** The required programs, and the Debian packages that contain them. */
 export const TOOLS = [
   { program: JAR, package: 'activemq' },
   { program: 'java', package: 'default-jre-headless' },
   { program: 'setpriv', package: 'util-linux' },
 ];
 
-/** What its libraries reach into, and Java 17 keeps closed. */
-const OPENED = [
+/** The modules that its libraries access by reflection, which Java 17 forbids by default. */
+const OPEN_MODULES = [
   'java.base/java.lang',
   'java.base/java.net',
   'java.base/java.security',
@@ -27,7 +27,7 @@ const OPENED = [
   'java.naming/javax.naming.spi',
 ];
 
-/** Starts one: see `startBroker`. It logs to a file in its directory unless `log` names another. */
+/** See `startBroker`. The log is a file in its directory unless `log` names another. */
 export function startActivemq({ log, ...options }) {
   return startBroker(Activemq, { ...options, log: log ?? path.join(options.directory, 'activemq.log') });
 }
@@ -50,7 +50,7 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c{1} %m%n
     );
   }
 
-  /** Starts it; again, after it has ended, with all it had. */
+  /** Starts the broker; after it has ended, starts it again with the same data. */
   async start() {
     const settings = {
       'java.io.tmpdir': this.file('tmp'),
@@ -64,7 +64,7 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c{1} %m%n
     const args = [
       '-Xms64M',
       '-Xmx512M',
-      ...OPENED.map((name) => `--add-opens=${name}=ALL-UNNAMED`),
+      ...OPEN_MODULES.map((name) => `--add-opens=${name}=ALL-UNNAMED`),
       ...Object.entries(settings).map(([name, value]) => `-D${name}=${value}`),
       '-jar',
       JAR,
@@ -72,7 +72,7 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c{1} %m%n
       `xbean:file:${this.file('activemq.xml')}`,
     ];
     const options = { env: { PATH: process.env.PATH }, log: this.logFile, cwd: this.directory };
-    await this.begin(() => start('java', args, options), /Apache ActiveMQ [\d.]+ \(.*\) started$/gm);
+    await this.startServer(() => start('java', args, options), /Apache ActiveMQ [\d.]+ \(.*\) started$/gm);
   }
 }
 
@@ -80,10 +80,10 @@ function configuration({ login, password, prefix, data, port }) {
   const xml = (text) => text.replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
   const spring = 'http://www.springframework.org/schema/beans';
   const core = 'http://activemq.apache.org/schema/core';
-  const may = 'read="players" write="players" admin="players"';
-  // Heart-beats may come half a period late: clients send them exactly on time, and the network takes its own.
+  const permissions = 'read="players" write="players" admin="players"';
+  // Accept heart-beats half a period late: clients send them exactly on time, and the network adds its delay.
   const uri = `stomp+nio://127.0.0.1:${port}?transport.hbGracePeriodMultiplier=1.5`;
-  // What nobody asked for during an hour belongs to games long over: first the messages go, then the empty queues.
+  // Messages and queues that are not used for an hour belong to finished games: messages expire first, then empty queues.
   const hour = 3_600_000;
   return `<beans xmlns="${spring}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
   xsi:schemaLocation="${spring} ${spring}/spring-beans-2.0.xsd ${core} ${core}/activemq-core.xsd">
@@ -113,9 +113,9 @@ function configuration({ login, password, prefix, data, port }) {
         <map>
           <authorizationMap>
             <authorizationEntries>
-              <authorizationEntry queue="${prefix}.&gt;" ${may}/>
-              <authorizationEntry topic="${prefix}.&gt;" ${may}/>
-              <authorizationEntry topic="ActiveMQ.Advisory.&gt;" ${may}/>
+              <authorizationEntry queue="${prefix}.&gt;" ${permissions}/>
+              <authorizationEntry topic="${prefix}.&gt;" ${permissions}/>
+              <authorizationEntry topic="ActiveMQ.Advisory.&gt;" ${permissions}/>
             </authorizationEntries>
           </authorizationMap>
         </map>

@@ -1,4 +1,4 @@
-// What the brokers of the game have in common: one server in one directory, which says in its log that it has started.
+// What the brokers of the game have in common: one server in one directory, which logs when it has started.
 
 import fs from 'node:fs';
 import path from 'node:path';
@@ -6,11 +6,11 @@ import path from 'node:path';
 import { until } from './until.js';
 
 /**
- * Starts a broker with one user, who may use topics and queues whose names begin with `prefix`, and nothing else.
+ * Starts a broker with one user, who may only use topics and queues whose names begin with `prefix`.
  *
  * @param {typeof Broker} Kind
  * @param {object} options
- * @param {string} options.directory everything it writes lies here
+ * @param {string} options.directory the broker writes only here
  * @param {string} options.login
  * @param {string} options.password
  * @param {string} options.prefix letters and digits
@@ -26,7 +26,7 @@ export async function startBroker(Kind, { directory, port, log, ...account }) {
   return broker;
 }
 
-/** A broker: `name`, `port`, and a server that can be killed and started again with all it had. */
+/** A broker: `name`, `port`, and a server that can be killed and restarted with the same data. */
 export class Broker {
   #server;
 
@@ -35,29 +35,29 @@ export class Broker {
     this.logFile = log;
   }
 
-  /** Waits until the server that `start` starts has written, once more, a line that matches `line`. */
-  async begin(start, line) {
+  /** Starts the server by `start`, and waits for another line in the log that matches `line`. */
+  async startServer(start, line) {
     const times = () => this.log().match(line)?.length ?? 0;
     const before = times();
     const server = start();
     this.#server = server;
-    await until(`${this.name} has started`, 60, (saw) => {
-      saw(server.log().slice(-500) || 'an empty log');
+    await until(`${this.name} has started`, 60, (observed) => {
+      observed(server.log().slice(-500) || 'an empty log');
       return server.end || times() > before;
     });
-    server.mustRun();
+    server.assertRunning();
   }
 
   log() {
     return fs.readFileSync(this.logFile, 'utf8');
   }
 
-  /** Throws if it has ended, with the end of its log. */
-  mustRun() {
-    this.#server.mustRun();
+  /** Throws if it has exited, with the end of its log. */
+  assertRunning() {
+    this.#server.assertRunning();
   }
 
-  /** Ends it as a power cut would. */
+  /** Kills it without a shutdown, as a power failure does. */
   kill() {
     return this.#server.kill();
   }

@@ -1,4 +1,4 @@
-// Certificates: one that signs itself, and an authority for tests with what it signs.
+// Certificates: a self-signed one, and a certificate authority for tests.
 
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -6,8 +6,8 @@ import path from 'node:path';
 
 const KEY = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
 
-/** An authority in a directory of its own. */
-export class Authority {
+/** A certificate authority in a directory of its own. */
+export class CertificateAuthority {
   constructor(directory) {
     this.directory = directory;
     fs.mkdirSync(directory, { recursive: true });
@@ -16,7 +16,7 @@ export class Authority {
     openssl('req', '-x509', ...KEY, ...files, '-days', '2', '-subj', '/CN=Test authority');
   }
 
-  /** A key and a certificate for these host names, as files: {certificate, privateKey}. */
+  /** Issues a certificate for these host names; returns its files: {certificate, privateKey}. */
   issue(...names) {
     const [certificate, privateKey] = [this.#file(`${names[0]}.crt`), this.#file(`${names[0]}.key`)];
     const [request, extensions] = [this.#file('request.pem'), this.#file('extensions')];
@@ -33,7 +33,7 @@ export class Authority {
   }
 }
 
-/** A certificate for localhost that signs itself, made by `portcullis cert` unless it is there: {certificate, privateKey}. */
+/** The files of a self-signed certificate for localhost, made by `portcullis cert` if missing: {certificate, privateKey}. */
 export function selfSigned(program, directory) {
   const [certificate, privateKey] = ['localhost.crt', 'localhost.key'].map((name) => path.join(directory, name));
   if (!fs.existsSync(certificate) || !fs.existsSync(privateKey)) {

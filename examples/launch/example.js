@@ -1,4 +1,5 @@
-// What the `start` scripts of the examples have in common: options, what is missing, the page, the gateway, the end.
+// What the `start` scripts of the examples have in common: options, checks for missing tools, the page, the gateway and
+// the shutdown.
 
 import fs from 'node:fs';
 import path from 'node:path';
@@ -8,7 +9,7 @@ import { parseArgs } from 'node:util';
 import { selfSigned } from './certificates.js';
 import { replaceValues, startGateway } from './gateway.js';
 import { onSignal } from './processes.js';
-import { Missing, need, portcullis } from './tools.js';
+import { MissingDependency, requireTools, findPortcullis } from './tools.js';
 
 const EXAMPLES = fileURLToPath(new URL('..', import.meta.url));
 const ROOT = path.dirname(path.resolve(EXAMPLES));
@@ -22,40 +23,40 @@ const OPTIONS = {
 };
 
 const HELP = `
-  --port N             the port the page is served on, 0 for any free one (default: 8443)
+  --port N             the port of the page, 0 for any free one (default: 8443)
   --certificate FILE   a PEM certificate chain, and
   --private-key FILE   its key (default: a self-signed certificate, made in the run directory)
-  --run DIR            where everything that the servers write lies (default: run/ beside this script)
+  --run DIR            the directory that the servers write to (default: run/ beside this script)
   --help               this text
 
-environment: PORTCULLIS   the gateway's program (default: the one built in this tree, or on the PATH)
-exit status: 0 ended by Ctrl-C, 3 something is missing (it says what), 1 anything else`;
+environment: PORTCULLIS   the gateway's executable (default: the one built in this tree, or on the PATH)
+exit status: 0 stopped by Ctrl-C, 3 something is missing (the message names it), 1 any other error`;
 
 /**
- * Runs an example until somebody ends it.
+ * Runs an example until it is stopped.
  *
- * `gateway.toml` in the example's directory is what a person would write. Of it these values are replaced:
- * "0.0.0.0:8443" by the address asked for, "certs/localhost.crt" and "certs/localhost.key" by the certificate, "dist" by the
- * page, and those that `servers` returns.
+ * `gateway.toml` in the example's directory is as a user would write it. These of its values are replaced: "0.0.0.0:8443"
+ * by the requested address, "certs/localhost.crt" and "certs/localhost.key" by the certificate, "dist" by the page, and
+ * those that `servers` returns.
  *
  * @param {object} example
  * @param {string} example.directory of the example
  * @param {string} example.title one line, for --help
- * @param {object} [example.options] more options, as `parseArgs` takes them
- * @param {string} [example.help] lines about these
+ * @param {object} [example.options] additional options for `parseArgs`
+ * @param {string} [example.help] help lines about these
  * @param {{program: string, package: string}[] | ((options: object) => {program: string, package: string}[])} example.tools
- *   what must be installed
+ *   the required programs
  * @param {(context: {run: string, options: object, say: (line: string) => void}) =>
- *   Promise<{values: Record<string, string>, lines?: string[], watch?: {mustRun: () => void}[]}>} example.servers starts
- *   the servers: which values of gateway.toml become which, what the person must know, such as a password, and what must
- *   go on running
- * @param {object} [example.build] more settings of esbuild
+ *   Promise<{values: Record<string, string>, lines?: string[], watch?: {assertRunning: () => void}[]}>} example.servers starts
+ *   the servers and returns replacements of values in gateway.toml, lines for the user, such as a password, and the
+ *   servers that must keep running
+ * @param {object} [example.build] additional options of esbuild
  */
 export async function runExample(example) {
   try {
     await run(example);
   } catch (error) {
-    if (error instanceof Missing) {
+    if (error instanceof MissingDependency) {
       process.stderr.write(`${error.message}\n`);
       process.exit(3);
     }
@@ -70,13 +71,13 @@ async function run({ directory, title, options: more = {}, help = '', tools, ser
     process.stdout.write(`${title}\n\nusage: ./start [OPTION]...\n${help && `\n${help}`}${HELP}\n`);
     return;
   }
-  if (!/^\d{1,5}$/.test(options.port) || Number(options.port) > 65_535) throw new Error(`--port ${options.port}: no port`);
-  if (!options.certificate !== !options['private-key']) throw new Error('--certificate and --private-key belong together');
+  if (!/^\d{1,5}$/.test(options.port) || Number(options.port) > 65_535) throw new Error(`--port ${options.port}: not a port number`);
+  if (!options.certificate !== !options['private-key']) throw new Error('--certificate and --private-key must be given together');
 
-  const program = portcullis(ROOT);
-  need(typeof tools === 'function' ? tools(options) : tools);
+  const program = findPortcullis(ROOT);
+  requireTools(typeof tools === 'function' ? tools(options) : tools);
   if (!fs.existsSync(path.join(EXAMPLES, 'node_modules/esbuild'))) {
-    throw new Missing(`missing: the libraries of the page. This fetches them:\n    (cd ${path.resolve(EXAMPLES)} && npm ci)`);
+    throw new MissingDependency(`missing: the libraries of the page. This command installs them:\n    (cd ${path.resolve(EXAMPLES)} && npm ci)`);
   }
 
   const say = (line) => process.stdout.write(`${line}\n`);
@@ -100,22 +101,22 @@ async function run({ directory, title, options: more = {}, help = '', tools, ser
   const gateway = await startGateway({ program, text, directory: runDirectory, level: 'info' });
 
   lines.forEach(say);
-  say(`logs are in ${runDirectory}; Ctrl-C ends it`);
-  if (!options.certificate) say('the certificate signs itself, so the browser will ask: it is this machine only');
+  say(`logs are in ${runDirectory}; press Ctrl-C to stop`);
+  if (!options.certificate) say('the certificate is self-signed, so the browser will warn; the connection stays on this machine');
   say(`open https://localhost:${gateway.port}/`);
 
-  // The pages are told first, by the gateway; a second signal does not wait for that.
+  // The gateway stops first and closes its sessions with a reason; a second signal does not wait for that.
   let stopping = false;
   onSignal(() => {
     stopping = true;
     onSignal(() => process.exit(1));
     gateway.stop().then(() => process.exit(0));
   });
-  // Whoever dies takes the others along, with a word about it.
+  // If one server exits, all stop, with an error message.
   await new Promise((resolve, reject) => {
     setInterval(() => {
       try {
-        if (!stopping) [gateway, ...watch].forEach((server) => server.mustRun());
+        if (!stopping) [gateway, ...watch].forEach((server) => server.assertRunning());
       } catch (error) {
         reject(error);
       }

@@ -1,4 +1,4 @@
-// Portcullis itself: the real program with a configuration file, known by what it logs.
+// Portcullis: the real program with a configuration file. Its state is read from its log.
 
 import fs from 'node:fs';
 import path from 'node:path';
@@ -7,14 +7,14 @@ import { start } from './processes.js';
 import { until } from './until.js';
 
 /**
- * A configuration with other values: `values` says for each string of the text what stands there instead. A string that
- * the text does not have is an error, so that no value is left out unnoticed.
+ * Replaces string values of a configuration: `values` maps old to new ones. An old value that the configuration does not
+ * contain is an error.
  */
 export function replaceValues(text, values) {
   let result = text;
   for (const [old, value] of Object.entries(values)) {
     const quoted = JSON.stringify(old);
-    // Comments explain the values; they stay.
+    // Comments explain the values and are not changed.
     const isComment = (line) => line.trimStart().startsWith('#');
     const lines = result.split('\n').map((line) => (isComment(line) ? line : line.replaceAll(quoted, JSON.stringify(value))));
     const replaced = lines.join('\n');
@@ -25,14 +25,14 @@ export function replaceValues(text, values) {
 }
 
 /**
- * Starts a gateway and waits until it says it is ready.
+ * Starts a gateway and waits until it is ready.
  *
  * @param {object} options
  * @param {string} options.program
- * @param {string} options.text the configuration, without a [log] table: it is told to log as JSON
- * @param {string} options.directory where the effective configuration is written, as gateway.toml
- * @param {string} [options.log] the file it logs to, by default gateway.log in the same directory
- * @param {string} [options.level] how much it logs
+ * @param {string} options.text the configuration, without a [log] table: the log format is set to JSON here
+ * @param {string} options.directory the directory of the effective configuration, gateway.toml
+ * @param {string} [options.log] the log file, by default gateway.log in the same directory
+ * @param {string} [options.level] the log level
  */
 export async function startGateway({ program, text, directory, log = path.join(directory, 'gateway.log'), level = 'debug' }) {
   if (!fs.existsSync(program)) {
@@ -59,21 +59,21 @@ class Gateway {
     this.#log = log;
   }
 
-  /** Starts it; again, after it has ended, on the port it had. */
+  /** Starts the gateway; after it has exited, starts it again on the same port. */
   async start() {
-    const before = this.said('ready').length;
+    const before = this.events('ready').length;
     if (before > 0) this.#text = this.#text.replace(/^(address = ".*):0"$/m, `$1:${this.port}"`);
     fs.writeFileSync(this.#config, this.#text);
     const process_ = start(this.#program, ['run', '--config', this.#config], { env: process.env, log: this.#log, cwd: '/' });
     this.#process = process_;
-    await until('the gateway is ready', 20, (saw) => {
-      saw(this.log() || 'an empty log');
-      return process_.end || this.said('ready').length > before;
+    await until('the gateway is ready', 20, (observed) => {
+      observed(this.log() || 'an empty log');
+      return process_.end || this.events('ready').length > before;
     });
-    process_.mustRun();
+    process_.assertRunning();
   }
 
-  /** Ends it as an operator would, and starts it again. */
+  /** Stops it with SIGTERM and starts it again. */
   async restart() {
     await this.stop();
     await this.start();
@@ -83,17 +83,17 @@ class Gateway {
     return fs.readFileSync(this.#log, 'utf8');
   }
 
-  /** The log's events with this message, as objects. What it says before it can log is left out. */
-  said(message) {
+  /** The log events with this message, as objects, without the plain lines before logging is set up. */
+  events(message) {
     const lines = this.log().split('\n');
-    lines.pop(); // what follows the last line's end is a line still being written
+    lines.pop(); // a line that is still being written
     const events = lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
     return events.filter((event) => event.message === message);
   }
 
   /** The port it listens on. */
   get port() {
-    const { address } = this.said('listening').at(-1);
+    const { address } = this.events('listening').at(-1);
     return Number(address.slice(address.lastIndexOf(':') + 1));
   }
 
@@ -101,14 +101,14 @@ class Gateway {
     this.#process.signal(name);
   }
 
-  /** How the process ended, in words; undefined while it runs. */
+  /** How the process exited, as text; undefined while it runs. */
   get end() {
     return this.#process.end;
   }
 
-  /** Throws if it has ended, with the end of its log. */
-  mustRun() {
-    this.#process.mustRun();
+  /** Throws if it has exited, with the end of its log. */
+  assertRunning() {
+    this.#process.assertRunning();
   }
 
   kill() {

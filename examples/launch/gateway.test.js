@@ -9,7 +9,7 @@ address = "a:1"
 list = ["b", "a:1"]
 `;
 
-test('values are replaced wherever they stand, and nothing else is', () => {
+test('values are replaced everywhere except in comments', () => {
   const replaced = replaceValues(TEXT, { 'a:1': '127.0.0.1:0', b: '/a "strange" path' });
   assert.equal(replaced, `
 # "a:1" is where clients connect.
@@ -18,6 +18,6 @@ list = ["/a \\"strange\\" path", "127.0.0.1:0"]
 `);
 });
 
-test('a value that is not there is an error', () => {
+test('replacing an unknown value is an error', () => {
   assert.throws(() => replaceValues(TEXT, { a: 'c' }), /^Error: the configuration has no value "a"$/);
 });

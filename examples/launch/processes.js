@@ -1,4 +1,4 @@
-// Processes: started with a log of their own, ended by their id whatever happens.
+// Child processes with log files. They are stopped by their id when this process exits, for whatever reason.
 
 import { spawn } from 'node:child_process';
 import { randomInt } from 'node:crypto';
@@ -11,9 +11,9 @@ import { until } from './until.js';
 const running = new Set();
 
 process.on('exit', () => {
-  // Those that were started last may need the others, so they are asked first.
+  // Processes that were started later may depend on earlier ones, so they are stopped first.
   for (const child of [...running].reverse()) child.kill('SIGTERM');
-  // An X server that is asked to end removes its lock and its socket. No event loop runs any more, so look.
+  // An X server needs time to remove its lock and its socket. The event loop has ended, so poll.
   const deadline = Date.now() + 2000;
   while (Date.now() < deadline && [...running].some(({ pid }) => isAlive(pid))) {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
@@ -24,12 +24,12 @@ process.on('exit', () => {
 let ending = (signal) => process.exit(128 + os.constants.signals[signal]);
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => ending(signal));
 
-/** Lets `end` decide what a signal does to this process, instead of ending it at once. */
+/** Calls `end` on a signal, instead of exiting at once. */
 export function onSignal(end) {
   ending = end;
 }
 
-/** Whether the process is there and more than a record of how it ended. */
+/** Whether the process exists and is not a zombie. */
 export function isAlive(pid) {
   try {
     const [, state] = /^\d+ \(.*\) (\w)/s.exec(fs.readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? [];
@@ -40,8 +40,8 @@ export function isAlive(pid) {
 }
 
 /**
- * Starts `command`; what it prints on either stream goes to the file `log`. Should this process be killed, the
- * kernel ends the other. A Ctrl-C in the terminal reaches this process alone, which ends the others in good order.
+ * Starts `command` with its output appended to the file `log`. If this process is killed, the kernel terminates the child.
+ * A Ctrl-C in the terminal reaches this process alone, which then stops its children in order.
  *
  * @param {string} command
  * @param {string[]} args
@@ -74,7 +74,7 @@ class Process {
     }).then(() => running.delete(child));
   }
 
-  /** How it ended, in words; undefined while it runs. */
+  /** How it exited, as text; undefined while it runs. */
   get end() {
     if (this.#failure) return String(this.#failure.message);
     if (this.#child.exitCode !== null) return `exit status ${this.#child.exitCode}`;
@@ -86,38 +86,38 @@ class Process {
     return this.#child.pid;
   }
 
-  /** Everything it has printed so far. */
+  /** Its output so far. */
   log() {
     return fs.readFileSync(this.logFile, 'utf8');
   }
 
-  /** Throws if it has ended, with the end of its log. */
-  mustRun() {
-    if (this.end) throw new Error(`${this.commandLine}: ended (${this.end})\n${this.log().slice(-2000)}`);
+  /** Throws if it has exited, with the end of its log. */
+  assertRunning() {
+    if (this.end) throw new Error(`${this.commandLine}: exited (${this.end})\n${this.log().slice(-2000)}`);
   }
 
   signal(name) {
     this.#child.kill(name);
   }
 
-  /** Waits until `host:port` takes connections. */
-  async answers(port, { host = '127.0.0.1', seconds = 30 } = {}) {
-    await until(`${this.commandLine} answers on ${host}:${port}`, seconds, async (saw) => {
+  /** Waits until `host:port` accepts connections. */
+  async waitForPort(port, { host = '127.0.0.1', seconds = 30 } = {}) {
+    await until(`${this.commandLine} accepts connections on ${host}:${port}`, seconds, async (observed) => {
       if (this.end) return true;
-      saw(this.log().slice(-500) || 'an empty log');
+      observed(this.log().slice(-500) || 'an empty log');
       return reachable(port, host);
     });
-    this.mustRun();
+    this.assertRunning();
   }
 
-  /** Ends it as a power cut would, and returns how it ended. */
+  /** Kills it, and returns how it exited. */
   async kill() {
     this.#child.kill('SIGKILL');
     await this.#ended;
     return this.end;
   }
 
-  /** Ends it politely, after five seconds by force, and returns how it ended. */
+  /** Sends SIGTERM, after five seconds SIGKILL, and returns how it exited. */
   async stop() {
     const force = setTimeout(() => this.#child.kill('SIGKILL'), 5000);
     this.#child.kill('SIGTERM');
@@ -127,7 +127,7 @@ class Process {
   }
 }
 
-/** Whether something takes connections there. */
+/** Whether the port accepts connections. */
 export function reachable(port, host = '127.0.0.1') {
   return new Promise((resolve) => {
     const socket = net.connect({ port, host });
@@ -140,17 +140,16 @@ export function reachable(port, host = '127.0.0.1') {
 }
 
 /**
- * A port of loopback that is free at this moment, for servers that cannot pick one themselves. It lies below those that the
- * system gives to whoever asks for any (Linux: from 32768), so that no connection and no other server takes it by chance,
- * not even while the server it is meant for is down. Should somebody be faster all the same, the start fails and can be
- * tried again.
+ * A loopback port that is free at the moment, for servers that cannot pick one themselves. It is below the ephemeral ports
+ * (Linux: from 32768), so that no outgoing connection and no other server gets it by chance, not even while the server it
+ * is meant for is down. If another process is faster all the same, the start fails and can be retried.
  */
 export async function freePort() {
   for (let attempt = 0; attempt < 100; attempt++) {
     const port = randomInt(15_000, 32_000);
     if (await bindable(port)) return port;
   }
-  throw new Error('no free port was found between 15000 and 32000');
+  throw new Error('no free port between 15000 and 32000');
 }
 
 function bindable(port) {

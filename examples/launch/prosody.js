@@ -1,4 +1,4 @@
-// Prosody: an XMPP server that insists on encryption, with an archive of what is said, on loopback.
+// Prosody: an XMPP server on loopback that requires encryption and archives messages.
 
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -6,13 +6,13 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
 
-import { Authority } from './certificates.js';
+import { CertificateAuthority } from './certificates.js';
 import { freePort, start } from './processes.js';
-import { find } from './tools.js';
+import { findProgram } from './tools.js';
 
 const run = promisify(execFile);
 
-/** What must be installed. */
+/** The required programs, and the Debian packages that contain them. */
 export const PROSODY_TOOLS = [
   { program: 'prosody', package: 'prosody' },
   { program: 'prosodyctl', package: 'prosody' },
@@ -20,21 +20,21 @@ export const PROSODY_TOOLS = [
   { program: 'setpriv', package: 'util-linux' },
 ];
 
-/** A port that was free a moment ago may be taken by the time Prosody asks for it. */
+/** A free port may be taken by the time Prosody binds it. */
 const ATTEMPTS = 5;
 
 /**
- * Starts a server for `domain` with these accounts, who have each other in their rosters, and a chat room. Accounts and
- * archive of an earlier run in the same directory are kept.
+ * Starts a server for `domain` with a chat room and these accounts, which are in each other's rosters. Accounts and archive
+ * of an earlier run in the same directory are kept.
  *
  * @param {object} options
- * @param {string} options.directory everything the server writes lies here
+ * @param {string} options.directory the server writes only here
  * @param {string} [options.domain]
- * @param {string[]} [options.users] their passwords are drawn by lot when they are new
+ * @param {string[]} [options.users] new ones get random passwords
  */
 export async function startProsody({ directory, domain = 'chat.example', users = ['alice', 'bob'] }) {
   for (const name of ['data', 'certs']) fs.mkdirSync(path.join(directory, name), { recursive: true, mode: 0o700 });
-  const authority = new Authority(path.join(directory, 'authority'));
+  const authority = new CertificateAuthority(path.join(directory, 'authority'));
   const rooms = `rooms.${domain}`;
   const server = new Prosody(directory, domain, rooms, authority.certificate, authority.issue(domain, rooms));
   await server.choosePorts();
@@ -61,15 +61,15 @@ class Prosody {
     this.#identity = identity;
     this.#config = path.join(directory, 'prosody.cfg.lua');
     this.domain = domain;
-    /** Where rooms are: lobby@ROOMS. */
+    /** The domain of rooms: lobby@ROOMS. */
     this.rooms = rooms;
-    /** The file with the authority that has signed the server's certificate. */
+    /** The file of the CA certificate that the server's certificate is signed with. */
     this.certificate = certificate;
     /** Passwords by user name. */
     this.passwords = {};
   }
 
-  /** What stands for this server in gateway.toml of the chat, and what to put there instead. */
+  /** The values of the chat's gateway.toml that refer to this server, and their replacements. */
   get values() {
     return {
       'starttls+xmpp://127.0.0.1:5222': `starttls+xmpp://127.0.0.1:${this.plain}`,
@@ -78,7 +78,7 @@ class Prosody {
     };
   }
 
-  /** Picks two free ports: `plain`, which asks for STARTTLS, and `tls`. */
+  /** Picks two free ports: `plain`, which requires STARTTLS, and `tls`. */
   async choosePorts() {
     [this.plain, this.tls] = [await freePort(), await freePort()];
     fs.writeFileSync(this.#config, this.#settings());
@@ -96,13 +96,13 @@ class Prosody {
     fs.writeFileSync(this.#groups, `[Colleagues]\n${members.join('')}`);
   }
 
-  /** Starts it; again, after it has ended, on the same ports and with the same data. */
+  /** Starts the server; after it has exited, starts it again on the same ports and with the same data. */
   async start() {
     const log = path.join(this.#directory, 'prosody.log');
-    const process_ = start(find('prosody'), ['--config', this.#config, '-F'], { log, env: environment(this.#directory) });
+    const process_ = start(findProgram('prosody'), ['--config', this.#config, '-F'], { log, env: environment(this.#directory) });
     this.#process = process_;
-    await process_.answers(this.plain);
-    await process_.answers(this.tls);
+    await process_.waitForPort(this.plain);
+    await process_.waitForPort(this.tls);
   }
 
   async restart() {
@@ -122,9 +122,9 @@ class Prosody {
     this.#process.signal(name);
   }
 
-  /** Throws if it has ended, with the end of its log. */
-  mustRun() {
-    this.#process.mustRun();
+  /** Throws if it has exited, with the end of its log. */
+  assertRunning() {
+    this.#process.assertRunning();
   }
 
   kill() {
@@ -137,7 +137,7 @@ class Prosody {
 
   async #control(...command) {
     const root = process.getuid() === 0 ? ['--root'] : [];
-    await run(find('prosodyctl'), ['--config', this.#config, ...root, ...command], { env: environment(this.#directory) });
+    await run(findProgram('prosodyctl'), ['--config', this.#config, ...root, ...command], { env: environment(this.#directory) });
   }
 
   get #groups() {
@@ -147,7 +147,7 @@ class Prosody {
   #settings() {
     const { certificate, privateKey } = this.#identity;
     const identity = `{ certificate = ${lua(certificate)}; key = ${lua(privateKey)} }`;
-    return `-- Written anew at every start.
+    return `-- Generated at every start.
 run_as_root = ${process.getuid() === 0}
 pidfile = ${lua(path.join(this.#directory, 'prosody.pid'))}
 data_path = ${lua(path.join(this.#directory, 'data'))}
@@ -155,7 +155,7 @@ log = { info = "*console" }
 interfaces = { "127.0.0.1" }
 local_interfaces = { "127.0.0.1" }
 
--- Nobody gets in without TLS: the gateway brings it, by STARTTLS on the one port and from the first byte on the other.
+-- Encryption is required. The gateway provides it: STARTTLS on the first port, direct TLS on the second.
 c2s_ports = { ${this.plain} }
 c2s_direct_tls_ports = { ${this.tls} }
 c2s_require_encryption = true
@@ -163,7 +163,7 @@ ssl = ${identity}
 c2s_direct_tls_ssl = ${identity}
 authentication = "internal_hashed"
 
--- The archive is what fills the gap after a lost connection; nobody needs offline messages beside it.
+-- The archive fills the gap after a lost connection; offline messages would duplicate it.
 modules_enabled = { "roster", "groups", "saslauth", "tls", "disco", "ping", "carbons", "mam" }
 modules_disabled = { "s2s", "offline" }
 groups_file = ${lua(this.#groups)}
@@ -189,7 +189,7 @@ function environment(home) {
   return { PATH: process.env.PATH, HOME: home, LC_ALL: 'C.UTF-8' };
 }
 
-/** A string of Lua. */
+/** A Lua string literal. */
 function lua(text) {
   return `"${text.replace(/[\\"\n]/g, (character) => (character === '\n' ? '\\n' : `\\${character}`))}"`;
 }

@@ -1,5 +1,5 @@
-// RabbitMQ with its STOMP plug-in: a broker of its own, whatever else of the kind runs on the machine. Its files, its
-// Erlang cookie and its epmd (the name service that Erlang nodes find each other by) lie in one directory and on loopback.
+// RabbitMQ with its STOMP plug-in: a separate broker, independent of any other on the machine. Its files, its Erlang cookie
+// and its epmd (the name service of Erlang nodes) are in one directory and on loopback.
 
 import { createHash, randomBytes } from 'node:crypto';
 import fs from 'node:fs';
@@ -8,17 +8,17 @@ import path from 'node:path';
 import { Broker, startBroker } from './broker.js';
 import { freePort, start } from './processes.js';
 
-/** Debian's `rabbitmq-server` on the PATH becomes another user and knows one place only; this is what it calls. */
+/** Debian's `rabbitmq-server` on the PATH switches to another user and a fixed directory; this is the script it runs. */
 const SERVER = '/usr/lib/rabbitmq/bin/rabbitmq-server';
 
-/** What it takes, and which Debian package brings it. */
+/** The required programs, and the Debian packages that contain them. */
 export const TOOLS = [
   { program: SERVER, package: 'rabbitmq-server' },
   { program: 'epmd', package: 'erlang-base' },
   { program: 'setpriv', package: 'util-linux' },
 ];
 
-/** Starts one: see `startBroker`. It logs to a file in its directory unless `log` names another. */
+/** See `startBroker`. The log is a file in its directory unless `log` names another. */
 export function startRabbitmq({ log, ...options }) {
   return startBroker(Rabbitmq, { ...options, log: log ?? path.join(options.directory, 'rabbitmq.log') });
 }
@@ -35,7 +35,7 @@ class Rabbitmq extends Broker {
     const home = this.file('home');
     fs.mkdirSync(home, { recursive: true, mode: 0o700 });
     const definitions = this.file('definitions.json');
-    fs.writeFileSync(definitions, JSON.stringify(whatThereIs(account), undefined, 2), { mode: 0o600 });
+    fs.writeFileSync(definitions, JSON.stringify(brokerDefinitions(account), undefined, 2), { mode: 0o600 });
     fs.writeFileSync(this.file('enabled_plugins'), '[rabbitmq_stomp].\n');
     fs.writeFileSync(
       this.file('rabbitmq.conf'),
@@ -50,7 +50,7 @@ log.file = false
       PATH: process.env.PATH,
       LANG: 'C.UTF-8',
       HOME: home,
-      // Its script then becomes the server, instead of waiting for it as a shell.
+      // Makes its script exec the server instead of waiting for it.
       RUNNING_UNDER_SYSTEMD: 'true',
       RABBITMQ_CONF_ENV_FILE: '/dev/null',
       RABBITMQ_CONFIG_FILE: this.file('rabbitmq.conf'),
@@ -66,20 +66,20 @@ log.file = false
     };
   }
 
-  /** Starts it; again, after it has ended, with all it had. */
+  /** Starts the broker; after it has exited, starts it again with the same data. */
   async start() {
     const options = { env: this.#env, log: this.logFile, cwd: this.directory };
     if (!this.#epmd || this.#epmd.end) {
       this.#epmd = start('epmd', ['-address', '127.0.0.1', '-port', `${this.#epmdPort}`], options);
-      await this.#epmd.answers(this.#epmdPort);
+      await this.#epmd.waitForPort(this.#epmdPort);
     }
-    await this.begin(() => start(SERVER, [], options), /Server startup complete/g);
+    await this.startServer(() => start(SERVER, [], options), /Server startup complete/g);
   }
 
-  /** Throws if it has ended, with the end of its log. */
-  mustRun() {
-    super.mustRun();
-    this.#epmd.mustRun();
+  /** Throws if it has exited, with the end of its log. */
+  assertRunning() {
+    super.assertRunning();
+    this.#epmd.assertRunning();
   }
 
   async stop() {
@@ -88,11 +88,11 @@ log.file = false
   }
 }
 
-/** Users, permissions and policies, as RabbitMQ imports them. */
-function whatThereIs({ login, password, prefix }) {
+/** Users, permissions and policies, in RabbitMQ's import format. */
+function brokerDefinitions({ login, password, prefix }) {
   const salt = randomBytes(4);
   const hash = createHash('sha256').update(salt).update(password).digest();
-  // What the STOMP plug-in makes for each subscription to a topic, and what is ours.
+  // The queues that the STOMP plug-in creates for each subscription to a topic, and the game's own.
   const own = `stomp-subscription-|${prefix}\\.`;
   return {
     users: [
@@ -107,7 +107,7 @@ function whatThereIs({ login, password, prefix }) {
     permissions: [
       { user: login, vhost: '/', configure: `^(${own})`, write: `^(${own}|amq\\.(topic|default)$)`, read: `^(${own}|amq\\.topic$)` },
     ],
-    // Queues that nobody asked for during an hour are those of games long over.
+    // Queues that are not used for an hour belong to finished games.
     policies: [
       { name: 'forget', vhost: '/', pattern: `^${prefix}\\.`, 'apply-to': 'queues', priority: 0, definition: { expires: 3_600_000 } },
     ],

@@ -1,37 +1,37 @@
-// Waiting: for a condition, never for a time. A wait that fails says what it saw last.
+// Waits for a condition, never for a fixed time. The error of a failed wait contains the last observation.
 
 import { setTimeout as pause } from 'node:timers/promises';
 
-const BETWEEN_LOOKS_MS = 100;
+const POLL_INTERVAL_MS = 100;
 
 /**
- * Looks again and again until `look` returns something truthy, and returns that.
+ * Calls `check` repeatedly until it returns something truthy, and returns that.
  *
- * `look` is given a function `saw(text)`: the last text it was told is part of the error. A look that throws, or
- * that never returns, counts as one that was not successful.
+ * `check` gets a function `observed(text)`: the last text it was called with is part of the error. A check that throws, or
+ * that never returns, counts as unsuccessful.
  *
- * @param {string} what the condition, as it stands in the error: "the desktop is shown"
+ * @param {string} what the condition, for the error message: "the desktop is shown"
  * @param {number} seconds the deadline
- * @param {(saw: (text: string) => void) => unknown} look
+ * @param {(observed: (text: string) => void) => unknown} check
  */
-export async function until(what, seconds, look) {
+export async function until(what, seconds, check) {
   const deadline = Date.now() + seconds * 1000;
-  let seen = 'nothing yet';
-  const saw = (text) => {
-    seen = text;
+  let last = 'nothing yet';
+  const observed = (text) => {
+    last = text;
   };
   for (;;) {
     const left = deadline - Date.now();
-    if (left <= 0) throw new Error(`not within ${seconds} s: ${what}. Seen last: ${seen}`);
-    const late = new AbortController();
+    if (left <= 0) throw new Error(`not within ${seconds} s: ${what}. Last observed: ${last}`);
+    const timeout = new AbortController();
     try {
-      const answer = await Promise.race([look(saw), pause(left, undefined, { signal: late.signal })]);
+      const answer = await Promise.race([check(observed), pause(left, undefined, { signal: timeout.signal })]);
       if (answer) return answer;
     } catch (error) {
-      saw(String(error?.message ?? error));
+      observed(String(error?.message ?? error));
     } finally {
-      late.abort();
+      timeout.abort();
     }
-    await pause(Math.max(0, Math.min(BETWEEN_LOOKS_MS, deadline - Date.now())));
+    await pause(Math.max(0, Math.min(POLL_INTERVAL_MS, deadline - Date.now())));
   }
 }

@@ -1,8 +1,8 @@
-// A real desktop: TightVNC's X server on loopback, with a few programs on it and a clipboard that works.
+// A real desktop: TightVNC's X server on loopback, with a few programs and a working clipboard.
 //
-// A VNC server of this age knows cut buffers only, and programs of today use selections: autocutsel keeps the cut buffer
-// and the CLIPBOARD alike. The terminals put what the mouse marks into the CLIPBOARD, too. A second autocutsel for PRIMARY,
-// where it would go otherwise, does not do: Xtightvnc disowns that selection whenever a viewer sends text.
+// This VNC server only knows cut buffers, while current programs use selections: autocutsel synchronises the cut buffer and
+// CLIPBOARD. The terminals copy text that is selected with the mouse to CLIPBOARD, too. A second autocutsel for PRIMARY does
+// not work: Xtightvnc disowns that selection whenever a viewer sends text.
 
 import { execFile, execFileSync } from 'node:child_process';
 import { randomBytes, randomInt } from 'node:crypto';
@@ -17,7 +17,7 @@ import { until } from './until.js';
 const run = promisify(execFile);
 const REACTOR = fileURLToPath(new URL('reactor', import.meta.url));
 
-/** What it takes, and which Debian package brings it. */
+/** The required programs, and the Debian packages that contain them. */
 export const TOOLS = [
   { program: 'Xtightvnc', package: 'tightvncserver' },
   { program: 'tightvncpasswd', package: 'tightvncpasswd' },
@@ -33,7 +33,7 @@ export const TOOLS = [
   { program: '/usr/share/fonts/X11/misc/fonts.dir', package: 'xfonts-base' },
 ];
 
-/** What stands where on the desktop, in pixels, and in which colour. */
+/** The layout of the desktop in pixels, and its colours. */
 export const SCREEN = { x: 0, y: 0, width: 960, height: 720 };
 export const BACKGROUND = '#1d3b53';
 export const REACTOR_WINDOW = { x: 24, y: 24, width: 658, height: 310 };
@@ -48,18 +48,18 @@ export const SHELL = '#12181d';
 export const SHELL_CURSOR = '#8fd0a5';
 export const SHELL_PROMPT = 'desktop$ ';
 
-/** A character of the terminals' font, and what surrounds the characters on each side. */
+/** The terminals' font in pixels, and the margin on each side of the text. */
 export const FONT = { name: '9x15', width: 9, height: 15 };
 export const EDGE = 5;
 
 /**
- * Starts the desktop. The X server has no option to pick a free display or port, so another pair is tried when
- * somebody else was faster.
+ * Starts the desktop. The X server has no option to pick a free display or port, so another pair is tried if one is taken
+ * meanwhile.
  *
  * @param {object} options
- * @param {string} options.directory everything it writes lies here
- * @param {string} [options.password] at most 8 characters count; by default 8 of chance
- * @param {string} [options.log] the file the VNC server logs to
+ * @param {string} options.directory the desktop writes only here
+ * @param {string} [options.password] only the first 8 characters count; by default 8 random ones
+ * @param {string} [options.log] the log file of the VNC server
  */
 export async function startDesktop({
   directory,
@@ -77,24 +77,24 @@ export async function startDesktop({
   fs.writeFileSync(authority, cookie(), { mode: 0o600 });
 
   for (let attempt = 0; attempt < 10; attempt++) {
-    const place = { display: freeDisplay(), port: await freePort() };
-    const desktop = new Desktop({ ...place, directory, password, passwordFile, authority, log });
+    const settings = { display: freeDisplay(), port: await freePort() };
+    const desktop = new Desktop({ ...settings, directory, password, passwordFile, authority, log });
     if (await desktop.start()) return desktop;
   }
   throw new Error(`Xtightvnc did not start in ten attempts:\n${fs.readFileSync(log, 'utf8').slice(-2000)}`);
 }
 
 class Desktop {
-  #place;
+  #settings;
   #server;
   #programs = [];
   #env;
 
-  constructor(place) {
-    this.#place = place;
-    this.port = place.port;
-    this.password = place.password;
-    const { directory, display, authority } = place;
+  constructor(settings) {
+    this.#settings = settings;
+    this.port = settings.port;
+    this.password = settings.password;
+    const { directory, display, authority } = settings;
     this.#env = {
       PATH: process.env.PATH,
       HOME: directory,
@@ -104,9 +104,9 @@ class Desktop {
     };
   }
 
-  /** Starts it, again where it was if it has ended; false if somebody else has the place. */
+  /** Starts the desktop on its display and port, also after it has exited; false if another process has taken them. */
   async start() {
-    const { display, port, passwordFile, authority, log } = this.#place;
+    const { display, port, passwordFile, authority, log } = this.#settings;
     const { width, height } = SCREEN;
     const server = start(
       'Xtightvnc',
@@ -117,9 +117,9 @@ class Desktop {
       { env: this.#env, log },
     );
     this.#server = server;
-    await until(`X display :${display} answers`, 20, async (saw) => {
+    await until(`X display :${display} answers`, 20, async (observed) => {
       if (server.end) return true;
-      saw(`log: ${server.log().slice(-300)}`);
+      observed(`log: ${server.log().slice(-300)}`);
       await run('xsetroot', ['-solid', BACKGROUND], { env: this.#env, timeout: 5000 });
       return true;
     });
@@ -131,11 +131,11 @@ class Desktop {
   #startPrograms() {
     const terminal = ({ x, y, width, height }, ...more) => {
       const [columns, rows] = [(width - 2 * EDGE) / FONT.width, (height - 2 * EDGE) / FONT.height];
-      const look = ['-fn', FONT.name, '-geometry', `${columns}x${rows}+${x}+${y}`, '-b', '4', '-bw', '1', '+sb'];
-      const marking = ['-xrm', '*selectToClipboard: true'];
-      return ['xterm', [...look, ...marking, ...more]];
+      const appearance = ['-fn', FONT.name, '-geometry', `${columns}x${rows}+${x}+${y}`, '-b', '4', '-bw', '1', '+sb'];
+      const selection = ['-xrm', '*selectToClipboard: true'];
+      return ['xterm', [...appearance, ...selection, ...more]];
     };
-    // X counts the inside of a window; its border of one pixel comes on top.
+    // X geometry is the inside of a window, without its border of one pixel.
     const inside = ({ x, y, width, height }) => ['-geometry', `${width - 2}x${height - 2}+${x}+${y}`];
     const shell = ['-bg', SHELL, '-fg', '#cfe3d8', '-cr', SHELL_CURSOR, '-T', 'shell', '-e', 'bash', '--norc', '--noprofile'];
     const programs = [
@@ -147,25 +147,25 @@ class Desktop {
       ['autocutsel', ['-selection', 'CLIPBOARD', '-pause', '100']],
     ];
     const env = { ...this.#env, PS1: SHELL_PROMPT };
-    const { directory } = this.#place;
+    const { directory } = this.#settings;
     const log = path.join(directory, 'desktop-programs.log');
     return programs.map(([command, args]) => start(command, args, { env, log, cwd: directory }));
   }
 
-  /** For programs that are to run on this desktop. */
+  /** The environment of programs on this desktop. */
   get env() {
     return { ...this.#env };
   }
 
-  /** The picture that the X server itself says is on its screen, as an X Window Dump. */
+  /** The X server's own image of its screen, as an X Window Dump. */
   async dump() {
-    this.mustRun();
+    this.assertRunning();
     const options = { env: this.#env, encoding: 'buffer', maxBuffer: 32 << 20, timeout: 10_000 };
     const { stdout } = await run('xwd', ['-root', '-silent'], options);
     return stdout;
   }
 
-  /** How many viewers the VNC server says have ever connected. */
+  /** How many connections of viewers the VNC server has logged. */
   connections() {
     return this.log().match(/Got connection from client/g)?.length ?? 0;
   }
@@ -174,9 +174,9 @@ class Desktop {
     return this.#server.log();
   }
 
-  /** Throws if the server or one of its programs has ended. */
-  mustRun() {
-    for (const process_ of [this.#server, ...this.#programs]) process_.mustRun();
+  /** Throws if the server or one of its programs has exited. */
+  assertRunning() {
+    for (const process_ of [this.#server, ...this.#programs]) process_.assertRunning();
   }
 
   async stop() {
@@ -184,14 +184,14 @@ class Desktop {
     await this.#server.stop();
   }
 
-  /** Ends the VNC server as a crash would; its programs cannot live without it. */
+  /** Kills the VNC server; its programs exit with it. */
   async kill() {
     await this.#server.kill();
     for (const program of this.#programs) await program.stop();
   }
 }
 
-/** An Xauthority file with one fresh secret, for any display (see Xsecurity(7) and libXau's Xauth.h). */
+/** An Xauthority file with one new secret, for any display (see Xsecurity(7) and libXau's Xauth.h). */
 function cookie() {
   const ANY = 0xffff;
   const field = (bytes) => Buffer.concat([number(bytes.length), bytes]);
@@ -204,7 +204,7 @@ function cookie() {
 function freeDisplay() {
   for (;;) {
     const display = randomInt(20, 1000);
-    const traces = [`/tmp/.X11-unix/X${display}`, `/tmp/.X${display}-lock`];
-    if (!traces.some((file) => fs.existsSync(file))) return display;
+    const files = [`/tmp/.X11-unix/X${display}`, `/tmp/.X${display}-lock`];
+    if (!files.some((file) => fs.existsSync(file))) return display;
   }
 }

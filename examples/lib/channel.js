@@ -1,10 +1,11 @@
 /**
- * One WebSocket connection, with what a WebSocket alone does not give: an end in words, a limit for the time it takes to
- * open and to close, liveness, and backpressure. It has the interface of a browser's WebSocket, so that libraries which
- * bring their own logic (noVNC's `new RFB(target, channel)`, a `webSocketFactory`) take it for one.
+ * One WebSocket connection, plus what a WebSocket lacks: a readable description of why it closed, timeouts for opening and
+ * closing, liveness checks, and backpressure. It has the interface of a browser's WebSocket, so that libraries with logic
+ * of their own (noVNC's `new RFB(target, channel)`, a `webSocketFactory`) accept it as one.
  *
- * Events: `open`, `message`, `error` and `close` like a WebSocket's, where `close` also has `words` and `retry`
- * (see close.js); and two of liveness: `silence` (`detail.ms` without a message) and `voice`, when there is one again.
+ * Events: `open`, `message`, `error` and `close` as a WebSocket has them, where `close` also has `description` and `retry`
+ * (see close.js); and two of the liveness check: `stalled` (no message for `detail.ms`) and `recovered`, after the next
+ * message.
  */
 
 import { realClock } from './clock.js';
@@ -16,16 +17,16 @@ const OPEN = 1;
 const CLOSING = 2;
 const CLOSED = 3;
 
-/** How often to look whether the browser has sent what we gave it; it has no event for that. */
-const LOOK_MS = 20;
+/** The interval at which bufferedAmount is polled; browsers have no event for it. */
+const POLL_MS = 20;
 
 /**
  * @typedef {object} ChannelOptions
- * @property {string | string[]} [protocols] the sub-protocols to offer
- * @property {number} [connectTimeout] how long opening may take, in milliseconds
- * @property {number} [closeTimeout] how long closing may take, in milliseconds
- * @property {import('./liveness.js').LivenessOptions} [liveness] without it, a silent network is found out by others
- * @property {number} [highWater] `write` waits while more bytes than these wait in the browser
+ * @property {string | string[]} [protocols] the subprotocols to offer
+ * @property {number} [connectTimeout] close the connection if opening takes this long, in milliseconds
+ * @property {number} [closeTimeout] report the close if the peer has not answered for this long, in milliseconds
+ * @property {import('./liveness.js').LivenessOptions} [liveness] without it, a dead network is not detected here
+ * @property {number} [highWater] `write` waits while the browser buffers more bytes than this
  * @property {typeof WebSocket} [WebSocket]
  * @property {import('./clock.js').Clock} [clock]
  */
@@ -41,7 +42,7 @@ export function openChannel(url, options) {
 }
 
 class Channel extends EventTarget {
-  // As own properties, for that is where libraries look whether something is a WebSocket.
+  // Own properties, because libraries check for them to recognise a WebSocket.
   onopen = null;
   onmessage = null;
   onerror = null;
@@ -76,21 +77,21 @@ class Channel extends EventTarget {
     this.#highWater = highWater;
     this.#closeTimeout = closeTimeout;
     if (liveness) {
-      const calls = {
+      const callbacks = {
         send: (data) => this.#socket.send(data),
-        silent: (ms) => this.#tell(new ChannelEvent('silence', { detail: { ms } })),
-        back: () => this.#tell(new ChannelEvent('voice')),
-        dead: (ms) => this.#giveUp(`no answer for ${seconds(ms)} s`),
+        stalled: (ms) => this.#emit(new ChannelEvent('stalled', { detail: { ms } })),
+        recovered: () => this.#emit(new ChannelEvent('recovered')),
+        timedOut: (ms) => this.#abort(`no answer for ${seconds(ms)} s`),
       };
-      this.#liveness = new Liveness(liveness, calls, clock);
+      this.#liveness = new Liveness(liveness, callbacks, clock);
     }
     this.#socket = protocols === undefined ? new WebSocket(url) : new WebSocket(url, protocols);
     this.#socket.binaryType = 'arraybuffer';
     this.#socket.onopen = () => this.#onOpen();
     this.#socket.onmessage = ({ data }) => this.#onMessage(data);
-    this.#socket.onerror = () => this.#tell(new ChannelEvent('error'));
+    this.#socket.onerror = () => this.#emit(new ChannelEvent('error'));
     this.#socket.onclose = ({ code, reason, wasClean }) => this.#end({ code, reason, wasClean });
-    this.#timer = clock.setTimeout(() => this.#giveUp(`no answer for ${seconds(connectTimeout)} s`), connectTimeout);
+    this.#timer = clock.setTimeout(() => this.#abort(`no answer for ${seconds(connectTimeout)} s`), connectTimeout);
   }
 
   get url() {
@@ -122,16 +123,17 @@ class Channel extends EventTarget {
     return this.#closing ? CLOSING : this.#socket.readyState;
   }
 
-  /** As a WebSocket's: at once, however much waits already. */
+  /** As of a WebSocket: sends at once, however much is buffered. */
   send(data) {
     this.#socket.send(data);
   }
 
   /**
-   * Sends when no more than `highWater` bytes wait, in the order of the calls. Leave `data` as it is until then.
+   * Sends as soon as no more than `highWater` bytes are buffered, in the order of the calls. Do not modify `data` until
+   * then.
    *
-   * @returns {Promise<void>} kept when the browser has it; rejected if the connection ended before, and then
-   *   nothing of it was sent
+   * @returns {Promise<void>} resolved when the browser has taken `data`; rejected if the connection ended before, and
+   *   then nothing of it was sent
    */
   write(data) {
     if (this.readyState !== OPEN) return Promise.reject(new Error('not connected: nothing was sent'));
@@ -152,7 +154,7 @@ class Channel extends EventTarget {
       if (this.readyState !== OPEN) throw new Error('the connection ended before this was sent');
       if (this.bufferedAmount <= this.#highWater) break;
       await new Promise((resolve) => {
-        this.#clock.setTimeout(resolve, LOOK_MS);
+        this.#clock.setTimeout(resolve, POLL_MS);
       });
     }
     this.#socket.send(data);
@@ -163,27 +165,27 @@ class Channel extends EventTarget {
     if (code === undefined) this.#socket.close();
     else this.#socket.close(code, reason);
     this.#closing = true;
-    this.#stopClocks();
-    // Without a network nobody answers, and the browser would wait for a long time.
-    this.#timer = this.#clock.setTimeout(() => this.#giveUp('no answer to the goodbye'), this.#closeTimeout);
+    this.#stopTimers();
+    // Without a network no answer comes, and the browser would wait for minutes.
+    this.#timer = this.#clock.setTimeout(() => this.#abort('no answer to the Close frame'), this.#closeTimeout);
   }
 
   #onOpen() {
     if (this.#closed || this.#closing) return;
-    this.#stopClocks();
+    this.#stopTimers();
     this.#opened = true;
     this.#liveness?.start();
-    this.#tell(new ChannelEvent('open'));
+    this.#emit(new ChannelEvent('open'));
   }
 
   #onMessage(data) {
     if (this.#closed) return;
-    this.#liveness?.heard();
-    this.#tell(new ChannelEvent('message', { data }));
+    this.#liveness?.received();
+    this.#emit(new ChannelEvent('message', { data }));
   }
 
-  /** Ends it on our side; the browser may find out whenever it likes. */
-  #giveUp(reason) {
+  /** Reports the connection as closed at once, whenever the browser notices. */
+  #abort(reason) {
     if (this.#closed) return;
     if (!this.#closing) {
       this.#closing = true;
@@ -195,17 +197,17 @@ class Channel extends EventTarget {
   #end({ code, reason, wasClean }) {
     if (this.#closed) return;
     this.#closed = true;
-    this.#stopClocks();
+    this.#stopTimers();
     const described = describeClose({ code, reason, opened: this.#opened });
-    this.#tell(new ChannelEvent('close', { code, reason, wasClean, opened: this.#opened, ...described }));
+    this.#emit(new ChannelEvent('close', { code, reason, wasClean, opened: this.#opened, ...described }));
   }
 
-  #stopClocks() {
+  #stopTimers() {
     this.#clock.clearTimeout(this.#timer);
     this.#liveness?.stop();
   }
 
-  #tell(event) {
+  #emit(event) {
     this.dispatchEvent(event);
     this[`on${event.type}`]?.(event);
   }
@@ -215,7 +217,7 @@ for (const [name, value] of Object.entries({ CONNECTING, OPEN, CLOSING, CLOSED }
   for (const owner of [Channel, Channel.prototype]) Object.defineProperty(owner, name, { value });
 }
 
-/** An event with further properties; CloseEvent and CustomEvent are not everywhere. */
+/** An event with additional properties. CloseEvent and CustomEvent do not exist in every runtime. */
 export class ChannelEvent extends Event {
   constructor(type, properties = {}) {
     super(type);

@@ -1,8 +1,8 @@
 /**
- * The time, as an argument: everything here that waits takes a clock, so that its tests need not wait.
+ * The clock as an argument: everything here that waits takes one, so that its tests need not wait.
  *
  * @typedef {object} Clock
- * @property {() => number} now milliseconds since some moment; never goes back
+ * @property {() => number} now monotonic, in milliseconds
  * @property {(callback: () => void, ms: number) => unknown} setTimeout
  * @property {(timer: unknown) => void} clearTimeout
  */

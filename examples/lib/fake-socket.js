@@ -1,22 +1,22 @@
-/** A WebSocket without a network, for tests: the test plays the other side. */
+/** A WebSocket without a network, for tests: the test is the peer. */
 export class FakeSocket {
-  /** All that were made, oldest first. */
-  static made = [];
+  /** All instances, oldest first. */
+  static instances = [];
 
   static get last() {
-    return FakeSocket.made.at(-1);
+    return FakeSocket.instances.at(-1);
   }
 
   readyState = 0;
   protocol = '';
   bufferedAmount = 0;
   sent = [];
-  closedWith;
+  closeArguments;
 
   constructor(url, protocols) {
-    if (!/^wss?:/.test(url)) throw new SyntaxError(`${url} is not the address of a WebSocket`);
+    if (!/^wss?:/.test(url)) throw new SyntaxError(`${url} is not a WebSocket URL`);
     Object.assign(this, { url, protocols });
-    FakeSocket.made.push(this);
+    FakeSocket.instances.push(this);
   }
 
   send(data) {
@@ -25,18 +25,18 @@ export class FakeSocket {
   }
 
   close(...args) {
-    this.closedWith = args;
+    this.closeArguments = args;
     this.readyState = 2;
   }
 
-  /** The other side opens. */
+  /** The peer accepts the connection. */
   open() {
     this.readyState = 1;
     this.onopen({ type: 'open' });
   }
 
-  /** The other side says something. */
-  say(data) {
+  /** The peer sends a message. */
+  receive(data) {
     this.onmessage({ type: 'message', data });
   }
 

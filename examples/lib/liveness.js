@@ -1,62 +1,62 @@
 /**
- * Notices a connection that is there in name only.
+ * Detects a dead connection.
  *
- * When the network vanishes without a word, a browser goes on believing in a WebSocket for minutes, for it has nothing
- * to send. The protocol's own Pings are out of a page's reach; so after a quiet time we send something that the other
- * side must answer, and wait for any message at all.
+ * When the network disappears, a browser keeps a WebSocket open for minutes if it has nothing to send, and a page cannot
+ * send the protocol's own Pings. So after a quiet time a probe is sent that the peer must answer; any message counts as
+ * the answer.
  *
  * @typedef {object} LivenessOptions
- * @property {() => (string | ArrayBuffer | ArrayBufferView | undefined)} probe what to send; nothing, if there is
- *   nothing to ask at the moment
- * @property {number} [quiet] how long no message may come before the other side is asked, in milliseconds
- * @property {number} [timeout] how long it may take to say something then, in milliseconds
- * @property {number} [slow] when the page is told, before that, in milliseconds; by default half of the timeout
+ * @property {() => (string | ArrayBuffer | ArrayBufferView | undefined)} probe returns the data to send, or
+ *   nothing if no probe is possible at the moment
+ * @property {number} [quiet] send a probe after this long without a message, in milliseconds
+ * @property {number} [timeout] report the connection as dead if no message follows a probe for this long, in milliseconds
+ * @property {number} [slow] report a slow answer this long after a probe, in milliseconds; by default half of the timeout
  *
- * @typedef {object} LivenessCalls
+ * @typedef {object} LivenessCallbacks
  * @property {(data: any) => void} send
- * @property {(ms: number) => void} silent the answer is slow: for so long there was no message
- * @property {() => void} back a message, after all
- * @property {(ms: number) => void} dead the timeout is over
+ * @property {(ms: number) => void} stalled the answer is slow: no message for this long
+ * @property {() => void} recovered a message has arrived after `stalled`
+ * @property {(ms: number) => void} timedOut no answer within the timeout: no message for this long
  */
 
 import { realClock } from './clock.js';
 
-/** A timer that rings so much later than it should means that the whole page stood still. */
+/** A timer that fires later than this means that the whole page was suspended. */
 const SLEPT_MS = 3_000;
 
 export class Liveness {
   #options;
-  #calls;
+  #callbacks;
   #clock;
   #timer;
-  #heard;
+  #lastReceived;
   #messages = 0;
-  #silent = false;
+  #stalled = false;
 
   /**
    * @param {LivenessOptions} options
-   * @param {LivenessCalls} calls
+   * @param {LivenessCallbacks} callbacks
    * @param {import('./clock.js').Clock} [clock]
    */
-  constructor({ probe, quiet = 10_000, timeout = 10_000, slow = timeout / 2 }, calls, clock = realClock) {
+  constructor({ probe, quiet = 10_000, timeout = 10_000, slow = timeout / 2 }, callbacks, clock = realClock) {
     this.#options = { probe, quiet, timeout, slow };
-    this.#calls = calls;
+    this.#callbacks = callbacks;
     this.#clock = clock;
   }
 
-  /** The connection is open. */
+  /** Starts when the connection is open. */
   start() {
-    this.#heard = this.#clock.now();
-    this.#listen();
+    this.#lastReceived = this.#clock.now();
+    this.#waitForQuiet();
   }
 
-  /** A message has come. Cheap: it is called for each. */
-  heard() {
-    this.#heard = this.#clock.now();
+  /** A message has arrived. Cheap, because it is called for each one. */
+  received() {
+    this.#lastReceived = this.#clock.now();
     this.#messages += 1;
-    if (!this.#silent) return;
-    this.#silent = false;
-    this.#calls.back();
+    if (!this.#stalled) return;
+    this.#stalled = false;
+    this.#callbacks.recovered();
   }
 
   stop() {
@@ -64,46 +64,46 @@ export class Liveness {
     this.#timer = undefined;
   }
 
-  get #quietFor() {
-    return this.#clock.now() - this.#heard;
+  get #quietTime() {
+    return this.#clock.now() - this.#lastReceived;
   }
 
-  /** Waits until nothing has come for the quiet time. */
-  #listen() {
-    this.#wait(this.#options.quiet - this.#quietFor, () => {
-      if (this.#quietFor < this.#options.quiet) return this.#listen();
-      const question = this.#options.probe();
-      if (question === undefined || question === null) {
-        this.#heard = this.#clock.now(); // not the time for questions: begin the quiet time again
-        return this.#listen();
+  /** Waits until no message has arrived for the quiet time. */
+  #waitForQuiet() {
+    this.#wait(this.#options.quiet - this.#quietTime, () => {
+      if (this.#quietTime < this.#options.quiet) return this.#waitForQuiet();
+      const probe = this.#options.probe();
+      if (probe === undefined || probe === null) {
+        this.#lastReceived = this.#clock.now(); // no probe possible: restart the quiet time
+        return this.#waitForQuiet();
       }
-      const asked = this.#clock.now();
-      const before = this.#messages; // counted, for a browser's clock may be too coarse to tell before from after
-      this.#calls.send(question);
-      this.#wait(this.#options.slow, () => this.#judge(asked, before));
+      const sentAt = this.#clock.now();
+      const before = this.#messages; // a browser's clock may be too coarse to order the messages
+      this.#callbacks.send(probe);
+      this.#wait(this.#options.slow, () => this.#checkAnswer(sentAt, before));
     });
   }
 
-  /** The time after which an answer is slow, and later the whole, has gone since the question. */
-  #judge(asked, before) {
-    if (this.#messages > before) return this.#listen();
-    const left = asked + this.#options.timeout - this.#clock.now();
+  /** Called when an answer is slow, and again at the end of the timeout. */
+  #checkAnswer(sentAt, before) {
+    if (this.#messages > before) return this.#waitForQuiet();
+    const left = sentAt + this.#options.timeout - this.#clock.now();
     if (left > 0) {
-      this.#silent = true;
-      this.#calls.silent(this.#quietFor);
-      return this.#wait(left, () => this.#judge(asked, before));
+      this.#stalled = true;
+      this.#callbacks.stalled(this.#quietTime);
+      return this.#wait(left, () => this.#checkAnswer(sentAt, before));
     }
     this.stop();
-    this.#calls.dead(this.#quietFor);
+    this.#callbacks.timedOut(this.#quietTime);
   }
 
   #wait(ms, then) {
     const due = this.#clock.now() + Math.max(0, ms);
     this.#timer = this.#clock.setTimeout(() => {
-      // The machine has slept. What came in the meantime may be told after this timer, so ask once more.
+      // The machine was asleep. Messages may be delivered after this timer, so probe again.
       if (this.#clock.now() > due + SLEPT_MS) {
-        this.#heard = Math.max(this.#heard, this.#clock.now() - this.#options.quiet);
-        return this.#listen();
+        this.#lastReceived = Math.max(this.#lastReceived, this.#clock.now() - this.#options.quiet);
+        return this.#waitForQuiet();
       }
       then();
     }, Math.max(0, ms));

@@ -1,16 +1,16 @@
 /**
- * When to try again. It knows nothing of WebSockets: it is told how a try went, and says when the next one is due.
+ * Decides when to reconnect. It knows nothing of WebSockets: its owner reports how each attempt went.
  *
  *     const retry = new Retry(() => connect());          // connect() calls one of the following
- *     retry.opened();                                     // it works
- *     retry.ended({ words: 'Interrupted.', retry: true })  // it is over, or never came to be
+ *     retry.opened();                                     // connected
+ *     retry.ended({ description: 'Interrupted.', retry: true })  // the connection was lost, or the attempt failed
  *
- * Event `state`: what it is like now, for the page to show. `detail` is a State, and so is the property `state`.
+ * Event `state`: the state of the connection, for the page to show. `detail` is a State, and so is the property `state`.
  *
  * @typedef {object} State
- * @property {'connecting' | 'open' | 'waiting' | 'closed'} state `waiting`: for the next try; `closed`: for good
- * @property {string} words for the person in front of the page
- * @property {number} [retryAt] in `waiting`: when the next try is due, as performance.now() counts
+ * @property {'connecting' | 'open' | 'waiting' | 'closed'} state `waiting`: for the next attempt; `closed`: no further attempt
+ * @property {string} description for the user
+ * @property {number} [retryAt] in `waiting`: the time of the next attempt, on the clock of performance.now()
  */
 
 import { Backoff } from './backoff.js';
@@ -18,28 +18,28 @@ import { ChannelEvent } from './channel.js';
 import { realClock } from './clock.js';
 
 export class Retry extends EventTarget {
-  #begin;
+  #connect;
   #backoff;
   #stable;
   #clock;
   #network;
   #timer;
   #openedAt;
-  #state = { state: 'closed', words: 'Not connected.' };
+  #state = { state: 'closed', description: 'Not connected.' };
 
   /**
-   * @param {() => void} begin begins one try
+   * @param {() => void} connect starts one attempt
    * @param {object} [options]
    * @param {Backoff} [options.backoff]
-   * @param {number} [options.stable] a connection that has lived for so long, in milliseconds, was a good one. One that
-   *   opens and ends at once, as when the server behind the gateway is down, must not begin the back-off anew.
+   * @param {number} [options.stable] reset the back-off after a connection that was open for this long, in milliseconds.
+   *   One that opens and closes at once, because the server behind the gateway is down, must not reset it.
    * @param {import('./clock.js').Clock} [options.clock]
-   * @param {EventTarget & {navigator?: {onLine: boolean}}} [options.network] knows whether this computer has a network,
-   *   and tells `online` when it is back: the page's window
+   * @param {EventTarget & {navigator?: {onLine: boolean}}} [options.network] reports whether this computer has a
+   *   network, with an `online` event: the page's window
    */
-  constructor(begin, { backoff = new Backoff(), stable = 5_000, clock = realClock, network = globalThis.window } = {}) {
+  constructor(connect, { backoff = new Backoff(), stable = 5_000, clock = realClock, network = globalThis.window } = {}) {
     super();
-    this.#begin = begin;
+    this.#connect = connect;
     this.#backoff = backoff;
     this.#stable = stable;
     this.#clock = clock;
@@ -51,76 +51,76 @@ export class Retry extends EventTarget {
     return this.#state;
   }
 
-  /** Tries, unless it is trying or connected already. */
+  /** Starts an attempt, unless it is connecting or connected already. */
   start() {
     if (this.#state.state === 'connecting' || this.#state.state === 'open') return;
-    this.#try();
+    this.#attempt();
   }
 
-  /** The try has succeeded. */
-  opened(words = 'Connected.') {
+  /** The attempt has succeeded. */
+  opened(description = 'Connected.') {
     if (this.#state.state !== 'connecting') return;
     this.#openedAt = this.#clock.now();
-    this.#become({ state: 'open', words });
+    this.#setState({ state: 'open', description });
   }
 
-  /** More can be said about the connection, which stays as it is. */
-  say(words) {
-    if (words !== this.#state.words) this.#become({ ...this.#state, words });
+  /** Changes the description; the state stays the same. */
+  describe(description) {
+    if (description !== this.#state.description) this.#setState({ ...this.#state, description });
   }
 
   /**
-   * The connection is over, or did not come to be.
+   * The connection has ended, or the attempt has failed.
    *
-   * @returns {number | undefined} in how many milliseconds the next try is due, if there is one
+   * @returns {number | undefined} the delay until the next attempt in milliseconds, if there is one
    */
-  ended({ words, retry }) {
+  ended({ description, retry }) {
     if (this.#state.state !== 'connecting' && this.#state.state !== 'open') return undefined;
-    const lived = this.#openedAt === undefined ? 0 : this.#clock.now() - this.#openedAt;
+    const openFor = this.#openedAt === undefined ? 0 : this.#clock.now() - this.#openedAt;
     this.#openedAt = undefined;
     if (!retry) {
-      this.#become({ state: 'closed', words });
+      this.#setState({ state: 'closed', description });
       return undefined;
     }
-    if (lived >= this.#stable) this.#backoff.reset();
+    if (openFor >= this.#stable) this.#backoff.reset();
     const delay = this.#backoff.next();
-    this.#timer = this.#clock.setTimeout(() => this.#try(), delay);
+    this.#timer = this.#clock.setTimeout(() => this.#attempt(), delay);
     const offline = this.#network?.navigator?.onLine === false;
-    const told = offline ? 'This computer is offline.' : words;
-    this.#become({ state: 'waiting', words: told, retryAt: this.#clock.now() + delay });
+    const shown = offline ? 'This computer is offline.' : description;
+    this.#setState({ state: 'waiting', description: shown, retryAt: this.#clock.now() + delay });
     return delay;
   }
 
-  /** Does not wait any longer. Also after it has given up. */
+  /** Starts an attempt without waiting, also after a final close. */
   retryNow() {
     this.start();
   }
 
-  /** No more tries. Whoever stops it ends the connection, too. */
-  stop(words = 'Disconnected.') {
+  /** Makes no further attempt. The caller closes the connection itself. */
+  stop(description = 'Disconnected.') {
     this.#clock.clearTimeout(this.#timer);
     this.#openedAt = undefined;
     this.#backoff.reset();
-    if (this.#state.state !== 'closed') this.#become({ state: 'closed', words });
+    if (this.#state.state !== 'closed') this.#setState({ state: 'closed', description });
   }
 
-  /** Stops, and lets go of the window. */
+  /** Stops, and removes its listener from the window. */
   dispose() {
     this.stop();
     this.#network?.removeEventListener('online', this.#online);
   }
 
   #online = () => {
-    if (this.#state.state === 'waiting') this.#try();
+    if (this.#state.state === 'waiting') this.#attempt();
   };
 
-  #try() {
+  #attempt() {
     this.#clock.clearTimeout(this.#timer);
-    this.#become({ state: 'connecting', words: 'Connecting…' });
-    this.#begin();
+    this.#setState({ state: 'connecting', description: 'Connecting…' });
+    this.#connect();
   }
 
-  #become(state) {
+  #setState(state) {
     this.#state = state;
     this.dispatchEvent(new ChannelEvent('state', { detail: state }));
   }

@@ -1,48 +1,45 @@
-/** What the three pages show alike. */
+/** User interface elements that the three pages share. */
 
 const DOTS = { connecting: 'busy', open: 'good', waiting: 'busy', closed: 'bad' };
 
-/**
- * The line that says what the connection is like. Screen readers are told the words when they change, and not the
- * seconds that run.
- */
+/** The line that shows the state of the connection. Screen readers announce the description, but not the countdown. */
 export class Banner {
   #element;
-  #words;
+  #description;
   #countdown;
   #button;
   #timer;
   #state;
 
   /**
-   * @param {HTMLElement} element an empty element; it becomes the banner
-   * @param {() => void} tryNow somebody does not want to wait
+   * @param {HTMLElement} element an empty element that becomes the banner
+   * @param {() => void} tryNow called when the user presses the button
    */
   constructor(element, tryNow) {
     this.#element = element;
     element.classList.add('banner');
-    const dot = part('span', 'dot');
+    const dot = createElement('span', 'dot');
     dot.setAttribute('aria-hidden', 'true');
-    this.#words = part('span', 'words');
-    this.#words.setAttribute('role', 'status');
-    this.#countdown = part('span', 'countdown');
-    this.#button = part('button', 'button small');
+    this.#description = createElement('span', 'description');
+    this.#description.setAttribute('role', 'status');
+    this.#countdown = createElement('span', 'countdown');
+    this.#button = createElement('button', 'button small');
     this.#button.type = 'button';
     this.#button.addEventListener('click', tryNow);
-    element.replaceChildren(dot, this.#words, this.#countdown, this.#button);
-    this.show({ state: 'closed', words: 'Not connected.' });
+    element.replaceChildren(dot, this.#description, this.#countdown, this.#button);
+    this.show({ state: 'closed', description: 'Not connected.' });
   }
 
   /**
    * @param {import('./retry.js').State} state
-   * @param {{button?: string | null}} [options] what the button says, or null for none; by default it is there while
-   *   waiting, and after an end for good
+   * @param {{button?: string | null}} [options] the label of the button, or null for no button; by default it is
+   *   shown while waiting and after a final close
    */
   show(state, { button = { waiting: 'Try now', closed: 'Connect again' }[state.state] ?? null } = {}) {
     this.#state = state;
     this.#element.dataset.state = state.state;
     this.#element.dataset.dot = DOTS[state.state];
-    if (this.#words.textContent !== state.words) this.#words.textContent = state.words;
+    if (this.#description.textContent !== state.description) this.#description.textContent = state.description;
     this.#button.hidden = !button;
     this.#button.textContent = button ?? '';
     clearInterval(this.#timer);
@@ -57,7 +54,7 @@ export class Banner {
   }
 }
 
-function part(tag, className) {
+function createElement(tag, className) {
   const element = document.createElement(tag);
   element.className = className;
   return element;

@@ -1,112 +1,112 @@
-// The page: from the login to a session, and from what somebody presses to what the session does.
+// The page: the login, the session, and the actions of the user.
 
 import { Banner } from '../lib/ui.js';
 import { cleanName, secret } from './game.js';
-import * as keep from './keep.js';
-import { Link } from './link.js';
+import * as tabState from './tab-state.js';
+import { BrokerConnection } from './connection.js';
 import { PICTURE_BYTES, PICTURE_TYPES, Session } from './session.js';
-import { fault, showLobby, showRoom, showScreen, write } from './view.js';
+import { showError, showLobby, showRoom, showScreen, write } from './view.js';
 
 const $ = (id) => document.getElementById(id);
 
-/** The broker's account for all players; it may use the game's destinations alone. */
+/** The broker's account for all players; it may only use the destinations of the game. */
 const LOGIN = 'player';
 
 const settings = await (await fetch('config.json')).json();
 const url = new URL(settings.path, location.href);
 url.protocol = url.protocol.replace('http', 'ws');
 
-/** What is kept in this tab: {me, password, game, waiting}. */
-let kept = keep.load();
-/** @type {Link | undefined} */
-let link;
+/** The state of this tab: {me, password, game, pending}. */
+let state = tabState.load();
+/** @type {BrokerConnection | undefined} */
+let connection;
 /** @type {Session | undefined} */
 let session;
-let inside = false;
-let ended = '';
+let loggedIn = false;
+let endReason = '';
 
-const banner = new Banner($('connection'), () => link?.retryNow());
-banner.show({ state: 'closed', words: `Not connected to ${settings.broker}.` }, { button: null });
+const banner = new Banner($('connection'), () => connection?.retryNow());
+banner.show({ state: 'closed', description: `Not connected to ${settings.broker}.` }, { button: null });
 
-if (kept?.password) {
-  if (!(await keep.alone(kept.me.id))) kept = { me: { ...kept.me, id: secret(8) }, password: kept.password, game: null, waiting: [] };
-  await enter(kept.password, true);
+if (state?.password) {
+  if (!(await tabState.lockPlayer(state.me.id))) state = { me: { ...state.me, id: secret(8) }, password: state.password, game: null, pending: [] };
+  await startSession(state.password, true);
 } else {
-  $('name').value = kept?.me.name ?? '';
-  showScreen('door');
+  $('name').value = state?.me.name ?? '';
+  showScreen('login');
 }
 
-/** Goes in with what is kept. `at once` after a reload: then nobody has to look at the door again. */
-async function enter(password, atOnce) {
-  leaveSession();
-  inside = atOnce;
-  ended = '';
-  link = new Link({ url: url.href, login: LOGIN, passcode: password, headers: { host: '/' } });
-  link.addEventListener('state', ({ detail }) => {
-    banner.show({ ...detail, words: wordsFor(detail) });
+/** Starts a session with the stored state. `resumed` after a reload: then the login screen is not shown. */
+async function startSession(password, resumed) {
+  endSession();
+  loggedIn = resumed;
+  endReason = '';
+  connection = new BrokerConnection({ url: url.href, login: LOGIN, passcode: password, headers: { host: '/' } });
+  connection.addEventListener('state', ({ detail }) => {
+    banner.show({ ...detail, description: describe(detail) });
     show();
   });
-  link.addEventListener('connected', () => {
-    ended = '';
-    kept.password = password;
-    keep.store(kept);
-    inside = true;
-    fault('door-fault');
+  connection.addEventListener('connected', () => {
+    endReason = '';
+    state.password = password;
+    tabState.store(state);
+    loggedIn = true;
+    showError('login-error');
     show();
   });
-  link.addEventListener('refused', ({ detail }) => {
-    leaveSession();
-    kept.password = undefined;
-    keep.store(kept);
-    $('name').value = kept.me.name;
-    banner.show({ state: 'closed', words: `Not connected to ${settings.broker}.` }, { button: null });
-    showScreen('door');
-    fault('door-fault', `${detail.words.replace(/[.!]?$/, '.')} Is the password right?`);
+  connection.addEventListener('refused', ({ detail }) => {
+    endSession();
+    state.password = undefined;
+    tabState.store(state);
+    $('name').value = state.me.name;
+    banner.show({ state: 'closed', description: `Not connected to ${settings.broker}.` }, { button: null });
+    showScreen('login');
+    showError('login-error', `${detail.description.replace(/[.!]?$/, '.')} Is the password right?`);
     $('password').focus();
     $('password').select();
   });
-  session = new Session(link, kept, keep.store);
+  session = new Session(connection, state, tabState.store);
   session.addEventListener('change', show);
   session.picture = null;
-  const { id } = kept.me;
+  const { id } = state.me;
   show();
-  link.start();
-  const picture = await keep.picture.load(id).catch(() => null);
+  connection.start();
+  const picture = await tabState.picture.load(id).catch(() => null);
   if (picture && session?.me.id === id) session.show(picture);
 }
 
-/** While it connects again, it still says why the last connection ended. */
-function wordsFor({ state, words }) {
+/** The description for the banner. While reconnecting it still contains why the last connection ended. */
+function describe({ state, description }) {
   if (state === 'open') return `Connected to ${settings.broker}.`;
-  if (state === 'connecting') return `${ended} Connecting…`.trim();
-  ended = words;
-  return words;
+  if (state === 'connecting') return `${endReason} Connecting…`.trim();
+  endReason = description;
+  return description;
 }
 
-function leaveSession() {
+function endSession() {
   session?.end();
-  void link?.stop();
-  session = link = undefined;
+  void connection?.stop();
+  session = connection = undefined;
 }
 
 function show() {
-  if (!session || !inside) return;
+  if (!session || !loggedIn) return;
   if (session.game) {
     showScreen('room');
-    showRoom(session, link.connected);
+    showRoom(session, connection.connected);
   } else {
     showScreen('lobby');
     showLobby(session, (id) => session.join(id));
   }
 }
 
-$('login').addEventListener('submit', async (event) => {
+$('login-form').addEventListener('submit', async (event) => {
   event.preventDefault();
-  fault('door-fault');
+  showError('login-error');
   const name = cleanName($('name').value);
-  kept = { me: { id: kept?.me.id ?? secret(8), name }, game: kept?.game ?? null, waiting: kept?.waiting ?? [] };
-  if (!(await keep.alone(kept.me.id))) kept.me.id = secret(8);
-  await enter($('password').value, false);
+  state = { me: { id: state?.me.id ?? secret(8), name }, game: state?.game ?? null, pending: state?.pending ?? [] };
+  if (!(await tabState.lockPlayer(state.me.id))) state.me.id = secret(8);
+  await startSession($('password').value, false);
 });
 
 $('open').addEventListener('click', () => session.open());
@@ -116,20 +116,20 @@ $('moves').addEventListener('click', ({ target }) => {
   if (button) void session.choose(button.dataset.move);
 });
 
-$('say').addEventListener('submit', (event) => {
+$('chat-form').addEventListener('submit', (event) => {
   event.preventDefault();
-  session.say($('words').value);
-  $('words').value = '';
+  session.say($('chat-text').value);
+  $('chat-text').value = '';
 });
 
-$('out').addEventListener('click', () => {
-  session.bye();
-  leaveSession();
-  kept = { me: kept.me, game: null, waiting: [] };
-  keep.store(kept);
-  $('name').value = kept.me.name;
-  banner.show({ state: 'closed', words: `Not connected to ${settings.broker}.` }, { button: null });
-  showScreen('door');
+$('log-out').addEventListener('click', () => {
+  session.announceLeaving();
+  endSession();
+  state = { me: state.me, game: null, pending: [] };
+  tabState.store(state);
+  $('name').value = state.me.name;
+  banner.show({ state: 'closed', description: `Not connected to ${settings.broker}.` }, { button: null });
+  showScreen('login');
 });
 
 $('picture').addEventListener('change', async () => {
@@ -138,13 +138,13 @@ $('picture').addEventListener('change', async () => {
   const good = PICTURE_TYPES.includes(file.type) && file.size <= PICTURE_BYTES;
   if (!good) {
     $('picture').value = '';
-    write('picture-note', `${file.name} is too large, or no PNG, JPEG, WebP or GIF. Pictures may have up to 5 MB.`);
+    write('picture-note', `${file.name} is larger than 5 MB, or not a PNG, JPEG, WebP or GIF file.`);
     return;
   }
-  write('picture-note', `${file.name} is shown to the player you play with.`);
+  write('picture-note', `${file.name} is shown to your opponent.`);
   const picture = file.slice(0, file.size, file.type);
   session.show(picture);
-  await keep.picture.store(session.me.id, picture).catch(() => {}); // then it lasts until the page is loaded again
+  await tabState.picture.store(session.me.id, picture).catch(() => {}); // not stored: the picture is lost on a reload
 });
 
-addEventListener('pagehide', () => session?.bye());
+addEventListener('pagehide', () => session?.announceLeaving());

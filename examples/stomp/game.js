@@ -1,39 +1,39 @@
-// The game, and nothing else: who beats whom, what is known of each round, what is to be told to the other player.
+// The rules of the game: which move wins, the state of each round, the messages to the other player.
 //
-// It refuses to know connections, storage and the page. It keeps this invariant: whatever messages arrive, however
-// often and in whatever order, each player has one move in each round, and it is the one that was sealed first.
+// It knows nothing of connections, storage and the page. Invariant: whatever messages arrive, however often and in whatever
+// order, each player has one move in each round, the one that was committed first.
 //
-// Neither player can wait for the other's move: a move is first sent sealed (as a hash that also covers a secret),
-// and is shown only after both seals are there.
+// A commit-and-reveal scheme keeps a player from waiting for the other's move: each first sends a commitment (a hash of the
+// move and a secret), and reveals the move only when both commitments have arrived.
 
 /** @typedef {'rock' | 'paper' | 'scissors'} Move */
 
-/** @type {Move[]} In this order each is beaten by the next. */
+/** @type {Move[]} each is beaten by the next */
 export const MOVES = ['rock', 'paper', 'scissors'];
 
-/** So many won rounds win the game. */
-export const NEEDED = 2;
+/** The number of rounds to win. */
+export const ROUNDS_TO_WIN = 2;
 
-/** No game has more rounds, and nobody says more in one. */
-const MOST = 500;
+/** The limit of rounds and of chat messages in a game. */
+const MAX_COUNT = 500;
 
-/** What `mine` is against `theirs`. @returns {'won' | 'lost' | 'drawn'} */
+/** The result of `mine` against `theirs`. @returns {'won' | 'lost' | 'drawn'} */
 export function compare(mine, theirs) {
   const ahead = (MOVES.indexOf(mine) - MOVES.indexOf(theirs) + MOVES.length) % MOVES.length;
   return ['drawn', 'won', 'lost'][ahead];
 }
 
 /**
- * The seal of a move: a SHA-256 in hex. It names the game, the round and the player, so that a seal that somebody
- * saw is of no use elsewhere.
+ * The commitment to a move: a SHA-256 in hex. It covers the game, the round and the player, so that it cannot be replayed
+ * elsewhere.
  */
-export async function seal({ game, round, player, move, secret }) {
+export async function commitmentOf({ game, round, player, move, secret }) {
   const text = JSON.stringify([game, round, player, move, secret]);
   const hash = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text));
   return hex(new Uint8Array(hash));
 }
 
-/** A word that nobody can guess: `bytes` random bytes in hex. */
+/** `bytes` random bytes in hex. */
 export function secret(bytes = 16) {
   return hex(crypto.getRandomValues(new Uint8Array(bytes)));
 }
@@ -43,34 +43,31 @@ function hex(bytes) {
 }
 
 /**
- * One game as one player sees it. `state` is plain data, to be stored as JSON; `new Game(state)` goes on from there.
+ * One game from the view of one player. `state` is plain data, to be stored as JSON; `new Game(state)` restores the game.
  *
  * @typedef {{id: string, name: string}} Player
  */
 export class Game {
-  /** The game of the player who opens it and waits for another. @param {Player} me */
+  /** The game of the player who opens it. @param {Player} me */
   static open(id, me) {
-    return new Game({ id, me, other: null, host: true, welcome: false, ended: null, rounds: [], said: [], heard: [] });
+    return new Game({ id, me, other: null, host: true, welcome: false, ended: null, rounds: [], chat: [], receivedChat: [] });
   }
 
-  /** The game of the player who asks `host` to let him in. @param {Player} me @param {Player} host */
+  /** The game of the player who asks `host` to join. @param {Player} me @param {Player} host */
   static join(id, me, host) {
-    return new Game({ id, me, other: host, host: false, welcome: false, ended: null, rounds: [], said: [], heard: [] });
+    return new Game({ id, me, other: host, host: false, welcome: false, ended: null, rounds: [], chat: [], receivedChat: [] });
   }
 
   constructor(state) {
     this.state = state;
   }
 
-  /** What a guest says first. */
-  hello() {
+  /** The request to join. */
+  joinRequest() {
     return { type: 'join', name: this.state.me.name };
   }
 
-  /**
-   * Where the game stands.
-   * @returns {'waiting' | 'joining' | 'choosing' | 'chosen' | 'over'}
-   */
+  /** @returns {'waiting' | 'joining' | 'choosing' | 'chosen' | 'over'} */
   get phase() {
     const { ended, host, other, welcome } = this.state;
     if (ended) return 'over';
@@ -79,7 +76,7 @@ export class Game {
     return this.#round(this.round).mine ? 'chosen' : 'choosing';
   }
 
-  /** Rounds that are decided: {round, mine, theirs, result}. */
+  /** The decided rounds: {round, mine, theirs, result}. */
   get decided() {
     return this.state.rounds
       .map(({ mine, theirs }, i) => ({ round: i + 1, mine: mine?.move, theirs: theirs?.move }))
@@ -87,19 +84,19 @@ export class Game {
       .map((round) => ({ ...round, result: compare(round.mine, round.theirs) }));
   }
 
-  /** The number of the round that is being played, from 1. */
+  /** The number of the current round, from 1. */
   get round() {
     return this.decided.length + 1;
   }
 
-  /** The move I have chosen in this round, if I have. @returns {Move | undefined} */
+  /** This player's move in the current round, if there is one. @returns {Move | undefined} */
   get chosen() {
     return this.#round(this.round).mine?.move;
   }
 
-  /** Whether the other has chosen in this round. */
+  /** Whether the other player has chosen in the current round. */
   get otherChose() {
-    return Boolean(this.#round(this.round).theirs?.seal);
+    return Boolean(this.#round(this.round).theirs?.commitment);
   }
 
   /** Rounds won. @returns {{mine: number, theirs: number}} */
@@ -111,54 +108,54 @@ export class Game {
   /** @returns {'me' | 'other' | null} */
   get winner() {
     const { mine, theirs } = this.score;
-    if (mine >= NEEDED) return 'me';
-    return theirs >= NEEDED ? 'other' : null;
+    if (mine >= ROUNDS_TO_WIN) return 'me';
+    return theirs >= ROUNDS_TO_WIN ? 'other' : null;
   }
 
-  /** All that was said, in each speaker's order: {mine, n, text}. */
-  get talk() {
-    return this.state.said;
+  /** All chat messages: {mine, n, text}. Those of each player are in their order. */
+  get chat() {
+    return this.state.chat;
   }
 
   /**
-   * I choose. A second choice in a round changes nothing.
+   * Chooses a move. A second choice in a round is ignored.
    * @param {Move} move
-   * @returns {Promise<object[]>} what to send to the other
+   * @returns {Promise<object[]>} the messages to the other player
    */
   async choose(move) {
     if (!MOVES.includes(move) || this.phase !== 'choosing') return [];
     const round = this.round;
-    const word = secret();
-    const sealed = await this.#seal(this.state.me.id, round, move, word);
+    const nonce = secret();
+    const commitment = await this.#commit(this.state.me.id, round, move, nonce);
     const here = this.#round(round, true);
     if (here.mine) return [];
-    here.mine = { move, secret: word };
-    const send = [{ type: 'sealed', round, seal: sealed }];
-    if (here.theirs?.seal) send.push(this.#shown(round));
+    here.mine = { move, secret: nonce };
+    const send = [{ type: 'commit', round, commitment }];
+    if (here.theirs?.commitment) send.push(this.#reveal(round));
     return send;
   }
 
-  /** I say something. @returns {object[]} what to send */
+  /** Writes a chat message. @returns {object[]} the messages to the other player */
   say(text) {
-    const n = this.state.said.filter(({ mine }) => mine).length + 1;
-    this.state.said.push({ mine: true, n, text });
+    const n = this.state.chat.filter(({ mine }) => mine).length + 1;
+    this.state.chat.push({ mine: true, n, text });
     return [{ type: 'say', n, text }];
   }
 
-  /** I go. @returns {object[]} what to send */
+  /** Leaves the game. @returns {object[]} the messages to the other player */
   leave() {
-    const tell = this.state.other && !['left', 'full'].includes(this.state.ended);
+    const notify = this.state.other && !['left', 'full'].includes(this.state.ended);
     this.state.ended ??= 'mine';
-    return tell ? [{ type: 'leave' }] : [];
+    return notify ? [{ type: 'leave' }] : [];
   }
 
   /**
-   * A message from `from`, as `parse` returns it. Repeated and late ones change nothing.
-   * @returns {Promise<object[]>} what to send to its sender
+   * Handles a message from `from`, as `parse` returns it. Repeated and late messages change nothing.
+   * @returns {Promise<object[]>} the messages to its sender
    */
   async receive(from, message) {
     const { state } = this;
-    if (message.type === 'join') return this.#joined(from, message);
+    if (message.type === 'join') return this.#receiveJoin(from, message);
     if (from !== state.other?.id) return [];
     switch (message.type) {
       case 'welcome':
@@ -172,60 +169,60 @@ export class Game {
         else state.gone = true;
         return [];
       case 'say':
-        if (!state.heard.includes(message.n)) {
-          state.heard.push(message.n);
-          state.said.push({ mine: false, n: message.n, text: message.text });
+        if (!state.receivedChat.includes(message.n)) {
+          state.receivedChat.push(message.n);
+          state.chat.push({ mine: false, n: message.n, text: message.text });
         }
         return [];
-      case 'sealed':
-        return this.#sealed(message);
-      case 'shown':
-        return this.#showed(message);
+      case 'commit':
+        return this.#receiveCommit(message);
+      case 'reveal':
+        return this.#receiveReveal(message);
       default:
         return [];
     }
   }
 
-  #joined(from, { name }) {
+  #receiveJoin(from, { name }) {
     const { state } = this;
     if (!state.host) return [];
     if (!state.other && !state.ended) state.other = { id: from, name };
     return [{ type: state.other?.id === from && !state.ended ? 'welcome' : 'full' }];
   }
 
-  async #sealed({ round, seal: sealed }) {
+  async #receiveCommit({ round, commitment }) {
     if (round > this.round + 1) return [];
     const here = this.#round(round, true);
     here.theirs ??= {};
-    if (here.theirs.seal) return [];
-    here.theirs.seal = sealed;
-    if (here.theirs.early) await this.#open(round, here.theirs.early);
-    return here.mine ? [this.#shown(round)] : [];
+    if (here.theirs.commitment) return [];
+    here.theirs.commitment = commitment;
+    if (here.theirs.early) await this.#verify(round, here.theirs.early);
+    return here.mine ? [this.#reveal(round)] : [];
   }
 
-  async #showed({ round, move, secret: word }) {
+  async #receiveReveal({ round, move, secret: nonce }) {
     if (round > this.round + 1) return [];
     const here = this.#round(round, true);
     here.theirs ??= {};
     if (here.theirs.move) return [];
-    if (here.theirs.seal) await this.#open(round, { move, secret: word });
-    else here.theirs.early ??= { move, secret: word };
+    if (here.theirs.commitment) await this.#verify(round, { move, secret: nonce });
+    else here.theirs.early ??= { move, secret: nonce };
     return [];
   }
 
-  async #open(round, { move, secret: word }) {
+  async #verify(round, { move, secret: nonce }) {
     const { theirs } = this.#round(round);
-    if (theirs.seal === (await this.#seal(this.state.other.id, round, move, word))) theirs.move = move;
+    if (theirs.commitment === (await this.#commit(this.state.other.id, round, move, nonce))) theirs.move = move;
     else this.state.ended ??= 'cheated';
   }
 
-  #shown(round) {
-    const { move, secret: word } = this.#round(round).mine;
-    return { type: 'shown', round, move, secret: word };
+  #reveal(round) {
+    const { move, secret: nonce } = this.#round(round).mine;
+    return { type: 'reveal', round, move, secret: nonce };
   }
 
-  #seal(player, round, move, word) {
-    return seal({ game: this.state.id, round, player, move, secret: word });
+  #commit(player, round, move, nonce) {
+    return commitmentOf({ game: this.state.id, round, player, move, secret: nonce });
   }
 
   #round(number, make = false) {
@@ -235,18 +232,18 @@ export class Game {
 }
 
 /**
- * A stranger's message, with nothing in it that was not looked at; undefined if it is none of ours.
+ * Validates an untrusted message: returns only checked fields, or undefined if the message is invalid.
  *
  * @param {string} text
  * @returns {{from: string, message: object} | undefined}
  */
 export function parse(text) {
-  const letter = parseObject(text);
-  const message = letter && isId(letter.from) && known(letter);
-  return message ? { from: letter.from, message } : undefined;
+  const object = parseObject(text);
+  const message = object && isId(object.from) && validate(object);
+  return message ? { from: object.from, message } : undefined;
 }
 
-/** The object that a text is in JSON, if it is one. */
+/** Parses a JSON object; undefined if `text` is not one. */
 export function parseObject(text) {
   try {
     const value = JSON.parse(text);
@@ -256,14 +253,14 @@ export function parseObject(text) {
   }
 }
 
-/** Whether this can be the id of a player, a game or a picture. */
+/** Whether this is a valid id of a player, a game or a picture. */
 export function isId(id) {
   return typeof id === 'string' && /^[0-9a-z]{1,32}$/.test(id);
 }
 
-function known({ type, name, round, seal: sealed, move, secret: word, n, text }) {
-  const number = (value) => Number.isInteger(value) && value >= 1 && value <= MOST;
-  const hexWord = (value, pattern) => typeof value === 'string' && pattern.test(value);
+function validate({ type, name, round, commitment, move, secret: nonce, n, text }) {
+  const number = (value) => Number.isInteger(value) && value >= 1 && value <= MAX_COUNT;
+  const isHex = (value, pattern) => typeof value === 'string' && pattern.test(value);
   switch (type) {
     case 'join':
       return { type, name: cleanName(name) };
@@ -273,19 +270,19 @@ function known({ type, name, round, seal: sealed, move, secret: word, n, text })
       return { type };
     case 'say':
       return number(n) && typeof text === 'string' && { type, n, text: text.slice(0, 1000) };
-    case 'sealed':
-      return number(round) && hexWord(sealed, /^[0-9a-f]{64}$/) && { type, round, seal: sealed };
-    case 'shown':
+    case 'commit':
+      return number(round) && isHex(commitment, /^[0-9a-f]{64}$/) && { type, round, commitment };
+    case 'reveal':
       return (
-        number(round) && MOVES.includes(move) && hexWord(word, /^[0-9a-f]{2,64}$/) && { type, round, move, secret: word }
+        number(round) && MOVES.includes(move) && isHex(nonce, /^[0-9a-f]{2,64}$/) && { type, round, move, secret: nonce }
       );
     default:
       return undefined;
   }
 }
 
-/** A name as it may be shown: one line, 30 characters, never empty. */
+/** Sanitises a name for display: one line, at most 30 characters, not empty. */
 export function cleanName(name) {
   const line = String(name ?? '').replace(/[\p{C}\p{Zl}\p{Zp}\s]+/gu, ' ').trim();
-  return Array.from(line).slice(0, 30).join('') || 'somebody';
+  return Array.from(line).slice(0, 30).join('') || 'unnamed';
 }

@@ -1,34 +1,34 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 
-import { Game, MOVES, cleanName, compare, parse, seal } from './game.js';
+import { Game, MOVES, cleanName, compare, parse, commitmentOf } from './game.js';
 
 const ANN = { id: 'a', name: 'Ann' };
 const BOB = { id: 'b', name: 'Bob' };
 
-/** Two players, and the messages that are under way between them: [to, from, text]. */
-function table() {
+/** Two players, and the messages in flight between them: [to, text]. */
+function startGame() {
   const players = { a: Game.open('g', ANN), b: Game.join('g', BOB, ANN) };
-  const way = [];
-  const post = (from, messages) => {
+  const inFlight = [];
+  const send = (from, messages) => {
     for (const message of messages) {
-      way.push([from === 'a' ? 'b' : 'a', JSON.stringify({ from, ...message })]);
+      inFlight.push([from === 'a' ? 'b' : 'a', JSON.stringify({ from, ...message })]);
     }
   };
   const deliver = async (i = 0, keep = false) => {
-    const [to, text] = way[i];
-    if (!keep) way.splice(i, 1);
+    const [to, text] = inFlight[i];
+    if (!keep) inFlight.splice(i, 1);
     const { from, message } = parse(text);
-    post(to, await players[to].receive(from, message));
-    // Each page may be loaded again at any time.
+    send(to, await players[to].receive(from, message));
+    // Each page may be reloaded at any time.
     players[to] = new Game(JSON.parse(JSON.stringify(players[to].state)));
   };
   const settle = async () => {
-    while (way.length > 0) await deliver();
+    while (inFlight.length > 0) await deliver();
   };
-  const choose = async (who, move) => post(who, await players[who].choose(move));
-  post('b', [players.b.hello()]);
-  return { players, way, post, deliver, settle, choose };
+  const choose = async (who, move) => send(who, await players[who].choose(move));
+  send('b', [players.b.joinRequest()]);
+  return { players, inFlight, send, deliver, settle, choose };
 }
 
 test('rock loses to paper, paper to scissors, scissors to rock', () => {
@@ -40,8 +40,8 @@ test('rock loses to paper, paper to scissors, scissors to rock', () => {
   ]);
 });
 
-test('two players play the best of three, a draw does not count', async () => {
-  const { players, settle, choose } = table();
+test('two players play the best of three, and a draw does not count', async () => {
+  const { players, settle, choose } = startGame();
   assert.equal(players.a.phase, 'waiting');
   assert.equal(players.b.phase, 'joining');
   await settle();
@@ -63,32 +63,32 @@ test('two players play the best of three, a draw does not count', async () => {
   assert.equal(players.a.decided.length, 4);
 });
 
-test('nobody learns a move before both are sealed', async () => {
-  const { way, settle, choose } = table();
+test('no move is revealed before both are committed', async () => {
+  const { inFlight, settle, choose } = startGame();
   await settle();
   await choose('a', 'rock');
-  assert.equal(way.length, 1);
-  assert.doesNotMatch(way[0][1], /rock|secret/);
+  assert.equal(inFlight.length, 1);
+  assert.doesNotMatch(inFlight[0][1], /rock|secret/);
   await settle();
   await choose('b', 'paper');
-  assert.deepEqual(way.map(([, text]) => JSON.parse(text).type), ['sealed', 'shown']);
+  assert.deepEqual(inFlight.map(([, text]) => JSON.parse(text).type), ['commit', 'reveal']);
 });
 
-test('messages that come late, twice and in any order change nothing', async () => {
+test('late, repeated and reordered messages change nothing', async () => {
   let state = 1;
   const random = (below) => {
     state = (state * 48271) % 2147483647;
     return state % below;
   };
   for (let game = 0; game < 200; game++) {
-    const { players, way, settle, deliver, choose } = table();
+    const { players, inFlight, settle, deliver, choose } = startGame();
     await settle();
     for (let round = 1; round <= 3; round++) {
       const [a, b] = [MOVES[random(3)], MOVES[random(3)]];
       const over = players.a.phase === 'over';
       const before = JSON.stringify(players.a.decided);
       for (const who of random(2) ? ['a', 'b'] : ['b', 'a']) await choose(who, who === 'a' ? a : b);
-      for (let steps = 0; way.length > 0; steps++) await deliver(random(way.length), steps < 20 && random(3) === 0);
+      for (let steps = 0; inFlight.length > 0; steps++) await deliver(random(inFlight.length), steps < 20 && random(3) === 0);
       if (over) assert.equal(JSON.stringify(players.a.decided), before);
       else assert.deepEqual(players.a.decided.at(-1), { round, mine: a, theirs: b, result: compare(a, b) });
       const mirrored = players.b.decided.map(({ round, mine, theirs }) => [round, theirs, mine]);
@@ -98,43 +98,43 @@ test('messages that come late, twice and in any order change nothing', async () 
 });
 
 test('the first choice counts, on both sides', async () => {
-  const { players, settle, choose } = table();
+  const { players, settle, choose } = startGame();
   await settle();
   await choose('a', 'rock');
   await choose('a', 'paper');
   await settle();
   assert.equal(players.a.chosen, 'rock');
-  const { seal: first } = players.b.state.rounds[0].theirs;
-  const other = { type: 'sealed', round: 1, seal: 'f'.repeat(64) };
+  const { commitment: first } = players.b.state.rounds[0].theirs;
+  const other = { type: 'commit', round: 1, commitment: 'f'.repeat(64) };
   await players.b.receive('a', other);
-  assert.equal(players.b.state.rounds[0].theirs.seal, first);
+  assert.equal(players.b.state.rounds[0].theirs.commitment, first);
 });
 
-test('a move that was not the sealed one is found out, and so is a copied seal', async () => {
+test('a move other than the committed one is detected, and so is a copied commitment', async () => {
   for (const early of [false, true]) {
-    const { players, settle, choose } = table();
+    const { players, settle, choose } = startGame();
     await settle();
     await choose('b', 'rock');
-    const word = 'ab';
-    const told = [
-      { type: 'sealed', round: 1, seal: await seal({ game: 'g', round: 1, player: 'a', move: 'rock', secret: word }) },
-      { type: 'shown', round: 1, move: 'paper', secret: word },
+    const nonce = 'ab';
+    const messages = [
+      { type: 'commit', round: 1, commitment: await commitmentOf({ game: 'g', round: 1, player: 'a', move: 'rock', secret: nonce }) },
+      { type: 'reveal', round: 1, move: 'paper', secret: nonce },
     ];
-    for (const message of early ? told.reverse() : told) await players.b.receive('a', message);
+    for (const message of early ? messages.reverse() : messages) await players.b.receive('a', message);
     assert.deepEqual([players.b.phase, players.b.state.ended], ['over', 'cheated']);
   }
-  const { players, way, settle, choose } = table();
+  const { players, inFlight, settle, choose } = startGame();
   await settle();
   await choose('b', 'rock');
-  const copied = parse(way[0][1]).message;
+  const copied = parse(inFlight[0][1]).message;
   const { secret } = players.b.state.rounds[0].mine;
   await players.b.receive('a', copied);
-  await players.b.receive('a', { type: 'shown', round: 1, move: 'rock', secret });
+  await players.b.receive('a', { type: 'reveal', round: 1, move: 'rock', secret });
   assert.equal(players.b.state.ended, 'cheated');
 });
 
-test('a third player is told that the game is full, and changes nothing', async () => {
-  const { players, settle } = table();
+test('a third player is refused because the game is full, and changes nothing', async () => {
+  const { players, settle } = startGame();
   await settle();
   assert.deepEqual(await players.a.receive('c', { type: 'join', name: 'Cid' }), [{ type: 'full' }]);
   assert.deepEqual(await players.a.receive('b', { type: 'join', name: 'Bob' }), [{ type: 'welcome' }]);
@@ -145,53 +145,53 @@ test('a third player is told that the game is full, and changes nothing', async 
   assert.deepEqual([late.phase, late.state.ended, late.leave()], ['over', 'full', []]);
 });
 
-test('who leaves ends the game, unless it is decided', async () => {
-  const { players, post, settle } = table();
+test('a player who leaves ends the game, unless it is decided', async () => {
+  const { players, send, settle } = startGame();
   await settle();
-  post('a', players.a.leave());
+  send('a', players.a.leave());
   await settle();
   assert.deepEqual([players.b.phase, players.b.state.ended, players.b.leave()], ['over', 'left', []]);
   assert.deepEqual(await players.a.receive('b', { type: 'join', name: 'Bob' }), [{ type: 'full' }]);
 
-  const next = table();
+  const next = startGame();
   await next.settle();
   for (let round = 0; round < 2; round++) {
     await next.choose('a', 'rock');
     await next.choose('b', 'paper');
     await next.settle();
   }
-  next.post('b', next.players.b.leave());
+  next.send('b', next.players.b.leave());
   await next.settle();
   assert.deepEqual([next.players.a.winner, next.players.a.state.ended, next.players.a.state.gone], ['other', null, true]);
 });
 
-test('what is said is heard once', async () => {
-  const { players, way, post, settle, deliver } = table();
+test('a chat message is shown once', async () => {
+  const { players, inFlight, send, settle, deliver } = startGame();
   await settle();
-  post('a', players.a.say('one'));
-  post('a', players.a.say('two'));
+  send('a', players.a.say('one'));
+  send('a', players.a.say('two'));
   await deliver(1, true);
   await settle();
-  assert.deepEqual(players.b.talk.map(({ text }) => text), ['two', 'one']);
-  assert.equal(way.length, 0);
+  assert.deepEqual(players.b.chat.map(({ text }) => text), ['two', 'one']);
+  assert.equal(inFlight.length, 0);
 });
 
-test('only what is ours is understood', () => {
-  const sealed = { from: 'a', type: 'sealed', round: 1, seal: 'a'.repeat(64) };
-  const shown = { from: 'a', type: 'shown', round: 1, move: 'rock', secret: 'ab' };
+test('only valid messages are parsed', () => {
+  const commit = { from: 'a', type: 'commit', round: 1, commitment: 'a'.repeat(64) };
+  const reveal = { from: 'a', type: 'reveal', round: 1, move: 'rock', secret: 'ab' };
   const said = { from: 'a', type: 'say', n: 1, text: 'x' };
-  for (const good of [sealed, shown, said, { from: 'a', type: 'welcome' }]) {
+  for (const good of [commit, reveal, said, { from: 'a', type: 'welcome' }]) {
     const { from, ...message } = good;
     assert.deepEqual(parse(JSON.stringify({ ...good, more: 1 })), { from, message });
   }
   const bad = [
-    [], 7, null, 'x', {}, { from: 'a', type: 'dance' }, { ...sealed, from: undefined }, { ...sealed, from: '../x' },
-    { ...sealed, round: 0 }, { ...sealed, round: 1e9 }, { ...sealed, round: '1' }, { ...sealed, seal: 'A'.repeat(64) },
-    { ...shown, move: 'well' }, { ...shown, secret: undefined }, { ...said, n: '1' }, { ...said, text: 1 },
+    [], 7, null, 'x', {}, { from: 'a', type: 'dance' }, { ...commit, from: undefined }, { ...commit, from: '../x' },
+    { ...commit, round: 0 }, { ...commit, round: 1e9 }, { ...commit, round: '1' }, { ...commit, commitment: 'A'.repeat(64) },
+    { ...reveal, move: 'well' }, { ...reveal, secret: undefined }, { ...said, n: '1' }, { ...said, text: 1 },
   ];
   for (const value of bad) assert.equal(parse(JSON.stringify(value)), undefined, JSON.stringify(value));
   for (const text of ['', '{', '\0']) assert.equal(parse(text), undefined);
-  assert.deepEqual(parse('{"from":"a","type":"join"}').message, { type: 'join', name: 'somebody' });
+  assert.deepEqual(parse('{"from":"a","type":"join"}').message, { type: 'join', name: 'unnamed' });
   assert.equal(cleanName(' a\n\u202eb\u0000  c '), 'a b c');
   assert.equal(cleanName('x'.repeat(99)).length, 30);
 });

@@ -1,58 +1,57 @@
-// Who is there. A broker tells nobody that a client is gone, so players tell each other that they are there, every
-// other second, and who has been silent for too long is not.
+// Presence. A broker does not announce that a client has gone, so players send beats to each other every two seconds, and a
+// player without a beat for too long counts as absent.
 //
-// It refuses to know connections and clocks: times are arguments, in milliseconds, and come from a clock that never
-// goes back. It keeps this invariant: nobody is called silent for a time in which I could not have heard him,
-// because I had no connection or because this page itself was asleep.
+// It knows nothing of connections and clocks: times are arguments, in milliseconds of a monotonic clock. Invariant: a time
+// in which no beat could have arrived, because this page had no connection or was suspended, does not count as silence.
 
-/** How often each player says that he is there. */
+/** The interval of beats. */
 export const BEAT_MS = 2000;
 
-/** Who has not been heard for so long is silent. Three beats, and a little for a slow network. */
+/** A player without a beat for this long is silent: three beats, and some time for a slow network. */
 export const SILENT_MS = 7000;
 
-/** Between two ticks of a page that is awake lies less. */
-const ASLEEP_MS = 4000;
+/** A longer time between two ticks means that the page was suspended. */
+const SUSPENDED_MS = 4000;
 
-/** Watches one other player. */
-export class Watch {
-  #since;
+/** The presence of one other player. */
+export class PeerPresence {
+  #lastReceived;
   #ticked;
-  #listening = false;
-  #bye = false;
+  #wasConnected = false;
+  #closed = false;
 
   /** @param {number} now */
   constructor(now) {
-    this.#since = now;
+    this.#lastReceived = now;
     this.#ticked = now;
   }
 
-  /** A sign of life. */
-  heard(now) {
-    this.#since = now;
-    this.#bye = false;
+  /** A beat or another message has arrived. */
+  received(now) {
+    this.#lastReceived = now;
+    this.#closed = false;
   }
 
-  /** He says that he closes the page; perhaps only to load it again. */
+  /** The player closes the page, perhaps only to reload it. */
   left() {
-    this.#bye = true;
+    this.#closed = true;
   }
 
   /**
-   * Time passes; called at least every two seconds while the page is awake.
-   * @param {boolean} connected whether I could have heard him
+   * Called at least every two seconds while the page is not suspended.
+   * @param {boolean} connected whether a beat could have arrived
    */
   tick(now, connected) {
-    const awake = now - this.#ticked < ASLEEP_MS;
-    if (!connected || !this.#listening || !awake) this.#since = Math.max(this.#since, now);
-    this.#listening = connected;
+    const awake = now - this.#ticked < SUSPENDED_MS;
+    if (!connected || !this.#wasConnected || !awake) this.#lastReceived = Math.max(this.#lastReceived, now);
+    this.#wasConnected = connected;
     this.#ticked = now;
   }
 
   /** @returns {'here' | 'closed' | 'silent'} */
   state(now) {
-    if (this.#bye) return 'closed';
-    return now - this.#since > SILENT_MS ? 'silent' : 'here';
+    if (this.#closed) return 'closed';
+    return now - this.#lastReceived > SILENT_MS ? 'silent' : 'here';
   }
 }
 
@@ -68,20 +67,20 @@ export class Roster {
 
   /** @param {{id: string, name: string, game: string | null, open: boolean}} player */
   here(player, now) {
-    this.#players.set(player.id, { ...player, heard: now });
+    this.#players.set(player.id, { ...player, lastReceived: now });
   }
 
   gone(id) {
     this.#players.delete(id);
   }
 
-  /** Forgets who was silent for too long; nobody after a time in which I could not hear anybody. */
+  /** Removes silent players, but not after a time in which no beat could have arrived. */
   tick(now, connected) {
-    const awake = now - this.#ticked < ASLEEP_MS;
+    const awake = now - this.#ticked < SUSPENDED_MS;
     this.#ticked = now;
     for (const player of this.#players.values()) {
-      if (!connected || !awake) player.heard = now;
-      else if (now - player.heard > SILENT_MS) this.gone(player.id);
+      if (!connected || !awake) player.lastReceived = now;
+      else if (now - player.lastReceived > SILENT_MS) this.gone(player.id);
     }
   }
 
@@ -89,7 +88,7 @@ export class Roster {
     return this.#players.get(id);
   }
 
-  /** Everybody, by name. */
+  /** All players, by name. */
   get players() {
     return [...this.#players.values()].sort((a, b) => a.name.localeCompare(b.name) || (a.id < b.id ? -1 : 1));
   }

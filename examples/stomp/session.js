@@ -1,84 +1,85 @@
-// A player who is in: the lobby, his game if he has one, and what goes over which destination of the broker.
+// A player who is logged in: the lobby, the player's game, and the destinations of the broker.
 //
-//   /topic/rps.lobby                   who is here, every other second; lost if nobody listens
-//   /topic/rps.room.GAME               the two players of a game: signs of life, and pictures
-//   /queue/rps.game.GAME.PLAYER        all that counts in a game, for one player; kept by the broker until that
-//                                      player's page has acted on it and stored the result
+//   /topic/rps.lobby                   presence of all players, every two seconds; not stored
+//   /topic/rps.room.GAME               the two players of a game: presence and pictures; not stored
+//   /queue/rps.game.GAME.PLAYER        the messages of a game for one player; the broker keeps each until that player's
+//                                      page has handled it and stored the result
 //
-// It refuses to know the page. It keeps this invariant: what is stored, a message's acknowledgement and the answers to it
-// go in that order, so that wherever it stops, the message comes again and changes nothing the second time.
+// It knows nothing of the page. Invariant: for each message the result is stored first, then the message is acknowledged,
+// then the answers are sent. Wherever that is interrupted, the message is delivered again, and the second time it changes
+// nothing.
 
 import { Game, cleanName, isId, parse, parseObject, secret } from './game.js';
-import { Post } from './post.js';
-import { BEAT_MS, Roster, Watch } from './presence.js';
+import { Outbox } from './outbox.js';
+import { BEAT_MS, Roster, PeerPresence } from './presence.js';
 
 const LOBBY = '/topic/rps.lobby';
 const roomOf = (game) => `/topic/rps.room.${game}`;
 const queueOf = (game, player) => `/queue/rps.game.${game}.${player}`;
 
-/** The largest picture, in bytes, and what it may be; no kind that can contain a script. */
+/** The limit of a picture in bytes, and the allowed types: none that can contain a script. */
 export const PICTURE_BYTES = 5 << 20;
 export const PICTURE_TYPES = ['image/png', 'image/jpeg', 'image/webp', 'image/gif'];
 
-/** A picture is asked for again, or sent again, after this time at the earliest. */
-const PICTURE_AGAIN_MS = 10_000;
+/** The shortest interval between two requests for a picture, and between two transmissions of one. */
+const PICTURE_INTERVAL_MS = 10_000;
 
 /**
- * Event `change`: something that can be seen has changed.
+ * Event `change`: something that the page shows has changed.
  *
- * @typedef {{me: {id: string, name: string}, game: object | null, waiting: object[]}} Stored
+ * @typedef {{me: {id: string, name: string}, game: object | null, pending: object[]}} Stored
  * @typedef {{id: string, blob: Blob}} Picture
  */
 export class Session extends EventTarget {
   /** @type {Game | null} */
   game = null;
-  /** @type {Watch | null} the other player of the game */
-  watch = null;
+  /** @type {PeerPresence | null} the other player of the game */
+  peer = null;
   /** @type {Picture | null} */
   picture = null;
   /** @type {Picture | null} the other player's */
   otherPicture = null;
 
-  #link;
+  #connection;
   #stored;
   #store;
   #now;
-  #post;
-  #listening = [];
+  #outbox;
+  #unsubscribers = [];
   #lastBeat = -Infinity;
-  #asked = -Infinity;
+  #pictureRequested = -Infinity;
   #pictureSent = -Infinity;
-  #wanted;
-  #seen;
+  #wantedPicture;
+  #shownPresence;
   #receiving = Promise.resolve();
   #timer;
 
   /**
-   * @param {import('./link.js').Link} link
-   * @param {Stored} stored is changed in place
+   * @param {import('./connection.js').BrokerConnection} connection
+   * @param {Stored} stored modified in place
    * @param {(stored: Stored) => void} store
-   * @param {() => number} [now] milliseconds of a clock that never goes back
+   * @param {() => number} [now] a monotonic clock, in milliseconds
    */
-  constructor(link, stored, store, now = () => performance.now()) {
+  constructor(connection, stored, store, now = () => performance.now()) {
     super();
-    this.#link = link;
+    this.#connection = connection;
     this.#stored = stored;
     this.#store = store;
     this.#now = now;
     this.roster = new Roster(now());
-    this.#post = new Post(link, stored.waiting, () => {
+    this.#outbox = new Outbox(connection, stored.pending, () => {
       this.#save();
       this.#changed();
     });
     if (stored.game) this.#enter(new Game(stored.game));
-    link.subscribe(LOBBY, ({ body }) => this.#inLobby(body));
-    link.addEventListener('connected', () => {
-      this.#asked = -Infinity;
-      this.#link.publish(LOBBY, JSON.stringify({ type: 'who', id: this.me.id }));
+    connection.subscribe(LOBBY, ({ body }) => this.#onLobbyMessage(body));
+    connection.addEventListener('connected', () => {
+      this.#pictureRequested = -Infinity;
+      this.#connection.publish(LOBBY, JSON.stringify({ type: 'who', id: this.me.id }));
       this.#beat();
-      this.#post.flush();
+      this.#outbox.flush();
     });
-    link.addEventListener('alive', () => this.#tick());
+    connection.addEventListener('alive', () => this.#tick());
     this.#timer = setInterval(() => this.#tick(), 1000);
   }
 
@@ -86,17 +87,17 @@ export class Session extends EventTarget {
     return this.#stored.me;
   }
 
-  /** Whether the broker has not taken all that I did. */
+  /** Whether a message has no receipt of the broker yet. */
   get unsent() {
-    return this.#post.waiting > 0;
+    return this.#outbox.pending > 0;
   }
 
-  /** What is known of the other player. @returns {'here' | 'closed' | 'silent'} */
+  /** The presence of the other player. @returns {'here' | 'closed' | 'silent'} */
   get otherIs() {
-    return this.watch?.state(this.#now()) ?? 'here';
+    return this.peer?.state(this.#now()) ?? 'here';
   }
 
-  /** The players of the lobby but me. */
+  /** The other players in the lobby. */
   get others() {
     return this.roster.players.filter(({ id }) => id !== this.me.id);
   }
@@ -108,19 +109,19 @@ export class Session extends EventTarget {
     this.#save();
   }
 
-  /** Asks the player `id`, who has opened a game, to be let in. */
+  /** Asks the player `id`, who has opened a game, to join. */
   join(id) {
     const host = this.roster.get(id);
     if (this.game || !host?.open) return;
     this.#enter(Game.join(host.game, this.me, { id: host.id, name: host.name }));
-    this.#send(host.id, [this.game.hello()]);
+    this.#send(host.id, [this.game.joinRequest()]);
     this.#beat();
   }
 
   async choose(move) {
     const { game } = this;
-    const letters = await game.choose(move);
-    if (game === this.game) this.#send(game.state.other.id, letters);
+    const messages = await game.choose(move);
+    if (game === this.game) this.#send(game.state.other.id, messages);
   }
 
   say(text) {
@@ -130,10 +131,10 @@ export class Session extends EventTarget {
 
   leave() {
     const { other } = this.game.state;
-    const letters = this.game.leave();
-    for (const end of this.#listening.splice(0)) end();
-    if (other) this.#send(other.id, letters);
-    this.game = this.watch = this.otherPicture = null;
+    const messages = this.game.leave();
+    for (const unsubscribe of this.#unsubscribers.splice(0)) unsubscribe();
+    if (other) this.#send(other.id, messages);
+    this.game = this.peer = this.otherPicture = null;
     this.#beat();
     this.#save();
     this.#changed();
@@ -147,14 +148,14 @@ export class Session extends EventTarget {
     this.#changed();
   }
 
-  /** The page goes away, perhaps for ever. There is no time for more than a word. */
-  bye() {
-    const word = JSON.stringify({ type: 'bye', id: this.me.id });
-    if (this.game) this.#link.publish(roomOf(this.game.state.id), word);
-    this.#link.publish(LOBBY, word);
+  /** Announces that the page is closed or reloaded. There is time for one transient message only. */
+  announceLeaving() {
+    const message = JSON.stringify({ type: 'bye', id: this.me.id });
+    if (this.game) this.#connection.publish(roomOf(this.game.state.id), message);
+    this.#connection.publish(LOBBY, message);
   }
 
-  /** Lets go of everything but what is stored. */
+  /** Stops the timer. The stored state stays. */
   end() {
     clearInterval(this.#timer);
   }
@@ -163,10 +164,10 @@ export class Session extends EventTarget {
     const { id } = game.state;
     this.game = game;
     this.#stored.game = game.state;
-    this.watch = game.state.other ? new Watch(this.#now()) : null;
-    this.#listening.push(
-      this.#link.subscribe(roomOf(id), (message) => this.#inRoom(message)),
-      this.#link.subscribe(queueOf(id, this.me.id), (letter) => this.#received(game, letter), { ack: 'client-individual' }),
+    this.peer = game.state.other ? new PeerPresence(this.#now()) : null;
+    this.#unsubscribers.push(
+      this.#connection.subscribe(roomOf(id), (message) => this.#onRoomMessage(message)),
+      this.#connection.subscribe(queueOf(id, this.me.id), (message) => this.#enqueue(game, message), { ack: 'client-individual' }),
     );
     this.#changed();
   }
@@ -180,40 +181,40 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event('change'));
   }
 
-  /** To the other player, by way of his queue. What it follows from is stored with it. */
-  #send(to, letters) {
-    this.#put(to, letters);
+  /** Sends messages to a player's queue. They are stored together with the state that caused them. */
+  #send(to, messages) {
+    this.#put(to, messages);
     this.#save();
-    this.#post.flush();
+    this.#outbox.flush();
     this.#changed();
   }
 
-  #put(to, letters) {
-    this.#post.put(
+  #put(to, messages) {
+    this.#outbox.put(
       queueOf(this.game.state.id, to),
-      letters.map((letter) => ({ from: this.me.id, ...letter })),
+      messages.map((message) => ({ from: this.me.id, ...message })),
     );
   }
 
-  /** One letter after the other: the next one may need what this one changes. */
-  #received(game, letter) {
-    this.#receiving = this.#receiving.then(() => this.#act(game, letter)).catch((error) => console.error(error));
+  /** Handles messages one after the other: each may depend on the one before. */
+  #enqueue(game, message) {
+    this.#receiving = this.#receiving.then(() => this.#handle(game, message)).catch((error) => console.error(error));
   }
 
-  async #act(game, letter) {
-    const known = parse(letter.body);
-    const answers = known ? await game.receive(known.from, known.message) : [];
-    if (game !== this.game) return; // left meanwhile; nobody will ask for the queue any more
-    if (known) this.#put(known.from, answers);
-    if (game.state.other && !this.watch) this.watch = new Watch(this.#now());
-    if (known?.from === game.state.other?.id) this.watch.heard(this.#now());
+  async #handle(game, message) {
+    const parsed = parse(message.body);
+    const answers = parsed ? await game.receive(parsed.from, parsed.message) : [];
+    if (game !== this.game) return; // the player has left meanwhile, and nothing reads the queue any more
+    if (parsed) this.#put(parsed.from, answers);
+    if (game.state.other && !this.peer) this.peer = new PeerPresence(this.#now());
+    if (parsed?.from === game.state.other?.id) this.peer.received(this.#now());
     this.#save();
-    letter.ack();
-    this.#post.flush();
+    message.ack();
+    this.#outbox.flush();
     this.#changed();
   }
 
-  #inLobby(body) {
+  #onLobbyMessage(body) {
     const { type, id, name, game, open } = parseObject(body) ?? {};
     if (!isId(id) || id === this.me.id) return;
     if (type === 'who') this.#beat();
@@ -225,7 +226,7 @@ export class Session extends EventTarget {
     this.#changed();
   }
 
-  #inRoom({ headers, body, binaryBody }) {
+  #onRoomMessage({ headers, body, binaryBody }) {
     const other = this.game?.state.other;
     if (headers.type === 'picture') {
       if (other && headers.from === other.id) this.#pictureArrived(headers, binaryBody);
@@ -234,15 +235,15 @@ export class Session extends EventTarget {
     const { type, id, picture, want } = parseObject(body) ?? {};
     if (!other || id !== other.id) return;
     if (type === 'bye') {
-      this.watch.left();
+      this.peer.left();
     } else if (type === 'beat') {
-      const back = this.otherIs !== 'here';
-      this.watch.heard(this.#now());
-      if (back) this.#asked = -Infinity;
+      const isBack = this.otherIs !== 'here';
+      this.peer.received(this.#now());
+      if (isBack) this.#pictureRequested = -Infinity;
       if (this.picture && want === this.picture.id) this.#sendPicture();
-      this.#wanted = isId(picture) && picture !== this.otherPicture?.id ? picture : undefined;
+      this.#wantedPicture = isId(picture) && picture !== this.otherPicture?.id ? picture : undefined;
       if (!isId(picture)) this.otherPicture = null;
-      if (this.#wanted && this.#now() - this.#asked > PICTURE_AGAIN_MS) this.#beat();
+      if (this.#wantedPicture && this.#now() - this.#pictureRequested > PICTURE_INTERVAL_MS) this.#beat();
     }
     this.#changed();
   }
@@ -250,45 +251,45 @@ export class Session extends EventTarget {
   #pictureArrived({ picture: id, 'content-type': type }, bytes) {
     if (!isId(id) || !PICTURE_TYPES.includes(type) || bytes.length > PICTURE_BYTES) return;
     this.otherPicture = { id, blob: new Blob([bytes], { type }) };
-    this.#wanted = undefined;
-    this.watch.heard(this.#now());
+    this.#wantedPicture = undefined;
+    this.peer.received(this.#now());
     this.#changed();
   }
 
   async #sendPicture() {
-    if (this.#now() - this.#pictureSent < PICTURE_AGAIN_MS) return;
+    if (this.#now() - this.#pictureSent < PICTURE_INTERVAL_MS) return;
     this.#pictureSent = this.#now();
     const { id, blob } = this.picture;
     const room = roomOf(this.game.state.id);
     const headers = { type: 'picture', from: this.me.id, picture: id, 'content-type': blob.type };
-    this.#link.publish(room, new Uint8Array(await blob.arrayBuffer()), headers);
+    this.#connection.publish(room, new Uint8Array(await blob.arrayBuffer()), headers);
   }
 
   #tick() {
     const now = this.#now();
-    this.watch?.tick(now, this.#link.connected);
-    this.roster.tick(now, this.#link.connected);
+    this.peer?.tick(now, this.#connection.connected);
+    this.roster.tick(now, this.#connection.connected);
     if (now - this.#lastBeat >= BEAT_MS) this.#beat();
-    // Silence is a matter of time alone: it comes without an event.
-    const seen = `${this.otherIs} ${this.others.map(({ id }) => id)}`;
-    if (seen !== this.#seen) this.#changed();
-    this.#seen = seen;
+    // A player becomes silent by time alone, without an event.
+    const shown = `${this.otherIs} ${this.others.map(({ id }) => id)}`;
+    if (shown !== this.#shownPresence) this.#changed();
+    this.#shownPresence = shown;
   }
 
-  /** Tells everybody that I am here, and where. */
+  /** Announces this player to the lobby and to the game. */
   #beat() {
-    if (!this.#link.connected) return;
+    if (!this.#connection.connected) return;
     this.#lastBeat = this.#now();
     const { id, name } = this.me;
     const game = this.game?.state.id ?? null;
     const open = this.game?.phase === 'waiting';
-    this.#link.publish(LOBBY, JSON.stringify({ type: 'here', id, name, game, open }));
+    this.#connection.publish(LOBBY, JSON.stringify({ type: 'here', id, name, game, open }));
     if (!this.game) return;
     const beat = { type: 'beat', id, picture: this.picture?.id ?? null };
-    if (this.#wanted && this.#now() - this.#asked > PICTURE_AGAIN_MS) {
-      this.#asked = this.#now();
-      beat.want = this.#wanted;
+    if (this.#wantedPicture && this.#now() - this.#pictureRequested > PICTURE_INTERVAL_MS) {
+      this.#pictureRequested = this.#now();
+      beat.want = this.#wantedPicture;
     }
-    this.#link.publish(roomOf(game), JSON.stringify(beat));
+    this.#connection.publish(roomOf(game), JSON.stringify(beat));
   }
 }

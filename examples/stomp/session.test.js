@@ -5,14 +5,14 @@ import { MOVES } from './game.js';
 import { SILENT_MS } from './presence.js';
 import { Session } from './session.js';
 
-/** A broker in this process: topics forget, queues keep what was not acknowledged. */
+/** A broker in this process: topics store nothing, queues keep unacknowledged messages. */
 class Broker {
-  #listeners = new Map();
+  #subscribers = new Map();
   #queues = new Map();
 
-  links(destination) {
-    if (!this.#listeners.has(destination)) this.#listeners.set(destination, new Set());
-    return this.#listeners.get(destination);
+  subscribers(destination) {
+    if (!this.#subscribers.has(destination)) this.#subscribers.set(destination, new Set());
+    return this.#subscribers.get(destination);
   }
 
   queue(destination) {
@@ -22,7 +22,7 @@ class Broker {
 
   send(destination, body, headers) {
     if (destination.startsWith('/topic/')) {
-      for (const receive of this.links(destination)) receive({ body, binaryBody: body, headers });
+      for (const receive of this.subscribers(destination)) receive({ body, binaryBody: body, headers });
       return;
     }
     this.queue(destination).push({ body, headers, held: false });
@@ -30,75 +30,75 @@ class Broker {
   }
 
   pump(destination) {
-    const [receive] = this.links(destination);
+    const [receive] = this.subscribers(destination);
     if (!receive) return;
-    for (const letter of this.queue(destination)) {
-      if (letter.held) continue;
-      letter.held = receive;
+    for (const message of this.queue(destination)) {
+      if (message.held) continue;
+      message.held = receive;
       const ack = () => {
         const queue = this.queue(destination);
-        if (letter.held === receive) queue.splice(queue.indexOf(letter), 1);
+        if (message.held === receive) queue.splice(queue.indexOf(message), 1);
       };
-      receive({ ...letter, ack });
+      receive({ ...message, ack });
     }
   }
 
-  /** A listener is gone; what it had not acknowledged is for the next one. */
-  unlisten(destination, receive) {
-    this.links(destination).delete(receive);
+  /** A subscriber is gone; its unacknowledged messages go to the next one. */
+  unsubscribe(destination, receive) {
+    this.subscribers(destination).delete(receive);
     if (!destination.startsWith('/queue/')) return;
-    for (const letter of this.queue(destination)) if (letter.held === receive) letter.held = false;
+    for (const message of this.queue(destination)) if (message.held === receive) message.held = false;
     this.pump(destination);
   }
 }
 
-class FakeLink extends EventTarget {
+class FakeConnection extends EventTarget {
   connected = false;
   #broker;
-  #chance;
-  #wanted = new Map();
-  #live = new Map();
+  #loses;
+  #subscriptions = new Map();
+  #active = new Map();
 
-  /** @param {() => boolean} chance whether a message that is sent meets the end of the connection */
-  constructor(broker, chance = () => false) {
+  /** @param {() => boolean} loses whether the connection is lost while a message is sent */
+  constructor(broker, loses = () => false) {
     super();
     this.#broker = broker;
-    this.#chance = chance;
+    this.#loses = loses;
   }
 
   connect() {
     if (this.connected) return;
     this.connected = true;
-    for (const key of this.#wanted.keys()) this.#listen(key);
+    for (const key of this.#subscriptions.keys()) this.#activate(key);
     this.dispatchEvent(new Event('connected'));
   }
 
   drop() {
     this.connected = false;
-    for (const [, { destination, receive }] of this.#live) this.#broker.unlisten(destination, receive);
-    this.#live.clear();
+    for (const [, { destination, receive }] of this.#active) this.#broker.unsubscribe(destination, receive);
+    this.#active.clear();
   }
 
   subscribe(destination, callback) {
     const key = Symbol(destination);
-    this.#wanted.set(key, { destination, callback });
-    if (this.connected) this.#listen(key);
+    this.#subscriptions.set(key, { destination, callback });
+    if (this.connected) this.#activate(key);
     return () => {
-      this.#wanted.delete(key);
-      const live = this.#live.get(key);
-      this.#live.delete(key);
-      if (live) this.#broker.unlisten(destination, live.receive);
+      this.#subscriptions.delete(key);
+      const active = this.#active.get(key);
+      this.#active.delete(key);
+      if (active) this.#broker.unsubscribe(destination, active.receive);
     };
   }
 
-  #listen(key) {
-    const { destination, callback } = this.#wanted.get(key);
+  #activate(key) {
+    const { destination, callback } = this.#subscriptions.get(key);
     const receive = (message) => {
-      const ack = () => this.#live.get(key)?.receive === receive && !this.#chance() && message.ack();
+      const ack = () => this.#active.get(key)?.receive === receive && !this.#loses() && message.ack();
       queueMicrotask(() => this.connected && callback({ ...message, ack }));
     };
-    this.#live.set(key, { destination, receive });
-    this.#broker.links(destination).add(receive);
+    this.#active.set(key, { destination, receive });
+    this.#broker.subscribers(destination).add(receive);
     if (destination.startsWith('/queue/')) this.#broker.pump(destination);
   }
 
@@ -108,14 +108,14 @@ class FakeLink extends EventTarget {
 
   async deliver(destination, body) {
     if (!this.connected) throw new Error('not connected');
-    if (this.#chance()) {
+    if (this.#loses()) {
       this.drop();
-      throw new Error('lost before the broker had it');
+      throw new Error('connection lost before the message was sent');
     }
     this.#broker.send(destination, body, {});
-    if (this.#chance()) {
+    if (this.#loses()) {
       this.drop();
-      throw new Error('the receipt was lost');
+      throw new Error('connection lost before the receipt');
     }
   }
 }
@@ -128,32 +128,32 @@ function random(seed) {
   };
 }
 
-/** A player whose page can be loaded again at any time. */
-class Person {
-  constructor(broker, name, clock, chance) {
+/** A player whose page can be reloaded at any time. */
+class TestPlayer {
+  constructor(broker, name, clock, loses) {
     this.broker = broker;
     this.clock = clock;
-    this.chance = chance;
-    this.stored = JSON.stringify({ me: { id: name.toLowerCase(), name }, game: null, waiting: [] });
+    this.loses = loses;
+    this.stored = JSON.stringify({ me: { id: name.toLowerCase(), name }, game: null, pending: [] });
     this.load();
   }
 
   load() {
     this.session?.end();
-    this.link?.drop();
-    this.link = new FakeLink(this.broker, this.chance);
-    this.session = new Session(this.link, JSON.parse(this.stored), (value) => {
+    this.connection?.drop();
+    this.connection = new FakeConnection(this.broker, this.loses);
+    this.session = new Session(this.connection, JSON.parse(this.stored), (value) => {
       this.stored = JSON.stringify(value);
     }, () => this.clock.now);
-    this.link.connect();
+    this.connection.connect();
   }
 
   tick() {
-    this.link.dispatchEvent(new Event('alive'));
+    this.connection.dispatchEvent(new Event('alive'));
   }
 }
 
-/** Lets everything that can happen happen. */
+/** Settles all pending promises and timers. */
 async function settle() {
   await new Promise((resolve) => {
     setTimeout(resolve, 0);
@@ -161,12 +161,12 @@ async function settle() {
   await new Promise(setImmediate);
 }
 
-async function meet(t, chance) {
+async function startGame(t, loses) {
   const broker = new Broker();
   const clock = { now: 0 };
-  const people = [new Person(broker, 'Ann', clock, chance), new Person(broker, 'Ben', clock, chance)];
-  t.after(() => people.forEach(({ session }) => session.end()));
-  const [ann, ben] = people;
+  const players = [new TestPlayer(broker, 'Ann', clock, loses), new TestPlayer(broker, 'Ben', clock, loses)];
+  t.after(() => players.forEach(({ session }) => session.end()));
+  const [ann, ben] = players;
   await settle();
   ann.session.open();
   await settle();
@@ -174,83 +174,83 @@ async function meet(t, chance) {
   return { ann, ben, clock };
 }
 
-async function eventually(what, people, condition) {
+async function eventually(what, players, condition) {
   for (let i = 0; i < 200; i++) {
     await settle();
     if (condition()) return;
-    for (const { link } of people) link.connect();
+    for (const { connection } of players) connection.connect();
   }
-  assert.fail(`${what}: ${people.map(({ stored }) => stored).join('\n')}`);
+  assert.fail(`${what}: ${players.map(({ stored }) => stored).join('\n')}`);
 }
 
-test('whatever is lost, and whenever a page is loaded again, each round is counted once and alike', async (t) => {
+test('despite lost messages and reloads, each round counts once and both players see the same result', async (t) => {
   for (let seed = 1; seed <= 40; seed++) {
-    const dice = random(seed * 7919);
-    const { ann, ben } = await meet(t, () => dice(6) === 0);
-    const people = [ann, ben];
-    await eventually('both are in', people, () => people.every(({ session }) => session.game?.phase === 'choosing'));
+    const randomBelow = random(seed * 7919);
+    const { ann, ben } = await startGame(t, () => randomBelow(6) === 0);
+    const players = [ann, ben];
+    await eventually('both have joined', players, () => players.every(({ session }) => session.game?.phase === 'choosing'));
     const played = [];
     for (let round = 1; round <= 6 && ann.session.game.phase !== 'over'; round++) {
-      const moves = [MOVES[dice(3)], MOVES[dice(3)]];
+      const moves = [MOVES[randomBelow(3)], MOVES[randomBelow(3)]];
       played.push({ round, mine: moves[0], theirs: moves[1] });
-      for (const [i, person] of people.entries()) {
-        if (dice(3) === 0) person.link.drop();
-        void person.session.choose(moves[i]);
-        if (dice(2)) person.session.say(`${round}`);
-        if (dice(3) === 0) await settle();
-        // Before the choice is stored it is not made; the person would see that, and choose again.
-        await eventually('chosen', [person], () => JSON.parse(person.stored).game.rounds[round - 1]?.mine);
-        if (dice(3) === 0) person.load();
+      for (const [i, player] of players.entries()) {
+        if (randomBelow(3) === 0) player.connection.drop();
+        void player.session.choose(moves[i]);
+        if (randomBelow(2)) player.session.say(`${round}`);
+        if (randomBelow(3) === 0) await settle();
+        // A choice counts when it is stored; before that a player would see that it is missing, and choose again.
+        await eventually('chosen', [player], () => JSON.parse(player.stored).game.rounds[round - 1]?.mine);
+        if (randomBelow(3) === 0) player.load();
       }
-      await eventually(`round ${round} of game ${seed} is decided`, people, () =>
-        people.every(({ session }) => session.game.decided.length === round),
+      await eventually(`round ${round} of game ${seed} is decided`, players, () =>
+        players.every(({ session }) => session.game.decided.length === round),
       );
     }
     const seen = ann.session.game.decided.map(({ round, mine, theirs }) => ({ round, mine, theirs }));
     assert.deepEqual(seen, played);
-    await eventually('all that was said has arrived', people, () =>
-      people.every(({ session }) => !session.unsent) && ann.session.game.talk.length === ben.session.game.talk.length,
+    await eventually('all chat messages have arrived', players, () =>
+      players.every(({ session }) => !session.unsent) && ann.session.game.chat.length === ben.session.game.chat.length,
     );
     for (const mine of [true, false]) {
-      const said = ann.session.game.talk.filter((line) => line.mine === mine).map(({ text }) => text);
-      const heard = ben.session.game.talk.filter((line) => line.mine !== mine).map(({ text }) => text);
-      assert.deepEqual(said.sort(), heard.sort());
+      const sent = ann.session.game.chat.filter((line) => line.mine === mine).map(({ text }) => text);
+      const received = ben.session.game.chat.filter((line) => line.mine !== mine).map(({ text }) => text);
+      assert.deepEqual(sent.sort(), received.sort());
     }
-    people.forEach(({ session }) => session.end());
+    players.forEach(({ session }) => session.end());
   }
 });
 
-test('a player who vanishes is noticed, and when he is back, too', async (t) => {
-  const { ann, ben, clock } = await meet(t);
+test('the loss of a player is noticed, and so is the return', async (t) => {
+  const { ann, ben, clock } = await startGame(t);
   await settle();
-  let told = 0;
-  ann.session.addEventListener('change', () => told++);
+  let notified = 0;
+  ann.session.addEventListener('change', () => notified++);
   const pass = async (ms, who) => {
     for (const end = clock.now + ms; clock.now < end; ) {
       clock.now += 1000;
-      who.forEach((person) => person.tick());
+      who.forEach((player) => player.tick());
       await settle();
     }
   };
   await pass(30_000, [ann, ben]);
   assert.equal(ann.session.otherIs, 'here');
-  ben.link.drop();
+  ben.connection.drop();
   await pass(SILENT_MS, [ann]);
-  told = 0;
+  notified = 0;
   await pass(3000, [ann]);
   assert.equal(ann.session.otherIs, 'silent');
-  assert.ok(told > 0, 'the page was told');
+  assert.ok(notified > 0, 'the page was notified');
   assert.deepEqual(ann.session.others, []);
   ben.load();
   await settle();
   assert.equal(ann.session.otherIs, 'here');
-  ben.session.bye();
+  ben.session.announceLeaving();
   await settle();
   assert.deepEqual([ann.session.otherIs, ann.session.others], ['closed', []]);
 });
 
-test('a picture is shown to the other player, and again to a page that has forgotten it', async (t) => {
-  const { ann, ben, clock } = await meet(t);
+test('a picture is shown to the other player, also after a reload', async (t) => {
+  const { ann, ben, clock } = await startGame(t);
   ann.session.show(new Blob([new Uint8Array([1, 2, 3])], { type: 'image/png' }));
   const arrived = async () => {
     for (let i = 0; i < 40; i++) {
@@ -271,24 +271,24 @@ test('a picture is shown to the other player, and again to a page that has forgo
   assert.equal(await arrived(), undefined);
 });
 
-test('a third who asks to join is told that the game is full', async (t) => {
-  const { ann, clock } = await meet(t);
-  const cid = new Person(ann.broker, 'Cid', clock);
+test('a third player who asks to join is refused because the game is full', async (t) => {
+  const { ann, clock } = await startGame(t);
+  const cid = new TestPlayer(ann.broker, 'Cid', clock);
   t.after(() => cid.session.end());
   cid.session.roster.here({ id: 'ann', name: 'Ann', game: ann.session.game.state.id, open: true }, 0);
   cid.session.join('ann');
-  await eventually('told', [cid], () => cid.session.game.phase === 'over');
+  await eventually('refused', [cid], () => cid.session.game.phase === 'over');
   assert.equal(cid.session.game.state.ended, 'full');
   cid.session.leave();
   assert.equal(cid.session.game, null);
   assert.equal(ann.session.game.state.other.id, 'ben');
 });
 
-test('letters that nobody understands are acknowledged, and do no harm', async (t) => {
-  const { ann, ben } = await meet(t);
+test('invalid messages are acknowledged and ignored', async (t) => {
+  const { ann, ben } = await startGame(t);
   await settle();
   const queue = `/queue/rps.game.${ann.session.game.state.id}.ann`;
-  for (const body of ['', 'null', '{"from":"ben","type":"sealed","round":-1}', '{"from":"zed","type":"leave"}']) ben.broker.send(queue, body, {});
-  await eventually('all are gone', [ann, ben], () => ben.broker.queue(queue).length === 0);
+  for (const body of ['', 'null', '{"from":"ben","type":"commit","round":-1}', '{"from":"zed","type":"leave"}']) ben.broker.send(queue, body, {});
+  await eventually('the queue is empty', [ann, ben], () => ben.broker.queue(queue).length === 0);
   assert.equal(ann.session.game.phase, 'choosing');
 });

@@ -17,7 +17,7 @@ const BROKERS = {
 };
 
 function chosen({ broker }) {
-  if (!Object.hasOwn(BROKERS, broker)) throw new Error(`--broker ${broker}: there are ${Object.keys(BROKERS).join(' and ')}`);
+  if (!Object.hasOwn(BROKERS, broker)) throw new Error(`--broker ${broker}: known brokers: ${Object.keys(BROKERS).join(', ')}`);
   return BROKERS[broker];
 }
 
@@ -26,14 +26,14 @@ await runExample({
   title: 'Rock, paper, scissors in the browser, over a STOMP broker and Portcullis.',
   options: { broker: { type: 'string', default: 'rabbitmq' }, password: { type: 'string' } },
   help: `  --broker NAME        rabbitmq or activemq (default: rabbitmq)
-  --password WORD      what players must know to come in (default: a new one each time)`,
+  --password WORD      the password of all players (default: a new one at each start)`,
   tools: (options) => chosen(options).tools,
   async servers({ run, options, say }) {
     const password = options.password ?? randomBytes(4).toString('hex');
-    say(`starting ${options.broker}, which takes a few seconds`);
+    say(`starting ${options.broker}; this takes a few seconds`);
     const account = { login: 'player', password, prefix: 'rps' };
     const broker = await chosen(options).start({ directory: path.join(run, options.broker), ...account });
-    // How the page learns what it talks to.
+    // The page reads this to find its broker.
     fs.writeFileSync(path.join(directory, 'dist', 'config.json'), JSON.stringify({ broker: broker.name, path: 'stomp' }));
     return {
       values: { 'tcp://127.0.0.1:61613': `tcp://127.0.0.1:${broker.port}` },

@@ -1,12 +1,11 @@
-// What the page shows of a session. It changes what differs and leaves the rest alone, so that neither the focus nor
-// what somebody is typing is lost.
+// The view of a session. It updates only what has changed, so that neither the focus nor text being typed is lost.
 
 const $ = (id) => document.getElementById(id);
 
 const VERBS = { rock: 'blunts', paper: 'wraps', scissors: 'cut' };
-const SCREENS = ['door', 'lobby', 'room'];
+const SCREENS = ['login', 'lobby', 'room'];
 
-/** Shows one of the three screens. Who uses the keyboard is taken to its heading. */
+/** Shows one of the three screens, and moves the focus to its heading. */
 export function showScreen(name) {
   const before = SCREENS.find((screen) => !$(screen).hidden);
   if (before === name) return;
@@ -14,10 +13,10 @@ export function showScreen(name) {
   if (before) $(`${name}-title`).focus();
 }
 
-/** A sentence in a place for faults, or none. */
-export function fault(id, words) {
-  write(id, words ?? '');
-  $(id).hidden = !words;
+/** Shows an error message in the element `id`, or hides it. */
+export function showError(id, message) {
+  write(id, message ?? '');
+  $(id).hidden = !message;
 }
 
 export function write(id, text) {
@@ -28,17 +27,17 @@ export function write(id, text) {
 export function showLobby(session, join) {
   const open = session.others.filter((player) => player.open);
   list('games', open, (player) => {
-    const button = element('button', 'Join', { className: 'button main small', type: 'button' });
+    const button = element('button', 'Join', { className: 'button primary small', type: 'button' });
     button.setAttribute('aria-label', `Join the game of ${player.name}`);
     button.addEventListener('click', () => join(player.id));
-    return [element('span', `${player.name} waits for somebody to play with.`), button];
+    return [element('span', `${player.name} is waiting for an opponent.`), button];
   });
   $('no-games').hidden = open.length > 0;
-  const where = ({ game, open: waits }) => (waits ? 'waits in a game' : game ? 'plays' : 'in the lobby');
-  const everybody = [{ id: 'me', name: `${session.me.name} (you)`, game: null }, ...session.others];
-  list('players', everybody, (player) => [
+  const where = ({ game, open: waits }) => (waits ? 'waiting for an opponent' : game ? 'playing' : 'in the lobby');
+  const players = [{ id: 'me', name: `${session.me.name} (you)`, game: null }, ...session.others];
+  list('players', players, (player) => [
     element('span', player.name),
-    element('span', where(player), { className: 'soft' }),
+    element('span', where(player), { className: 'muted' }),
   ]);
 }
 
@@ -52,13 +51,13 @@ export function showRoom(session, connected) {
   write('score', `${game.score.mine} : ${game.score.theirs}`);
   const presence = presenceOf(session, connected, name);
   $('presence').dataset.other = presence.other;
-  write('presence', presence.words);
+  write('presence', presence.text);
   write('turn', turn(game, name));
   const playing = game.phase === 'choosing' || game.phase === 'chosen';
   if (!playing && $('moves').contains(document.activeElement)) $('leave').focus();
   $('moves').hidden = !playing;
   for (const button of $('moves').children) {
-    // Not `disabled`: that would take the focus away from who has just pressed it.
+    // Not `disabled`, because that would remove the focus from the pressed button.
     button.setAttribute('aria-disabled', String(game.phase !== 'choosing'));
     button.setAttribute('aria-pressed', String(game.phase === 'chosen' && game.chosen === button.dataset.move));
   }
@@ -71,8 +70,8 @@ export function showRoom(session, connected) {
     icon(round.theirs),
     element('span', `${capital(against(round))}: ${{ won: 'you win', lost: `${name} wins`, drawn: 'a draw' }[round.result]}.`),
   ], ({ result }) => ({ result }));
-  list('talk', game.talk, ({ mine, text }) => [element('strong', mine ? 'You: ' : `${name}: `), document.createTextNode(text)]);
-  for (const button of $('say').elements) button.disabled = !other;
+  list('chat', game.chat, ({ mine, text }) => [element('strong', mine ? 'You: ' : `${name}: `), document.createTextNode(text)]);
+  for (const button of $('chat-form').elements) button.disabled = !other;
   $('my-picture').parentElement.dataset.initial = initial(session.me.name);
   $('other-picture').parentElement.dataset.initial = initial(name);
   picture('my-picture', session.picture);
@@ -81,19 +80,19 @@ export function showRoom(session, connected) {
 }
 
 function presenceOf({ game, otherIs }, connected, name) {
-  if (!game.state.other || game.state.ended) return { other: 'alone', words: '' };
-  if (game.state.gone) return { other: 'closed', words: `${name} has left.` };
-  if (!connected) return { other: 'alone', words: `You are not connected. What you do is kept, and ${name} gets it later.` };
+  if (!game.state.other || game.state.ended) return { other: 'alone', text: '' };
+  if (game.state.gone) return { other: 'closed', text: `${name} has left.` };
+  if (!connected) return { other: 'alone', text: `You are not connected. Your moves are sent to ${name} later.` };
   if (game.phase === 'joining' && otherIs === 'silent') {
-    return { other: 'silent', words: `${name} does not answer. You can wait, or leave.` };
+    return { other: 'silent', text: `${name} does not answer. You can wait, or leave.` };
   }
   switch (otherIs) {
     case 'silent':
-      return { other: 'silent', words: `${name} has vanished: the browser or the network is gone. The game waits.` };
+      return { other: 'silent', text: `${name} is unreachable: the browser or the network is down. The game is paused.` };
     case 'closed':
-      return { other: 'closed', words: `${name} has closed the page, or is loading it again. The game waits.` };
+      return { other: 'closed', text: `${name} has closed or is reloading the page. The game is paused.` };
     default:
-      return { other: 'here', words: game.phase === 'joining' ? '' : `${name} is here.` };
+      return { other: 'here', text: game.phase === 'joining' ? '' : `${name} is here.` };
   }
 }
 
@@ -103,22 +102,22 @@ function turn(game, name) {
     case 'left':
       return `${name} has left the game.`;
     case 'full':
-      return `Somebody else was faster: ${name} plays with another.`;
+      return `The game is full: ${name} is playing with somebody else.`;
     case 'cheated':
-      return `${name} showed a move other than the sealed one. The game does not count.`;
+      return `${name} revealed a move other than the committed one. The game does not count.`;
     default:
   }
   switch (game.phase) {
     case 'waiting':
-      return 'Waiting for somebody to join.';
+      return 'Waiting for an opponent to join.';
     case 'joining':
-      return `Asking ${name} to let you in …`;
+      return `Asking ${name} to join …`;
     case 'over':
       return game.winner === 'me' ? `You win the game, ${mine} to ${theirs}!` : `${name} wins the game, ${theirs} to ${mine}.`;
     case 'chosen':
-      return `Round ${game.round}: you took ${game.chosen}. Waiting for ${name}.`;
+      return `Round ${game.round}: you chose ${game.chosen}. Waiting for ${name}.`;
     default:
-      return `Round ${game.round}: ${game.otherChose ? `${name} has chosen. And you?` : 'choose.'}`;
+      return `Round ${game.round}: ${game.otherChose ? `${name} has chosen. Your turn.` : 'choose.'}`;
   }
 }
 
@@ -136,7 +135,7 @@ function capital(text) {
   return text[0].toUpperCase() + text.slice(1);
 }
 
-/** Makes the items of a list, those anew that are not what they were. */
+/** Renders the items of a list, replacing only those that have changed. */
 function list(id, items, content, data = () => ({})) {
   const ul = $(id);
   const grown = items.length > ul.children.length;

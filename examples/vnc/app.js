@@ -1,88 +1,88 @@
-// The page around the desktop: its buttons, the password, the clipboard.
+// The page around the desktop: buttons, password, clipboard.
 
 import { Banner } from '../lib/ui.js';
 
 import { atRisk, fromCutText, toCutText } from './cuttext.js';
-import { Desk } from './desk.js';
+import { RemoteDesktop } from './desktop.js';
 
 const byId = (id) => document.getElementById(id);
-const [login, password, fault] = ['login', 'password', 'login-fault'].map(byId);
+const [login, password, loginError] = ['login', 'password', 'login-error'].map(byId);
 const [panel, text, note, share] = ['clipboard', 'clipboard-text', 'clipboard-note', 'clipboard-share'].map(byId);
-const [screen, ghost, keys] = ['screen', 'ghost', 'keys'].map(byId);
+const [screen, lastFrame, keys] = ['screen', 'last-frame', 'keys'].map(byId);
 
 const setting = (name) => document.querySelector(`meta[name="${name}"]`).content;
 const encoding = setting('clipboard');
 const route = new URL(setting('gateway'), location.href);
 route.protocol = route.protocol.replace('http', 'ws');
 
-const desk = new Desk(screen, route);
-const banner = new Banner(byId('banner'), () => desk.connect());
+const desktop = new RemoteDesktop(screen, route);
+const banner = new Banner(byId('banner'), () => desktop.connect());
 
 // The connection.
 
-desk.addEventListener('state', ({ detail }) => {
-  // With the password asked for, its form is what connects.
+desktop.addEventListener('state', ({ detail }) => {
+  // While the password form is shown, its button connects.
   banner.show(detail, login.hidden ? {} : { button: detail.state === 'waiting' ? 'Try now' : null });
-  enable(detail.state);
+  enableControls(detail.state);
 });
 
-/** Whether there is something to end, and somebody to send to. */
-function enable(state) {
+/** Enables the controls that need a connection. */
+function enableControls(state) {
   byId('disconnect').disabled = state === 'closed';
-  for (const control of [keys, byId('clipboard-send')]) control.disabled = state !== 'open' || desk.viewOnly;
+  for (const control of [keys, byId('clipboard-send')]) control.disabled = state !== 'open' || desktop.viewOnly;
 }
 
-desk.addEventListener('connected', ({ detail }) => {
+desktop.addEventListener('connected', ({ detail }) => {
   const hadFocus = document.activeElement === document.body || login.contains(document.activeElement);
   login.hidden = true;
-  ghost.hidden = true;
+  lastFrame.hidden = true;
   const canvas = screen.querySelector('canvas');
   canvas.tabIndex = 0;
   canvas.setAttribute('role', 'application');
   canvas.setAttribute('aria-label', `Desktop ${detail.name}`);
   canvas.setAttribute('aria-describedby', 'leave-hint');
-  canvas.addEventListener('focus', copyOurs);
-  if (hadFocus) desk.focus();
+  canvas.addEventListener('focus', sendLocalClipboard);
+  if (hadFocus) desktop.focus();
 });
 
-// What was on the screen stays there, in grey: nobody shall take it for the desktop.
-desk.addEventListener('leaving', ({ detail: { canvas } }) => {
-  ghost.width = canvas.width;
-  ghost.height = canvas.height;
-  ghost.getContext('2d').drawImage(canvas, 0, 0);
-  ghost.hidden = false;
+// The last frame stays visible in grey, so that it is not mistaken for the desktop.
+desktop.addEventListener('leaving', ({ detail: { canvas } }) => {
+  lastFrame.width = canvas.width;
+  lastFrame.height = canvas.height;
+  lastFrame.getContext('2d').drawImage(canvas, 0, 0);
+  lastFrame.hidden = false;
 });
 
 byId('disconnect').addEventListener('click', () => {
   login.hidden = true;
-  desk.disconnect();
+  desktop.disconnect();
 });
 
-// The password. What was typed stays in the field, whatever happens to the connection.
+// The password. The field keeps its value when the connection is lost.
 
-desk.addEventListener('ask', ({ detail }) => {
-  fault.hidden = !detail.fault;
-  fault.textContent = detail.fault ? `${detail.fault} Please try again.` : '';
+desktop.addEventListener('ask', ({ detail }) => {
+  loginError.hidden = !detail.error;
+  loginError.textContent = detail.error ? `${detail.error} Please try again.` : '';
   if (login.hidden) {
     login.hidden = false;
     password.focus();
-  } else if (detail.fault) {
+  } else if (detail.error) {
     password.focus();
   }
-  if (detail.fault) password.select();
+  if (detail.error) password.select();
 });
 
 login.addEventListener('submit', (event) => {
   event.preventDefault();
-  fault.hidden = true;
-  desk.usePassword(password.value);
+  loginError.hidden = true;
+  desktop.usePassword(password.value);
 });
 
 byId('reveal').addEventListener('change', ({ target }) => {
   password.type = target.checked ? 'text' : 'password';
 });
 
-// How the desktop is shown, and what is sent to it.
+// Display and input.
 
 function toggle(id, change) {
   const button = byId(id);
@@ -94,14 +94,14 @@ function toggle(id, change) {
 }
 
 toggle('fit', (pressed) => {
-  desk.fit = pressed;
+  desktop.fit = pressed;
 });
 toggle('view-only', (pressed) => {
-  desk.viewOnly = pressed;
-  enable(desk.state.state);
+  desktop.viewOnly = pressed;
+  enableControls(desktop.state.state);
 });
 
-/** X keysyms (RFC 6143 §7.5.4) and the physical keys. */
+/** X keysyms (RFC 6143 §7.5.4) and physical keys. */
 const CONTROL = [0xffe3, 'ControlLeft'];
 const ALT = [0xffe9, 'AltLeft'];
 const COMBINATIONS = {
@@ -113,26 +113,26 @@ const COMBINATIONS = {
 };
 
 keys.addEventListener('change', () => {
-  desk.press(COMBINATIONS[keys.value] ?? []);
+  desktop.press(COMBINATIONS[keys.value] ?? []);
   keys.value = '';
-  desk.focus();
+  desktop.focus();
 });
 
 byId('full-screen').hidden = !document.fullscreenEnabled;
 byId('full-screen').addEventListener('click', async () => {
   await byId('stage').requestFullscreen();
-  // Where browsers can, they leave even Alt+Tab and Escape to the desktop; holding Escape ends it.
+  // If supported, even Alt+Tab and Escape go to the desktop; holding Escape ends full screen.
   await navigator.keyboard?.lock?.().catch(() => {});
-  desk.focus();
+  desktop.focus();
 });
 
-// A way out for those who use no mouse: the desktop takes every key but this.
+// The desktop gets every other key, so this combination moves the focus to the page without a mouse.
 screen.addEventListener(
   'keydown',
   (event) => {
     if (!(event.ctrlKey && event.altKey && event.shiftKey)) return;
     event.stopPropagation();
-    window.dispatchEvent(new Event('blur')); // noVNC lets go of the keys that are down on the desktop
+    window.dispatchEvent(new Event('blur')); // makes noVNC release all keys on the desktop
     byId('fit').focus();
   },
   { capture: true },
@@ -146,9 +146,9 @@ byId('clipboard-button').addEventListener('click', ({ currentTarget }) => {
   if (!panel.hidden) text.focus();
 });
 
-let lastShared; // what both clipboards had last
+let lastShared; // the last text that was sent to the desktop or copied there
 
-desk.addEventListener('clipboard', async ({ detail }) => {
+desktop.addEventListener('clipboard', async ({ detail }) => {
   const copied = fromCutText(detail.text, encoding);
   text.value = copied;
   lastShared = copied;
@@ -156,41 +156,41 @@ desk.addEventListener('clipboard', async ({ detail }) => {
   if (!share.checked) return;
   try {
     await navigator.clipboard.writeText(copied);
-    note.textContent = 'Copied on the desktop, and to this computer.';
+    note.textContent = 'Copied on the desktop and to this computer.';
   } catch {
-    note.textContent = 'Copied on the desktop. The browser did not allow to copy it to this computer: take it from here.';
+    note.textContent = 'Copied on the desktop. The browser did not allow copying it to this computer: copy it from here.';
   }
 });
 
-function sendText(words) {
+function sendText(message) {
   lastShared = text.value;
-  if (!desk.copyTo(toCutText(text.value, encoding))) {
-    note.textContent = 'Not sent: there is no desktop that takes it.';
+  if (!desktop.sendClipboard(toCutText(text.value, encoding))) {
+    note.textContent = 'Not sent: not connected, or view-only.';
     return;
   }
   const risky = atRisk(text.value, encoding).slice(0, 5).join(' ');
-  note.textContent = risky ? `${words} An older VNC server has no ${risky}: it gets question marks instead.` : words;
+  note.textContent = risky ? `${message} An older VNC server replaces ${risky} by question marks.` : message;
 }
 
 byId('clipboard-send').addEventListener('click', () => sendText('Sent: paste it on the desktop.'));
 
-/** What this computer's clipboard has, if the browser lets us see it. */
-async function copyOurs() {
+/** Sends this computer's clipboard to the desktop, if the browser allows reading it. */
+async function sendLocalClipboard() {
   if (!share.checked) return;
   try {
-    const ours = await navigator.clipboard.readText();
-    if (ours === '' || ours === lastShared) return;
-    text.value = ours;
+    const local = await navigator.clipboard.readText();
+    if (local === '' || local === lastShared) return;
+    text.value = local;
     sendText("Sent this computer's clipboard: paste it on the desktop.");
   } catch {
     share.checked = false;
-    note.textContent = "The browser does not let this page see this computer's clipboard. Paste it here instead.";
+    note.textContent = "The browser does not allow reading this computer's clipboard. Paste its text here instead.";
   }
 }
 
-share.addEventListener('change', copyOurs);
+share.addEventListener('change', sendLocalClipboard);
 
-window.addEventListener('pagehide', () => desk.disconnect());
-window.addEventListener('pageshow', ({ persisted }) => persisted && desk.connect());
+window.addEventListener('pagehide', () => desktop.disconnect());
+window.addEventListener('pageshow', ({ persisted }) => persisted && desktop.connect());
 
-desk.connect();
+desktop.connect();

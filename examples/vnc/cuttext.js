@@ -1,15 +1,15 @@
 /**
- * The clipboard in the two ways that VNC servers understand it.
+ * The two encodings of clipboard text that VNC servers use.
  *
- * By the protocol its text is ISO 8859-1 (RFC 6143 §7.5.6), and newer servers have an extension for the rest; noVNC does
- * both: 'standard'. An X server with a cut buffer passes on whatever bytes are in there, though, and today's programs put
- * UTF-8 there: 'utf-8'. Then noVNC, which sees a character in every byte, is given one character for every byte.
+ * 'standard': the protocol's ISO 8859-1 (RFC 6143 §7.5.6), and an extension of newer servers for other characters; noVNC
+ * implements both. 'utf-8': an X server with a cut buffer passes on its bytes unchanged, and current programs store UTF-8
+ * there. noVNC maps each byte to a character, so it gets one character for each byte of UTF-8.
  *
  * @typedef {'standard' | 'utf-8'} Encoding
  */
 
 /**
- * What noVNC is to send, so that the desktop gets `text`.
+ * Encodes `text` for noVNC.
  *
  * @param {string} text
  * @param {Encoding} encoding
@@ -22,7 +22,7 @@ export function toCutText(text, encoding) {
 }
 
 /**
- * What the desktop meant with what noVNC got. Text that is no UTF-8 is taken for ISO 8859-1: old programs are about, too.
+ * Decodes text from noVNC. Text that is not valid UTF-8 is taken as ISO 8859-1, which old programs use.
  *
  * @param {string} text
  * @param {Encoding} encoding
@@ -38,8 +38,8 @@ export function fromCutText(text, encoding) {
 }
 
 /**
- * The characters of `text` that the desktop may get as question marks, once each: those beyond ISO 8859-1, unless it is
- * known to take UTF-8.
+ * The characters of `text` that the desktop may show as question marks, once each: those outside ISO 8859-1, unless the
+ * encoding is UTF-8.
  *
  * @param {string} text
  * @param {Encoding} encoding

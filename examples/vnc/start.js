@@ -10,7 +10,7 @@ await runExample({
   directory: fileURLToPath(new URL('.', import.meta.url)),
   title: 'A remote desktop in the browser: TightVNC, Portcullis and a page built on noVNC.',
   options: { password: { type: 'string' } },
-  help: '  --password TEXT      the password of the desktop, 8 characters of it count (default: one of chance)',
+  help: '  --password TEXT      the password of the desktop, at most 8 characters (default: a random one)',
   tools: TOOLS,
   async servers({ run, options }) {
     const desktop = await startDesktop({ directory: path.join(run, 'desktop'), password: options.password });

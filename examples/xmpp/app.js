@@ -1,22 +1,22 @@
-// The page of the chat: the form to sign in, what is typed, and what is shown when.
+// The page of the chat: the login form, input, and which parts are shown.
 
 import { openChannel } from '../lib/channel.js';
 import { Banner } from '../lib/ui.js';
 
 import { Chat } from './chat.js';
-import { Memory } from './memory.js';
+import { TabState } from './tab-state.js';
 import { View } from './view.js';
 
 const byId = (id) => document.getElementById(id);
-const [door, login, fault, address, password, stay] = ['door', 'login', 'fault', 'address', 'password', 'stay'].map(byId);
+const [loginPage, loginForm, loginError, address, password, staySignedIn] = ['login-page', 'login', 'error', 'address', 'password', 'stay'].map(byId);
 const [tools, away, composer, text, older] = ['tools', 'away', 'composer', 'text', 'older'].map(byId);
 const shown = ['conversations', 'partner', 'presence', 'log', 'messages', 'older', 'composer'];
 const parts = Object.fromEntries(shown.map((id) => [id, byId(id)]));
 
-/** With fewer messages than these, older ones are fetched unasked. */
-const A_SCREENFUL = 20;
+/** With fewer messages than this, older ones are loaded automatically. */
+const MIN_MESSAGES = 20;
 
-const memory = new Memory();
+const tabState = new TabState();
 const banner = new Banner(byId('banner'), () => chat?.retryNow());
 
 /** @type {Chat | undefined} */
@@ -24,52 +24,52 @@ let chat;
 let view;
 let open;
 
-login.addEventListener('submit', (event) => {
+loginForm.addEventListener('submit', (event) => {
   event.preventDefault();
   const [username, domain] = address.value.trim().toLowerCase().split('@');
   if (!username || !domain) {
-    refuse('An address has the form name@server, such as alice@chat.example.');
+    showLoginError('An address has the form name@server, such as alice@chat.example.');
     address.focus();
     return;
   }
-  fault.hidden = true;
-  const way = new FormData(login).get('way');
-  if (memory.account?.username !== username || memory.account.domain !== domain) memory.forget();
-  const resource = memory.account?.resource ?? `web-${crypto.randomUUID()}`;
-  enter({ username, domain, way, resource, stay: stay.checked }, password.value);
+  loginError.hidden = true;
+  const transport = new FormData(loginForm).get('transport');
+  if (tabState.account?.username !== username || tabState.account.domain !== domain) tabState.clear();
+  const resource = tabState.account?.resource ?? `web-${crypto.randomUUID()}`;
+  signIn({ username, domain, transport, resource, staySignedIn: staySignedIn.checked }, password.value);
 });
 
-/** Connects; the form stays until that has succeeded. */
-function enter(account, secret) {
+/** Connects; the login form stays until the login has succeeded. */
+function signIn(account, secret) {
   chat?.signOut();
   open = undefined;
-  const route = new URL(account.way, location.href);
+  const route = new URL(account.transport, location.href);
   route.protocol = location.protocol === 'http:' ? 'ws:' : 'wss:';
-  const mine = new Chat({
+  const current = new Chat({
     open: (liveness) => openChannel(route, { liveness }),
     account: { ...account, password: secret },
-    memory,
+    tabState,
   });
-  chat = mine;
-  view = new View(mine, parts, { open: show, again: (conversation, message) => mine.again(conversation, message) });
-  mine.addEventListener('state', ({ detail }) => {
-    if (chat !== mine) return;
+  chat = current;
+  view = new View(current, parts, { open: openConversation, resend: (conversation, message) => current.resend(conversation, message) });
+  current.addEventListener('state', ({ detail }) => {
+    if (chat !== current) return;
     banner.show(detail);
-    if (detail.state === 'open') entered(account);
+    if (detail.state === 'open') showChat(account);
   });
-  mine.addEventListener('login', ({ detail }) => chat === mine && refuse(detail.words));
-  mine.addEventListener('change', () => chat === mine && changed());
-  mine.start();
+  current.addEventListener('login', ({ detail }) => chat === current && showLoginError(detail.description));
+  current.addEventListener('change', () => chat === current && scheduleRender());
+  current.start();
 }
 
-/** We are in. */
-function entered(account) {
-  // The key is as good as the password for this one account, and ends with the tab.
-  memory.keep({ account: { ...account, key: account.stay ? chat.key : undefined } });
+/** Shows the chat after a successful login. */
+function showChat(account) {
+  // The key grants access to this account as the password does; it is deleted with the tab.
+  tabState.update({ account: { ...account, key: account.staySignedIn ? chat.key : undefined } });
   password.value = '';
   if (byId('chat').hidden) {
     byId('me').textContent = chat.me;
-    door.hidden = true;
+    loginPage.hidden = true;
     byId('chat').hidden = false;
     tools.hidden = false;
     byId('conversations').querySelector('button')?.focus();
@@ -77,44 +77,44 @@ function entered(account) {
   view.render(open);
 }
 
-/** We are not let in. What was typed stays. */
-function refuse(words) {
-  fault.textContent = words;
-  fault.hidden = false;
-  door.hidden = false;
+/** Shows the login form with an error. The fields keep their values. */
+function showLoginError(message) {
+  loginError.textContent = message;
+  loginError.hidden = false;
+  loginPage.hidden = false;
   byId('chat').hidden = true;
   tools.hidden = true;
   password.focus();
   password.select();
 }
 
-let asked = false;
+let renderScheduled = false;
 
-/** Something of the chat is different; many changes at once are drawn once. */
-function changed() {
-  if (asked) return;
-  asked = true;
+/** Renders the chat after a change; several changes at once are rendered once. */
+function scheduleRender() {
+  if (renderScheduled) return;
+  renderScheduled = true;
   queueMicrotask(() => {
-    asked = false;
+    renderScheduled = false;
     if (!chat) return;
-    if (open && document.visibilityState === 'visible') chat.seen(open);
+    if (open && document.visibilityState === 'visible') chat.markRead(open);
     view.render(open);
   });
 }
 
-function show(conversation) {
-  if (open && open !== conversation) chat.drafted(open, text.value);
+function openConversation(conversation) {
+  if (open && open !== conversation) chat.setDraft(open, text.value);
   open = conversation;
   text.value = conversation.draft;
-  chat.seen(conversation);
+  chat.markRead(conversation);
   view.render(conversation);
   text.focus();
-  if (conversation.messages.length < A_SCREENFUL) fetchOlder();
+  if (conversation.messages.length < MIN_MESSAGES) fetchOlder();
 }
 
-document.addEventListener('visibilitychange', () => chat && changed());
+document.addEventListener('visibilitychange', () => chat && scheduleRender());
 
-text.addEventListener('input', () => chat.drafted(open, text.value));
+text.addEventListener('input', () => chat.setDraft(open, text.value));
 
 text.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
@@ -124,17 +124,17 @@ text.addEventListener('keydown', (event) => {
 
 composer.addEventListener('submit', (event) => {
   event.preventDefault();
-  const said = text.value.trim();
-  if (!said) return;
+  const message = text.value.trim();
+  if (!message) return;
   text.value = '';
-  chat.write(open, said);
+  chat.write(open, message);
   text.focus();
 });
 
 async function fetchOlder() {
   if (!open.hasOlder) return;
   older.disabled = true;
-  await chat.older(open).catch(() => {}); // without a connection there is no answer, which the banner says
+  await chat.older(open).catch(() => {}); // fails without a connection, which the banner shows
   older.disabled = false;
 }
 
@@ -147,24 +147,24 @@ away.addEventListener('click', () => {
 
 byId('sign-out').addEventListener('click', async () => {
   const { unsent } = chat;
-  const what = unsent === 1 ? 'One message is' : `${unsent} messages are`;
-  if (unsent && !confirm(`${what} not sent yet, and will be lost. Sign out?`)) return;
+  const subject = unsent === 1 ? 'One message is' : `${unsent} messages are`;
+  if (unsent && !confirm(`${subject} not sent yet and will be lost. Sign out?`)) return;
   const leaving = chat;
   chat = undefined;
   await leaving.signOut();
-  memory.forget();
+  tabState.clear();
   location.reload();
 });
 
-// What waits survives a reload, but not the end of the tab.
+// Unsent messages survive a reload, but not the end of the tab.
 addEventListener('beforeunload', (event) => {
   if (chat?.unsent) event.preventDefault();
 });
 
-const kept = memory.account;
-if (kept) {
-  address.value = `${kept.username}@${kept.domain}`;
-  stay.checked = kept.stay;
-  login.elements.way.value = kept.way;
+const storedAccount = tabState.account;
+if (storedAccount) {
+  address.value = `${storedAccount.username}@${storedAccount.domain}`;
+  staySignedIn.checked = storedAccount.staySignedIn;
+  loginForm.elements.transport.value = storedAccount.transport;
 }
-if (kept?.key) enter(kept);
+if (storedAccount?.key) signIn(storedAccount);

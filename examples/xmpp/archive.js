@@ -1,5 +1,5 @@
 /**
- * Asking a server's archive (XEP-0313, Message Archive Management): what was said while nobody listened here, and before.
+ * Queries of a server's message archive (XEP-0313, Message Archive Management).
  */
 
 import xml from '@xmpp/xml';
@@ -11,13 +11,13 @@ const NS_FORM = 'jabber:x:data';
 const NS_PAGES = 'http://jabber.org/protocol/rsm';
 
 const PAGE = 100;
-/** Nobody reads further back than this after having been away. */
-const MOST_PAGES = 40;
+/** The limit of pages of one query. */
+const MAX_PAGES = 40;
 
 /**
- * @typedef {object} Kept
+ * @typedef {object} ArchivedMessage
  * @property {string} archiveId
- * @property {import('@xmpp/xml').Element} stanza the message itself
+ * @property {import('@xmpp/xml').Element} stanza the archived message
  * @property {number} when in milliseconds since 1970
  */
 
@@ -39,8 +39,8 @@ export class Archive {
     this.#address = own ? undefined : owner;
   }
 
-  /** Takes a stanza, if it is part of an answer to one of the questions below. */
-  take(stanza) {
+  /** Consumes a stanza that is part of a response to a query. Returns whether it was one. */
+  consume(stanza) {
     const result = stanza.getChild('result', NS_ARCHIVE);
     const pages = result && this.#queries.get(result.attrs.queryid);
     if (!pages || (stanza.attrs.from ?? this.#owner) !== this.#owner) return false;
@@ -52,15 +52,15 @@ export class Archive {
   }
 
   /**
-   * Everything after `mark`, oldest first; everything at all if the mark is ''.
+   * All messages after `mark`, oldest first; all messages of the archive if the mark is ''.
    *
-   * @returns {Promise<Kept[] | undefined>} undefined if the archive does not know the mark any more, or if there is too
-   *   much
+   * @returns {Promise<ArchivedMessage[] | undefined>} undefined if the mark is no longer in the archive, or if there are too
+   *   many
    */
   async since(mark) {
     const all = [];
     let after = mark || undefined;
-    for (let i = 0; i < MOST_PAGES; i++) {
+    for (let i = 0; i < MAX_PAGES; i++) {
       let page;
       try {
         page = await this.#page({ after });
@@ -68,7 +68,7 @@ export class Archive {
         if (error.condition === 'item-not-found') return undefined;
         throw error;
       }
-      all.push(...page.kept);
+      all.push(...page.messages);
       if (page.complete) return all;
       after = page.last;
     }
@@ -76,34 +76,34 @@ export class Archive {
   }
 
   /**
-   * The last messages, oldest first, back to the one that `mark` names, or a page without it.
+   * The last messages, oldest first, back to `mark`; without a mark one page.
    *
-   * @returns {Promise<{kept: Kept[], complete: boolean, reached: boolean}>} whether there is nothing before, and whether
-   *   the mark is among them (for '': whether they are all there are), or there was none to look for
+   * @returns {Promise<{messages: ArchivedMessage[], complete: boolean, reached: boolean}>} `complete`: there are
+   *   no older ones; `reached`: the mark is among them (for '': they are complete), or there was no mark
    */
   async latest(mark) {
-    let kept = [];
+    let messages = [];
     let before = '';
-    for (let i = 0; i < MOST_PAGES; i++) {
+    for (let i = 0; i < MAX_PAGES; i++) {
       const page = await this.#page({ before });
-      kept = [...page.kept, ...kept];
+      messages = [...page.messages, ...messages];
       const all = mark === '' && page.complete;
-      const reached = all || mark === undefined || kept.some(({ archiveId }) => archiveId === mark);
-      if (reached || page.complete) return { kept, complete: page.complete, reached };
+      const reached = all || mark === undefined || messages.some(({ archiveId }) => archiveId === mark);
+      if (reached || page.complete) return { messages, complete: page.complete, reached };
       before = page.first;
     }
-    return { kept, complete: false, reached: false };
+    return { messages, complete: false, reached: false };
   }
 
-  /** A page before the message `before`, oldest first, of what was said with `partner` only. */
+  /** A page of messages before `before`, oldest first, only those with `partner`. */
   async older(before, partner) {
     return this.#page({ before: before ?? '' }, partner);
   }
 
   async #page(range, partner) {
     const queryid = crypto.randomUUID();
-    const kept = [];
-    this.#queries.set(queryid, kept);
+    const messages = [];
+    this.#queries.set(queryid, messages);
     const fields = [field('FORM_TYPE', NS_ARCHIVE, 'hidden'), ...(partner ? [field('with', partner)] : [])];
     const pages = xml('set', { xmlns: NS_PAGES }, xml('max', {}, String(PAGE)));
     for (const [name, value] of Object.entries(range)) if (value !== undefined) pages.append(xml(name, {}, value));
@@ -114,7 +114,7 @@ export class Archive {
       const end = (await this.#session.request(iq)).getChild('fin', NS_ARCHIVE);
       const set = end?.getChild('set', NS_PAGES);
       const [first, last] = [set?.getChildText('first'), set?.getChildText('last')];
-      return { kept, first, last, complete: end?.attrs.complete === 'true' || kept.length === 0 };
+      return { messages, first, last, complete: end?.attrs.complete === 'true' || messages.length === 0 };
     } finally {
       this.#queries.delete(queryid);
     }

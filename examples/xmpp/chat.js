@@ -1,13 +1,13 @@
 /**
- * The chat of one account: who is there, what is said, and that none of it comes twice or gets lost.
+ * The chat of one account: contacts, conversations, and delivery of each message exactly once.
  *
- * Connections come and go; this stays. After each login the server's archive fills the gap (feed.js), and tells of each
- * message of ours whether it arrived before the connection broke. Only one that did not is sent again, with the same
- * id. It cannot arrive twice, because the old connection is over for the server by then (session.js); where that or the
- * archive is not certain, a person decides.
+ * It outlives connections. After each login the server's archive fills the gap (feed.js), and shows which of our messages
+ * arrived before the connection broke. Only those that did not are sent again, with the same id. They cannot arrive twice,
+ * because the server has closed the old connection by then (session.js). If that is uncertain, or if the archive cannot
+ * tell, the user decides.
  *
- * It knows nothing of the page. Event `change`: something of it is different; `state`: the connection (see
- * ../lib/retry.js); `login`: the login was refused, `detail.words` says why.
+ * It knows nothing of the page. Events: `change`: the view must be updated; `state`: the state of the connection (see
+ * ../lib/retry.js); `login`: the login was refused, for the reason in `detail.description`.
  */
 
 import jid from '@xmpp/jid';
@@ -34,36 +34,36 @@ export class Chat extends EventTarget {
 
   #open;
   #account;
-  #memory;
+  #tabState;
   #retry;
   #session;
   #feed;
-  #settled = false;
+  #caughtUp = false;
   #archive;
   #sender;
-  /** The messages of others that they know we have, and those they do not. */
-  #receipted = new Set();
-  #owed = [];
+  /** The ids of others' messages whose receipts were sent, and the receipts still to send. */
+  #sentReceipts = new Set();
+  #owedReceipts = [];
 
   /**
    * @param {object} options
    * @param {(liveness: object) => object} options.open opens a channel to the server
    * @param {{username: string, domain: string, resource: string, password?: string, key?: object}} options.account
-   * @param {import('./memory.js').Memory} options.memory what outlives the page
+   * @param {import('./tab-state.js').TabState} options.tabState the state that survives a reload
    * @param {object} [options.retry] options of Retry
    */
-  constructor({ open, account, memory, retry }) {
+  constructor({ open, account, tabState, retry }) {
     super();
     this.#open = open;
     this.#account = account;
-    this.#memory = memory;
+    this.#tabState = tabState;
     this.me = `${account.username}@${account.domain}`;
-    this.#retry = new Retry(() => this.#begin(), retry);
+    this.#retry = new Retry(() => this.#connect(), retry);
     this.#retry.addEventListener('state', ({ detail }) => this.dispatchEvent(new ChannelEvent('state', { detail })));
-    const deliver = (told, how) => this.#direct(told, how);
-    this.#feed = new Feed(deliver, (words) => this.#directs.forEach((one) => one.gap(words)), memory.marks?.[this.me]);
+    const deliver = (entry, how) => this.#onDirectMessage(entry, how);
+    this.#feed = new Feed(deliver, (description) => this.#directConversations.forEach((one) => one.gap(description)), tabState.marks?.[this.me]);
     this.room = new Room(account.username, {
-      mark: (address) => memory.marks?.[address],
+      mark: (address) => tabState.marks?.[address],
       conversation: (address) => this.conversation(address, 'room'),
       transmit: (conversation) => this.#transmitAll(conversation),
       changed: () => this.#changed(),
@@ -75,7 +75,7 @@ export class Chat extends EventTarget {
     return this.#retry.state;
   }
 
-  /** What may be kept to log in again. */
+  /** The key that can be stored to log in again. */
   get key() {
     return this.#account.key;
   }
@@ -95,56 +95,56 @@ export class Chat extends EventTarget {
     await session?.close();
   }
 
-  /** The conversation with this bare address; made if there is none yet. */
+  /** The conversation with this bare address; created if there is none. */
   conversation(address, kind = 'chat') {
     if (!this.conversations.has(address)) this.conversations.set(address, new Conversation(address, kind));
     return this.conversations.get(address);
   }
 
-  /** How many messages of ours the server is not known to have. */
+  /** The number of our messages that the server has not confirmed. */
   get unsent() {
     return [...this.conversations.values()].reduce((sum, { outbox }) => sum + outbox.length, 0);
   }
 
-  /** Says something: at once, or as soon as there is a connection. */
+  /** Sends a message: at once, or as soon as there is a connection. */
   write(conversation, text) {
     const from = conversation.kind === 'room' ? this.room.nick : this.#account.username;
     const message = conversation.compose({ id: crypto.randomUUID(), from, text, when: Date.now() });
     conversation.draft = '';
-    if (this.#isReady(conversation)) this.#say(conversation, message);
+    if (this.#isReady(conversation)) this.#transmit(conversation, message);
     this.#changed();
   }
 
-  /** Somebody has decided that this one is to be sent again. */
-  again(conversation, message) {
+  /** Sends a message again, at the user's request. */
+  resend(conversation, message) {
     message.progress = 'waiting';
-    if (this.#isReady(conversation)) this.#say(conversation, message);
+    if (this.#isReady(conversation)) this.#transmit(conversation, message);
     this.#changed();
   }
 
-  /** Text that is not sent yet; it outlives the page. */
-  drafted(conversation, text) {
+  /** Stores text that is not sent yet. */
+  setDraft(conversation, text) {
     conversation.draft = text;
     this.#save();
   }
 
-  seen(conversation) {
+  markRead(conversation) {
     if (conversation.unread === 0) return;
     conversation.unread = 0;
     this.#changed();
   }
 
-  /** Fetches some of what was said before. */
+  /** Loads older messages. */
   async older(conversation) {
     const room = conversation.kind === 'room';
     const archive = room ? this.room.archive : this.#archive;
     const before = conversation.messages.length;
-    // A page of the archive may hold nothing but receipts.
+    // A page of the archive may contain receipts only.
     while (archive && conversation.hasOlder && conversation.messages.length === before) {
-      const { kept, first, complete } = await archive.older(conversation.olderThan, room ? undefined : conversation.address);
-      const reader = (told) => (room ? this.room.read(told) : readMessage(told, this.me));
-      const read = kept.map(reader).filter(Boolean);
-      conversation.takeOlder(read.filter(({ message }) => message).map(({ message }) => message), first);
+      const { messages, first, complete } = await archive.older(conversation.olderThan, room ? undefined : conversation.address);
+      const reader = (entry) => (room ? this.room.read(entry) : readMessage(entry, this.me));
+      const read = messages.map(reader).filter(Boolean);
+      conversation.addOlder(read.filter(({ message }) => message).map(({ message }) => message), first);
       for (const { receipt, mine } of read) if (receipt && !mine) conversation.delivered(receipt);
       conversation.hasOlder = !complete;
     }
@@ -153,166 +153,166 @@ export class Chat extends EventTarget {
 
   setAway(away) {
     this.away = away;
-    if (this.state.state === 'open') this.#tellPresence();
+    if (this.state.state === 'open') this.#sendPresence();
     this.#changed();
   }
 
   /** The conversations that are not rooms. */
-  get #directs() {
+  get #directConversations() {
     return [...this.conversations.values()].filter(({ kind }) => kind === 'chat');
   }
 
   // --- connections --------------------------------------------------------------------------------------------
 
-  #begin() {
+  #connect() {
     const { username, domain, resource, password, key } = this.#account;
     let session;
     let channel;
     try {
       channel = this.#open({ probe: () => session.probe(), quiet: 10_000, timeout: 8_000 });
     } catch (error) {
-      // An address that is none, or one that the page's own policy forbids: another try would not change that.
-      this.#retry.ended({ words: `No connection: ${error.message}`, retry: false });
+      // An invalid URL, or one that the page's content security policy forbids: another attempt would fail, too.
+      this.#retry.ended({ description: `Cannot connect: ${error.message}`, retry: false });
       return;
     }
     session = new Session(channel, { domain, resource, credentials: { username, password, key } });
     this.#session = session;
     this.#sender = new Sender(session, () => this.#changed());
     this.#feed.hold();
-    const ours = () => this.#session === session;
-    session.onStanza('message', (stanza) => ours() && this.#message(stanza));
-    session.onStanza('presence', (stanza) => ours() && this.#presence(stanza));
+    const isCurrent = () => this.#session === session;
+    session.onStanza('message', (stanza) => isCurrent() && this.#onMessage(stanza));
+    session.onStanza('presence', (stanza) => isCurrent() && this.#onPresence(stanza));
     session.onSet(NS.roster, 'query', (query, { attrs }) => {
-      if (ours() && (!attrs.from || jid(attrs.from).bare().toString() === this.me)) this.#roster(query);
+      if (isCurrent() && (!attrs.from || jid(attrs.from).bare().toString() === this.me)) this.#onRoster(query);
     });
-    channel.addEventListener('silence', ({ detail }) => {
-      if (ours()) this.#retry.say(`No answer for ${Math.round(detail.ms / 1000)} s. Is the network down?`);
+    channel.addEventListener('stalled', ({ detail }) => {
+      if (isCurrent()) this.#retry.describe(`No answer for ${Math.round(detail.ms / 1000)} s. Is the network down?`);
     });
-    channel.addEventListener('voice', () => ours() && this.#retry.say('Connected.'));
-    session.ended.then((end) => ours() && this.#ended(end));
+    channel.addEventListener('recovered', () => isCurrent() && this.#retry.describe('Connected.'));
+    session.ended.then((end) => isCurrent() && this.#ended(end));
     session.open().then(
-      () => ours() && this.#online(session),
-      () => {}, // `ended` says it
+      () => isCurrent() && this.#onLogin(session),
+      () => {}, // handled by `ended`
     );
   }
 
-  #ended({ words, retry, login }) {
+  #ended({ description, retry, login }) {
     this.#session = undefined;
     this.#archive = undefined;
-    this.#settled = false;
+    this.#caughtUp = false;
     this.#sender = undefined;
-    this.#owed = [];
+    this.#owedReceipts = [];
     for (const conversation of this.conversations.values()) conversation.interrupted();
     for (const contact of this.contacts.values()) contact.devices.clear();
-    this.room.lost();
+    this.room.disconnected();
     this.#changed();
-    this.#retry.ended({ words, retry });
-    if (login) this.dispatchEvent(new ChannelEvent('login', { detail: { words } }));
+    this.#retry.ended({ description, retry });
+    if (login) this.dispatchEvent(new ChannelEvent('login', { detail: { description } }));
   }
 
-  async #online(session) {
+  async #onLogin(session) {
     this.#account = { ...this.#account, key: session.key };
     this.#archive = new Archive(session, this.me, true);
     this.#retry.opened();
     try {
-      session.ask('set', xml('enable', { xmlns: NS.carbons })).catch(() => {}); // a server may lack it
+      session.ask('set', xml('enable', { xmlns: NS.carbons })).catch(() => {}); // optional
       const roster = await session.ask('get', xml('query', { xmlns: NS.roster }));
       this.contacts.clear();
-      this.#roster(roster);
-      this.#tellPresence();
+      this.#onRoster(roster);
+      this.#sendPresence();
       const direct = this.#catchUp(session);
       await Promise.all([direct, this.room.enter(session)]);
     } catch (error) {
-      // A session that ended has said so itself; anything else is a fault that must not pass in silence.
-      const words = `Connected, but something went wrong: ${error.condition ?? error.message}.`;
-      if (this.#session === session) this.#retry.say(words);
+      // The end of a session is handled elsewhere; any other error must be shown.
+      const description = `Connected, but an error occurred: ${error.condition ?? error.message}.`;
+      if (this.#session === session) this.#retry.describe(description);
     }
   }
 
   async #catchUp(session) {
-    const whole = (await this.#feed.catchUp(this.#archive)) && session.alone;
-    for (const { id, to } of this.#owed.splice(0)) this.#receipt(id, to);
+    const complete = (await this.#feed.catchUp(this.#archive)) && session.exclusive;
+    for (const { id, to } of this.#owedReceipts.splice(0)) this.#sendReceipt(id, to);
     if (this.#session !== session) return;
-    this.#settled = true;
-    for (const conversation of this.#directs) {
-      if (!whole) conversation.doubted();
+    this.#caughtUp = true;
+    for (const conversation of this.#directConversations) {
+      if (!complete) conversation.doubted();
       this.#transmitAll(conversation);
     }
     this.#changed();
   }
 
-  #tellPresence() {
+  #sendPresence() {
     const presence = () => xml('presence', {}, ...(this.away ? [xml('show', {}, 'away')] : []));
     this.#session.send(presence()).catch(() => {});
-    this.room.tell(presence());
+    this.room.sendPresence(presence());
   }
 
-  // --- what we say --------------------------------------------------------------------------------------------
+  // --- sending ------------------------------------------------------------------------------------------------
 
   #isReady({ kind }) {
-    return kind === 'room' ? this.room.settled : this.#settled;
+    return kind === 'room' ? this.room.caughtUp : this.#caughtUp;
   }
 
   #transmitAll(conversation) {
     for (const message of conversation.outbox) {
-      if (message.progress === 'waiting' || message.progress === 'unsure') this.#say(conversation, message);
+      if (message.progress === 'waiting' || message.progress === 'unsure') this.#transmit(conversation, message);
     }
     this.#changed();
   }
 
-  #say(conversation, message) {
+  #transmit(conversation, message) {
     this.#feedOf(conversation).pin();
-    this.#sender.say(conversation, message);
+    this.#sender.send(conversation, message);
   }
 
   #feedOf({ kind }) {
     return kind === 'room' ? this.room.feed : this.#feed;
   }
 
-  #receipt(id, to) {
-    if (this.#receipted.has(id)) return;
-    this.#receipted.add(id);
-    this.#sender?.receipt(id, to);
+  #sendReceipt(id, to) {
+    if (this.#sentReceipts.has(id)) return;
+    this.#sentReceipts.add(id);
+    this.#sender?.sendReceipt(id, to);
   }
 
-  // --- what we hear -------------------------------------------------------------------------------------------
+  // --- receiving ----------------------------------------------------------------------------------------------
 
-  #message(stanza) {
-    if (this.#archive?.take(stanza) || this.room.archive?.take(stanza)) return;
+  #onMessage(stanza) {
+    if (this.#archive?.consume(stanza) || this.room.archive?.consume(stanza)) return;
     const from = stanza.attrs.from ? jid(stanza.attrs.from) : undefined;
     const sender = from?.bare().toString() ?? this.me;
-    if (sender !== this.room.address) this.#heard(sender, stanza);
+    if (sender !== this.room.address) this.#onMessageFrom(sender, stanza);
     else if (stanza.attrs.type === 'error') this.room.bounced(stanza);
-    else this.room.heard(stanza);
+    else this.room.receive(stanza);
   }
 
-  #heard(sender, stanza) {
+  #onMessageFrom(sender, stanza) {
     const copy = stanza.getChild('sent', NS.carbons) ?? stanza.getChild('received', NS.carbons);
-    if (copy && sender !== this.me) return; // only our own server may say what we said
+    if (copy && sender !== this.me) return; // only our own server may send carbon copies
     const inner = copy ? copy.getChild('forwarded', NS.forward)?.getChild('message') : stanza;
     if (!inner) return;
     const archiveId = inner.getChildren('stanza-id', NS.ids).find(({ attrs }) => attrs.by === this.me)?.attrs.id;
-    this.#feed.heard({ archiveId, stanza: inner, when: Date.now() });
+    this.#feed.receive({ archiveId, stanza: inner, when: Date.now() });
   }
 
-  #direct(told, { live, fresh }) {
-    const read = readMessage(told, this.me);
+  #onDirectMessage(entry, { live, fresh }) {
+    const read = readMessage(entry, this.me);
     if (!read || read.partner === this.room.address) return;
     const { partner, mine, message, receipt, wantsReceipt, sender, bounce } = read;
-    if (bounce) this.conversations.get(partner)?.failed(bounce.id, bounce.words);
-    if (receipt && mine) this.#receipted.add(receipt);
+    if (bounce) this.conversations.get(partner)?.failed(bounce.id, bounce.description);
+    if (receipt && mine) this.#sentReceipts.add(receipt);
     else if (receipt) this.conversations.get(partner)?.delivered(receipt);
     if (message) {
       const conversation = this.conversation(partner);
-      const isNew = conversation.take(message);
+      const isNew = conversation.add(message);
       if (isNew && fresh && !mine) conversation.unread += 1;
-      if (wantsReceipt && live) this.#receipt(message.id, sender);
-      else if (wantsReceipt) this.#owed.push({ id: message.id, to: sender });
+      if (wantsReceipt && live) this.#sendReceipt(message.id, sender);
+      else if (wantsReceipt) this.#owedReceipts.push({ id: message.id, to: sender });
     }
     this.#changed();
   }
 
-  #presence(stanza) {
+  #onPresence(stanza) {
     const from = jid(stanza.attrs.from ?? this.me);
     const address = from.bare().toString();
     const { type } = stanza.attrs;
@@ -327,7 +327,7 @@ export class Chat extends EventTarget {
     this.#changed();
   }
 
-  #roster(query) {
+  #onRoster(query) {
     for (const { attrs } of query.getChildren('item')) {
       if (attrs.subscription === 'remove') {
         this.contacts.delete(attrs.jid);
@@ -340,7 +340,7 @@ export class Chat extends EventTarget {
     this.#changed();
   }
 
-  // --- what outlives the page ---------------------------------------------------------------------------------
+  // --- stored state -------------------------------------------------------------------------------------------
 
   #changed() {
     for (const kind of ['chat', 'room']) {
@@ -357,14 +357,14 @@ export class Chat extends EventTarget {
       unsent.map(({ id, from, text, when, progress }) => ({ address, kind, id, from, text, when, progress })),
     );
     const drafts = all.filter(({ draft }) => draft).map(({ address, kind, draft }) => ({ address, kind, draft }));
-    const marks = { ...this.#memory.marks, [this.me]: this.#feed.from, ...this.room.marks };
-    this.#memory.keep({ outbox, drafts, marks });
+    const marks = { ...this.#tabState.marks, [this.me]: this.#feed.from, ...this.room.marks };
+    this.#tabState.update({ outbox, drafts, marks });
   }
 
   #restore() {
-    const { outbox = [], drafts = [] } = this.#memory;
+    const { outbox = [], drafts = [] } = this.#tabState;
     for (const { address, kind, progress, ...message } of outbox) {
-      // Whatever was under way when the page went is as unsure as after a lost connection.
+      // A message that was being sent when the page was closed is unsure, as after a lost connection.
       this.conversation(address, kind).compose({ ...message, progress: progress === 'sending' ? 'unsure' : progress });
     }
     for (const { address, kind, draft } of drafts) this.conversation(address, kind).draft = draft;

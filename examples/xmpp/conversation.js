@@ -1,35 +1,35 @@
 /**
- * What has been said with one person or in one room: each message once, in the server's order as far as it has told it.
+ * The messages with one contact or in one room: each once, in the server's order as far as it is known.
  *
- * It knows neither network nor page. What it keeps true: a message that is known is not added again, whichever way it
- * comes (live, from the archive, as a copy of what another device sent); and of each message of ours it is known how far
- * it has come, so that none is sent twice and none is forgotten.
+ * It knows nothing of the network and the page. Invariants: a known message is not added again, whatever its source (live,
+ * the archive, a carbon copy from another device); and each of our messages has a progress, so that none is sent twice and
+ * none is lost.
  *
  *     waiting    not sent yet
- *     sending    given to the network
- *     unsure     the connection was lost before the server said that it had it: the archive will tell
- *     doubtful   the archive cannot tell; only a person can decide whether to send it again
+ *     sending    passed to the connection
+ *     unsure     the connection was lost before the server confirmed it: the archive will tell
+ *     doubtful   the archive cannot tell; the user decides whether to send it again
  *     sent       the server has it
- *     delivered  the other side's program has it
- *     failed     it came back
+ *     delivered  the recipient's client has it
+ *     failed     an error was returned
  *
  * @typedef {'waiting' | 'sending' | 'unsure' | 'doubtful' | 'sent' | 'delivered' | 'failed'} Progress
  *
  * @typedef {object} Message
- * @property {string} id chosen by whoever sent it
- * @property {string} [archiveId] chosen by the server that keeps it
- * @property {string} from who said it, as it is shown
+ * @property {string} id chosen by the sender
+ * @property {string} [archiveId] chosen by the server that archives it
+ * @property {string} from the sender's name as shown
  * @property {boolean} mine
  * @property {string} text
  * @property {number} when in milliseconds since 1970
- * @property {Progress} [progress] of mine only
- * @property {string} [words] why it failed
- * @property {boolean} [gap] not a message: something may be missing here, and `text` says so
+ * @property {Progress} [progress] only of our messages
+ * @property {string} [failure] why it failed
+ * @property {boolean} [gap] not a message, but a gap that `text` describes: messages may be missing here
  */
 
-/** Not known to be in the archive: these stand behind everything that is, for there they will come. */
-const AHEAD = new Set(['waiting', 'sending', 'unsure', 'doubtful']);
-/** From here a message goes no way back. */
+/** Messages that may not be in the archive yet: they are placed after all others, where they will be archived. */
+const UNCONFIRMED = new Set(['waiting', 'sending', 'unsure', 'doubtful']);
+/** The progress of a message never goes back to a lower rank. */
 const RANK = { waiting: 0, sending: 0, unsure: 0, doubtful: 0, failed: 0, sent: 1, delivered: 2 };
 
 export class Conversation {
@@ -54,12 +54,12 @@ export class Conversation {
     this.kind = kind;
   }
 
-  /** The archive's id of the oldest that is known here. */
+  /** The archive's id of the oldest known message. */
   get olderThan() {
     return this.#oldest ?? this.messages.find(({ archiveId }) => archiveId)?.archiveId;
   }
 
-  /** Ours that the server is not known to have, in the order of their writing. */
+  /** Our messages that the server has not confirmed, in their order. */
   get outbox() {
     return this.messages.filter(({ mine, progress }) => mine && RANK[progress] === 0 && progress !== 'failed');
   }
@@ -69,12 +69,12 @@ export class Conversation {
   }
 
   /**
-   * Takes what the server says was said.
+   * Adds a message from the server.
    *
    * @param {Message} message
    * @returns {boolean} whether it is new
    */
-  take(message) {
+  add(message) {
     const known = this.#known(message);
     if (!known) {
       this.#place(this.#remember(message));
@@ -89,29 +89,29 @@ export class Conversation {
   }
 
   /**
-   * Takes older messages, in their order.
+   * Adds older messages, in their order.
    *
    * @param {Message[]} messages
-   * @param {string} [oldest] the archive's id of the first thing on that page, if it is not a message
+   * @param {string} [oldest] the archive's id of the first entry of that page, which may not be a message
    */
-  takeOlder(messages, oldest) {
+  addOlder(messages, oldest) {
     this.#oldest = oldest ?? this.#oldest;
-    const news = messages.filter((message) => {
+    const added = messages.filter((message) => {
       const known = this.#known(message);
       if (known && known !== true) this.#advance(known, 'sent');
       return !known;
     });
-    this.messages.unshift(...news.map((message) => this.#remember(message)));
+    this.messages.unshift(...added.map((message) => this.#remember(message)));
   }
 
-  /** Something may be missing after what is known. */
+  /** Marks a gap after the known messages. */
   gap(text) {
-    const ahead = this.#ahead();
-    if (this.messages[ahead - 1]?.gap) return;
-    this.messages.splice(ahead, 0, { id: crypto.randomUUID(), gap: true, from: '', mine: false, text, when: Date.now() });
+    const index = this.#unconfirmedIndex();
+    if (this.messages[index - 1]?.gap) return;
+    this.messages.splice(index, 0, { id: crypto.randomUUID(), gap: true, from: '', mine: false, text, when: Date.now() });
   }
 
-  /** We write a message. */
+  /** Adds a message of ours that is not sent yet. */
   compose({ id, from, text, when, progress = 'waiting' }) {
     const message = { id, from, mine: true, text, when, progress };
     this.#mine.set(id, message);
@@ -119,25 +119,25 @@ export class Conversation {
     return message;
   }
 
-  /** It is given to the network now. */
+  /** The message is passed to the connection. */
   sending(message) {
     message.progress = 'sending';
-    message.words = undefined;
+    message.failure = undefined;
   }
 
-  /** The server has handled it, after everything that has been taken so far. */
+  /** The server has handled the message, after all that were added so far. */
   sent(message) {
     if (message.progress !== 'sending') return;
     message.progress = 'sent';
     this.#place(message);
   }
 
-  /** The other side's program has told that it has the message with this id. */
+  /** The recipient's client has confirmed the message with this id. */
   delivered(id) {
     const message = this.#mine.get(id);
     if (!message || message.progress === 'delivered') return;
     if (message.progress === 'sending') {
-      // So the server has it, and with it all that was given to the network before.
+      // So the server has it, and all messages that were sent before.
       const before = this.messages.slice(0, this.messages.indexOf(message));
       for (const one of before) this.sent(one);
     }
@@ -146,27 +146,27 @@ export class Conversation {
     if (!placed) this.#place(message);
   }
 
-  /** The message with this id came back. */
-  failed(id, words) {
+  /** The server has returned an error for the message with this id. */
+  failed(id, failure) {
     const message = this.#mine.get(id);
-    if (message && message.progress !== 'delivered') Object.assign(message, { progress: 'failed', words });
+    if (message && message.progress !== 'delivered') Object.assign(message, { progress: 'failed', failure });
   }
 
-  /** The connection is lost: nobody knows what of the last messages has arrived. */
+  /** The connection is lost: it is unknown which of the last messages have arrived. */
   interrupted() {
-    this.#turn('sending', 'unsure');
+    this.#replaceProgress('sending', 'unsure');
   }
 
-  /** The archive cannot tell what has arrived. */
+  /** The archive cannot tell which messages have arrived. */
   doubted() {
-    this.#turn('unsure', 'doubtful');
+    this.#replaceProgress('unsure', 'doubtful');
   }
 
-  #turn(from, to) {
+  #replaceProgress(from, to) {
     for (const message of this.messages) if (message.progress === from) message.progress = to;
   }
 
-  /** The message if it is one of ours; true if it is another's and was here before. */
+  /** The known message if it is ours; true if it is a known one of somebody else. */
   #known({ archiveId, id, mine, from }) {
     const archived = archiveId && this.#archived.get(archiveId);
     if (archived) return archived.mine ? archived : true;
@@ -174,24 +174,24 @@ export class Conversation {
     return !archiveId && id !== undefined && this.#others.has(`${from} ${id}`);
   }
 
-  #remember(told) {
-    const message = told.mine ? { ...told, progress: 'sent' } : told;
+  #remember(entry) {
+    const message = entry.mine ? { ...entry, progress: 'sent' } : entry;
     if (message.archiveId) this.#archived.set(message.archiveId, message);
     if (message.mine) this.#mine.set(message.id, message);
     else if (!message.archiveId && message.id !== undefined) this.#others.add(`${message.from} ${message.id}`);
     return message;
   }
 
-  /** Puts it behind everything that the server is known to have. */
+  /** Places it after all messages that the server has confirmed. */
   #place(message) {
     const before = this.messages.indexOf(message);
     if (before >= 0) this.messages.splice(before, 1);
-    this.messages.splice(this.#ahead(), 0, message);
+    this.messages.splice(this.#unconfirmedIndex(), 0, message);
   }
 
-  #ahead() {
+  #unconfirmedIndex() {
     let index = this.messages.length;
-    while (index > 0 && AHEAD.has(this.messages[index - 1].progress)) index -= 1;
+    while (index > 0 && UNCONFIRMED.has(this.messages[index - 1].progress)) index -= 1;
     return index;
   }
 

@@ -3,11 +3,11 @@ import test from 'node:test';
 
 import { Conversation } from './conversation.js';
 
-function said(text, archiveId, more = {}) {
+function messageOf(text, archiveId, more = {}) {
   return { id: `id of ${text}`, archiveId, from: 'bob', mine: false, text, when: 0, ...more };
 }
 
-const ours = (text, archiveId) => said(text, archiveId, { from: 'alice', mine: true });
+const ours = (text, archiveId) => messageOf(text, archiveId, { from: 'alice', mine: true });
 const texts = ({ messages }) => messages.map(({ text, gap }) => (gap ? '—' : text)).join(' ');
 const progress = ({ messages }) => messages.map((one) => one.progress ?? '').join(' ');
 
@@ -15,23 +15,23 @@ function write(conversation, text) {
   return conversation.compose({ id: `id of ${text}`, from: 'alice', text, when: 0 });
 }
 
-test('what is known is not taken again, whichever way it comes', () => {
+test('a known message is not added again, whatever its source', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
-  assert.equal(conversation.take(said('one', '1')), true);
-  assert.equal(conversation.take(said('one', '1')), false);
-  assert.equal(conversation.take(said('no archive')), true);
-  assert.equal(conversation.take(said('no archive')), false);
-  // The same id by the same person, but another message in the archive: it was said twice.
-  assert.equal(conversation.take(said('one', '2')), true);
-  conversation.takeOlder([said('zero', '0'), said('one', '1')]);
+  assert.equal(conversation.add(messageOf('one', '1')), true);
+  assert.equal(conversation.add(messageOf('one', '1')), false);
+  assert.equal(conversation.add(messageOf('no archive')), true);
+  assert.equal(conversation.add(messageOf('no archive')), false);
+  // The same id by the same sender, but another archive id: it was sent twice.
+  assert.equal(conversation.add(messageOf('one', '2')), true);
+  conversation.addOlder([messageOf('zero', '0'), messageOf('one', '1')]);
   assert.equal(texts(conversation), 'zero one no archive one');
 });
 
-test('a message goes its way, and no way back', () => {
+test('the progress of a message never goes back', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   const message = write(conversation, 'hi');
   assert.equal(progress(conversation), 'waiting');
-  conversation.sent(message); // it was not given to the network: nobody can know
+  conversation.sent(message); // ignored, because it was not passed to the connection
   assert.equal(progress(conversation), 'waiting');
   conversation.sending(message);
   conversation.sent(message);
@@ -44,20 +44,20 @@ test('a message goes its way, and no way back', () => {
   assert.deepEqual(conversation.outbox, []);
 });
 
-test('after a lost connection the archive says what has arrived, and only the rest is left to send', () => {
+test('after a lost connection the archive shows which messages arrived, and only the rest is sent', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   for (const text of ['arrived', 'lost']) conversation.sending(write(conversation, text));
   write(conversation, 'never tried');
   conversation.interrupted();
   assert.equal(progress(conversation), 'unsure unsure waiting');
-  assert.equal(conversation.take(said('meanwhile', '7')), true);
-  assert.equal(conversation.take(ours('arrived', '8')), false);
+  assert.equal(conversation.add(messageOf('meanwhile', '7')), true);
+  assert.equal(conversation.add(ours('arrived', '8')), false);
   assert.equal(texts(conversation), 'meanwhile arrived lost never tried');
   assert.equal(progress(conversation), ' sent unsure waiting');
   assert.deepEqual(conversation.outbox.map(({ text }) => text), ['lost', 'never tried']);
 });
 
-test('without an archive that knows, nothing is sent again unasked', () => {
+test('without the archive, nothing is sent again automatically', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   conversation.sending(write(conversation, 'perhaps'));
   write(conversation, 'surely not');
@@ -67,30 +67,30 @@ test('without an archive that knows, nothing is sent again unasked', () => {
   assert.equal(conversation.outbox.length, 2, 'both are kept');
 });
 
-test('the order is that of the server, and what it does not have stands at the end', () => {
+test('messages are in the order of the server, and unconfirmed ones at the end', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   const [first, second] = ['first', 'second'].map((text) => write(conversation, text));
   for (const message of [first, second]) conversation.sending(message);
-  conversation.take(said('earlier', '1'));
+  conversation.add(messageOf('earlier', '1'));
   conversation.sent(first);
-  conversation.take(said('between', '2'));
+  conversation.add(messageOf('between', '2'));
   conversation.sent(second);
-  conversation.take(said('later', '3'));
+  conversation.add(messageOf('later', '3'));
   assert.equal(texts(conversation), 'earlier first between second later');
 });
 
-test('a receipt is proof enough that the server has it', () => {
+test('a receipt proves that the server has the message', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   conversation.sending(write(conversation, 'hi'));
   write(conversation, 'next');
-  conversation.take(said('hello', '1'));
+  conversation.add(messageOf('hello', '1'));
   conversation.delivered('id of hi');
   conversation.delivered('id of nothing');
   assert.equal(texts(conversation), 'hello hi next');
   assert.equal(progress(conversation), ' delivered waiting');
 });
 
-test('a receipt proves of what was sent before, too, that the server has it', () => {
+test('a receipt proves that the server has all messages sent before, too', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   for (const text of ['one', 'two', 'three']) conversation.sending(write(conversation, text));
   conversation.delivered('id of two');
@@ -98,50 +98,50 @@ test('a receipt proves of what was sent before, too, that the server has it', ()
   assert.equal(progress(conversation), 'sent delivered sending');
 });
 
-test('what another device of ours sent is ours, and stands there once', () => {
+test('a message from another device of ours is ours, and is shown once', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
-  assert.equal(conversation.take(ours('from the telephone')), true);
-  assert.equal(conversation.take(ours('from the telephone', '1')), false);
-  assert.equal(conversation.take(ours('from the telephone', '1')), false);
+  assert.equal(conversation.add(ours('from the telephone')), true);
+  assert.equal(conversation.add(ours('from the telephone', '1')), false);
+  assert.equal(conversation.add(ours('from the telephone', '1')), false);
   assert.equal(progress(conversation), 'sent');
 });
 
-test('a stranger who takes our id for a message of theirs hides nothing', () => {
+test('a message of somebody else with an id of ours does not hide ours', () => {
   const conversation = new Conversation('lobby@rooms.chat.example', 'room');
   const message = write(conversation, 'mine');
   conversation.sending(message);
-  assert.equal(conversation.take(said('not yours', '1', { id: message.id })), true);
+  assert.equal(conversation.add(messageOf('not yours', '1', { id: message.id })), true);
   assert.equal(message.progress, 'sending');
   assert.equal(texts(conversation), 'not yours mine');
 });
 
-test('what came back says why, and is not sent again unasked', () => {
+test('a failed message has its reason, and is not sent again automatically', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   const message = write(conversation, 'hi');
   conversation.sending(message);
-  conversation.failed(message.id, 'There is nobody with this address.');
-  assert.equal(conversation.messages[0].words, 'There is nobody with this address.');
+  conversation.failed(message.id, 'This address does not exist.');
+  assert.equal(conversation.messages[0].failure, 'This address does not exist.');
   assert.deepEqual(conversation.outbox, []);
-  assert.equal(conversation.take(ours('hi', '1')), false);
-  assert.equal(progress(conversation), 'failed', 'that we have sent it is no news');
+  assert.equal(conversation.add(ours('hi', '1')), false);
+  assert.equal(progress(conversation), 'failed', 'a copy of our own message does not change the failure');
 });
 
-test('a gap is shown once, before what is not sent yet', () => {
+test('a gap is shown once, before unsent messages', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
-  conversation.take(said('before', '1'));
+  conversation.add(messageOf('before', '1'));
   write(conversation, 'waits');
   conversation.gap('some may be missing here');
   conversation.gap('some may be missing here');
-  conversation.take(said('after', '9'));
+  conversation.add(messageOf('after', '9'));
   assert.equal(texts(conversation), 'before — after waits');
 });
 
-test('older messages are asked for from where the last page began', () => {
+test('older messages are loaded from the start of the last page', () => {
   const conversation = new Conversation('bob@chat.example', 'chat');
   assert.equal(conversation.olderThan, undefined);
-  conversation.take(said('new', '9'));
+  conversation.add(messageOf('new', '9'));
   assert.equal(conversation.olderThan, '9');
-  conversation.takeOlder([said('old', '5')], '4');
-  assert.equal(conversation.olderThan, '4', 'a receipt, say');
+  conversation.addOlder([messageOf('old', '5')], '4');
+  assert.equal(conversation.olderThan, '4', 'the first entry may be a receipt');
   assert.equal(texts(conversation), 'old new');
 });

@@ -1,25 +1,25 @@
 /**
- * One archive and what is heard live beside it, as a single row of messages in which none is missing.
+ * Merges an archive and live messages into one sequence without gaps.
  *
- * After a login the archive is asked for what came since the last message known; until it has answered, live messages
- * wait. So the mark, the last message known, never moves over one that was not seen, however often connections end.
+ * After a login the archive is queried for the messages since the last known one; until it has answered, live messages are
+ * held back. So the mark, the last known message, never skips a message, however often connections break.
  */
 
 export class Feed {
-  /** The archive's id of the last message before which none is missing; '' if the archive was empty. */
+  /** The archive's id of the last message of the sequence; '' if the archive was empty. */
   mark;
 
   #deliver;
   #gap;
-  #begun = false;
+  #hasCaughtUp = false;
   #held;
   #pinned;
 
   /**
-   * @param {(told: import('./archive.js').Kept, how: {live: boolean, fresh: boolean}) => void} deliver takes one
-   *   message; `live` if it is not one of those that `catchUp` brings, `fresh` if it was said after the page was there
-   * @param {(words: string) => void} gap something may be missing here
-   * @param {string} [mark] from an earlier page
+   * @param {(entry: import('./archive.js').ArchivedMessage, how: {live: boolean, fresh: boolean}) => void} deliver gets one
+   *   message; `live` if it does not come from `catchUp`, `fresh` if it was sent after the page was loaded
+   * @param {(description: string) => void} gap called where messages may be missing
+   * @param {string} [mark] the stored mark of an earlier page
    */
   constructor(deliver, gap, mark) {
     this.#deliver = deliver;
@@ -27,81 +27,81 @@ export class Feed {
     this.mark = mark;
   }
 
-  /** From where on the archive is to be asked after a lost connection, or by the next page. */
+  /** The mark for the next query, after a lost connection or a reload. */
   get from() {
     return this.#pinned ? this.#pinned.mark : this.mark;
   }
 
   /**
-   * Something of ours is given to the network. The archive may get it before what others say next, and then it would stand
-   * before the mark: so until `unpin`, the archive is asked from here on.
+   * Called before a message of ours is sent. The archive may store it before the next messages of others, and then it would
+   * be before the mark. So until `unpin`, queries start here.
    */
   pin() {
     this.#pinned ??= { mark: this.mark };
   }
 
-  /** It is known of all that is ours whether the archive has it. */
+  /** Called when it is known of all our messages whether the archive has them. */
   unpin() {
     this.#pinned = undefined;
   }
 
-  /** A login has begun: from now on live messages wait for `catchUp`. */
+  /** Called when a login starts: live messages are held back until `catchUp`. */
   hold() {
     this.#held = [];
   }
 
-  /** A live message. */
-  heard(told) {
-    if (this.#held) this.#held.push(told);
-    else this.#take(told, true, true);
+  /** Handles a live message. */
+  receive(entry) {
+    if (this.#held) this.#held.push(entry);
+    else this.#pass(entry, true, true);
   }
 
   /**
-   * Brings what was missed, and then what waited.
+   * Delivers the missed messages, and then the held ones.
    *
    * @param {import('./archive.js').Archive} archive
-   * @returns {Promise<boolean>} whether nothing is missing. Rejected if the session ended meanwhile: then what waited is
-   *   forgotten, for the archive will tell it the next time.
+   * @returns {Promise<boolean>} whether nothing is missing. Rejected if the session ended meanwhile: then held messages
+   *   are dropped, because the archive returns them the next time.
    */
   async catchUp(archive) {
-    let whole;
+    let complete;
     try {
-      whole = this.#begun ? await this.#since(archive) : await this.#begin(archive);
+      complete = this.#hasCaughtUp ? await this.#loadSince(archive) : await this.#loadLatest(archive);
     } catch (error) {
       if (error.name !== 'StanzaError') throw error;
-      if (this.#begun) this.#gap('This server keeps no archive: what was said meanwhile is missing here.');
-      whole = false;
+      if (this.#hasCaughtUp) this.#gap('This server has no archive: messages sent meanwhile are missing here.');
+      complete = false;
     }
-    this.#begun = true;
+    this.#hasCaughtUp = true;
     this.mark ??= '';
     const held = this.#held;
     this.#held = undefined;
-    for (const told of held ?? []) this.#take(told, false, true);
-    return whole;
+    for (const entry of held ?? []) this.#pass(entry, false, true);
+    return complete;
   }
 
-  async #begin(archive) {
+  async #loadLatest(archive) {
     const { mark } = this;
-    const { kept, reached } = await archive.latest(mark);
-    const known = kept.findIndex(({ archiveId }) => archiveId === mark);
-    kept.forEach((told, i) => this.#take(told, false, known >= 0 && i > known));
+    const { messages, reached } = await archive.latest(mark);
+    const known = messages.findIndex(({ archiveId }) => archiveId === mark);
+    messages.forEach((entry, i) => this.#pass(entry, false, known >= 0 && i > known));
     return reached;
   }
 
-  async #since(archive) {
+  async #loadSince(archive) {
     const missed = await archive.since(this.from);
     if (missed) {
-      for (const told of missed) this.#take(told, false, true);
+      for (const entry of missed) this.#pass(entry, false, true);
       return true;
     }
     this.#gap('The archive does not reach back to the last message above: some may be missing here.');
-    const { kept } = await archive.latest();
-    for (const told of kept) this.#take(told, false, true);
+    const { messages } = await archive.latest();
+    for (const entry of messages) this.#pass(entry, false, true);
     return false;
   }
 
-  #take(told, live, fresh) {
-    this.#deliver(told, { live, fresh });
-    if (told.archiveId) this.mark = told.archiveId;
+  #pass(entry, live, fresh) {
+    this.#deliver(entry, { live, fresh });
+    if (entry.archiveId) this.mark = entry.archiveId;
   }
 }

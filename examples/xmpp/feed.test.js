@@ -3,30 +3,30 @@ import test from 'node:test';
 
 import { Feed } from './feed.js';
 
-const told = (archiveId) => ({ archiveId });
-const all = (text) => [...text].map(told);
+const message = (archiveId) => ({ archiveId });
+const all = (text) => [...text].map(message);
 
-/** A feed, all that it delivers (capitals: not fresh) and the gaps (a dash). */
-function feedOf(mark) {
-  let seen = '';
+/** A feed, and what it delivers (capitals: not fresh) with its gaps (a dash). */
+function createFeed(mark) {
+  let delivered = '';
   const deliver = ({ archiveId }, { fresh }) => {
-    seen += fresh ? archiveId : archiveId.toUpperCase();
+    delivered += fresh ? archiveId : archiveId.toUpperCase();
   };
-  const feed = new Feed(deliver, () => (seen += '—'), mark);
-  return { feed, seen: () => seen };
+  const feed = new Feed(deliver, () => (delivered += '—'), mark);
+  return { feed, delivered: () => delivered };
 }
 
-/** An archive that has `text`, one letter for each message. */
-function archiveOf(text) {
-  const asked = [];
+/** An archive with one message for each letter of `text`. */
+function createArchive(text) {
+  const queries = [];
   return {
-    asked,
+    queries,
     async latest(mark) {
-      asked.push(`latest ${mark}`);
-      return { kept: all(text), complete: true, reached: !mark || text.includes(mark) };
+      queries.push(`latest ${mark}`);
+      return { messages: all(text), complete: true, reached: !mark || text.includes(mark) };
     },
     async since(mark) {
-      asked.push(`since ${mark}`);
+      queries.push(`since ${mark}`);
       if (mark && !text.includes(mark)) return undefined;
       return all(text.slice(text.indexOf(mark) + 1));
     },
@@ -36,91 +36,91 @@ function archiveOf(text) {
 const refusing = (error) => ({ latest: () => Promise.reject(error), since: () => Promise.reject(error) });
 const noArchive = Object.assign(new Error('service-unavailable'), { name: 'StanzaError' });
 
-test('a new page shows what the archive has, and counts nothing of it as new', async () => {
-  const { feed, seen } = feedOf();
+test('a new page shows the archive, and counts none of it as new', async () => {
+  const { feed, delivered } = createFeed();
   feed.hold();
-  assert.equal(await feed.catchUp(archiveOf('abc')), true);
-  feed.heard(told('d'));
-  assert.equal(seen(), 'ABCd');
+  assert.equal(await feed.catchUp(createArchive('abc')), true);
+  feed.receive(message('d'));
+  assert.equal(delivered(), 'ABCd');
   assert.equal(feed.mark, 'd');
 });
 
-test('a page that was reloaded counts as new what came after the last message it knew', async () => {
-  const { feed, seen } = feedOf('b');
+test('a reloaded page counts messages after its last known one as new', async () => {
+  const { feed, delivered } = createFeed('b');
   feed.hold();
-  assert.equal(await feed.catchUp(archiveOf('abcd')), true);
-  assert.equal(seen(), 'ABcd');
+  assert.equal(await feed.catchUp(createArchive('abcd')), true);
+  assert.equal(delivered(), 'ABcd');
 });
 
-test('what is heard while the archive answers comes after it', async () => {
-  const { feed, seen } = feedOf();
+test('live messages that arrive during a query follow its result', async () => {
+  const { feed, delivered } = createFeed();
   feed.hold();
-  feed.heard(told('d'));
-  const catching = feed.catchUp(archiveOf('abc'));
-  feed.heard(told('e'));
+  feed.receive(message('d'));
+  const catching = feed.catchUp(createArchive('abc'));
+  feed.receive(message('e'));
   await catching;
-  assert.equal(seen(), 'ABCde');
+  assert.equal(delivered(), 'ABCde');
 });
 
-test('after a lost connection it asks from the last message on', async () => {
-  const { feed, seen } = feedOf();
+test('after a lost connection the query starts at the last message', async () => {
+  const { feed, delivered } = createFeed();
   feed.hold();
-  await feed.catchUp(archiveOf('ab'));
+  await feed.catchUp(createArchive('ab'));
   feed.hold();
-  const archive = archiveOf('abcd');
+  const archive = createArchive('abcd');
   assert.equal(await feed.catchUp(archive), true);
-  assert.deepEqual(archive.asked, ['since b']);
-  assert.equal(seen(), 'ABcd');
+  assert.deepEqual(archive.queries, ['since b']);
+  assert.equal(delivered(), 'ABcd');
 });
 
-test('a connection that breaks while the archive answers loses nothing', async () => {
-  const { feed, seen } = feedOf();
+test('a connection that breaks during a query loses nothing', async () => {
+  const { feed, delivered } = createFeed();
   feed.hold();
-  await feed.catchUp(archiveOf('ab'));
+  await feed.catchUp(createArchive('ab'));
   feed.hold();
-  feed.heard(told('d')); // c is still in the archive
+  feed.receive(message('d')); // c is still in the archive
   await assert.rejects(feed.catchUp(refusing(new Error('the session has ended'))));
-  assert.equal(feed.mark, 'b', 'the mark has not gone over what is missing');
+  assert.equal(feed.mark, 'b', 'the mark has not skipped missing messages');
   feed.hold();
-  await feed.catchUp(archiveOf('abcde'));
-  assert.equal(seen(), 'ABcde');
+  await feed.catchUp(createArchive('abcde'));
+  assert.equal(delivered(), 'ABcde');
 });
 
-test('as long as something of ours is under way, it asks from before it', async () => {
-  const { feed, seen } = feedOf();
+test('while a message of ours is unconfirmed, queries start before it', async () => {
+  const { feed, delivered } = createFeed();
   feed.hold();
-  await feed.catchUp(archiveOf(''));
-  assert.equal(feed.from, '', 'an archive that was empty is asked for everything');
-  feed.heard(told('a'));
-  feed.pin(); // ours is b, and the connection breaks before anybody says that it arrived
-  feed.heard(told('c'));
+  await feed.catchUp(createArchive(''));
+  assert.equal(feed.from, '', 'an empty archive is queried from its start');
+  feed.receive(message('a'));
+  feed.pin(); // ours is b, and the connection breaks before the server confirms it
+  feed.receive(message('c'));
   assert.deepEqual([feed.mark, feed.from], ['c', 'a']);
   feed.hold();
-  const archive = archiveOf('abcd');
+  const archive = createArchive('abcd');
   assert.equal(await feed.catchUp(archive), true);
-  assert.deepEqual(archive.asked, ['since a']);
-  assert.equal(seen(), 'acbcd', 'whoever takes them knows c already');
+  assert.deepEqual(archive.queries, ['since a']);
+  assert.equal(delivered(), 'acbcd', 'the receiver knows c already');
   feed.unpin();
   assert.equal(feed.from, 'd');
 });
 
-test('an archive that does not reach back shows a gap, and nothing is certain', async () => {
-  const { feed, seen } = feedOf();
+test('an archive that does not reach back leaves a gap', async () => {
+  const { feed, delivered } = createFeed();
   feed.hold();
-  await feed.catchUp(archiveOf('ab'));
+  await feed.catchUp(createArchive('ab'));
   feed.hold();
-  assert.equal(await feed.catchUp(archiveOf('xyz')), false);
-  assert.equal(seen(), 'AB—xyz');
+  assert.equal(await feed.catchUp(createArchive('xyz')), false);
+  assert.equal(delivered(), 'AB—xyz');
   assert.equal(feed.mark, 'z');
 });
 
-test('a server without an archive shows a gap after each lost connection', async () => {
-  const { feed, seen } = feedOf();
+test('without an archive there is a gap after each lost connection', async () => {
+  const { feed, delivered } = createFeed();
   feed.hold();
   assert.equal(await feed.catchUp(refusing(noArchive)), false);
-  feed.heard(told('a'));
+  feed.receive(message('a'));
   feed.hold();
-  feed.heard(told('b'));
+  feed.receive(message('b'));
   assert.equal(await feed.catchUp(refusing(noArchive)), false);
-  assert.equal(seen(), 'a—b');
+  assert.equal(delivered(), 'a—b');
 });

@@ -1,6 +1,6 @@
 /**
- * One room (XEP-0045, Multi-User Chat): who is in it, and what is said. It is found by asking the server where its rooms
- * are, entered anew at each login, and what was missed comes from the room's own archive.
+ * One room (XEP-0045, Multi-User Chat): its occupants and messages. It is discovered by asking the server for its rooms and
+ * joined at each login; missed messages come from the room's own archive.
  */
 
 import jid from '@xmpp/jid';
@@ -8,7 +8,7 @@ import xml from '@xmpp/xml';
 
 import { Archive } from './archive.js';
 import { Feed } from './feed.js';
-import { NS, bounceWords } from './stanzas.js';
+import { NS, bounceReason } from './stanzas.js';
 
 const NAME = 'lobby';
 const SELF = '110';
@@ -21,99 +21,97 @@ const REMOVED = {
 export class Room {
   address;
   nick;
-  /** @type {Map<string, string>} whether they are away, by the names they have here */
+  /** @type {Map<string, string>} their presence, by nickname */
   occupants = new Map();
-  /** Whether what was missed has come, and we may speak. */
-  settled = false;
-  /** Why we are not in it, in words. */
-  words = '';
+  /** Whether missed messages have been loaded, and messages can be sent. */
+  caughtUp = false;
+  /** Why the room is not joined. */
+  description = '';
   archive;
 
   #name;
-  #calls;
+  #callbacks;
   #feeds = new Map();
   #session;
-  #self;
-  #entered;
+  #occupantId;
+  #resolveJoin;
 
   /**
-   * @param {string} name what we want to be called
-   * @param {object} calls
-   * @param {(address: string) => string | undefined} calls.mark
-   * @param {(address: string) => import('./conversation.js').Conversation} calls.conversation
-   * @param {(conversation: object) => void} calls.transmit sends what waits
-   * @param {() => void} calls.changed
+   * @param {string} name the preferred nickname
+   * @param {object} callbacks
+   * @param {(address: string) => string | undefined} callbacks.mark
+   * @param {(address: string) => import('./conversation.js').Conversation} callbacks.conversation
+   * @param {(conversation: object) => void} callbacks.transmit sends pending messages
+   * @param {() => void} callbacks.changed
    */
-  constructor(name, calls) {
+  constructor(name, callbacks) {
     this.#name = name;
     this.nick = name;
-    this.#calls = calls;
+    this.#callbacks = callbacks;
   }
 
-  /** The last message known of each room's archive. */
+  /** The last known message of each room's archive. */
   get marks() {
     return Object.fromEntries([...this.#feeds].map(([address, { from }]) => [address, from]));
   }
 
-  /** A login has succeeded. Kept when we are in the room and have heard what we missed; or when we cannot be. */
+  /** Joins the room after a login. Resolved when missed messages are loaded, or when the room cannot be joined. */
   async enter(session) {
     this.#session = session;
-    this.address ??= await find(session);
+    this.address ??= await discover(session);
     if (!this.address) {
-      this.words = 'This server has no rooms.';
+      this.description = 'This server has no rooms.';
       return;
     }
     const { address } = this;
-    const conversation = this.#calls.conversation(address);
+    const conversation = this.#callbacks.conversation(address);
     this.archive = new Archive(session, address, false);
     if (!this.#feeds.has(address)) {
-      const deliver = (told, how) => this.#deliver(conversation, told, how);
-      this.#feeds.set(address, new Feed(deliver, (words) => conversation.gap(words), this.#calls.mark(address)));
+      const deliver = (entry, how) => this.#deliver(conversation, entry, how);
+      this.#feeds.set(address, new Feed(deliver, (description) => conversation.gap(description), this.#callbacks.mark(address)));
     }
     this.feed.hold();
     if (!(await this.#join())) return;
-    const whole = (await this.feed.catchUp(this.archive)) && session.alone;
+    const complete = (await this.feed.catchUp(this.archive)) && session.exclusive;
     if (this.#session !== session) return;
-    this.settled = true;
-    if (!whole) conversation.doubted();
-    this.#calls.transmit(conversation);
+    this.caughtUp = true;
+    if (!complete) conversation.doubted();
+    this.#callbacks.transmit(conversation);
   }
 
-  /** The connection is lost. */
-  lost() {
+  disconnected() {
     this.#session = undefined;
     this.archive = undefined;
-    this.settled = false;
+    this.caughtUp = false;
     this.occupants.clear();
-    this.#entered?.(false);
+    this.#resolveJoin?.(false);
   }
 
-  /** Tells the room of our presence. */
-  tell(presence) {
-    if (!this.settled) return;
+  sendPresence(presence) {
+    if (!this.caughtUp) return;
     presence.attrs.to = `${this.address}/${this.nick}`;
     this.#session.send(presence).catch(() => {});
   }
 
-  heard(stanza) {
+  receive(stanza) {
     const archiveId = stanza.getChildren('stanza-id', NS.ids).find(({ attrs }) => attrs.by === this.address)?.attrs.id;
-    this.feed?.heard({ archiveId, stanza, when: Date.now() });
+    this.feed?.receive({ archiveId, stanza, when: Date.now() });
   }
 
-  /** Something we said came back. */
+  /** The room has returned an error for a message of ours. */
   bounced(stanza) {
-    this.#calls.conversation(this.address).failed(stanza.attrs.id, bounceWords(stanza));
-    this.#calls.changed();
+    this.#callbacks.conversation(this.address).failed(stanza.attrs.id, bounceReason(stanza));
+    this.#callbacks.changed();
   }
 
-  /** Reads what was said in the room: {message}, or undefined if nothing was. */
+  /** Reads a stanza of the room: {message}, or undefined if it contains none. */
   read({ archiveId, stanza, when }) {
     const nick = stanza.attrs.from ? jid(stanza.attrs.from).resource : '';
     const text = stanza.getChildText('body');
     if (stanza.attrs.type !== 'groupchat' || !nick || !text) return undefined;
-    // The room vouches for this id; a name may have been another's before.
+    // The room guarantees this id; a nickname may have been somebody else's before.
     const occupant = stanza.getChild('occupant-id', NS.occupant)?.attrs.id;
-    const mine = occupant && this.#self ? occupant === this.#self : nick === this.nick;
+    const mine = occupant && this.#occupantId ? occupant === this.#occupantId : nick === this.nick;
     return { mine, message: { archiveId, id: stanza.attrs.id, from: nick, mine, text, when } };
   }
 
@@ -121,67 +119,67 @@ export class Room {
     const { type } = stanza.attrs;
     const user = stanza.getChild('x', NS.mucUser);
     const codes = user?.getChildren('status').map(({ attrs }) => attrs.code) ?? [];
-    if (type === 'error') this.#refused(stanza);
-    else if (type === 'unavailable') this.#gone(nick, codes);
+    if (type === 'error') this.#onJoinError(stanza);
+    else if (type === 'unavailable') this.#onLeave(nick, codes);
     else {
       this.occupants.set(nick, stanza.getChildText('show') ?? 'here');
       if (codes.includes(SELF)) {
         this.nick = nick; // the room may have chosen another
-        this.#self = stanza.getChild('occupant-id', NS.occupant)?.attrs.id;
-        this.#entered?.(true);
+        this.#occupantId = stanza.getChild('occupant-id', NS.occupant)?.attrs.id;
+        this.#resolveJoin?.(true);
       }
     }
-    this.#calls.changed();
+    this.#callbacks.changed();
   }
 
-  /** What is said in the room, as far as we have entered one. */
+  /** The feed of the room, if one was joined. */
   get feed() {
     return this.#feeds.get(this.address);
   }
 
-  #deliver(conversation, told, { fresh }) {
-    const read = this.read(told);
+  #deliver(conversation, entry, { fresh }) {
+    const read = this.read(entry);
     if (!read) return;
-    const isNew = conversation.take(read.message);
+    const isNew = conversation.add(read.message);
     if (isNew && fresh && !read.mine) conversation.unread += 1;
-    this.#calls.changed();
+    this.#callbacks.changed();
   }
 
   #join() {
-    this.words = '';
-    const entered = new Promise((resolve) => {
-      this.#entered = resolve;
+    this.description = '';
+    const joined = new Promise((resolve) => {
+      this.#resolveJoin = resolve;
     });
-    // No history by the room itself: the archive knows better what we have.
+    // No history from the room itself, because the archive is queried.
     const x = xml('x', { xmlns: NS.muc }, xml('history', { maxstanzas: '0' }));
     this.#session.send(xml('presence', { to: `${this.address}/${this.nick}` }, x)).catch(() => {});
-    return entered;
+    return joined;
   }
 
-  #refused(stanza) {
+  #onJoinError(stanza) {
     const condition = stanza.getChild('error')?.getChildElements()[0]?.name;
     if (condition === 'conflict') {
-      // Somebody else has this name.
+      // The nickname is taken.
       this.nick = `${this.#name}-${Math.random().toString(36).slice(2, 5)}`;
-      const entered = this.#entered;
-      this.#join().then(entered);
+      const resolve = this.#resolveJoin;
+      this.#join().then(resolve);
       return;
     }
-    this.words = `The room does not let you in: ${condition ?? 'it does not say why'}.`;
-    this.#entered?.(false);
+    this.description = `The room refused to let you join: ${condition ?? 'no reason given'}.`;
+    this.#resolveJoin?.(false);
   }
 
-  #gone(nick, codes) {
+  #onLeave(nick, codes) {
     this.occupants.delete(nick);
     if (!codes.includes(SELF)) return;
-    this.settled = false;
-    this.words = codes.map((code) => REMOVED[code]).find(Boolean) ?? 'You have left this room.';
-    this.#entered?.(false);
+    this.caughtUp = false;
+    this.description = codes.map((code) => REMOVED[code]).find(Boolean) ?? 'You have left this room.';
+    this.#resolveJoin?.(false);
   }
 }
 
-/** The address of our room on this server: it is asked which of its services holds rooms (XEP-0030). */
-async function find(session) {
+/** The address of our room on this server, by service discovery (XEP-0030). */
+async function discover(session) {
   const { domain } = session;
   const items = await session.ask('get', xml('query', { xmlns: NS.items }), domain);
   for (const { attrs } of items.getChildren('item')) {

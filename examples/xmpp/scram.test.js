@@ -16,7 +16,7 @@ async function login(credentials, challenge = SERVER_FIRST) {
   return { scram, answer: await scram.response({ username: 'user', ...credentials }) };
 }
 
-test('it answers as the RFC does, and takes no other proof', async () => {
+test('the example of the RFC, and no other proof is accepted', async () => {
   const { scram, answer } = await login({ password: 'pencil' });
   assert.equal(answer, CLIENT_FINAL);
   assert.equal(scram.isProof(PROOF), true);
@@ -24,14 +24,14 @@ test('it answers as the RFC does, and takes no other proof', async () => {
   assert.equal(scram.isProof(''), false);
 });
 
-test('the key is as good as the password, and does not contain it', async () => {
+test('the key replaces the password, and does not contain it', async () => {
   const { scram } = await login({ password: 'pencil' });
   const key = JSON.parse(JSON.stringify(scram.key));
   assert.deepEqual([key.salt, key.rounds, key.bytes.length], ['QSXCR+Q6sek8bf92', 4096, 20]);
   assert.equal((await login({ key })).answer, CLIENT_FINAL);
 });
 
-test('for another salt, or other rounds, the password is asked for', async () => {
+test('for another salt or another number of rounds the password is required', async () => {
   const { key } = (await login({ password: 'pencil' })).scram;
   for (const [from, to] of [['QSXCR+Q6sek8bf92', 'QSXCR+Q6sek8bf93'], ['i=4096', 'i=4097']]) {
     const challenge = SERVER_FIRST.replace(from, to);

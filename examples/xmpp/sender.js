@@ -1,6 +1,6 @@
 /**
- * What we say in one session, and the proof that the server has it. It decides nothing: which messages are to be sent, and
- * whether again, is the chat's business.
+ * Sends messages in one session, and finds out when the server has them. Which messages to send, and whether to send one
+ * again, is decided by the chat.
  */
 
 import xml from '@xmpp/xml';
@@ -10,12 +10,12 @@ import { NS } from './stanzas.js';
 export class Sender {
   #session;
   #changed;
-  #unproven = new Set();
-  #proving = false;
+  #unconfirmed = new Set();
+  #confirming = false;
 
   /**
    * @param {import('./session.js').Session} session
-   * @param {() => void} changed is called when more is known about a message
+   * @param {() => void} changed called when the progress of a message has changed
    */
   constructor(session, changed) {
     this.#session = session;
@@ -26,7 +26,7 @@ export class Sender {
    * @param {import('./conversation.js').Conversation} conversation
    * @param {import('./conversation.js').Message} message
    */
-  say(conversation, message) {
+  send(conversation, message) {
     const room = conversation.kind === 'room';
     conversation.sending(message);
     const stanza = xml(
@@ -36,41 +36,41 @@ export class Sender {
       xml('origin-id', { xmlns: NS.ids, id: message.id }),
       ...(room ? [] : [xml('request', { xmlns: NS.receipts })]),
     );
-    this.#send(stanza);
-    // A room says it to everybody, to us as well. Of all else we know by the next answer.
+    this.#sendStanza(stanza);
+    // A room sends the message to all occupants, including us. All others are confirmed by the next response.
     if (room) return;
-    this.#unproven.add([conversation, message]);
-    this.#prove();
+    this.#unconfirmed.add([conversation, message]);
+    this.#confirm();
   }
 
-  /** Tells `to` that we have the message with this id (XEP-0184). */
-  receipt(id, to) {
-    this.#send(xml('message', { to }, xml('received', { xmlns: NS.receipts, id })));
+  /** Confirms to `to` the receipt of the message with this id (XEP-0184). */
+  sendReceipt(id, to) {
+    this.#sendStanza(xml('message', { to }, xml('received', { xmlns: NS.receipts, id })));
   }
 
-  #send(stanza) {
-    this.#session.send(stanza).catch(() => {}); // whether it arrived is found out at the next login
+  #sendStanza(stanza) {
+    this.#session.send(stanza).catch(() => {}); // the next login finds out whether it arrived
   }
 
-  /** Finds out that the server has what was sent: one question for as many messages as there are. */
-  async #prove() {
-    if (this.#proving) return;
-    this.#proving = true;
+  /** Confirms that the server has all sent messages: one request for all of them. */
+  async #confirm() {
+    if (this.#confirming) return;
+    this.#confirming = true;
     try {
-      while (this.#unproven.size > 0) {
-        const asked = [...this.#unproven];
+      while (this.#unconfirmed.size > 0) {
+        const batch = [...this.#unconfirmed];
         await this.#session.handled();
-        for (const one of asked) {
-          this.#unproven.delete(one);
+        for (const one of batch) {
+          this.#unconfirmed.delete(one);
           const [conversation, message] = one;
           conversation.sent(message);
         }
         this.#changed();
       }
     } catch {
-      // The session has ended, or is about to: then they are unsure.
+      // The session has ended: the messages become unsure.
     } finally {
-      this.#proving = false;
+      this.#confirming = false;
     }
   }
 }

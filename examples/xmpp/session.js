@@ -1,10 +1,9 @@
 /**
- * One login: a connection from its first byte to its end. It knows the grammar of XMPP and nothing of a chat.
+ * One XMPP session: a connection from its first byte to its end. It knows XMPP, but nothing of a chat.
  *
- * Two things that hold here are what the chat relies on (see chat.js). We always ask for the same resource: a server that
- * gives it to a new connection has ended the old one (RFC 6120 §7.7.2.2), so nothing of the old one can arrive later. And
- * a server handles what we send in its order (RFC 6120 §10.1), so an answer to something proves that it has handled
- * everything before.
+ * The chat relies on two guarantees (see chat.js). The session always requests the same resource: a server that assigns it
+ * to a new connection has closed the old one (RFC 6120 §7.7.2.2), so nothing of the old one can arrive later. And a server
+ * processes stanzas in their order (RFC 6120 §10.1), so a response proves that it has processed everything before.
  */
 
 import iqCallee from '@xmpp/iq/callee.js';
@@ -23,27 +22,27 @@ const NS_SASL = 'urn:ietf:params:xml:ns:xmpp-sasl';
 const NS_PING = 'urn:xmpp:ping';
 const MECHANISM = 'SCRAM-SHA-1';
 
-/** From the first byte to the end of the login, in milliseconds. */
+/** Close the connection if the login takes longer than this, in milliseconds. */
 const LOGIN_MS = 20_000;
 
-const NOT_IN_CHARGE = 'This chat server is not in charge of that address.';
+const NOT_IN_CHARGE = 'This chat server is not responsible for that address.';
 
-/** What a server says when it ends a stream (RFC 6120 §4.9.3), for people; and whether another try may help. */
+/** Stream errors (RFC 6120 §4.9.3): a description for the user, and whether to reconnect. */
 const STREAM_ERRORS = {
-  conflict: ['This chat goes on in another tab, which has taken its place.', false],
+  conflict: ['This session was replaced by another tab.', false],
   'system-shutdown': ['The chat server is shutting down.', true],
-  reset: ['The chat server wants a new login.', true],
-  'connection-timeout': ['The chat server waited too long for this page.', true],
+  reset: ['The chat server requires a new login.', true],
+  'connection-timeout': ['The chat server timed out.', true],
   'resource-constraint': ['The chat server is too busy.', true],
-  'internal-server-error': ['The chat server has a fault of its own.', true],
-  'remote-connection-failed': ['The chat server cannot reach what it needs.', true],
+  'internal-server-error': ['The chat server had an internal error.', true],
+  'remote-connection-failed': ['The chat server cannot reach a remote service.', true],
   'undefined-condition': ['The chat server ended the connection.', true],
   'host-unknown': [NOT_IN_CHARGE, false],
-  'not-authorized': [NOT_IN_CHARGE, false], // for another domain than the gateway has asked for
-  'policy-violation': ['The chat server ended the connection: against its rules.', false],
+  'not-authorized': [NOT_IN_CHARGE, false], // the domain differs from the gateway's xmpp_domain
+  'policy-violation': ['The chat server ended the connection because of its policy.', false],
 };
 
-/** How a login may fail (RFC 6120 §6.5). */
+/** Login errors (RFC 6120 §6.5). */
 const LOGIN_ERRORS = {
   'not-authorized': 'Wrong address or password.',
   'account-disabled': 'This account is disabled.',
@@ -52,21 +51,21 @@ const LOGIN_ERRORS = {
 
 /**
  * @typedef {object} End
- * @property {string} words for the person in front of the page
- * @property {boolean} retry whether another try may help
- * @property {boolean} [login] the login was refused: ask for the password again
+ * @property {string} description for the user
+ * @property {boolean} retry whether reconnecting may help
+ * @property {boolean} [login] the login was refused, so the password is needed again
  */
 
 export class Session {
-  /** @type {Promise<End>} how it ends; kept when it has */
+  /** @type {Promise<End>} resolved when the session has ended */
   ended;
   /** The server's name. */
   domain;
-  /** The full address that the server has given us. */
+  /** The full address that the server has assigned. */
   jid;
-  /** Whether that is the one we asked for: then nothing of an older connection can still arrive. */
-  alone = false;
-  /** What may be kept to log in again without the password. */
+  /** Whether that is the requested one: then nothing of an older connection can still arrive. */
+  exclusive = false;
+  /** The key to store for a login without the password. */
   key;
 
   #finish;
@@ -102,11 +101,11 @@ export class Session {
     this.#callee.get(NS_PING, 'ping', () => ({}));
     const saslFactory = new SaslFactory();
     let scram;
-    const remembering = function makeScram() {
+    const makeScram = function createScram() {
       scram = new Scram();
       return scram;
     };
-    saslFactory.use(MECHANISM, remembering);
+    saslFactory.use(MECHANISM, makeScram);
     sasl({ streamFeatures: features, saslFactory }, async (authenticate) => {
       const proof = nextSuccess(entity);
       await authenticate(credentials, MECHANISM);
@@ -119,20 +118,20 @@ export class Session {
 
     entity.on('error', (error) => this.#failed(error));
     entity.on('close', () => this.#closing || channel.close(1000));
-    entity.on('disconnect', ({ reason }) => this.#over(endOf(reason, this.#closing)));
+    entity.on('disconnect', ({ reason }) => this.#terminate(endOf(reason, this.#closing)));
   }
 
-  /** Logs in. Kept when the session can be used; rejected when it has ended before. */
+  /** Logs in. Resolved when the session can be used; rejected if it ends before. */
   async open() {
-    const tooLate = { words: 'The chat server did not finish the login in time.', retry: true };
-    const late = setTimeout(() => this.#over(tooLate), LOGIN_MS);
+    const timedOut = { description: 'The chat server did not complete the login in time.', retry: true };
+    const timer = setTimeout(() => this.#terminate(timedOut), LOGIN_MS);
     try {
-      await Promise.race([this.#login(), this.ended.then(({ words }) => Promise.reject(new Error(words)))]);
+      await Promise.race([this.#login(), this.ended.then(({ description }) => Promise.reject(new Error(description)))]);
     } catch (error) {
       this.#failed(error);
       throw error;
     } finally {
-      clearTimeout(late);
+      clearTimeout(timer);
     }
   }
 
@@ -145,7 +144,7 @@ export class Session {
     await stream.connect(service);
     await stream.open({ domain });
     const jid = await online;
-    this.alone = jid.resource === this.#resource;
+    this.exclusive = jid.resource === this.#resource;
     this.jid = jid.toString();
   }
 
@@ -154,44 +153,44 @@ export class Session {
     this.#middleware.use((context, next) => {
       if (context.name !== name) return next();
       if (!this.#end) handler(context.stanza);
-      return Promise.resolve(); // what is returned would be sent as an answer
+      return Promise.resolve(); // a returned value would be sent as a response
     });
   }
 
-  /** Answers a request of type "set". */
+  /** Handles requests of type "set". */
   onSet(namespace, name, handler) {
     this.#callee.set(namespace, name, ({ stanza, element }) => handler(element, stanza) ?? {});
   }
 
-  /** @returns {Promise<void>} kept when the browser has it; that says nothing about the server */
+  /** @returns {Promise<void>} resolved when the browser has taken it; the server may not have it yet */
   send(stanza) {
     return this.#end ? Promise.reject(new Error('the session has ended')) : this.#stream.send(stanza);
   }
 
-  /** Asks something, and gives the answer's child of the same name. */
+  /** Sends a request, and returns the response's child of the same name. */
   ask(type, element, to) {
-    return this.#answered(this.#caller[type](element, to));
+    return this.#untilEnd(this.#caller[type](element, to));
   }
 
-  /** Sends a whole request, and gives the whole answer. */
+  /** Sends a complete request stanza, and returns the complete response. */
   request(iq) {
-    return this.#answered(this.#caller.request(iq));
+    return this.#untilEnd(this.#caller.request(iq));
   }
 
-  #answered(answer) {
+  #untilEnd(answer) {
     return Promise.race([answer, this.ended.then(() => Promise.reject(new Error('the session has ended')))]);
   }
 
-  /** Kept when the server has handled all that was sent before. */
+  /** Resolved when the server has processed all that was sent before. */
   async handled() {
     try {
       await this.ask('get', xml('ping', { xmlns: NS_PING }), this.domain);
     } catch (error) {
-      if (error.name !== 'StanzaError') throw error; // a refusal is an answer, too
+      if (error.name !== 'StanzaError') throw error; // an error is a response, too
     }
   }
 
-  /** Bytes that the server must answer; undefined while there is nothing to ask. */
+  /** A request that the server must answer, as bytes; undefined before the login and after the end. */
   probe() {
     if (!this.jid || this.#end) return undefined;
     this.#pings += 1;
@@ -199,34 +198,33 @@ export class Session {
     return new TextEncoder().encode(ping.toString());
   }
 
-  /** Says goodbye. */
+  /** Closes the stream and the connection. */
   async close() {
     this.#closing = true;
     if (this.jid && !this.#end) await this.#stream.stop().catch(() => {});
-    this.#over({ words: 'Signed out.', retry: false });
+    this.#terminate({ description: 'Signed out.', retry: false });
   }
 
   #failed(error) {
     const refused = error.name === 'SASLError' && error.condition !== 'temporary-auth-failure';
     if (refused || error instanceof PasswordNeeded) {
-      const other = error.condition ? `the chat server refuses the login: ${error.condition}` : error.message;
-      this.#over({ words: LOGIN_ERRORS[error.condition] ?? sentence(other), retry: false, login: true });
+      const other = error.condition ? `the chat server refused the login: ${error.condition}` : error.message;
+      this.#terminate({ description: LOGIN_ERRORS[error.condition] ?? sentence(other), retry: false, login: true });
     } else if (error.name === 'StreamError') {
       const other = [`The chat server ended the connection: ${error.condition}.`, false];
-      const [words, retry] = STREAM_ERRORS[error.condition] ?? other;
-      this.#over({ words, retry, login: words === NOT_IN_CHARGE });
+      const [description, retry] = STREAM_ERRORS[error.condition] ?? other;
+      this.#terminate({ description, retry, login: description === NOT_IN_CHARGE });
     } else if (error.name === 'StanzaError') {
-      // An answer that nobody waits for any more, or a resource that is refused.
-      // A server may rather keep an old connection than believe in its end before it has noticed it itself.
+      // A late response, or a refused resource: some servers keep an old connection until they notice its end.
       const held = error.condition === 'conflict';
-      const why = held ? 'it still holds the old connection' : error.condition;
-      if (!this.jid) this.#over({ words: `The chat server refuses this login: ${why}.`, retry: held });
+      const reason = held ? 'the old connection is still open' : error.condition;
+      if (!this.jid) this.#terminate({ description: `The chat server refused this login: ${reason}.`, retry: held });
     } else {
-      this.#over({ words: sentence(error.message || 'The chat server took too long.'), retry: true });
+      this.#terminate({ description: sentence(error.message || 'The chat server did not answer in time.'), retry: true });
     }
   }
 
-  #over(end) {
+  #terminate(end) {
     if (this.#end) return;
     this.#end = end;
     this.#channel.close(1000);
@@ -234,7 +232,7 @@ export class Session {
   }
 }
 
-/** What `<success/>` says, of which xmpp.js takes no notice. */
+/** The content of `<success/>`, which xmpp.js ignores. */
 function nextSuccess(entity) {
   return new Promise((resolve) => {
     entity.on('nonza', function listen(element) {
@@ -245,11 +243,11 @@ function nextSuccess(entity) {
   });
 }
 
-/** The end of a connection that neither side of the stream has given a reason for. */
+/** Describes the end of a connection without a stream error. */
 function endOf(event, ours) {
-  if (!event?.words) return { words: 'The connection was lost.', retry: true };
-  // A server that goes away closes its connection in good order, and so does the gateway then; nobody has ended the chat.
-  return { words: event.words, retry: event.retry || (event.code === 1000 && !ours) };
+  if (!event?.description) return { description: 'The connection was lost.', retry: true };
+  // A server that stops closes its connection cleanly, and then so does the gateway; the user did not end the chat.
+  return { description: event.description, retry: event.retry || (event.code === 1000 && !ours) };
 }
 
 function sentence(text) {

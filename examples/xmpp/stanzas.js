@@ -1,4 +1,4 @@
-/** What stanzas say: their namespaces, and how a message is read. Pure. */
+/** Namespaces, and functions that read message stanzas. No state, no I/O. */
 
 import jid from '@xmpp/jid';
 
@@ -16,28 +16,28 @@ export const NS = {
 };
 
 const BOUNCES = {
-  'service-unavailable': 'There is nobody with this address.',
-  'item-not-found': 'There is nobody with this address.',
+  'service-unavailable': 'This address does not exist.',
+  'item-not-found': 'This address does not exist.',
   'remote-server-not-found': 'The server of this address cannot be found.',
   'remote-server-timeout': 'The server of this address does not answer.',
   'not-acceptable': 'You are not in this room.',
-  forbidden: 'You may not speak here.',
-  'policy-violation': 'The server does not take this message.',
+  forbidden: 'You are not allowed to write here.',
+  'policy-violation': 'The server does not accept this message.',
 };
 
 /**
- * Reads a message between two people.
+ * Reads a message stanza between two users.
  *
- * @param {import('./archive.js').Kept} told
+ * @param {import('./archive.js').ArchivedMessage} entry
  * @param {string} me our bare address
- * @returns what it is, or undefined if nothing of it is ours to show
+ * @returns its parts, or undefined if it is to be ignored
  */
 export function readMessage({ archiveId, stanza, when }, me) {
   const { id, type } = stanza.attrs;
   if (type === 'groupchat' || type === 'headline') return undefined;
   const sender = stanza.attrs.from ?? me;
   const from = bare(sender);
-  if (type === 'error') return { partner: from, bounce: { id, words: bounceWords(stanza) } };
+  if (type === 'error') return { partner: from, bounce: { id, description: bounceReason(stanza) } };
   const mine = from === me;
   const partner = mine ? bare(stanza.attrs.to ?? me) : from;
   const receipt = stanza.getChild('received', NS.receipts)?.attrs.id;
@@ -47,11 +47,11 @@ export function readMessage({ archiveId, stanza, when }, me) {
   return { partner, mine, sender, message, receipt, wantsReceipt };
 }
 
-/** Why a message came back, in words. */
-export function bounceWords(stanza) {
+/** Why a message was returned, for the user. */
+export function bounceReason(stanza) {
   const error = stanza.getChild('error');
   const condition = error?.getChildElements().find(({ name }) => name !== 'text')?.name;
-  return BOUNCES[condition] ?? error?.getChildText('text') ?? `It came back: ${condition ?? 'nobody said why'}.`;
+  return BOUNCES[condition] ?? error?.getChildText('text') ?? `Delivery failed: ${condition ?? 'no reason given'}.`;
 }
 
 function bare(address) {

@@ -1,9 +1,9 @@
 /**
- * An XML stream over a byte pipe: what xmpp.js takes for a TCP connection is one WebSocket through Portcullis.
+ * An XML stream over a WebSocket through Portcullis, which xmpp.js uses like a TCP connection.
  *
- * xmpp.js brings the parser and the stream's grammar (RFC 6120 §4). It has transports for TCP, which a browser has not,
- * and for XMPP over WebSocket (RFC 7395), which puts each stanza into a message of its own and needs a server that
- * speaks it. Here messages are pieces of a stream, cut anywhere, in the middle of a character as well.
+ * xmpp.js contains the parser and the stream protocol (RFC 6120 §4). It has transports for TCP, which browsers lack, and for
+ * XMPP over WebSocket (RFC 7395), which puts each stanza into one message and needs server support. Here messages are
+ * pieces of a byte stream, split at any byte, even within a character.
  */
 
 import Connection from '@xmpp/connection';
@@ -13,7 +13,7 @@ import { Parser } from '@xmpp/xml';
 const NS_CLIENT = 'jabber:client';
 const NS_STREAM = 'http://etherx.jabber.org/streams';
 
-/** A channel (see ../lib/channel.js) in the shape of a Node.js socket, as far as xmpp.js uses one. */
+/** A channel (see ../lib/channel.js) with the part of the interface of a Node.js socket that xmpp.js uses. */
 class ByteSocket extends EventEmitter {
   #channel;
   #encoder = new TextEncoder();
@@ -47,7 +47,7 @@ class ByteSocket extends EventEmitter {
   }
 }
 
-/** A stream to a server of `options.domain`. Its `connect` takes a channel that is being opened. */
+/** A stream to a server of `options.domain`. Its `connect` expects a channel that is being opened. */
 export class Stream extends Connection {
   NS = NS_CLIENT;
   Socket = ByteSocket;
@@ -65,7 +65,7 @@ export class Stream extends Connection {
     return element;
   }
 
-  /** The start tag alone: the element stays open as long as the stream. */
+  /** Only the start tag: the element stays open as long as the stream. */
   header(element) {
     return `<?xml version='1.0'?>${element.toString().slice(0, -2)}>`;
   }

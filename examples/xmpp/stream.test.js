@@ -5,7 +5,7 @@ import { Stream } from './stream.js';
 
 const bytesOf = (text) => new TextEncoder().encode(text);
 
-/** A channel that a test speaks through, and all that was written to it. */
+/** A channel for tests, which records what is written to it. */
 function fakeChannel() {
   return {
     written: '',
@@ -24,19 +24,19 @@ function fakeChannel() {
 const HEAD =
   "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>";
 
-/** A stream that is open, its channel, and the texts of the messages that have come. */
+/** An open stream, its channel, and the texts of received messages. */
 async function openStream() {
-  const [stream, channel, heard] = [new Stream({ domain: 'chat.example' }), fakeChannel(), []];
-  stream.on('error', (error) => heard.push(`error: ${error.message}`));
-  stream.on('stanza', (stanza) => heard.push(stanza.getChildText('body')));
+  const [stream, channel, received] = [new Stream({ domain: 'chat.example' }), fakeChannel(), []];
+  stream.on('error', (error) => received.push(`error: ${error.message}`));
+  stream.on('stanza', (stanza) => received.push(stanza.getChildText('body')));
   const connecting = stream.connect(channel);
   channel.onopen();
   await connecting;
   await stream.open({ domain: 'chat.example' });
-  return { stream, channel, heard };
+  return { stream, channel, received };
 }
 
-test('it opens one stream for the whole connection', async () => {
+test('it opens one stream for the connection', async () => {
   const { channel } = await openStream();
   assert.match(channel.written, /^<\?xml version=.1\.0.\?><stream:stream [^>]*[^/]>$/);
   for (const part of ['xmlns="jabber:client"', 'xmlns:stream="http://etherx.jabber.org/streams"', 'version="1.0"']) {
@@ -44,23 +44,23 @@ test('it opens one stream for the whole connection', async () => {
   }
 });
 
-test('stanzas are put together from whatever pieces they come in', async () => {
+test('stanzas are assembled from pieces of any size', async () => {
   const bytes = bytesOf('<message><body>é €😀 &amp; &lt;</body></message><message><body>two</body></message>');
   for (let size = 1; size <= bytes.length; size++) {
-    const { channel, heard } = await openStream();
+    const { channel, received } = await openStream();
     for (let at = 0; at < bytes.length; at += size) channel.onmessage({ data: bytes.slice(at, at + size).buffer });
-    assert.deepEqual(heard, ['é €😀 & <', 'two'], `in pieces of ${size}`);
+    assert.deepEqual(received, ['é €😀 & <', 'two'], `in pieces of ${size}`);
   }
 });
 
-test('what is not UTF-8 ends the connection', async () => {
-  const { channel, heard } = await openStream();
+test('invalid UTF-8 closes the connection', async () => {
+  const { channel, received } = await openStream();
   channel.onmessage({ data: Uint8Array.of(0x3c, 0xff) });
-  assert.deepEqual(heard, ['error: the server sent something that is not UTF-8']);
+  assert.deepEqual(received, ['error: the server sent something that is not UTF-8']);
   assert.equal(channel.closed, 1000);
 });
 
-test('a write that the channel refuses is refused', async () => {
+test('a write that the channel rejects is rejected', async () => {
   const { stream, channel } = await openStream();
   channel.write = () => Promise.reject(new Error('not connected: nothing was sent'));
   await assert.rejects(stream.write('<presence/>'), /nothing was sent/);

@@ -1,13 +1,13 @@
-/** How a chat looks: the list of conversations, and the one that is open. It asks the chat and changes nothing of it. */
+/** The view of the chat: the list of conversations, and the open one. It reads the chat and does not modify it. */
 
 const PRESENCE = { here: 'here', chat: 'here', away: 'away', xa: 'away', dnd: 'away' };
-const PRESENCE_WORDS = { here: 'here', away: 'away', gone: 'not here' };
+const PRESENCE_TEXT = { here: 'here', away: 'away', gone: 'not here' };
 
 const PROGRESS = {
   waiting: 'not sent yet',
   sending: 'sending…',
-  unsure: 'not delivered yet; will be sent when it is sure that it was not',
-  doubtful: 'perhaps not sent',
+  unsure: 'not confirmed; sent again if it has not arrived',
+  doubtful: 'may not have been sent',
   sent: 'sent',
   delivered: 'delivered',
   failed: 'not delivered',
@@ -16,13 +16,13 @@ const PROGRESS = {
 const CLOCK = new Intl.DateTimeFormat([], { hour: '2-digit', minute: '2-digit' });
 const DAY = new Intl.DateTimeFormat([], { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit' });
 
-/** Somebody who has scrolled back to read is left there. */
+/** The list scrolls to new messages only if it is within this distance of its end. */
 const NEAR_END_PX = 60;
 
 export class View {
   #chat;
   #parts;
-  #calls;
+  #callbacks;
   #entries = new Map();
   #shown;
   #messages = new Map();
@@ -30,12 +30,12 @@ export class View {
   /**
    * @param {import('./chat.js').Chat} chat
    * @param {Record<'conversations' | 'partner' | 'presence' | 'log' | 'messages' | 'older' | 'composer', HTMLElement>} parts
-   * @param {{open: (conversation: object) => void, again: (conversation: object, message: object) => void}} calls
+   * @param {{open: (conversation: object) => void, resend: (conversation: object, message: object) => void}} callbacks
    */
-  constructor(chat, parts, calls) {
+  constructor(chat, parts, callbacks) {
     this.#chat = chat;
     this.#parts = parts;
-    this.#calls = calls;
+    this.#callbacks = callbacks;
     parts.conversations.replaceChildren();
     parts.messages.replaceChildren();
   }
@@ -61,14 +61,14 @@ export class View {
   }
 
   #makeEntry(conversation) {
-    const entry = part('li');
-    const button = part('button', 'entry');
+    const entry = createElement('li');
+    const button = createElement('button', 'entry');
     button.type = 'button';
     button.dataset.address = conversation.address;
-    const [dot, unread] = [part('span', 'dot'), part('span', 'unread')];
-    for (const picture of [dot, unread]) picture.setAttribute('aria-hidden', 'true'); // `about` says it in words
-    button.append(dot, part('span', 'name'), unread, part('span', 'about unseen'), part('span', 'last'));
-    button.addEventListener('click', () => this.#calls.open(conversation));
+    const [dot, unread] = [createElement('span', 'dot'), createElement('span', 'unread')];
+    for (const picture of [dot, unread]) picture.setAttribute('aria-hidden', 'true'); // `about` has the same as text
+    button.append(dot, createElement('span', 'name'), unread, createElement('span', 'about visually-hidden'), createElement('span', 'last'));
+    button.addEventListener('click', () => this.#callbacks.open(conversation));
     entry.append(button);
     this.#entries.set(conversation.address, entry);
     return entry;
@@ -78,14 +78,14 @@ export class View {
     const [dot, name, unread, about, last] = button.children;
     const presence = this.#presence(conversation);
     dot.dataset.presence = presence;
-    say(name, this.#name(conversation));
+    setText(name, this.#name(conversation));
     unread.hidden = conversation.unread === 0;
-    say(unread, String(conversation.unread));
+    setText(unread, String(conversation.unread));
     const message = conversation.messages.findLast((one) => !one.gap);
-    const there = conversation.kind === 'room' ? `${this.#chat.room.occupants.size} in the room` : PRESENCE_WORDS[presence];
-    say(about, `, ${there}, ${conversation.unread} unread. `);
-    if (conversation.draft && !isOpen) say(last, `Draft: ${conversation.draft}`);
-    else say(last, message ? `${message.mine ? 'You' : message.from}: ${message.text}` : there);
+    const there = conversation.kind === 'room' ? `${this.#chat.room.occupants.size} in the room` : PRESENCE_TEXT[presence];
+    setText(about, `, ${there}, ${conversation.unread} unread. `);
+    if (conversation.draft && !isOpen) setText(last, `Draft: ${conversation.draft}`);
+    else setText(last, message ? `${message.mine ? 'You' : message.from}: ${message.text}` : there);
     button.setAttribute('aria-current', String(isOpen));
   }
 
@@ -98,17 +98,17 @@ export class View {
       messages.replaceChildren();
     }
     const atEnd = switched || log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END_PX;
-    say(partner, this.#name(conversation));
-    say(presence, this.#about(conversation));
+    setText(partner, this.#name(conversation));
+    setText(presence, this.#about(conversation));
     composer.hidden = false;
     older.hidden = !conversation.hasOlder || conversation.messages.length === 0 || this.#chat.state.state !== 'open';
     conversation.messages.forEach((message, i) => {
       let item = this.#messages.get(message);
       if (!item) {
-        item = message.gap ? part('li', 'gap') : this.#makeMessage(conversation, message);
+        item = message.gap ? createElement('li', 'gap') : this.#makeMessage(conversation, message);
         this.#messages.set(message, item);
       }
-      if (message.gap) say(item, message.text);
+      if (message.gap) setText(item, message.text);
       else this.#fillMessage(item, message);
       if (messages.children[i] !== item) messages.insertBefore(item, messages.children[i] ?? null);
     });
@@ -116,30 +116,30 @@ export class View {
   }
 
   #makeMessage(conversation, message) {
-    const item = part('li', message.mine ? 'message mine' : 'message');
-    const from = part('span', message.mine ? 'from unseen' : 'from');
+    const item = createElement('li', message.mine ? 'message mine' : 'message');
+    const from = createElement('span', message.mine ? 'from visually-hidden' : 'from');
     from.textContent = message.mine ? 'You' : message.from;
-    const text = part('div', 'text');
+    const text = createElement('div', 'text');
     text.textContent = message.text;
-    const foot = part('div', 'foot');
-    const again = part('button', 'button small');
-    again.type = 'button';
-    again.textContent = 'Send again';
-    again.addEventListener('click', () => this.#calls.again(conversation, message));
-    foot.append(part('time'), part('span', 'progress'), again);
+    const foot = createElement('div', 'foot');
+    const resend = createElement('button', 'button small');
+    resend.type = 'button';
+    resend.textContent = 'Send again';
+    resend.addEventListener('click', () => this.#callbacks.resend(conversation, message));
+    foot.append(createElement('time'), createElement('span', 'progress'), resend);
     item.append(from, text, foot);
     return item;
   }
 
   #fillMessage(item, message) {
-    const [time, progress, again] = item.lastChild.children;
+    const [time, progress, resend] = item.lastChild.children;
     item.dataset.id = message.id ?? '';
     item.dataset.progress = message.progress ?? '';
     const date = new Date(message.when);
     time.dateTime = date.toISOString();
-    say(time, (Date.now() - message.when < 43_200_000 ? CLOCK : DAY).format(date));
-    say(progress, message.words ? `${PROGRESS[message.progress]}: ${message.words}` : (PROGRESS[message.progress] ?? ''));
-    again.hidden = message.progress !== 'doubtful' && message.progress !== 'failed';
+    setText(time, (Date.now() - message.when < 43_200_000 ? CLOCK : DAY).format(date));
+    setText(progress, message.failure ? `${PROGRESS[message.progress]}: ${message.failure}` : (PROGRESS[message.progress] ?? ''));
+    resend.hidden = message.progress !== 'doubtful' && message.progress !== 'failed';
   }
 
   #name({ address, kind }) {
@@ -148,26 +148,26 @@ export class View {
   }
 
   #presence({ address, kind }) {
-    if (kind === 'room') return this.#chat.room.settled ? 'here' : 'gone';
+    if (kind === 'room') return this.#chat.room.caughtUp ? 'here' : 'gone';
     const devices = [...(this.#chat.contacts.get(address)?.devices.values() ?? [])].map((show) => PRESENCE[show] ?? 'here');
     if (devices.length === 0) return 'gone';
     return devices.includes('here') ? 'here' : 'away';
   }
 
   #about(conversation) {
-    if (conversation.kind === 'chat') return `${conversation.address}, ${PRESENCE_WORDS[this.#presence(conversation)]}`;
-    const { words, occupants } = this.#chat.room;
-    return words || (occupants.size ? `In the room: ${[...occupants.keys()].sort().join(', ')}` : 'Not in the room');
+    if (conversation.kind === 'chat') return `${conversation.address}, ${PRESENCE_TEXT[this.#presence(conversation)]}`;
+    const { description, occupants } = this.#chat.room;
+    return description || (occupants.size ? `In the room: ${[...occupants.keys()].sort().join(', ')}` : 'Not in the room');
   }
 }
 
-function part(tag, className = '') {
+function createElement(tag, className = '') {
   const element = document.createElement(tag);
   element.className = className;
   return element;
 }
 
-/** Changes the text only if it is another, so that nothing is read aloud twice. */
-function say(element, text) {
+/** Changes the text only if it differs, so that screen readers do not announce it again. */
+function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -17,9 +17,9 @@ import { fileURLToPath } from 'node:url';
 import { selfSigned } from '../../examples/launch/certificates.js';
 import { startGateway } from '../../examples/launch/gateway.js';
 import { until } from '../../examples/launch/until.js';
-import { accessibilityFaults, startBrowser } from './lib/browser.js';
+import { accessibilityViolations, startBrowser } from './lib/browser.js';
 import { Client } from './lib/client.js';
-import { story } from './lib/story.js';
+import { scenario } from './lib/scenario.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const program = path.resolve(process.env.PORTCULLIS ?? path.join(root, 'target/debug/portcullis'));
@@ -47,7 +47,7 @@ let foreignSite;
 let load;
 const consoleLines = [];
 
-const scene = story({ report, timeout: 60_000 + CURVE * 1000 });
+const scene = scenario({ report, timeout: 60_000 + CURVE * 1000 });
 
 /** Everything that helps to understand a failure, on stderr. */
 async function report() {
@@ -159,8 +159,8 @@ exempt = ["127.0.0.0/8"]
 address = "127.0.0.1:0"
 `;
   gateway = await startGateway({ program, text, directory: path.join(work, 'gateway'), log: artefact('gateway.log') });
-  const [plain] = gateway.said('listening').filter((event) => !event.tls);
-  admin = Number(gateway.said('listening on the admin address').at(-1).address.split(':').at(-1));
+  const [plain] = gateway.events('listening').filter((event) => !event.tls);
+  admin = Number(gateway.events('listening on the admin address').at(-1).address.split(':').at(-1));
   load = new Load(Number(plain.address.split(':').at(-1)));
   for (let number = 0; number < SESSIONS; number++) load.open(number);
   await until('every session is answered', 20, (saw) => {
@@ -255,10 +255,10 @@ scene('it can be used by keyboard and is accessible', async () => {
   assert.equal(await focused(), `Close session ${second} …`);
   await page.keyboard.press('Enter');
   await page.getByRole('dialog').waitFor();
-  const faultsOfDialog = await accessibilityFaults(page);
+  const faultsOfDialog = await accessibilityViolations(page);
   await page.keyboard.press('Escape');
   assert.equal((await sessions()).length, SESSIONS - 1, 'Escape cancels');
-  assert.deepEqual([...faultsOfDialog, ...(await accessibilityFaults(page))], []);
+  assert.deepEqual([...faultsOfDialog, ...(await accessibilityViolations(page))], []);
 });
 
 scene('a page of another origin can neither read nor change anything', async () => {

@@ -10,13 +10,13 @@ const panel = new Panel();
 let session = null;
 let paused = false;
 
-// The gateway's route, on the address this page came from: same origin, whatever the port.
+// The gateway's route, on the page's own origin.
 const address = new URL("/desktop", location.href);
 address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
 
 function connect() {
-  panel.begin();
-  by("curtain").hidden = true;
+  panel.start();
+  by("overlay").hidden = true;
   by("toggle").textContent = "Disconnect";
   showStatus("connecting", "Connecting");
   session = new Session(address.href, screen, {
@@ -28,28 +28,28 @@ function connect() {
       [screen.width, screen.height] = [width, height];
     },
     update() {},
-    end(ending) {
+    end(result) {
       panel.count(session.counts);
-      panel.rest();
+      panel.stop();
       session = null;
-      const { title, text } = panel.end(ending);
-      showStatus("closed", ending.opened ? "Closed" : "Refused");
-      by("curtain-title").textContent = title;
-      by("curtain-text").textContent = text;
-      by("curtain").hidden = false;
+      const { title, text } = panel.end(result);
+      showStatus("closed", result.opened ? "Closed" : "Refused");
+      by("overlay-title").textContent = title;
+      by("overlay-text").textContent = text;
+      by("overlay").hidden = false;
       by("toggle").textContent = "Reconnect";
-      // Offer the reconnect button to the keyboard, unless the focus is elsewhere on the page.
-      if (document.activeElement === screen) by("curtain-button").focus();
+      // Focus the button, unless the user is using another part of the page.
+      if (document.activeElement === screen) by("overlay-button").focus();
     },
   });
   updatePause();
 }
 
-// A hidden page pauses too.
+// Pauses on request, and while the page is hidden.
 function updatePause() {
-  const idle = paused || document.hidden;
-  session?.pause(idle);
-  if (session && session.counts.updates > 0) showStatus(idle ? "paused" : "open", idle ? "Paused" : "Connected");
+  const pausing = paused || document.hidden;
+  session?.pause(pausing);
+  if (session && session.counts.updates > 0) showStatus(pausing ? "paused" : "open", pausing ? "Paused" : "Connected");
 }
 
 function showStatus(state, text) {
@@ -63,7 +63,7 @@ function toggle() {
 }
 
 by("toggle").addEventListener("click", toggle);
-by("curtain-button").addEventListener("click", () => {
+by("overlay-button").addEventListener("click", () => {
   connect();
   screen.focus();
 });
@@ -73,7 +73,7 @@ by("pause").addEventListener("click", () => {
   by("pause").setAttribute("aria-pressed", String(paused));
   updatePause();
 });
-by("wipe").addEventListener("click", () => {
+by("clear").addEventListener("click", () => {
   session?.key(ESCAPE, true);
   session?.key(ESCAPE, false);
 });

@@ -1,6 +1,6 @@
-// Pointer, touch and keys on the canvas become PointerEvent and KeyEvent.
+// Translates pointer, touch and key events of the canvas to RFB PointerEvent and KeyEvent messages.
 
-// Keys that are not letters, by KeyboardEvent.key; the numbers are X11's.
+// X11 keysyms of keys without a character, by KeyboardEvent.key.
 const KEYSYMS = {
   Backspace: 0xff08,
   Enter: 0xff0d,
@@ -20,7 +20,7 @@ const KEYSYMS = {
 
 export const ESCAPE = KEYSYMS.Escape;
 
-// The keysym of a character or of a named key; undefined if there is none.
+// The keysym of a character or a named key; undefined if there is none.
 export function keysym(key) {
   if (Object.hasOwn(KEYSYMS, key)) return KEYSYMS[key];
   const point = key.codePointAt(0);
@@ -28,9 +28,9 @@ export function keysym(key) {
   return point < 0x100 ? point : 0x01000000 | point;
 }
 
-// Listens on `canvas` and `keyboard` (a text field that makes a phone show its keys) and forwards the events to `session()`.
+// Sends the input of `canvas` and `keyboard` (a text field, which makes a phone show its keyboard) to `session()`.
 export function listen(canvas, keyboard, session) {
-  const place = (event) => {
+  const position = (event) => {
     const box = canvas.getBoundingClientRect();
     return [
       ((event.clientX - box.left) * canvas.width) / box.width,
@@ -39,30 +39,30 @@ export function listen(canvas, keyboard, session) {
   };
   // RFB numbers left, middle, right from the lowest bit; the DOM numbers left, right, middle.
   const buttons = ({ buttons: pressed }) => (pressed & 1) | ((pressed & 2) << 1) | ((pressed & 4) >> 1);
-  const point = (event) => session()?.pointer(buttons(event), ...place(event));
+  const sendPointer = (event) => session()?.pointer(buttons(event), ...position(event));
 
   canvas.addEventListener("pointerdown", (event) => {
-    // The first finger draws; a second one would be a second pointer, which RFB does not have.
+    // Only the first finger draws: RFB has one pointer.
     if (!event.isPrimary) return;
     event.preventDefault();
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
-    point(event);
+    sendPointer(event);
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!event.isPrimary) return;
-    // A fast stroke is many moves in one event: all of them make a round line.
+    // A fast stroke has several moves in one event; all of them are needed for a smooth line.
     const moves = event.buttons ? (event.getCoalescedEvents?.() ?? []) : [];
-    for (const move of moves.length ? moves : [event]) session()?.pointer(buttons(event), ...place(move));
+    for (const move of moves.length ? moves : [event]) session()?.pointer(buttons(event), ...position(move));
   });
   for (const end of ["pointerup", "pointercancel"]) {
     canvas.addEventListener(end, (event) => {
-      if (event.isPrimary) session()?.pointer(end === "pointerup" ? buttons(event) : 0, ...place(event));
+      if (event.isPrimary) session()?.pointer(end === "pointerup" ? buttons(event) : 0, ...position(event));
     });
   }
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 
-  // Pressed keys, by physical key, so that each is released with the keysym of its press, even if Shift was released between.
+  // The keysyms of pressed keys, by physical key: a key is released as it was pressed, even if Shift was released between.
   const down = new Map();
   const release = (code) => {
     const symbol = down.get(code);
@@ -70,8 +70,8 @@ export function listen(canvas, keyboard, session) {
     down.delete(code);
   };
   canvas.addEventListener("keydown", (event) => {
-    // Tab stays with the page, so that the keyboard can leave the picture; the browser keeps its own shortcuts.
-    // AltGr counts as Ctrl on some systems and is how many layouts type @ or {.
+    // Tab moves the focus, so that the canvas can be left by keyboard; browser shortcuts keep working.
+    // AltGr counts as Ctrl on some systems, and many layouts need it for @ or {.
     const shortcut = (event.ctrlKey || event.metaKey) && !event.getModifierState("AltGraph");
     if (event.key === "Tab" || shortcut || event.isComposing) return;
     const symbol = keysym(event.key);
@@ -88,9 +88,9 @@ export function listen(canvas, keyboard, session) {
     session()?.key(symbol, true);
     session()?.key(symbol, false);
   };
-  // On-screen keyboards send no key codes: read their text, and keep the field empty.
+  // On-screen keyboards send no key codes: their text is read, and the field stays empty.
   keyboard.addEventListener("keydown", (event) => {
-    // In an empty field there is nothing to delete, so some browsers send no beforeinput event.
+    // Some browsers send no beforeinput event for deleting in an empty field.
     if (event.key !== "Backspace" && event.key !== "Enter") return;
     event.preventDefault();
     type(KEYSYMS[event.key]);

@@ -1,26 +1,26 @@
-// The side panel: the steps of the session, its counts and its end.
+// The side panel: describes the steps of the session, and shows its counters.
 
 const STEPS = [
-  ["socket", "WebSocket"],
+  ["socket", "Connection"],
   ["version", "RFB version"],
   ["security", "Security"],
-  ["init", "Desktop"],
-  ["streaming", "Updates"],
+  ["init", "Desktop parameters"],
+  ["streaming", "Screen updates"],
 ];
 
-// The meaning of close codes (RFC 6455 §7.4.1).
+// Close codes (RFC 6455 §7.4.1).
 const CODES = {
-  1000: "Finished: one side closed on purpose.",
+  1000: "Normal closure.",
   1001: "Going away: the gateway is shutting down.",
-  1002: "Protocol error: the other side saw WebSocket frames it could not accept.",
-  1003: "Wrong kind of data.",
+  1002: "Protocol error: the peer received invalid WebSocket frames.",
+  1003: "Unsupported data.",
   1005: "Closed without a code.",
-  1006: "Cut off: the connection ended without a Close frame. The gateway was killed, or the network failed.",
-  1007: "Text that was not valid UTF-8.",
-  1008: "Policy: the gateway ended this session.",
-  1009: "A message was too big.",
-  1011: "The desktop behind the gateway failed or cannot be reached.",
-  4000: "This viewer closed the session after an error.",
+  1006: "Connection lost: there was no Close frame. The gateway was killed, or the network is down.",
+  1007: "A text message was not valid UTF-8.",
+  1008: "Policy violation: the gateway does not allow this session.",
+  1009: "A message was too large.",
+  1011: "The desktop behind the gateway failed or is unreachable.",
+  4000: "This viewer ended the session.",
 };
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -29,20 +29,20 @@ const by = (id) => document.getElementById(id);
 
 export class Panel {
   #started = 0;
-  #before = null;
+  #previous = null;
   #history = [];
   #chart = by("chart");
 
   constructor() {
     by("link-outer").textContent = location.protocol === "https:" ? "wss" : "ws";
-    by("gate-host").textContent = location.port ? `port ${location.port}` : "gateway";
+    by("gateway-host").textContent = location.port ? `port ${location.port}` : "gateway";
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
     new ResizeObserver(() => this.#draw()).observe(this.#chart);
   }
 
-  begin() {
+  start() {
     this.#started = performance.now();
-    this.#before = null;
+    this.#previous = null;
     this.#history = [];
     by("end").hidden = by("end-title").hidden = true;
     by("steps").replaceChildren(
@@ -70,11 +70,11 @@ export class Panel {
     if (next) this.#mark(next.dataset.step, "waiting", "…");
   }
 
-  // Shows how the session ended; returns a title and a sentence.
-  end(ending) {
+  // Shows how the session ended. Returns a title and a sentence.
+  end(result) {
     const waiting = by("steps").querySelector("[data-state=waiting]");
-    if (waiting) this.#mark(waiting.dataset.step, "failed", "It did not get this far.");
-    const description = describeEnd(ending);
+    if (waiting) this.#mark(waiting.dataset.step, "failed", "Not reached.");
+    const description = describeEnd(result);
     by("end").replaceChildren(...description.lines.map((line) => {
       const span = document.createElement("span");
       span.textContent = line;
@@ -84,12 +84,12 @@ export class Panel {
     return description;
   }
 
-  // Call once a second with the session's counts.
+  // Called once a second with the session's counters.
   count(counts) {
     const now = performance.now();
-    if (this.#before) {
-      const seconds = Math.max((now - this.#before.now) / 1000, 0.001);
-      const rate = (name) => (counts[name] - this.#before.counts[name]) / seconds;
+    if (this.#previous) {
+      const seconds = Math.max((now - this.#previous.now) / 1000, 0.001);
+      const rate = (name) => (counts[name] - this.#previous.counts[name]) / seconds;
       by("updates").textContent = number.format(rate("updates"));
       by("rate-in").textContent = number.format(rate("bytesIn") / 1024);
       by("rate-out").textContent = precise.format(rate("bytesOut") / 1024);
@@ -98,17 +98,17 @@ export class Panel {
     } else {
       for (const id of ["updates", "rate-in", "rate-out"]) by(id).textContent = "0";
     }
-    this.#before = { now, counts: { ...counts } };
+    this.#previous = { now, counts: { ...counts } };
     const [messages, updates, rectangles] = [counts.messagesIn, counts.updates, counts.rectangles].map(number.format);
     by("totals").textContent =
       `${messages} WebSocket messages carried ${updates} updates with ${rectangles} rectangles, ` +
-      `${precise.format(counts.bytesIn / 1048576)} MiB in total. Message boundaries carry no meaning; ` +
-      "this page reads the messages as one byte stream.";
+      `${precise.format(counts.bytesIn / 1048576)} MiB in all. The gateway may split the stream into messages anywhere; ` +
+      "this page reads them as one byte stream.";
     this.#draw();
   }
 
-  // No session: the rates are zero.
-  rest() {
+  // Without a session all rates are zero.
+  stop() {
     for (const id of ["updates", "rate-in", "rate-out"]) by(id).textContent = "0";
   }
 
@@ -156,8 +156,8 @@ export class Panel {
 
 function describeWait() {
   return location.protocol === "https:"
-    ? "TLS handshake, then an HTTP upgrade request."
-    : "An HTTP upgrade request.";
+    ? "TLS handshake, then the WebSocket upgrade request."
+    : "The WebSocket upgrade request.";
 }
 
 function describe(name, detail, elapsed) {
@@ -168,30 +168,30 @@ function describe(name, detail, elapsed) {
       return `${tls} and the gateway's connection to the desktop: ${elapsed} in total. ${protocol}`;
     }
     case "version":
-      return `The desktop sent ${detail.server}, the page answered ${detail.viewer}: twelve bytes each way.`;
+      return `The desktop offered ${detail.server}, the page chose ${detail.viewer}: twelve bytes in each direction.`;
     case "security":
-      return `Offered: type ${detail.offered.join(", ")}. Chosen: 1, “None”. The gateway has already checked limits and Origin, and encrypts with TLS.`;
+      return `Offered: type ${detail.offered.join(", ")}. Chosen: 1, “None”. The gateway provides the protection: TLS, Origin check, limits.`;
     case "init":
       return (
         `“${detail.name}”, ${detail.width} × ${detail.height} pixels of ${detail.bits} bits. ` +
-        "The page requested the byte order of a canvas: red, green, blue."
+        "The page requested the pixel format of a canvas."
       );
     default:
-      return "Raw rectangles of what changed. The page requests the next update after each one, so that a slow viewer is never flooded.";
+      return "Raw rectangles of the changed areas. The page requests each update after the previous one, so a slow client is never flooded.";
   }
 }
 
 function describeEnd({ code, reason, opened, error }) {
   if (error) {
-    return { title: "Viewer error", text: `${capital(error.message)}.`, lines: [`${capital(error.message)}.`] };
+    return { title: "The viewer ended the session", text: `${capital(error.message)}.`, lines: [`${capital(error.message)}.`] };
   }
   if (!opened) {
     const text =
       "The WebSocket did not open: the gateway is not running, or it refused the connection. " +
-      "Browsers hide the cause from pages; the gateway's log has it.";
+      "Browsers hide the cause from pages; the gateway's log shows it.";
     return { title: "Connection refused", text, lines: [text] };
   }
-  const meaning = CODES[code] ?? "An application's own code.";
+  const meaning = CODES[code] ?? "An application-defined code.";
   const lines = [`Close code ${code}. ${meaning}`];
   if (reason) lines.push(`Reason: “${reason}”.`);
   return { title: code === 1000 ? "Closed" : `Closed with code ${code}`, text: reason ? `${meaning} “${reason}”` : meaning, lines };

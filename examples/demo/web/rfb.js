@@ -1,5 +1,5 @@
-// An RFB 3.8 viewer (RFC 6143): security None, Raw encoding, true colour. It ends the session with an error on anything
-// else.
+// A minimal RFB 3.8 viewer (RFC 6143): security None, Raw encoding, true colour. Anything else is refused with an error
+// message.
 
 import { ByteStream, StreamClosed } from "./stream.js";
 
@@ -8,11 +8,11 @@ const MAX_TEXT = 64 * 1024; // bytes of a name or a reason
 
 export class ProtocolError extends Error {}
 
-// One session, from the handshake to the close. Callbacks of `on`:
+// One session, from the handshake to the close. `on` has callbacks:
 //   step(name, detail)   a stage was reached: "socket", "version", "security", "init", "streaming"
 //   size(width, height)  the canvas now has this size
 //   update(rectangles)   a FramebufferUpdate was painted
-//   end({ code, reason, clean, opened, error })  the session is over; the last call
+//   end({ code, reason, clean, opened, error })  the session has ended; the last callback
 export class Session {
   #socket;
   #stream = new ByteStream();
@@ -21,11 +21,11 @@ export class Session {
   #error = null;
   #ready = false;
   #paused = false;
-  #asked = false;
+  #requested = false;
   #full = true;
   #size = { width: 0, height: 0 };
 
-  // Bytes of WebSocket payload and messages, counted since the start.
+  // Counters since the start: WebSocket payload bytes, messages, updates, rectangles.
   counts = { bytesIn: 0, bytesOut: 0, messagesIn: 0, messagesOut: 0, updates: 0, rectangles: 0 };
 
   constructor(url, canvas, on) {
@@ -59,10 +59,10 @@ export class Session {
     this.#socket.close(1000, "the viewer was closed");
   }
 
-  // RFB is pull-based: without requests the server sends nothing, and the session is idle.
+  // The RFB client requests updates: without requests the server sends nothing, and the session idles.
   pause(paused) {
     this.#paused = paused;
-    if (!paused) this.#ask();
+    if (!paused) this.#requestUpdate();
   }
 
   pointer(buttons, x, y) {
@@ -89,16 +89,16 @@ export class Session {
     await this.#security();
     await this.#initialise();
     this.#ready = true;
-    this.#ask();
+    this.#requestUpdate();
     for (;;) await this.#message();
   }
 
   async #version() {
     const line = ascii(await this.#stream.take(12));
     const [, major, minor] = line.match(/^RFB (\d{3})\.(\d{3})\n$/) ?? [];
-    if (major === undefined) throw new ProtocolError(`this is not an RFB server; its first bytes are ${JSON.stringify(line)}`);
+    if (major === undefined) throw new ProtocolError(`not an RFB server; its first bytes are ${JSON.stringify(line)}`);
     if (Number(major) < 3 || (Number(major) === 3 && Number(minor) < 8)) {
-      throw new ProtocolError(`the server speaks ${line.trim()}; this small viewer speaks 3.8 only`);
+      throw new ProtocolError(`the server has version ${line.trim()}; this viewer supports only 3.8`);
     }
     this.#send(new TextEncoder().encode("RFB 003.008\n"));
     this.#on.step("version", { server: line.trim(), viewer: "RFB 003.008" });
@@ -106,14 +106,14 @@ export class Session {
 
   async #security() {
     const [count] = await this.#stream.take(1);
-    if (count === 0) throw new ProtocolError(`the desktop refused the viewer: ${await this.#text()}`);
+    if (count === 0) throw new ProtocolError(`the desktop refused: ${await this.#text()}`);
     const offered = [...(await this.#stream.take(count))];
     if (!offered.includes(1)) {
-      throw new ProtocolError(`the server wants security type ${offered.join(" or ")}; this small viewer has only 1 (None)`);
+      throw new ProtocolError(`the server requires security type ${offered.join(" or ")}; this viewer supports only 1 (None)`);
     }
     this.#send(Uint8Array.of(1));
     const result = (await this.#stream.view(4)).getUint32(0);
-    if (result !== 0) throw new ProtocolError(`the desktop refused the viewer: ${await this.#text()}`);
+    if (result !== 0) throw new ProtocolError(`the desktop refused: ${await this.#text()}`);
     this.#on.step("security", { offered });
   }
 
@@ -122,14 +122,14 @@ export class Session {
     const init = await this.#stream.view(20);
     const [width, height] = [init.getUint16(0), init.getUint16(2)];
     if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE) {
-      throw new ProtocolError(`a desktop of ${width} × ${height} pixels`);
+      throw new ProtocolError(`invalid desktop size: ${width} × ${height} pixels`);
     }
     const format = { bits: init.getUint8(4), depth: init.getUint8(5) };
     const name = await this.#text();
     this.#size = { width, height };
     this.#on.size(width, height);
     this.#on.step("init", { width, height, name, ...format });
-    // The byte order of a canvas (red, green, blue, alpha), so that pixels need no conversion.
+    // SetPixelFormat: the byte order of a canvas (red, green, blue, alpha), so that pixels need no conversion.
     this.#send(Uint8Array.of(0, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0));
     this.#send(Uint8Array.of(2, 0, 0, 1, 0, 0, 0, 0)); // SetEncodings: Raw
   }
@@ -146,7 +146,7 @@ export class Session {
         await this.#text();
         return undefined;
       default:
-        throw new ProtocolError(`the server sent RFB message type ${kind}, which is not supported`);
+        throw new ProtocolError(`the server sent RFB message type ${kind}, which was not requested`);
     }
   }
 
@@ -158,9 +158,9 @@ export class Session {
       const [x, y] = [head.getUint16(0), head.getUint16(2)];
       const [width, height] = [head.getUint16(4), head.getUint16(6)];
       const encoding = head.getInt32(8);
-      if (encoding !== 0) throw new ProtocolError(`encoding ${encoding}, though only Raw (0) was requested`);
+      if (encoding !== 0) throw new ProtocolError(`encoding ${encoding}, but only Raw (0) was requested`);
       if (x + width > this.#size.width || y + height > this.#size.height) {
-        throw new ProtocolError(`a rectangle beyond the edge of the desktop: ${width} × ${height} at ${x}, ${y}`);
+        throw new ProtocolError(`a rectangle outside the desktop: ${width} × ${height} at ${x}, ${y}`);
       }
       if (width === 0 || height === 0) continue;
       const pixels = new Uint8ClampedArray((await this.#stream.take(width * height * 4)).buffer);
@@ -171,26 +171,26 @@ export class Session {
     this.counts.rectangles += rectangles;
     if (this.counts.updates === 1) this.#on.step("streaming", {});
     this.#on.update(rectangles);
-    this.#asked = false;
-    this.#ask();
+    this.#requested = false;
+    this.#requestUpdate();
   }
 
-  // FramebufferUpdateRequest: everything the first time, changes only after that.
-  #ask() {
-    if (!this.#ready || this.#paused || this.#asked) return;
+  // FramebufferUpdateRequest: the whole desktop the first time, then only changes.
+  #requestUpdate() {
+    if (!this.#ready || this.#paused || this.#requested) return;
     const message = new DataView(new ArrayBuffer(10));
     message.setUint8(0, 3);
     message.setUint8(1, this.#full ? 0 : 1);
     message.setUint16(6, this.#size.width);
     message.setUint16(8, this.#size.height);
     this.#full = false;
-    this.#asked = true;
+    this.#requested = true;
     this.#send(message);
   }
 
   async #text() {
     const length = (await this.#stream.view(4)).getUint32(0);
-    if (length > MAX_TEXT) throw new ProtocolError(`a text of ${length} bytes`);
+    if (length > MAX_TEXT) throw new ProtocolError(`a text of ${length} bytes is too long`);
     return new TextDecoder().decode(await this.#stream.take(length));
   }
 
@@ -202,10 +202,10 @@ export class Session {
   }
 
   #fail(error) {
-    if (error instanceof StreamClosed || this.#error) return; // onclose reports it
+    if (error instanceof StreamClosed || this.#error) return; // onclose reports the end
     this.#error = error;
     this.#ready = false;
-    // Codes 4000 to 4999 are for applications. A reason has at most 123 bytes.
+    // Codes 4000 to 4999 are application-defined. A reason has at most 123 bytes.
     this.#socket.close(4000, error instanceof ProtocolError ? error.message.slice(0, 40) : "viewer error");
   }
 }

@@ -1,16 +1,16 @@
-// A byte stream with "give me the next n bytes".
+// A byte stream that returns the next n bytes on request.
 //
-// WebSocket delivers messages, RFB is a stream: message boundaries carry no meaning. Push the messages here, and take
-// as many bytes as the protocol needs, be it half a message or twenty.
+// RFB is a byte stream, so the boundaries of WebSocket messages are irrelevant: each message is pushed here, and the
+// protocol takes as many bytes as it needs, whether that is half a message or twenty.
 
 export class StreamClosed extends Error {}
 
 export class ByteStream {
   #chunks = []; // Uint8Array, oldest first
-  #start = 0; // bytes of the oldest chunk that were taken already
-  #length = 0; // bytes not taken yet
+  #start = 0; // bytes of the oldest chunk that are consumed
+  #length = 0; // bytes that are not consumed yet
   #closed = false;
-  #waiting = null; // { length, resolve, reject } of the one take() that had to wait
+  #waiting = null; // { length, resolve, reject } of a pending take()
 
   push(bytes) {
     if (bytes.length === 0 || this.#closed) return;
@@ -23,16 +23,16 @@ export class ByteStream {
     }
   }
 
-  // No more bytes will arrive. Those received can still be taken.
+  // Ends the stream. Buffered bytes can still be taken.
   close() {
     this.#closed = true;
     this.#waiting?.reject(new StreamClosed("the connection has ended"));
     this.#waiting = null;
   }
 
-  // The next `length` bytes, as soon as they have arrived, in a buffer of their own.
+  // Resolves with the next `length` bytes, in a buffer of their own, as soon as they have arrived.
   take(length) {
-    if (this.#waiting) return Promise.reject(new Error("two takes at once"));
+    if (this.#waiting) return Promise.reject(new Error("take() is pending already"));
     if (this.#length >= length) return Promise.resolve(this.#cut(length));
     if (this.#closed) return Promise.reject(new StreamClosed("the connection has ended"));
     return new Promise((resolve, reject) => {

@@ -1,4 +1,4 @@
-// Chromium: a fresh profile, a trust store of its own, and pages that are heard.
+// Chromium with a fresh profile and a trust store of its own, and pages whose console is recorded.
 
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -9,7 +9,7 @@ import { chromium } from 'playwright-core';
 
 const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 
-/** Makes `home` a home directory in which Chromium trusts the authority, and no other new one. */
+/** Makes `home` a home directory in which Chromium trusts only this authority in addition to its defaults. */
 export function trust(authority, home) {
   const database = path.join(home, '.pki', 'nssdb');
   fs.mkdirSync(database, { recursive: true });
@@ -18,11 +18,11 @@ export function trust(authority, home) {
   execFileSync('certutil', ['-d', `sql:${database}`, ...entry]);
 }
 
-/** How Chromium is started with `home` as its home directory and every `hosts` name on loopback. */
+/** The launch options of Chromium with `home` as its home directory and all `hosts` resolved to loopback. */
 export function chromiumOptions(home, hosts) {
   return {
     executablePath: execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim(),
-    chromiumSandbox: false, // it does not work for root, and every page here is our own
+    chromiumSandbox: false, // the sandbox does not work for root, and all pages are trusted
     env: { ...process.env, HOME: home },
     args: [
       '--no-proxy-server',
@@ -36,34 +36,34 @@ export function chromiumOptions(home, hosts) {
   };
 }
 
-/** Starts Chromium with `home` as its home directory and every `hosts` name on loopback. */
+/** Starts Chromium with `home` as its home directory and all `hosts` resolved to loopback. */
 export async function startBrowser(home, hosts, viewport = { width: 1120, height: 860 }) {
   return chromium.launchPersistentContext(path.join(home, 'profile'), { ...chromiumOptions(home, hosts), viewport });
 }
 
-/** Opens `address` in a new page; `heard` of the result is what its console says. */
+/** Opens `address` in a new page; `consoleLines` of the result are the lines of its console. */
 export async function openPage(browser, address) {
   const page = await browser.newPage();
-  const heard = [];
-  page.on('console', (message) => heard.push(message.text()));
-  page.on('pageerror', (error) => heard.push(`error: ${error}`));
+  const consoleLines = [];
+  page.on('console', (message) => consoleLines.push(message.text()));
+  page.on('pageerror', (error) => consoleLines.push(`error: ${error}`));
   await page.goto(address);
-  return { page, heard };
+  return { page, consoleLines };
 }
 
-/** What axe-core finds to be a serious or critical fault on the page as it is, in words; in light and in dark. */
-export async function accessibilityFaults(page) {
-  const faults = [];
+/** The serious and critical violations that axe-core finds on the page as it is, in light and in dark mode. */
+export async function accessibilityViolations(page) {
+  const found = [];
   await page.evaluate(fs.readFileSync(AXE, 'utf8'));
   for (const colorScheme of ['light', 'dark']) {
     await page.emulateMedia({ colorScheme });
     const { violations, passes } = await page.evaluate(() => window.axe.run());
-    if (passes.length < 10) throw new Error(`axe-core looked at next to nothing: ${passes.length} rules passed`);
+    if (passes.length < 10) throw new Error(`axe-core checked almost nothing: ${passes.length} rules passed`);
     for (const { id, impact, nodes } of violations) {
       if (impact !== 'serious' && impact !== 'critical') continue;
-      faults.push(...nodes.map(({ html, failureSummary }) => `${colorScheme}: ${id} (${impact}): ${html}: ${failureSummary}`));
+      found.push(...nodes.map(({ html, failureSummary }) => `${colorScheme}: ${id} (${impact}): ${html}: ${failureSummary}`));
     }
   }
   await page.emulateMedia({ colorScheme: null });
-  return faults;
+  return found;
 }

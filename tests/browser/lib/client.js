@@ -1,31 +1,31 @@
-// A WebSocket client of a few lines (RFC 6455), for load: it sends binary messages and counts what comes back.
+// A minimal WebSocket client (RFC 6455) for load: it sends binary messages and counts the received bytes.
 
 import { randomBytes } from 'node:crypto';
 import net from 'node:net';
 
 const [BINARY, CLOSE, PING, PONG] = [0x2, 0x8, 0x9, 0xa];
 
-/** A frame of a client's, masked with zeros: that is a mask, and the payload need not be touched. */
+/** A client frame, masked with zeros: a valid mask that leaves the payload unchanged. */
 function frame(opcode, payload) {
   const header = payload.length < 126 ? Buffer.alloc(6) : Buffer.alloc(8);
   header[0] = 0x80 | opcode;
   if (payload.length < 126) header[1] = 0x80 | payload.length;
   else {
-    if (payload.length > 0xffff) throw new Error('longer messages are not needed here');
+    if (payload.length > 0xffff) throw new Error('longer messages are not supported');
     header[1] = 0x80 | 126;
     header.writeUInt16BE(payload.length, 2);
   }
   return Buffer.concat([header, payload]);
 }
 
-/** One connection. `end` is how it was closed, as {code, reason}; undefined while it is open. */
+/** One connection. `end` is the close code and reason, {code, reason}; undefined while it is open. */
 export class Client {
-  /** Bytes of payload that have come. */
+  /** Received payload bytes. */
   received = 0;
   end;
   #bytes = Buffer.alloc(0);
   #head = true;
-  #left = 0; // of a data frame's payload
+  #left = 0; // remaining bytes of the current data frame
   #onPayload;
 
   constructor(port, target, onPayload) {
@@ -36,7 +36,7 @@ export class Client {
     this.socket.write(`GET ${target} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n${upgrade}\r\n\r\n`);
     this.socket.on('error', (error) => this.#ended({ code: 1006, reason: error.message }));
     this.socket.on('close', () => this.#ended({ code: 1006, reason: 'no Close frame' }));
-    this.socket.on('data', (bytes) => this.#take(bytes));
+    this.socket.on('data', (bytes) => this.#receive(bytes));
   }
 
   send(length) {
@@ -51,7 +51,7 @@ export class Client {
     this.end ??= how;
   }
 
-  #take(bytes) {
+  #receive(bytes) {
     this.#bytes = Buffer.concat([this.#bytes, bytes]);
     if (this.#head) {
       const end = this.#bytes.indexOf('\r\n\r\n');
@@ -62,7 +62,7 @@ export class Client {
       this.#head = false;
       this.#onPayload(this);
     }
-    while (this.#step());
+    while (this.#parse());
   }
 
   #refused(head) {
@@ -70,8 +70,8 @@ export class Client {
     this.socket.destroy();
   }
 
-  /** Takes one frame, or a part of its payload. Returns whether there may be more. */
-  #step() {
+  /** Processes one frame, or a part of its payload. Returns whether there may be more. */
+  #parse() {
     if (this.#left > 0) {
       const taken = Math.min(this.#left, this.#bytes.length);
       this.#bytes = this.#bytes.subarray(taken);
@@ -91,12 +91,12 @@ export class Client {
       return true;
     }
     if (this.#bytes.length < size + payload) return false;
-    const said = this.#bytes.subarray(size, size + payload);
+    const data = this.#bytes.subarray(size, size + payload);
     this.#bytes = this.#bytes.subarray(size + payload);
-    if (opcode === PING) this.socket.write(frame(PONG, said));
+    if (opcode === PING) this.socket.write(frame(PONG, data));
     if (opcode === CLOSE) {
-      this.#ended({ code: said.length < 2 ? 1005 : said.readUInt16BE(0), reason: said.toString('utf8', 2) });
-      this.socket.end(frame(CLOSE, said.subarray(0, 2)));
+      this.#ended({ code: data.length < 2 ? 1005 : data.readUInt16BE(0), reason: data.toString('utf8', 2) });
+      this.socket.end(frame(CLOSE, data.subarray(0, 2)));
     }
     return true;
   }

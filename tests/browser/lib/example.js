@@ -1,4 +1,4 @@
-// An example started as its README says, by its own `./start`.
+// Starts an example by its `./start`, as its README says.
 
 import fs from 'node:fs';
 import path from 'node:path';
@@ -12,13 +12,13 @@ import { until } from '../../../examples/launch/until.js';
  * @param {object} options
  * @param {string} options.example
  * @param {{certificate: string, privateKey: string}} options.identity the files of its certificate
- * @param {string} options.run everything that it writes lies here
- * @param {string} options.log the file that its output goes to
+ * @param {string} options.run it writes only here
+ * @param {string} options.log the file of its output
  * @param {string} options.program the gateway
- * @param {string[]} [options.args] more for `./start`
+ * @param {string[]} [options.args] additional arguments of `./start`
  * @param {string} [options.cwd]
- * @param {number} [options.seconds] how long it may take
- * @returns {Promise<{started: Process, address: string}>} the process, and the address that it says to open
+ * @param {number} [options.seconds] the timeout
+ * @returns {Promise<{started: Process, address: string}>} the process, and the address that it prints
  */
 export async function startExample({ example, identity, run, log, program, args = [], cwd, seconds = 60 }) {
   const { certificate, privateKey } = identity;
@@ -26,9 +26,9 @@ export async function startExample({ example, identity, run, log, program, args 
   const all = ['--port', '0', '--run', run, '--certificate', certificate, '--private-key', privateKey, ...args];
   const started = start(path.join(example, 'start'), all, { env: { ...process.env, PORTCULLIS: program }, log, cwd });
   try {
-    const address = await until('./start says which address to open', seconds, (saw) => {
-      saw(started.log());
-      started.mustRun();
+    const address = await until('./start prints the address to open', seconds, (observed) => {
+      observed(started.log());
+      started.assertRunning();
       return /^open (https:\/\/localhost:\d+\/)$/m.exec(started.log())?.[1];
     });
     return { started, address };

@@ -1,6 +1,6 @@
-// Pictures as plain pixels, and the few questions the tests ask of them. Pure: no browser, no files.
+// Images as plain pixels, and the comparisons that the tests need. No browser, no files.
 
-/** How far a channel may be off: noVNC's Tight encoding may send parts of the screen as JPEG. */
+/** The tolerance of a channel: noVNC's Tight encoding may send parts of the screen as JPEG. */
 const TOLERANCE = 32;
 
 /** A colour "#rrggbb" as [red, green, blue]. */
@@ -21,7 +21,7 @@ export class Picture {
     this.rgba = rgba;
   }
 
-  /** The picture in an X Window Dump of a TrueColor screen, as `xwd` writes it (XWDFile.h). */
+  /** Reads the picture in an X Window Dump of a TrueColor screen, as `xwd` writes it (XWDFile.h). */
   static fromXwd(dump) {
     const field = (index) => dump.readUInt32BE(index * 4);
     const [headerSize, version, format] = [field(0), field(1), field(2)];
@@ -62,14 +62,14 @@ export class Picture {
     return new Picture(width, height, Buffer.concat(rows));
   }
 
-  /** The share of pixels, 0 to 1, that have about this colour. */
+  /** The share of pixels, 0 to 1, of about this colour. */
   share(text) {
     const wanted = colour(text);
     return this.#count((from) => wanted.every((value, i) => near(this.rgba[from + i], value)));
   }
 
-  /** The share of pixels, 0 to 1, that are about the same in `other`. Pictures of other sizes have nothing in common. */
-  sameness(other) {
+  /** The share of pixels, 0 to 1, that are about the same in `other`; 0 for another size. */
+  similarity(other) {
     if (other.width !== this.width || other.height !== this.height) return 0;
     return this.#count((from) => [0, 1, 2].every((i) => near(this.rgba[from + i], other.rgba[from + i])));
   }

@@ -35,7 +35,7 @@ test('a dump is read in either byte order, past its name, its colour map and its
   }
 });
 
-test('a dump says itself where red, green and blue are', () => {
+test('the masks of a dump define red, green and blue', () => {
   const read = Picture.fromXwd(xwd({ width: 1, height: 1, lsbFirst: true, masks: [0xff, 0xff00, 0xff0000], pixels: [0x302010] }));
   assert.equal(read.at(0, 0), '#102030');
 });
@@ -46,24 +46,24 @@ test('a dump of another kind is refused', () => {
   assert.throws(() => Picture.fromXwd(dump), /not a 32 bit ZPixmap dump: version 7, format 2, 8 bit/);
 });
 
-test('the share of a colour is counted with a little tolerance', () => {
+test('the share of a colour is counted with a tolerance', () => {
   const four = picture(2, 2, RED, [240, 20, 10, 255], BLUE, [200, 0, 0, 255]);
   assert.equal(four.share('#ff0000'), 0.5);
   assert.equal(four.share('#00ff00'), 0);
 });
 
-test('a part is cut out where it says', () => {
+test('part returns the pixels of an area', () => {
   const six = picture(3, 2, BLUE, BLUE, BLUE, BLUE, RED, RED);
   assert.equal(six.part({ x: 1, y: 1, width: 2, height: 1 }).share('#ff0000'), 1);
   assert.equal(six.part({ x: 0, y: 0, width: 2, height: 2 }).share('#ff0000'), 0.25);
 });
 
-test('sameness is the share of equal pixels, and none for another size', () => {
-  assert.equal(picture(2, 1, RED, BLUE).sameness(picture(2, 1, RED, RED)), 0.5);
-  assert.equal(picture(2, 1, RED, BLUE).sameness(picture(1, 2, RED, BLUE)), 0);
+test('similarity is the share of equal pixels, and 0 for another size', () => {
+  assert.equal(picture(2, 1, RED, BLUE).similarity(picture(2, 1, RED, RED)), 0.5);
+  assert.equal(picture(2, 1, RED, BLUE).similarity(picture(1, 2, RED, BLUE)), 0);
 });
 
-test('a colour or a buffer that is none is an error', () => {
+test('an invalid colour or buffer is an error', () => {
   assert.deepEqual(colour('#0a0B0c'), [10, 11, 12]);
   assert.throws(() => colour('red'), /not a colour of the form #rrggbb: red/);
   assert.throws(() => new Picture(2, 2, Buffer.alloc(4)), /2x2 pixels need 16 bytes, not 4/);

@@ -1,11 +1,11 @@
-// The page of examples/stomp, as a player sees and uses it, in a browser that can be killed.
+// The page of examples/stomp as a player uses it, in a browser that can be killed.
 
 import { chromium } from 'playwright-core';
 
 import { until } from '../../../examples/launch/until.js';
-import { accessibilityFaults, chromiumOptions, openPage } from './browser.js';
+import { accessibilityViolations, chromiumOptions, openPage } from './browser.js';
 
-/** A browser as a process of its own, with `home` as its home directory and the name `host` on loopback. */
+/** A browser process with `home` as its home directory and `host` resolved to loopback. */
 export class Chromium {
   static async start(home, host) {
     const server = await chromium.launchServer(chromiumOptions(home, [host]));
@@ -20,7 +20,7 @@ export class Chromium {
     this.context = context;
   }
 
-  /** Ends it as a crash would: nothing of it has time for a last word. */
+  /** Kills it, so that pages cannot send anything any more. */
   kill() {
     return this.#server.kill();
   }
@@ -30,21 +30,21 @@ export class Chromium {
   }
 }
 
-/** One page, and the player in front of it, who is called after `key`. */
+/** One page, and its player, whose name is the capitalised `key`. */
 export class Player {
   static async open(browser, key, address) {
-    const { page, heard } = await openPage(browser.context, address);
-    return new Player(browser, page, heard, key[0].toUpperCase() + key.slice(1));
+    const { page, consoleLines } = await openPage(browser.context, address);
+    return new Player(browser, page, consoleLines, key[0].toUpperCase() + key.slice(1));
   }
 
-  constructor(browser, page, heard, name) {
+  constructor(browser, page, consoleLines, name) {
     this.browser = browser;
     this.page = page;
-    this.console = heard;
+    this.console = consoleLines;
     this.name = name;
   }
 
-  /** Everything that can be read on the page. What is not shown is ''. */
+  /** The texts on the page; '' if an element is not shown. */
   look() {
     return this.page.evaluate(() => {
       const at = (selector) => {
@@ -53,46 +53,46 @@ export class Player {
       };
       const items = (selector) =>
         [...document.querySelectorAll(`${selector} > li`)].filter((li) => li.checkVisibility()).map((li) => li.innerText);
-      const screen = ['door', 'lobby', 'room'].find((id) => document.getElementById(id).checkVisibility()) ?? '';
+      const screen = ['login', 'lobby', 'room'].find((id) => document.getElementById(id).checkVisibility()) ?? '';
       return {
         screen,
-        banner: at('#connection .words'),
-        fault: at('#door-fault'),
+        banner: at('#connection .description'),
+        error: at('#login-error'),
         players: items('#players').map((text) => text.replaceAll('\n', ' ')).join('\n'),
         note: at('#picture-note'),
         presence: at('#presence'),
         turn: at('#turn'),
         score: at('#score'),
         rounds: items('#rounds').map((text) => text.split('\n').at(-1)),
-        talk: items('#talk').join('\n'),
+        chat: items('#chat').join('\n'),
         unsent: at('#unsent'),
       };
     });
   }
 
-  /** Waits until what is at one place of the page is like this. */
+  /** Waits until the text `what` of `look` matches `pattern`. */
   async sees(what, pattern, seconds = 15) {
-    await until(`${this.name} sees ${what} like ${pattern}`, seconds, async (saw) => {
+    await until(`${this.name} sees ${what} matching ${pattern}`, seconds, async (observed) => {
       const seen = await this.look();
-      saw(JSON.stringify(seen));
+      observed(JSON.stringify(seen));
       return pattern.test(seen[what]);
     });
   }
 
-  async goIn(password) {
+  async logIn(password) {
     await this.page.getByLabel('Your name').fill(this.name);
-    await this.page.getByLabel('Password of the game').fill(password);
-    await this.page.getByRole('button', { name: 'Go in' }).click();
+    await this.page.getByLabel('Game password').fill(password);
+    await this.page.getByRole('button', { name: 'Log in' }).click();
   }
 
-  /** What the page's connection is: connecting, open, waiting or closed. */
+  /** The state of the page's connection: connecting, open, waiting or closed. */
   connection() {
     return this.page.evaluate(() => document.getElementById('connection').dataset.state);
   }
 
-  /** What stands in the fields of the door. */
-  async typed() {
-    const [name, password] = ['Your name', 'Password of the game'].map((label) => this.page.getByLabel(label).inputValue());
+  /** The values of the fields of the login form. */
+  async loginFields() {
+    const [name, password] = ['Your name', 'Game password'].map((label) => this.page.getByLabel(label).inputValue());
     return { name: await name, password: await password };
   }
 
@@ -100,24 +100,24 @@ export class Player {
     await this.page.getByRole('button', { name: button, exact: true }).click({ timeout: 15_000 });
   }
 
-  async write(words) {
-    await this.page.getByLabel('Say something').fill(words);
+  async draftMessage(text) {
+    await this.page.getByLabel('Chat message').fill(text);
   }
 
-  written() {
-    return this.page.getByLabel('Say something').inputValue();
+  draft() {
+    return this.page.getByLabel('Chat message').inputValue();
   }
 
-  async say(words) {
-    await this.write(words);
+  async say(text) {
+    await this.draftMessage(text);
     await this.page.keyboard.press('Enter');
   }
 
   async choosePicture(bytes) {
-    await this.page.getByLabel('A picture of you').setInputFiles({ name: 'portrait.png', mimeType: 'image/png', buffer: bytes });
+    await this.page.getByLabel('Your picture').setInputFiles({ name: 'picture.png', mimeType: 'image/png', buffer: bytes });
   }
 
-  /** The other player's picture as it is shown: {width, height, sha256} of its pixels; undefined while there is none. */
+  /** The other player's picture as shown: {width, height, sha256} of its pixels; undefined while there is none. */
   otherPicture() {
     return this.page.evaluate(async () => {
       const image = document.getElementById('other-picture');
@@ -132,17 +132,17 @@ export class Player {
     });
   }
 
-  /** Serious and critical faults of the page as it is, and a picture of it. */
-  async faults(file) {
+  /** Takes a screenshot, and returns the serious and critical accessibility violations. */
+  async accessibilityViolations(file) {
     await this.screenshot(file);
-    return accessibilityFaults(this.page);
+    return accessibilityViolations(this.page);
   }
 
   async reload() {
     await this.page.reload();
   }
 
-  /** A picture of the page, or of its upper `height` pixels. */
+  /** Takes a screenshot of the page, or of its upper `height` pixels. */
   screenshot(file, height = 860) {
     return this.page.screenshot({ path: file, clip: { x: 0, y: 0, width: 1060, height } });
   }

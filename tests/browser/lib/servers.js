@@ -1,4 +1,4 @@
-// The servers of the tests' own: one for pages from elsewhere, and a network that can fail.
+// Servers of the tests: a web server for pages of another origin, and a network that can fail.
 
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
@@ -15,8 +15,8 @@ const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '
  * @param {string} root
  * @param {{certificate: string, privateKey: string}} identity
  * @param {object} [options]
- * @param {(name: string, text: string) => string} [options.change] what stands in a file instead
- * @param {{code: number, reason: string}} [options.close] how every WebSocket is ended as soon as it is open
+ * @param {(name: string, text: string) => string} [options.change] changes the content of a file
+ * @param {{code: number, reason: string}} [options.close] closes every WebSocket at once with this code and reason
  */
 export async function servePages(root, { certificate, privateKey }, { change, close } = {}) {
   const identity = { cert: fs.readFileSync(certificate), key: fs.readFileSync(privateKey) };
@@ -34,12 +34,12 @@ export async function servePages(root, { certificate, privateKey }, { change, cl
     pages.upgrades += 1;
     socket.on('error', () => {});
     if (!close) return socket.destroy();
-    // RFC 6455 §4.2.2 and §5.5.1: the answer, and one Close frame.
+    // RFC 6455 §4.2.2 and §5.5.1: the response, and one Close frame.
     const key = request.headers['sec-websocket-key'];
     const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
     const head = ['HTTP/1.1 101 Switching Protocols', 'Upgrade: websocket', 'Connection: Upgrade', `Sec-WebSocket-Accept: ${accept}`];
     const [protocol] = request.headers['sec-websocket-protocol']?.split(',') ?? [];
-    if (protocol) head.push(`Sec-WebSocket-Protocol: ${protocol}`); // Chromium insists on one of those it offered
+    if (protocol) head.push(`Sec-WebSocket-Protocol: ${protocol}`); // Chromium requires one of the protocols it offered
     socket.write(`${head.join('\r\n')}\r\n\r\n`);
     const reason = Buffer.from(close.reason);
     socket.write(Buffer.concat([Buffer.from([0x88, reason.length + 2, close.code >> 8, close.code & 0xff]), reason]));
@@ -53,13 +53,13 @@ export async function servePages(root, { certificate, privateKey }, { change, cl
   return pages;
 }
 
-/** A network: passes connections on to `port`, counts them and the bytes each way, and fails when it is told to. */
+/** A network: forwards connections to `port`, counts them and the bytes of each direction, and can be made to fail. */
 export async function startNetwork(port) {
   const open = new Set();
   let passable = Promise.resolve();
   let resume;
   const network = { connections: 0, bytesIn: 0, bytesOut: 0 };
-  const way = (count) =>
+  const forward = (count) =>
     new Transform({
       transform(bytes, _encoding, done) {
         network[count] += bytes.length;
@@ -72,8 +72,8 @@ export async function startNetwork(port) {
   const server = net.createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
     network.connections++;
     const backend = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
-    client.pipe(way('bytesIn')).pipe(backend);
-    backend.pipe(way('bytesOut')).pipe(client);
+    client.pipe(forward('bytesIn')).pipe(backend);
+    backend.pipe(forward('bytesOut')).pipe(client);
     for (const [one, other] of [[client, backend], [backend, client]]) {
       open.add(one);
       one.on('error', () => other.destroy());
@@ -81,23 +81,23 @@ export async function startNetwork(port) {
     }
   });
   network.port = await listen(server);
-  /** Nothing arrives any more, and nobody is told. */
+  /** Stops all data without closing a connection. */
   network.stall = () => {
     passable = new Promise((resolve) => {
       resume = resolve;
     });
   };
-  /** What was on its way arrives. */
+  /** Delivers the data that was stopped. */
   network.resume = () => {
     passable = Promise.resolve();
     resume();
   };
-  /** Every connection breaks, and new ones are refused. */
+  /** Resets all connections, and refuses new ones. */
   network.cut = () => {
     server.close();
     for (const socket of open) socket.resetAndDestroy();
   };
-  network.mend = () => listen(server, network.port);
+  network.restore = () => listen(server, network.port);
   network.stop = () => {
     server.close();
     for (const socket of open) socket.destroy();

@@ -1,36 +1,36 @@
-// The page of examples/vnc, as a person sees and uses it.
+// The page of examples/vnc as a user operates it.
 
 import { openPage } from './browser.js';
 import { Picture } from './picture.js';
 
 export class Viewer {
   static async open(browser, address) {
-    const { page, heard } = await openPage(browser, address);
-    return new Viewer(page, heard);
+    const { page, consoleLines } = await openPage(browser, address);
+    return new Viewer(page, consoleLines);
   }
 
-  constructor(page, heard) {
+  constructor(page, consoleLines) {
     this.page = page;
-    this.console = heard;
+    this.console = consoleLines;
     this.canvas = page.locator('#screen canvas');
   }
 
-  /** The connection as the page tells it: {state, words, countdown}. */
+  /** The state of the connection as the page shows it: {state, description, countdown}. */
   banner() {
     return this.page.evaluate(() => {
       const banner = document.getElementById('banner');
-      const said = (name) => banner.querySelector(`.${name}`)?.textContent;
-      return { state: banner.dataset.state, words: said('words'), countdown: said('countdown') };
+      const textOf = (name) => banner.querySelector(`.${name}`)?.textContent;
+      return { state: banner.dataset.state, description: textOf('description'), countdown: textOf('countdown') };
     });
   }
 
-  async givePassword(password) {
+  async enterPassword(password) {
     await this.page.locator('#login').waitFor();
     await this.page.locator('#password').fill(password);
     await this.page.locator('#login button[type=submit]').click();
   }
 
-  /** The pixels of the desktop, at its own size; undefined while there is none. */
+  /** The pixels of the desktop, unscaled; undefined while there is none. */
   async picture() {
     const shown = await this.page.evaluate(() => {
       const canvas = document.querySelector('#screen canvas');
@@ -47,14 +47,14 @@ export class Viewer {
     return shown ? new Picture(shown.width, shown.height, Buffer.from(shown.rgba, 'base64')) : undefined;
   }
 
-  /** Where a point of the desktop is on the page. */
+  /** The position of a point of the desktop on the page. */
   async at(x, y) {
     const box = await this.canvas.boundingBox();
     const scale = box.width / (await this.canvas.evaluate((canvas) => canvas.width));
     return { x: box.x + x * scale, y: box.y + y * scale };
   }
 
-  /** Presses and lets go a mouse button at a point of the desktop. */
+  /** Clicks a point of the desktop. */
   async click(x, y, options) {
     const point = await this.at(x, y);
     await this.page.mouse.click(point.x, point.y, options);

@@ -1,5 +1,5 @@
-/** A clock that stands still until it is told to go on. For tests. */
-export class HandClock {
+/** A clock for tests: time passes only by `advance` and `sleep`. */
+export class ManualClock {
   #now = 0;
   #timers = new Set();
 
@@ -15,12 +15,11 @@ export class HandClock {
     this.#timers.delete(timer);
   };
 
-  /** How many timers wait. */
-  get waiting() {
+  get pendingTimers() {
     return this.#timers.size;
   }
 
-  /** Lets `ms` go by; every timer rings at its time, and what it caused has happened before the next one rings. */
+  /** Advances by `ms`. Each timer fires at its time, and its promises settle before the next timer fires. */
   async advance(ms) {
     const end = this.#now + ms;
     for (;;) {
@@ -35,14 +34,14 @@ export class HandClock {
     await settle();
   }
 
-  /** Lets `ms` go by in one jump, as when a laptop sleeps: the timers ring late. */
+  /** Advances by `ms` in one step, as when a laptop sleeps: timers fire late. */
   async sleep(ms) {
     this.#now += ms;
     await this.advance(0);
   }
 }
 
-/** Lets every promise that can be settled now be settled. */
+/** Settles every promise that can be settled now. */
 async function settle() {
   for (let i = 0; i < 20; i++) await undefined;
 }

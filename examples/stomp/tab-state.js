@@ -1,12 +1,12 @@
-// What outlives a reload of the page. It belongs to one tab: the browser forgets it with the tab, and another tab is
+// The state that survives a reload of the page. It belongs to one tab: it is deleted with the tab, and another tab is
 // another player.
 
 const KEY = 'rock-paper-scissors';
 
-/** The players this page is known to be. */
-const held = new Set();
+/** The ids whose lock this page holds. */
+const lockedIds = new Set();
 
-/** What was kept last in this tab; undefined if there is nothing, or nothing that can be read. */
+/** The stored state of this tab; undefined if there is none, or if it is invalid. */
 export function load() {
   try {
     return JSON.parse(sessionStorage.getItem(KEY)) ?? undefined;
@@ -20,22 +20,22 @@ export function store(value) {
 }
 
 /**
- * Whether this tab alone is the player `id`, within two seconds. A tab that was duplicated has the same memory, and
- * must become somebody else; a tab that is being loaded again may have to wait for its own past to end.
+ * Acquires the lock of the player `id`; false after two seconds. A duplicated tab has the same state and must become
+ * another player; a tab that is reloaded may have to wait until its previous page has ended.
  */
-export function alone(id) {
+export function lockPlayer(id) {
   return new Promise((resolve) => {
-    if (held.has(id)) return resolve(true);
+    if (lockedIds.has(id)) return resolve(true);
     const granted = () => {
-      held.add(id);
+      lockedIds.add(id);
       resolve(true);
-      return new Promise(() => {}); // held for as long as this page is there
+      return new Promise(() => {}); // holds the lock as long as the page exists
     };
     navigator.locks.request(`${KEY} ${id}`, { signal: AbortSignal.timeout(2000) }, granted).catch(() => resolve(false));
   });
 }
 
-/** The player's picture is too large for sessionStorage. */
+/** The player's picture, in a cache because it is too large for sessionStorage. */
 export const picture = {
   async load(id) {
     const found = await (await caches.open(KEY)).match(`/${id}`);

@@ -1,14 +1,14 @@
-// A picture that is as large as it can be: a painted face, as a PNG that is stored without compression.
+// A large test image: a drawn face, as a PNG without compression.
 
 import { deflateSync } from 'node:zlib';
 
-/** @returns {{width: number, height: number, file: Buffer, rgba: Buffer}} the PNG, and its pixels as a canvas has them */
-export function portrait(width, height) {
+/** @returns {{width: number, height: number, file: Buffer, rgba: Buffer}} the PNG file, and its pixels in a canvas' format */
+export function testImage(width, height) {
   const rows = Buffer.alloc(height * (1 + width * 3));
   const rgba = Buffer.alloc(width * height * 4, 0xff);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      // Measured from the middle, where the edge of the picture is at 1.
+      // Coordinates from -1 to 1, from the centre.
       const colour = paint((2 * x) / width - 1, (2 * y) / height - 1);
       rows.set(colour, y * (1 + width * 3) + 1 + x * 3);
       rgba.set(colour, (y * width + x) * 4);

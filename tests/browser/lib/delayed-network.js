@@ -1,12 +1,12 @@
-// A network in which what a broken connection had under way arrives late: after the client has given it up.
+// A network that delivers the data of a broken connection late: after the client has closed it.
 
 import net from 'node:net';
 
 /**
- * Passes connections on to `port`. Bytes of the connections that are open can be held back, each way for itself, and
- * their clients cut off, while the side of the server notices nothing and gets the bytes in the end.
+ * Forwards connections to `port`. The bytes of open connections can be held back in each direction, and their clients can
+ * be reset while the server's side stays open and receives the held bytes later.
  */
-export async function startLateNetwork(port) {
+export async function startDelayedNetwork(port) {
   const pairs = new Set();
   const server = net.createServer({ noDelay: true }, (client) => {
     const backend = net.connect({ port, host: '127.0.0.1', noDelay: true });
@@ -15,7 +15,7 @@ export async function startLateNetwork(port) {
     client.on('data', (bytes) => (pair.up ? pair.up.push(bytes) : backend.write(bytes)));
     backend.on('data', (bytes) => (pair.down ? pair.down.push(bytes) : client.write(bytes)));
     const end = () => {
-      if (pair.up) return; // the server shall not know
+      if (pair.up) return; // keep the server's side open
       pairs.delete(pair);
       client.destroy();
       backend.destroy();
@@ -32,23 +32,23 @@ export async function startLateNetwork(port) {
   });
   return {
     port: server.address().port,
-    /** Holds back what open connections say, `up` to the server or `down` from it. */
-    hold(way) {
-      for (const pair of pairs) pair[way] ??= [];
+    /** Holds back the bytes of open connections, `up` to the server or `down` from it. */
+    hold(direction) {
+      for (const pair of pairs) pair[direction] ??= [];
     },
-    /** How many bytes are held back on the way up. */
+    /** The number of held bytes to the server. */
     get held() {
       return [...pairs].flatMap(({ up }) => up ?? []).reduce((sum, { length }) => sum + length, 0);
     },
-    /** How many connections the server's side still believes in. */
+    /** The number of connections that are open on the server's side. */
     get open() {
       return pairs.size;
     },
-    /** The clients of open connections are cut off. */
+    /** Resets the clients of open connections. */
     cut() {
       for (const { client } of pairs) client.resetAndDestroy();
     },
-    /** What was held back on the way up arrives now; connections without a client end after it. */
+    /** Delivers the held bytes to the server; connections without a client are closed afterwards. */
     release() {
       for (const pair of pairs) {
         if (!pair.up) continue;

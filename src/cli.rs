@@ -51,25 +51,25 @@ enum Command {
     /// Run the gateway (the default)
     Run(ConfigFile),
     /// Validate the configuration and every file it names, as `run` does, without starting
-    Check(check::Check),
+    Check(check::CheckArgs),
     /// Show step by step what would happen to one connection; exit 0 if it would be accepted, 1 if not
     #[command(after_help = explain::EXAMPLES)]
-    Explain(explain::Explain),
+    Explain(explain::ExplainArgs),
     /// Reload the configuration of a running gateway; exit 1 if it is invalid, and then nothing has changed
     Reload(control::AdminTarget),
     /// Stop accepting and close sessions; the admin API stays up
     Drain(control::AdminTarget),
     /// List the sessions of a running gateway
-    Sessions(control::List),
+    Sessions(control::SessionsArgs),
     /// Close sessions of a running gateway, with Close 1008
-    Kill(control::Kill),
+    Kill(control::KillArgs),
     /// Show whether a running gateway accepts new connections; exit 0 if so, 1 if not
-    Health(control::Health),
+    Health(control::HealthArgs),
     /// Make a self-signed certificate and its key for development
-    Cert(cert::Cert),
+    Cert(cert::CertArgs),
     /// Write the manual pages and shell completions for packages
     #[command(hide = true)]
-    Generate(generate::Generate),
+    Generate(generate::GenerateArgs),
 }
 
 /// Runs the program. Returns its exit code.

@@ -14,7 +14,7 @@ use clap::Args;
 use crate::{config::Host, transport::self_signed::self_signed};
 
 #[derive(Debug, Args)]
-pub(super) struct Cert {
+pub(super) struct CertArgs {
     /// The directory to write NAME.crt and NAME.key into; created if missing
     #[arg(long, value_name = "DIR", default_value = "certs")]
     out: PathBuf,
@@ -23,7 +23,7 @@ pub(super) struct Cert {
     names: Vec<String>,
 }
 
-pub(super) fn make_certificate(args: &Cert) -> anyhow::Result<()> {
+pub(super) fn make_certificate(args: &CertArgs) -> anyhow::Result<()> {
     let names: Vec<String> = args.names.iter().map(|name| subject_name(name)).collect::<Result<_, _>>()?;
     let made = self_signed(&names).with_context(|| format!("cannot make a certificate for {names:?}"))?;
     fs::create_dir_all(&args.out)

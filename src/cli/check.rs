@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub(super) struct Check {
+pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigFile,
     /// Also connect to every backend of every route, within timeouts.connect; exit 1 if one cannot be reached
@@ -23,7 +23,7 @@ pub(super) struct Check {
     capacity: bool,
 }
 
-pub(super) fn check(args: &Check) -> anyhow::Result<()> {
+pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let (config, prepared) = args.config.prepare()?;
     for warning in prepared.warnings() {
         eprintln!("warning: {warning}");

@@ -53,7 +53,7 @@ impl AdminTarget {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct List {
+pub(super) struct SessionsArgs {
     /// Only sessions of this route
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
@@ -72,7 +72,7 @@ pub(super) struct List {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "route", "peer"]))]
-pub(super) struct Kill {
+pub(super) struct KillArgs {
     /// Session numbers
     #[arg(value_name = "ID")]
     ids: Vec<u64>,
@@ -90,7 +90,7 @@ pub(super) struct Kill {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Health {
+pub(super) struct HealthArgs {
     /// Only whether the process responds, ready or not
     #[arg(long)]
     live: bool,
@@ -98,7 +98,7 @@ pub(super) struct Health {
     target: AdminTarget,
 }
 
-pub(super) fn sessions(args: &List) -> anyhow::Result<()> {
+pub(super) fn sessions(args: &SessionsArgs) -> anyhow::Result<()> {
     let client = args.target.client()?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     for (key, value) in [("route", &args.route), ("peer", &args.peer)] {
@@ -131,13 +131,13 @@ pub(super) fn sessions(args: &List) -> anyhow::Result<()> {
     })?
 }
 
-impl From<Kill> for KillRequest {
-    fn from(Kill { ids, route, peer, reason, .. }: Kill) -> Self {
+impl From<KillArgs> for KillRequest {
+    fn from(KillArgs { ids, route, peer, reason, .. }: KillArgs) -> Self {
         Self { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, reason }
     }
 }
 
-pub(super) fn kill(args: Kill) -> anyhow::Result<ExitCode> {
+pub(super) fn kill(args: KillArgs) -> anyhow::Result<ExitCode> {
     let client = args.target.client()?;
     let request = KillRequest::from(args);
     let killed = block_on(client.kill(&request))??;
@@ -166,7 +166,7 @@ pub(super) fn drain(target: &AdminTarget) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) fn health(args: &Health) -> anyhow::Result<ExitCode> {
+pub(super) fn health(args: &HealthArgs) -> anyhow::Result<ExitCode> {
     let (is_healthy, message) = block_on(args.target.client()?.health(args.live))??;
     println!("{message}");
     Ok(if is_healthy { ExitCode::SUCCESS } else { FAILURE.into() })

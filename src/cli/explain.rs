@@ -8,7 +8,7 @@ use super::{config_file::ConfigFile, exit::FAILURE, runtime::block_on};
 use crate::diagnose::{Diagnostics, Explanation, Question};
 
 #[derive(Debug, Args)]
-pub(super) struct Explain {
+pub(super) struct ExplainArgs {
     /// The URL that the client requests, such as wss://desk.example.com/vnc; a token in it is never printed
     url: String,
     /// The Origin header that the browser sends; without it, the client sends none
@@ -32,7 +32,7 @@ Examples:
 
 Exit codes: 0 would be accepted, 1 would be refused, 64 bad usage, 78 bad configuration.";
 
-pub(super) fn explain(args: &Explain) -> anyhow::Result<ExitCode> {
+pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let question = Question::new(&args.url, args.origin.as_deref(), args.from)?;
     let (config, prepared) = args.config.prepare()?;
     for warning in &config.warnings {

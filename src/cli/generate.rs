@@ -19,7 +19,7 @@ use clap_mangen::{
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
-pub(super) struct Generate {
+pub(super) struct GenerateArgs {
     /// The directory to write portcullis.1 and a page for each command into; created if missing
     #[arg(long, value_name = "DIR")]
     man: Option<PathBuf>,
@@ -37,7 +37,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The manual's title in the header of each page.
 const MANUAL: &str = "Portcullis manual";
 
-pub(super) fn generate(args: &Generate, command: &clap::Command) -> anyhow::Result<()> {
+pub(super) fn generate(args: &GenerateArgs, command: &clap::Command) -> anyhow::Result<()> {
     let visible = without_hidden(command);
     if let Some(directory) = &args.man {
         create(directory)?;
@@ -159,7 +159,7 @@ mod tests {
             .subcommand(clap::Command::new("spell").about("Hidden").hide(true))
     }
 
-    fn generated(args: impl Fn(&Path) -> Generate) -> Vec<(String, String)> {
+    fn generated(args: impl Fn(&Path) -> GenerateArgs) -> Vec<(String, String)> {
         let directory = tempfile::tempdir().unwrap();
         // A directory that does not exist yet.
         let inside = directory.path().join("deep/inside");
@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn every_visible_command_has_a_page() {
-        let pages = generated(|directory| Generate { man: Some(directory.to_owned()), completions: None });
+        let pages =
+            generated(|directory| GenerateArgs { man: Some(directory.to_owned()), completions: None });
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["portcullis-open.1", "portcullis.1"]);
         let (open, whole) = (&pages[0].1, &pages[1].1);
@@ -195,7 +196,8 @@ mod tests {
 
     #[test]
     fn completions_omit_hidden_commands() {
-        let files = generated(|directory| Generate { man: None, completions: Some(directory.to_owned()) });
+        let files =
+            generated(|directory| GenerateArgs { man: None, completions: Some(directory.to_owned()) });
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["_portcullis", "portcullis.bash", "portcullis.fish"]);
         for (name, text) in &files {

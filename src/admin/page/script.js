@@ -120,7 +120,7 @@ function showPlots(status) {
     { name: "from clients", values: series((sample) => sample.in), current: speed(newest((sample) => sample.in)) },
     { name: "to clients", values: series((sample) => sample.out), current: speed(newest((sample) => sample.out)) },
   ]);
-  plot(byId("live"), [
+  plot(byId("open-sessions"), [
     { name: "open", values: series((sample) => sample.sessions), current: count(status.sessions.in_use) },
   ]);
   plot(byId("handshakes"), [

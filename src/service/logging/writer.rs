@@ -41,18 +41,18 @@ pub(super) struct LogWriter {
 
 impl fmt::Debug for LogWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LogWriter").field("waiting", &self.queue.state().bytes).finish_non_exhaustive()
+        f.debug_struct("LogWriter").field("queued_bytes", &self.queue.state().bytes).finish_non_exhaustive()
     }
 }
 
 #[derive(Default)]
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Vec<u8>>,
     /// The size of the queued lines and of those being written.
     bytes: usize,
@@ -70,7 +70,7 @@ impl LogWriter {
         let queue = Arc::new(Queue::default());
         let (thread_queue, lost_lines) = (Arc::clone(&queue), Arc::clone(&dropped));
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            while let Some(Work { lines, reopen }) = thread_queue.next() {
+            while let Some(Batch { lines, reopen }) = thread_queue.next() {
                 if reopen {
                     sink.reopen();
                 }
@@ -129,18 +129,18 @@ impl Drop for LogWriter {
 }
 
 /// The next batch of the thread.
-struct Work {
+struct Batch {
     lines: Vec<Vec<u8>>,
     reopen: bool,
 }
 
 impl Queue {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock()
     }
 
-    /// Waits for work. `None` once the handle is dropped and the queue empty.
-    fn next(&self) -> Option<Work> {
+    /// Waits for lines. `None` once the handle is dropped and the queue empty.
+    fn next(&self) -> Option<Batch> {
         let mut state = self.state();
         while state.lines.is_empty() && !state.reopen {
             if state.closed {
@@ -161,7 +161,7 @@ impl Queue {
             // Releases the memory of a burst.
             state.lines = VecDeque::new();
         }
-        Some(Work { lines, reopen: std::mem::take(&mut state.reopen) })
+        Some(Batch { lines, reopen: std::mem::take(&mut state.reopen) })
     }
 
     /// Removes written lines from the count and wakes waiters. Returns whether the thread should pause.

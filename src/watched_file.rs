@@ -58,7 +58,7 @@ impl Stamp {
 
 /// Valid contents of the watched files.
 #[derive(Debug)]
-pub(crate) struct Loaded<T> {
+pub(crate) struct LoadedFile<T> {
     pub(crate) value: T,
     /// Whether they equal those in use.
     pub(crate) is_current: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Loaded<T> {
 
 /// What to do after a check.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Event<T, E> {
+pub(crate) enum FileEvent<T, E> {
     /// Nothing: unchanged, reported before, or not settled yet.
     None,
     /// Install these contents and report them.
@@ -84,11 +84,11 @@ pub(crate) enum Event<T, E> {
 pub(crate) struct ChangeTracker<S> {
     stamps: S,
     checked: Instant,
-    state: State,
+    state: TrackerState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum TrackerState {
     /// Read once since the last change.
     Unsettled,
     /// Read once since the last change; a failure before that was reported, and no recovery since.
@@ -102,7 +102,7 @@ enum State {
 impl<S: PartialEq> ChangeTracker<S> {
     /// Follows files that were read once. `stamps` must be older than that read, so that a change meanwhile is seen.
     pub(crate) fn new(stamps: S, now: Instant) -> Self {
-        Self { stamps, checked: now, state: State::Unsettled }
+        Self { stamps, checked: now, state: TrackerState::Unsettled }
     }
 
     /// Whether [`CHECK_INTERVAL`] has passed since the last check, for callers that check on demand.
@@ -115,39 +115,46 @@ impl<S: PartialEq> ChangeTracker<S> {
         &mut self,
         stamps: S,
         now: Instant,
-        load: impl FnOnce() -> Result<Loaded<T>, E>,
-    ) -> Event<T, E> {
+        load: impl FnOnce() -> Result<LoadedFile<T>, E>,
+    ) -> FileEvent<T, E> {
         let is_changed = stamps != self.stamps;
         (self.stamps, self.checked) = (stamps, now);
         let before = self.state;
         // Set before `load` is called: contents that make it panic are not read at every check.
         self.state = match (before, is_changed) {
-            (State::Settled, false) => return Event::None,
-            (State::Unsettled | State::Settled, true) => State::Unsettled,
-            (State::UnsettledAfterFailure | State::Rejected, true) => State::UnsettledAfterFailure,
-            (State::Unsettled | State::UnsettledAfterFailure | State::Rejected, false) => State::Settled,
+            (TrackerState::Settled, false) => return FileEvent::None,
+            (TrackerState::Unsettled | TrackerState::Settled, true) => TrackerState::Unsettled,
+            (TrackerState::UnsettledAfterFailure | TrackerState::Rejected, true) => {
+                TrackerState::UnsettledAfterFailure
+            }
+            (
+                TrackerState::Unsettled | TrackerState::UnsettledAfterFailure | TrackerState::Rejected,
+                false,
+            ) => TrackerState::Settled,
         };
         match load() {
-            Ok(loaded) if is_changed && loaded.is_partial => Event::None,
-            Ok(Loaded { value, is_current, .. }) => {
-                self.state = if is_changed { State::Unsettled } else { State::Settled };
+            Ok(loaded) if is_changed && loaded.is_partial => FileEvent::None,
+            Ok(LoadedFile { value, is_current, .. }) => {
+                self.state = if is_changed { TrackerState::Unsettled } else { TrackerState::Settled };
                 match before {
-                    _ if !is_current => Event::Replaced(value),
-                    State::UnsettledAfterFailure | State::Rejected => Event::Recovered(value),
-                    State::Unsettled | State::Settled => Event::None,
+                    _ if !is_current => FileEvent::Replaced(value),
+                    TrackerState::UnsettledAfterFailure | TrackerState::Rejected => {
+                        FileEvent::Recovered(value)
+                    }
+                    TrackerState::Unsettled | TrackerState::Settled => FileEvent::None,
                 }
             }
-            Err(_) if is_changed => Event::None,
+            Err(_) if is_changed => FileEvent::None,
             Err(error) => {
-                self.state = State::Rejected;
-                if before == State::Rejected { Event::None } else { Event::Rejected(error) }
+                self.state = TrackerState::Rejected;
+                if before == TrackerState::Rejected { FileEvent::None } else { FileEvent::Rejected(error) }
             }
         }
     }
 
     /// The files were found invalid by another reader, which has reported it: report their recovery only.
     pub(crate) fn mark_rejected(&mut self, stamps: S) {
-        (self.stamps, self.state) = (stamps, State::Rejected);
+        (self.stamps, self.state) = (stamps, TrackerState::Rejected);
     }
 
     /// Makes the next check compare with `stamps`, as if the files had had them at the last one.
@@ -193,18 +200,18 @@ mod tests {
     use Found::{Current, Invalid, New, Partial};
 
     /// A tracker and whether its next check reads the files.
-    struct Files {
+    struct FakeFiles {
         tracker: ChangeTracker<u32>,
         stamp: u32,
     }
 
-    type Result = Event<Found, ()>;
-    const NONE: Result = Event::None;
-    const REJECTED: Result = Event::Rejected(());
-    const RECOVERED: Result = Event::Recovered(Current);
-    const REPLACED: Result = Event::Replaced(New);
+    type Result = FileEvent<Found, ()>;
+    const NONE: Result = FileEvent::None;
+    const REJECTED: Result = FileEvent::Rejected(());
+    const RECOVERED: Result = FileEvent::Recovered(Current);
+    const REPLACED: Result = FileEvent::Replaced(New);
 
-    impl Files {
+    impl FakeFiles {
         fn new() -> Self {
             Self { tracker: ChangeTracker::new(0, Instant::now()), stamp: 0 }
         }
@@ -221,7 +228,7 @@ mod tests {
             let event = self.tracker.check(self.stamp, Instant::now(), || {
                 is_read = true;
                 let loaded =
-                    Loaded { value: found, is_current: found == Current, is_partial: found == Partial };
+                    LoadedFile { value: found, is_current: found == Current, is_partial: found == Partial };
                 if found == Invalid { Err(()) } else { Ok(loaded) }
             });
             (event, is_read)
@@ -235,7 +242,7 @@ mod tests {
 
     #[test]
     fn each_change_is_read_twice() {
-        let mut files = Files::new();
+        let mut files = FakeFiles::new();
         assert_eq!(files.check(Current), (NONE, true), "the first read was before");
         assert_eq!(files.check(Current), (NONE, false));
         assert_eq!(files.change(New), (REPLACED, true));
@@ -245,14 +252,14 @@ mod tests {
 
     #[test]
     fn second_change_within_one_timestamp_is_seen_by_the_second_read() {
-        let mut files = Files::settled();
+        let mut files = FakeFiles::settled();
         assert_eq!(files.change(New), (REPLACED, true));
         assert_eq!(files.check(New), (REPLACED, true));
     }
 
     #[test]
     fn half_written_files_are_not_reported() {
-        let mut files = Files::settled();
+        let mut files = FakeFiles::settled();
         for found in [Invalid, Partial, Invalid, New] {
             let expected = if found == New { REPLACED } else { NONE };
             assert_eq!(files.change(found), (expected, true));
@@ -262,15 +269,15 @@ mod tests {
 
     #[test]
     fn contents_that_look_partial_are_used_after_the_second_read() {
-        let mut files = Files::settled();
+        let mut files = FakeFiles::settled();
         assert_eq!(files.change(Partial), (NONE, true));
-        assert_eq!(files.check(Partial), (Event::Replaced(Partial), true));
+        assert_eq!(files.check(Partial), (FileEvent::Replaced(Partial), true));
         assert_eq!(files.check(Partial), (NONE, false));
     }
 
     #[test]
     fn failure_is_reported_once_per_change_and_recovery_once() {
-        let mut files = Files::settled();
+        let mut files = FakeFiles::settled();
         for _ in 0..2 {
             assert_eq!(files.change(Invalid), (NONE, true));
             assert_eq!(files.check(Invalid), (REJECTED, true));
@@ -284,7 +291,7 @@ mod tests {
     #[test]
     fn rejected_contents_are_used_once_they_are_valid_without_a_change() {
         for (found, event) in [(Current, RECOVERED), (New, REPLACED)] {
-            let mut files = Files::settled();
+            let mut files = FakeFiles::settled();
             files.change(Invalid);
             assert_eq!(files.check(Invalid).0, REJECTED);
             assert_eq!(files.check(found), (event, true));
@@ -294,7 +301,7 @@ mod tests {
 
     #[test]
     fn rejection_by_another_reader_is_not_reported_but_its_recovery_is() {
-        let mut files = Files::settled();
+        let mut files = FakeFiles::settled();
         files.stamp += 1;
         files.tracker.mark_rejected(files.stamp);
         assert_eq!(files.check(Invalid), (NONE, true));
@@ -310,7 +317,7 @@ mod tests {
             .flat_map(|is_changed| [Current, New, Partial, Invalid].map(|found| (is_changed, found)))
             .collect();
         for sequence in 0..steps.len().pow(CHECKS) {
-            let mut files = Files::new();
+            let mut files = FakeFiles::new();
             // How often the files were read since the last change, whether that was reported as invalid, and whether
             // a failure was reported that no success has followed.
             let (mut reads, mut is_reported, mut is_failing) = (1, false, false);
@@ -333,7 +340,7 @@ mod tests {
                     Invalid => REJECTED,
                     Current if is_failing => RECOVERED,
                     Current => NONE,
-                    New | Partial => Event::Replaced(found),
+                    New | Partial => FileEvent::Replaced(found),
                 };
                 assert_eq!(event, expected, "{context}");
                 if event == REJECTED {
@@ -351,7 +358,7 @@ mod tests {
         let mut tracker = ChangeTracker::new(0, start);
         assert!(!tracker.is_due(start + CHECK_INTERVAL / 2));
         assert!(tracker.is_due(start + CHECK_INTERVAL));
-        let loaded = || Ok::<_, ()>(Loaded { value: (), is_current: true, is_partial: false });
+        let loaded = || Ok::<_, ()>(LoadedFile { value: (), is_current: true, is_partial: false });
         tracker.check(0, start + CHECK_INTERVAL, loaded);
         assert!(!tracker.is_due(start + CHECK_INTERVAL));
     }

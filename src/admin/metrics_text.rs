@@ -32,7 +32,7 @@ struct BackendLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
+struct DirectionLabels {
     route: String,
     direction: &'static str,
 }
@@ -72,11 +72,11 @@ pub(super) fn text(metrics: &Metrics, snapshot: &GatewaySnapshot) -> Result<Stri
 fn gateway_registry(snapshot: &GatewaySnapshot) -> Registry {
     let GatewaySnapshot { status, payload, .. } = snapshot;
     let mut registry = Registry::with_prefix("portcullis");
-    let payload_bytes = Family::<RouteLabels, Counter>::default();
+    let payload_bytes = Family::<DirectionLabels, Counter>::default();
     for (route, payload) in payload {
         for (direction, bytes) in [("in", payload.bytes_in), ("out", payload.bytes_out)] {
             let route = route.to_string();
-            payload_bytes.get_or_create(&RouteLabels { route, direction }).inc_by(bytes);
+            payload_bytes.get_or_create(&DirectionLabels { route, direction }).inc_by(bytes);
         }
     }
     let help = "Payload accepted from clients (in) and from backends (out), open sessions included";

@@ -34,10 +34,10 @@ impl ApiError {
 impl From<ApiError> for AdminResponse {
     fn from(ApiError(status, error): ApiError) -> Self {
         #[derive(Serialize)]
-        struct Body {
+        struct ErrorBody {
             error: String,
         }
-        json(status, &Body { error })
+        json(status, &ErrorBody { error })
     }
 }
 
@@ -74,8 +74,8 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> AdminResponse 
 /// A JSON body with one line for people in its `message` field.
 pub(super) fn message(status: StatusCode, message: impl Into<String>) -> AdminResponse {
     #[derive(Serialize)]
-    struct Body {
+    struct MessageBody {
         message: String,
     }
-    json(status, &Body { message: message.into() })
+    json(status, &MessageBody { message: message.into() })
 }

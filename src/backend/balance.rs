@@ -623,19 +623,19 @@ pub(super) mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum PoolStep {
         Dial(u8, bool),
         Leave(usize),
         Mark(usize, bool),
         Wait(u64),
     }
 
-    fn a_step() -> impl Strategy<Value = Step> {
+    fn a_step() -> impl Strategy<Value = PoolStep> {
         prop_oneof![
-            4 => (any::<u8>(), any::<bool>()).prop_map(|(client, good)| Step::Dial(client, good)),
-            2 => any::<usize>().prop_map(Step::Leave),
-            1 => (any::<usize>(), any::<bool>()).prop_map(|(index, healthy)| Step::Mark(index, healthy)),
-            1 => (0..3000_u64).prop_map(Step::Wait),
+            4 => (any::<u8>(), any::<bool>()).prop_map(|(client, good)| PoolStep::Dial(client, good)),
+            2 => any::<usize>().prop_map(PoolStep::Leave),
+            1 => (any::<usize>(), any::<bool>()).prop_map(|(index, healthy)| PoolStep::Mark(index, healthy)),
+            1 => (0..3000_u64).prop_map(PoolStep::Wait),
         ]
     }
 
@@ -687,7 +687,7 @@ pub(super) mod tests {
                     .collect();
                 let open = |index: usize| healthy[index] && limit.is_none_or(|limit| held[index] < limit);
                 match step {
-                    Step::Dial(client, good) => {
+                    PoolStep::Dial(client, good) => {
                         let order = pool.order(now, Ipv4Addr::new(192, 0, 2, client).into());
                         prop_assert!(order.iter().all(|&index| open(index)), "{order:?} of {held:?}");
                         prop_assert_eq!(order.is_empty(), !(0..number).any(open), "refused without reason");
@@ -710,14 +710,14 @@ pub(super) mod tests {
                             prop_assert!(pause <= LONGEST_EJECTION);
                         }
                     }
-                    Step::Leave(permit) if !permits.is_empty() => drop(permits.swap_remove(permit % permits.len())),
-                    Step::Leave(_) => {}
-                    Step::Mark(index, up) => {
+                    PoolStep::Leave(permit) if !permits.is_empty() => drop(permits.swap_remove(permit % permits.len())),
+                    PoolStep::Leave(_) => {}
+                    PoolStep::Mark(index, up) => {
                         let index = index % number;
                         prop_assert_eq!(pool.mark(index, up), healthy[index] != up);
                         healthy[index] = up;
                     }
-                    Step::Wait(millis) => now += Duration::from_millis(millis),
+                    PoolStep::Wait(millis) => now += Duration::from_millis(millis),
                 }
             }
             // Five seconds later no backend is ejected.

@@ -136,7 +136,7 @@ mod tests {
     use tokio::time::{sleep, sleep_until};
 
     use super::{
-        super::{balance::tests::new_pool, test_log::Log},
+        super::{balance::tests::new_pool, test_log::CapturedLog},
         *,
     };
     use crate::config::Balance;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     /// Health checks of backends, the first of which can be taken down.
-    struct Fixture {
+    struct HealthFixture {
         pool: Arc<Pool>,
         down: Arc<AtomicBool>,
         checks: Arc<AtomicUsize>,
@@ -163,7 +163,7 @@ mod tests {
         task: tokio::task::JoinHandle<()>,
     }
 
-    impl Fixture {
+    impl HealthFixture {
         fn start(number: usize) -> Self {
             let pool = new_pool(&backends(number), Balance::RoundRobin, None);
             let (down, checks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -185,9 +185,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fall_failures_take_a_backend_down_and_rise_successes_bring_it_up() {
-        let (log, _guard) = Log::capture();
+        let (log, _guard) = CapturedLog::capture();
         let start = Instant::now();
-        let watched = Fixture::start(2);
+        let watched = HealthFixture::start(2);
         let at = |millis| sleep_until(start + Duration::from_millis(millis));
         at(100).await;
         assert_eq!(watched.checks.load(Ordering::SeqCst), 1, "the first check is at once");
@@ -217,7 +217,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn checks_end_when_stopped() {
-        let watched = Fixture::start(3);
+        let watched = HealthFixture::start(3);
         sleep(Duration::from_millis(9900)).await;
         let checks = watched.checks.load(Ordering::SeqCst);
         assert_eq!(checks, 5, "at 0, 2, 4, 6 and 8 seconds");
@@ -230,7 +230,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn backend_that_drops_packets_does_not_delay_others() {
-        let (log, _guard) = Log::capture();
+        let (log, _guard) = CapturedLog::capture();
         let pool = new_pool(&backends(2), Balance::RoundRobin, None);
         let checks = Arc::new(AtomicUsize::new(0));
         let probe = {
@@ -271,8 +271,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn checks_after_a_reload_continue_with_the_previous_state() {
-        let (log, _guard) = Log::capture();
-        let watched = Fixture::start(2);
+        let (log, _guard) = CapturedLog::capture();
+        let watched = HealthFixture::start(2);
         // As the health checks before a reload have left it.
         watched.pool.mark(0, false);
         sleep(SETTINGS.interval + SETTINGS.interval / 2).await;

@@ -112,13 +112,13 @@ pub enum BackendChoice {
 /// The backends of one route.
 #[derive(Debug)]
 pub struct Upstream {
-    targets: Targets,
+    backend_set: BackendSet,
     connector: Connector,
     health: Option<Health>,
 }
 
 #[derive(Debug)]
-enum Targets {
+enum BackendSet {
     Pool { pool: Arc<Pool>, backends: Vec<Backend> },
     Tokens(Arc<TokenTable>),
 }
@@ -130,19 +130,19 @@ impl Upstream {
     /// # Errors
     /// Something is missing, unreadable or wrong.
     pub fn load(route: &str, config: &UpstreamConfig, context: &DialContext) -> Result<Self, UpstreamError> {
-        let targets = match &config.destinations {
+        let backend_set = match &config.destinations {
             Destinations::Fixed(backends) => {
                 let is_checked = config.health.is_some();
                 let settings =
                     PoolSettings { balance: config.balance, max_sessions: config.max_sessions, is_checked };
-                Targets::Pool {
+                BackendSet::Pool {
                     pool: context.registry.pool(route, backends, settings),
                     backends: backends.clone(),
                 }
             }
-            Destinations::Tokens(file) => Targets::Tokens(TokenTable::open(file)?),
+            Destinations::Tokens(file) => BackendSet::Tokens(TokenTable::open(file)?),
         };
-        Ok(Self { targets, connector: Connector::load(config, context)?, health: config.health.clone() })
+        Ok(Self { backend_set, connector: Connector::load(config, context)?, health: config.health.clone() })
     }
 
     /// Whether loading `config` reads no file, so that equal configurations give equal results.
@@ -155,24 +155,24 @@ impl Upstream {
 
     /// The backend that a request for this route selects; `None` if its token is unknown or missing.
     pub fn choose(&self, route: &RoutePath, path: &str, query: Option<&str>) -> Option<BackendChoice> {
-        match &self.targets {
-            Targets::Pool { .. } => Some(BackendChoice::Any),
-            Targets::Tokens(table) => table.find(&token_of(route, path, query)?).map(BackendChoice::This),
+        match &self.backend_set {
+            BackendSet::Pool { .. } => Some(BackendChoice::Any),
+            BackendSet::Tokens(table) => table.find(&token_of(route, path, query)?).map(BackendChoice::This),
         }
     }
 
     /// The backends in the configuration or, at this moment, in the token file.
     pub fn backends(&self) -> Vec<Backend> {
-        match &self.targets {
-            Targets::Pool { backends, .. } => backends.clone(),
-            Targets::Tokens(table) => table.backends(),
+        match &self.backend_set {
+            BackendSet::Pool { backends, .. } => backends.clone(),
+            BackendSet::Tokens(table) => table.backends(),
         }
     }
 
     /// The backends in the configuration: whether they get sessions, and how many they have, those being dialled
     /// included. Empty for a token file.
     pub fn status(&self) -> Vec<(Backend, bool, usize)> {
-        let Targets::Pool { pool, backends } = &self.targets else { return Vec::new() };
+        let BackendSet::Pool { pool, backends } = &self.backend_set else { return Vec::new() };
         let now = StdInstant::now();
         let status = |(index, backend): (usize, &Backend)| {
             (backend.clone(), pool.is_up(index, now), pool.sessions(index))
@@ -197,8 +197,8 @@ impl Upstream {
         limit: Duration,
     ) -> Result<Connected, DialError> {
         let deadline = Instant::now() + limit;
-        let (pool, backends) = match (&self.targets, choice) {
-            (Targets::Pool { pool, backends }, BackendChoice::Any) => (pool, backends),
+        let (pool, backends) = match (&self.backend_set, choice) {
+            (BackendSet::Pool { pool, backends }, BackendChoice::Any) => (pool, backends),
             (_, BackendChoice::This(backend)) => {
                 let connected = self.connector.connect(backend, Some(client_info), deadline).await;
                 let backend = backend.clone();
@@ -207,7 +207,7 @@ impl Upstream {
                     Err(cause) => Err(DialError::Unreached { backend, cause }),
                 };
             }
-            (Targets::Tokens(_), BackendChoice::Any) => return Err(DialError::NoneHealthy),
+            (BackendSet::Tokens(_), BackendChoice::Any) => return Err(DialError::NoneHealthy),
         };
         let order = pool.order(StdInstant::now(), client_info.client.ip());
         let mut last = DialError::NoneHealthy;
@@ -243,13 +243,13 @@ impl Upstream {
 
     /// Runs the background tasks of the route until `stop`: health checks, or reloading the token file when it changes.
     pub async fn watch(self: Arc<Self>, route: String, stop: CancellationToken) {
-        match (&self.targets, self.health.clone()) {
-            (Targets::Tokens(table), _) => Arc::clone(table).watch(stop).await,
+        match (&self.backend_set, self.health.clone()) {
+            (BackendSet::Tokens(table), _) => Arc::clone(table).watch(stop).await,
             // Results of an earlier configuration's health checks must not outlive them.
-            (Targets::Pool { pool, backends }, None) => (0..backends.len()).for_each(|index| {
+            (BackendSet::Pool { pool, backends }, None) => (0..backends.len()).for_each(|index| {
                 pool.mark(index, true);
             }),
-            (Targets::Pool { pool, backends }, Some(health)) => {
+            (BackendSet::Pool { pool, backends }, Some(health)) => {
                 let (upstream, limit) = (Arc::clone(&self), health.timeout);
                 let probe = move |backend: Backend| {
                     let upstream = Arc::clone(&upstream);

@@ -33,7 +33,7 @@ use super::exhaustion::is_exhaustion;
 use crate::{
     config::Host,
     outcome::Reason,
-    watched_file::{ChangeTracker, Event, Loaded, Stamp},
+    watched_file::{ChangeTracker, FileEvent, LoadedFile, Stamp},
 };
 
 /// Why a name has no address. The messages continue "cannot reach tcp://…: ", which contains the name.
@@ -207,10 +207,10 @@ impl Resolver {
             let event = tracker.check(self.stamps(), now, || {
                 let files = SystemFiles::read(self)?;
                 let is_current = files.digest() == config.digest;
-                Ok::<_, ResolveError>(Loaded { value: files, is_current, is_partial: false })
+                Ok::<_, ResolveError>(LoadedFile { value: files, is_current, is_partial: false })
             });
             // A new configuration also discards the cached answers, so it is not replaced by an equal one.
-            if let Event::Replaced(files) = event {
+            if let FileEvent::Replaced(files) = event {
                 *config = Arc::new(SystemConfig::new(self, &files));
             }
         }

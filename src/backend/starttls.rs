@@ -123,12 +123,12 @@ struct Server<'a, S> {
 
 /// The parts of its XML that matter.
 enum XmlEvent {
-    Start(Element),
+    Start(StreamElement),
     End,
 }
 
 /// The elements that matter here.
-enum Element {
+enum StreamElement {
     Stream { version: bool },
     StreamError,
     StreamErrorCondition(String),
@@ -139,7 +139,7 @@ enum Element {
     Other(String),
 }
 
-impl Element {
+impl StreamElement {
     fn new(namespace: ResolveResult<'_>, start: &BytesStart<'_>) -> Self {
         let name = start.local_name();
         let name: &str = name.as_ref();
@@ -186,22 +186,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
             Some(_) => return Err(StartTlsError::not_xmpp("it begins with something other than \"<\"")),
         }
         match self.next(0).await? {
-            XmlEvent::Start(Element::Stream { version: true }) => Ok(()),
-            XmlEvent::Start(Element::Stream { version: false }) => Err(StartTlsError::NotOffered),
+            XmlEvent::Start(StreamElement::Stream { version: true }) => Ok(()),
+            XmlEvent::Start(StreamElement::Stream { version: false }) => Err(StartTlsError::NotOffered),
             other => self.unexpected(other).await,
         }
     }
 
     async fn features_have_starttls(&mut self) -> Result<bool, StartTlsError> {
         match self.next(0).await? {
-            XmlEvent::Start(Element::Features) => {}
+            XmlEvent::Start(StreamElement::Features) => {}
             other => return self.unexpected(other).await,
         }
         let (mut depth, mut found) = (1, false);
         while depth > 0 {
             match self.next(depth).await? {
                 XmlEvent::Start(element) => {
-                    found |= depth == 1 && matches!(element, Element::StartTls);
+                    found |= depth == 1 && matches!(element, StreamElement::StartTls);
                     depth += 1;
                 }
                 XmlEvent::End => depth -= 1,
@@ -212,8 +212,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
 
     async fn proceed(&mut self) -> Result<(), StartTlsError> {
         match self.next(0).await? {
-            XmlEvent::Start(Element::Proceed) => {}
-            XmlEvent::Start(Element::Failure) => return Err(StartTlsError::Refused),
+            XmlEvent::Start(StreamElement::Proceed) => {}
+            XmlEvent::Start(StreamElement::Failure) => return Err(StartTlsError::Refused),
             other => return self.unexpected(other).await,
         }
         match self.next(0).await? {
@@ -225,14 +225,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
     /// The error for an unexpected event: a stream error may come at any time.
     async fn unexpected<T>(&mut self, event: XmlEvent) -> Result<T, StartTlsError> {
         match event {
-            XmlEvent::Start(Element::StreamError) => match self.next(1).await? {
-                XmlEvent::Start(Element::StreamErrorCondition(condition)) => {
+            XmlEvent::Start(StreamElement::StreamError) => match self.next(1).await? {
+                XmlEvent::Start(StreamElement::StreamErrorCondition(condition)) => {
                     let shown = condition.chars().filter(|c| c.is_ascii_graphic()).take(QUOTED).collect();
                     Err(StartTlsError::StreamError(shown))
                 }
                 _ => Err(StartTlsError::StreamError("without a reason".to_owned())),
             },
-            XmlEvent::Start(Element::Other(name)) => {
+            XmlEvent::Start(StreamElement::Other(name)) => {
                 Err(StartTlsError::not_xmpp(format_args!("unexpected <{}>", name.escape_debug())))
             }
             XmlEvent::Start(_) => Err(StartTlsError::not_xmpp("its elements are in the wrong order")),
@@ -249,7 +249,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Server<'a, S> {
             let event = self.reader.read_resolved_event_into_async(&mut self.buffer).await;
             let error = match event {
                 Ok((namespace, Event::Start(start))) => {
-                    return Ok(XmlEvent::Start(Element::new(namespace, &start)));
+                    return Ok(XmlEvent::Start(StreamElement::new(namespace, &start)));
                 }
                 Ok((_, Event::End(_))) => return Ok(XmlEvent::End),
                 Ok((_, Event::Decl(_))) => continue,

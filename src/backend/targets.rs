@@ -36,7 +36,7 @@ pub(crate) use self::file::TargetsError;
 use self::file::{Contents, File, files};
 use crate::{
     config::{Backend, RoutePath, Secret, TokenFile},
-    watched_file::{self, ChangeTracker, Event, Loaded},
+    watched_file::{self, ChangeTracker, FileEvent, LoadedFile},
 };
 
 /// The token of a request: the value of `?token=…`, or else the last segment of what `*` stands for in the path of
@@ -127,16 +127,16 @@ impl TokenTable {
         let event = self.tracker.lock().check(stamps, Instant::now(), || {
             let Contents { targets, is_partial } = Contents::read(&found?, &self.key)?;
             let is_current = targets == *self.current();
-            Ok(Loaded { value: targets, is_current, is_partial })
+            Ok(LoadedFile { value: targets, is_current, is_partial })
         });
         match event {
-            Event::None => {}
-            Event::Replaced(targets) | Event::Recovered(targets) => {
+            FileEvent::None => {}
+            FileEvent::Replaced(targets) | FileEvent::Recovered(targets) => {
                 let tokens = targets.len();
                 *self.targets.write() = Arc::new(targets);
                 tracing::info!(path = %self.path.display(), tokens, "tokens reloaded");
             }
-            Event::Rejected(error) => {
+            FileEvent::Rejected(error) => {
                 let error: TargetsError = error;
                 tracing::warn!(
                     path = %self.path.display(),
@@ -200,7 +200,7 @@ mod tests {
     use proptest::prelude::*;
     use tempfile::TempDir;
 
-    use super::{super::test_log::Log, *};
+    use super::{super::test_log::CapturedLog, *};
     use crate::watched_file::CHECK_INTERVAL;
 
     fn table(path: PathBuf) -> Arc<TokenTable> {
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn change_is_loaded_at_the_next_check() {
-        let (log, _guard) = Log::capture();
+        let (log, _guard) = CapturedLog::capture();
         let fixture = Fixture::new();
         fixture.table.check();
         fixture.table.check();
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn invalid_file_changes_nothing_and_is_logged_once() {
-        let (log, _guard) = Log::capture();
+        let (log, _guard) = CapturedLog::capture();
         let fixture = Fixture::new();
         fixture.write("# of today\nsecret-token: 10.0.0.2:5900\nother-secret 10.0.0.3:5900\n");
         for _ in 0..4 {
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn half_written_file_is_not_used() {
-        let (log, _guard) = Log::capture();
+        let (log, _guard) = CapturedLog::capture();
         let fixture = Fixture::new();
         for half in ["", "new: 10.0.0.2:59", "new: 10.0.0.2:5900\nmore", "new: 10.0.0.2:5900\nmore: 10.0"] {
             fixture.write(half);
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn missing_file_revokes_no_token_and_may_come_back() {
-        let (log, _guard) = Log::capture();
+        let (log, _guard) = CapturedLog::capture();
         let fixture = Fixture::new();
         fs::remove_file(fixture.file()).unwrap();
         (0..3).for_each(|_| fixture.table.check());

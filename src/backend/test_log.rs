@@ -12,9 +12,9 @@ use tracing::{
 
 /// The lines that are logged on this thread until the guard is dropped.
 #[derive(Clone, Default)]
-pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+pub(super) struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
+impl CapturedLog {
     pub(super) fn capture() -> (Self, DefaultGuard) {
         // While there is only one subscriber, tracing caches for each call site whether it is enabled, as seen by the
         // thread that reaches it first. That may be the thread of another test, which has no subscriber.
@@ -37,7 +37,7 @@ impl Log {
     }
 }
 
-impl Write for Log {
+impl Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }

@@ -27,9 +27,9 @@ pub(super) fn brackets(document: &DeTable<'_>) -> Option<ConfigFault> {
     let tables = raw::tables();
     let nodes = nodes(document);
     let misshaped = |node: &&Node<'_>| match (header_of(node, &tables), node.path.last(), node.value) {
-        (Some(header), Some(Step::Key(_)), DeValue::Array(_)) => !header.starts_with("[["),
-        (Some(header), Some(Step::Key(_)), DeValue::Table(_)) => header.starts_with("[["),
-        (Some(_), Some(Step::Index(_)), DeValue::Table(_)) | (None, ..) => false,
+        (Some(header), Some(ParseStep::Key(_)), DeValue::Array(_)) => !header.starts_with("[["),
+        (Some(header), Some(ParseStep::Key(_)), DeValue::Table(_)) => header.starts_with("[["),
+        (Some(_), Some(ParseStep::Index(_)), DeValue::Table(_)) | (None, ..) => false,
         _ => true,
     };
     let node = nodes.iter().find(misshaped)?;
@@ -109,7 +109,7 @@ fn wrong_value(
 /// One value of the document.
 #[derive(Debug)]
 struct Node<'a> {
-    path: Vec<Step<'a>>,
+    path: Vec<ParseStep<'a>>,
     key_at: Option<Range<usize>>,
     at: Range<usize>,
     value: &'a DeValue<'a>,
@@ -117,7 +117,7 @@ struct Node<'a> {
 
 /// One step of the path from the top of the document to a value.
 #[derive(Debug, Clone, Copy)]
-enum Step<'a> {
+enum ParseStep<'a> {
     Key(&'a str),
     Index(usize),
 }
@@ -125,9 +125,9 @@ enum Step<'a> {
 impl<'a> Node<'a> {
     /// The keys of the path, without the list indices.
     fn keys(&self) -> Vec<&'a str> {
-        let key = |step: &Step<'a>| match *step {
-            Step::Key(key) => Some(key),
-            Step::Index(_) => None,
+        let key = |step: &ParseStep<'a>| match *step {
+            ParseStep::Key(key) => Some(key),
+            ParseStep::Index(_) => None,
         };
         self.path.iter().filter_map(key).collect()
     }
@@ -135,14 +135,14 @@ impl<'a> Node<'a> {
     /// The name of this value in messages.
     fn name(&self, document: &DeTable<'_>) -> String {
         let entry = |key: &str| match self.path.last() {
-            Some(Step::Index(_)) => format!("every entry of {key}"),
+            Some(ParseStep::Index(_)) => format!("every entry of {key}"),
             _ => key.to_owned(),
         };
         match self.path[..] {
-            [Step::Key("listener"), Step::Index(index), Step::Key(key), ..] => {
+            [ParseStep::Key("listener"), ParseStep::Index(index), ParseStep::Key(key), ..] => {
                 listener_key(index, &entry(key))
             }
-            [Step::Key("route"), Step::Index(index), Step::Key(_), ..] => {
+            [ParseStep::Key("route"), ParseStep::Index(index), ParseStep::Key(_), ..] => {
                 let key = self.keys()[1..].join(".");
                 let route = document.get("route").and_then(|routes| routes.get_ref().get(index));
                 let name = route.and_then(|route| route.get_ref().get("name"));
@@ -155,14 +155,14 @@ impl<'a> Node<'a> {
 
 /// Every value of the document, each before the values that it contains.
 fn nodes<'a>(document: &'a DeTable<'a>) -> Vec<Node<'a>> {
-    fn enter<'a>(table: &'a DeTable<'a>, above: &[Step<'a>], nodes: &mut Vec<Node<'a>>) {
+    fn enter<'a>(table: &'a DeTable<'a>, above: &[ParseStep<'a>], nodes: &mut Vec<Node<'a>>) {
         for (key, value) in table {
-            let path = [above, &[Step::Key(key.get_ref())]].concat();
+            let path = [above, &[ParseStep::Key(key.get_ref())]].concat();
             visit(path, Some(key.span()), value.span(), value.get_ref(), nodes);
         }
     }
     fn visit<'a>(
-        path: Vec<Step<'a>>,
+        path: Vec<ParseStep<'a>>,
         key_at: Option<Range<usize>>,
         at: Range<usize>,
         value: &'a DeValue<'a>,
@@ -173,7 +173,7 @@ fn nodes<'a>(document: &'a DeTable<'a>) -> Vec<Node<'a>> {
             DeValue::Table(table) => enter(table, &path, nodes),
             DeValue::Array(array) => {
                 for (index, item) in array.iter().enumerate() {
-                    let path = [&path[..], &[Step::Index(index)]].concat();
+                    let path = [&path[..], &[ParseStep::Index(index)]].concat();
                     visit(path, None, item.span(), item.get_ref(), nodes);
                 }
             }

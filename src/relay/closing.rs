@@ -132,12 +132,12 @@ impl Closing {
                         false => Poll::Pending,
                     };
                     match (received, outbound.poll_deliver(cx, client)) {
-                        (Poll::Ready(stop), _) if stop.reason == Reason::ClientGone => Step::Done,
-                        (_, Poll::Ready(Err(_))) => Step::Done,
-                        (Poll::Ready(_), _) => Step::Next(ClientSide::Deliver { read: false }),
+                        (Poll::Ready(stop), _) if stop.reason == Reason::ClientGone => ClosingStep::Done,
+                        (_, Poll::Ready(Err(_))) => ClosingStep::Done,
+                        (Poll::Ready(_), _) => ClosingStep::Next(ClientSide::Deliver { read: false }),
                         (Poll::Pending, Poll::Ready(Ok(()))) => {
                             let until = now + settings.close;
-                            Step::Next(if read {
+                            ClosingStep::Next(if read {
                                 ClientSide::Await { until }
                             } else {
                                 ClientSide::Shutdown { until }
@@ -145,33 +145,35 @@ impl Closing {
                         }
                         (Poll::Pending, Poll::Pending) => {
                             self.client_stall.update(now, true, client.bytes_written());
-                            Step::Wait(self.client_stall.deadline(settings.stall.unwrap_or(settings.close)))
+                            ClosingStep::Wait(
+                                self.client_stall.deadline(settings.stall.unwrap_or(settings.close)),
+                            )
                         }
                     }
                 }
                 ClientSide::Await { until } => match inbound.poll(cx, client, backend.as_mut(), outbound) {
-                    Poll::Ready(stop) if stop.reason == Reason::ClientGone => Step::Done,
-                    Poll::Ready(_) => Step::Next(ClientSide::Shutdown { until }),
+                    Poll::Ready(stop) if stop.reason == Reason::ClientGone => ClosingStep::Done,
+                    Poll::Ready(_) => ClosingStep::Next(ClientSide::Shutdown { until }),
                     Poll::Pending if until <= now => {
                         // No Close came in time; TLS and TCP are shut down in good order all the same.
                         let _ = Pin::new(client).poll_shutdown(cx);
-                        Step::Done
+                        ClosingStep::Done
                     }
-                    Poll::Pending => Step::Wait(Some(until)),
+                    Poll::Pending => ClosingStep::Wait(Some(until)),
                 },
                 ClientSide::Shutdown { until } => match Pin::new(client).poll_shutdown(cx) {
-                    Poll::Ready(_) => Step::Next(ClientSide::Linger { until }),
-                    Poll::Pending => Step::Wait(Some(until)),
+                    Poll::Ready(_) => ClosingStep::Next(ClientSide::Linger { until }),
+                    Poll::Pending => ClosingStep::Wait(Some(until)),
                 },
                 ClientSide::Linger { until } => match poll_discard(cx, client) {
-                    Poll::Ready(()) => Step::Done,
-                    Poll::Pending => Step::Wait(Some(until)),
+                    Poll::Ready(()) => ClosingStep::Done,
+                    Poll::Pending => ClosingStep::Wait(Some(until)),
                 },
             };
             match step {
-                Step::Next(side) => self.client = side,
-                Step::Wait(Some(until)) if until > now => return Some(until),
-                Step::Wait(_) | Step::Done => *slot = None,
+                ClosingStep::Next(side) => self.client = side,
+                ClosingStep::Wait(Some(until)) if until > now => return Some(until),
+                ClosingStep::Wait(_) | ClosingStep::Done => *slot = None,
             }
         }
     }
@@ -190,34 +192,38 @@ impl Closing {
             let step = match self.backend {
                 // The client's side has a deadline, after which this is polled again.
                 BackendSide::Forward if client.is_some() && self.client.is_read() => return None,
-                BackendSide::Forward => Step::Next(BackendSide::Deliver),
+                BackendSide::Forward => ClosingStep::Next(BackendSide::Deliver),
                 BackendSide::Deliver => match inbound.poll_deliver(cx, Some(backend)) {
-                    Poll::Ready(()) => Step::Next(BackendSide::Shutdown { until: now + settings.close }),
+                    Poll::Ready(()) => {
+                        ClosingStep::Next(BackendSide::Shutdown { until: now + settings.close })
+                    }
                     Poll::Pending => {
                         self.backend_stall.update(now, true, backend.bytes_written());
-                        Step::Wait(self.backend_stall.deadline(settings.stall.unwrap_or(settings.close)))
+                        ClosingStep::Wait(
+                            self.backend_stall.deadline(settings.stall.unwrap_or(settings.close)),
+                        )
                     }
                 },
                 BackendSide::Shutdown { until } => match Pin::new(backend).poll_shutdown(cx) {
-                    Poll::Ready(_) => Step::Next(BackendSide::Linger { until }),
-                    Poll::Pending => Step::Wait(Some(until)),
+                    Poll::Ready(_) => ClosingStep::Next(BackendSide::Linger { until }),
+                    Poll::Pending => ClosingStep::Wait(Some(until)),
                 },
                 BackendSide::Linger { until } => match poll_discard(cx, backend) {
-                    Poll::Ready(()) => Step::Done,
-                    Poll::Pending => Step::Wait(Some(until)),
+                    Poll::Ready(()) => ClosingStep::Done,
+                    Poll::Pending => ClosingStep::Wait(Some(until)),
                 },
             };
             match step {
-                Step::Next(side) => self.backend = side,
-                Step::Wait(Some(until)) if until > now => return Some(until),
-                Step::Wait(_) | Step::Done => *slot = None,
+                ClosingStep::Next(side) => self.backend = side,
+                ClosingStep::Wait(Some(until)) if until > now => return Some(until),
+                ClosingStep::Wait(_) | ClosingStep::Done => *slot = None,
             }
         }
     }
 }
 
 /// What to do with a side after its current stage was polled.
-enum Step<Side> {
+enum ClosingStep<Side> {
     /// Enter this stage.
     Next(Side),
     /// Wait, but drop the side at this time.

@@ -25,7 +25,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use crate::{
     config::Identity,
     pem::{PemError, PemSource, certificates, private_key, read_pem},
-    watched_file::{ChangeTracker, Event, Loaded, Stamp},
+    watched_file::{ChangeTracker, FileEvent, LoadedFile, Stamp},
 };
 
 /// The permission bits of other users.
@@ -128,20 +128,20 @@ impl CertificateResolver {
         let event = tracker.check(stamps(&self.identity), Instant::now(), || {
             let pair = CertifiedPair::read(&self.identity)?;
             pair.check_replaces(&current)?;
-            Ok(Loaded { is_current: pair.is_same(&current), value: pair, is_partial: false })
+            Ok(LoadedFile { is_current: pair.is_same(&current), value: pair, is_partial: false })
         });
         let path = certificate.display();
         let expires = |pair: &CertifiedPair| pair.validity.map(|[_, end]| at(end).to_string());
         match event {
-            Event::None => {}
-            Event::Replaced(pair) => {
+            FileEvent::None => {}
+            FileEvent::Replaced(pair) => {
                 tracing::info!(certificate = %path, expires = expires(&pair), "certificate reloaded");
                 *self.pair.write() = Arc::new(pair);
             }
-            Event::Recovered(pair) => {
+            FileEvent::Recovered(pair) => {
                 tracing::info!(certificate = %path, expires = expires(&pair), "certificate is good again");
             }
-            Event::Rejected(error) => {
+            FileEvent::Rejected(error) => {
                 let error: IdentityError = error;
                 tracing::warn!(
                     certificate = %path,

@@ -59,7 +59,7 @@ pub(crate) fn client(socket: SocketAddr, trusted: &[IpNet], headers: &HeaderMap)
             host: nearest(&X_FORWARDED_HOST).and_then(host),
         };
     }
-    let elements = || from_the_right(headers, &header::FORWARDED).map(Element::parse);
+    let elements = || from_the_right(headers, &header::FORWARDED).map(ForwardedElement::parse);
     let nearest = elements().next().flatten().unwrap_or_default();
     Client {
         address: walk(address, trusted, elements().map(|element| node(&element?.node?))),
@@ -125,13 +125,13 @@ fn last_bare_comma(line: &[u8]) -> Option<usize> {
 
 /// One element of `Forwarded`, written by one proxy (RFC 7239 §4).
 #[derive(Debug, Default)]
-struct Element {
+struct ForwardedElement {
     node: Option<Vec<u8>>,
     proto: Option<Vec<u8>>,
     host: Option<Vec<u8>>,
 }
 
-impl Element {
+impl ForwardedElement {
     /// `None` if it is malformed or has a parameter twice.
     fn parse(element: &[u8]) -> Option<Self> {
         let mut parsed = Self::default();

@@ -34,12 +34,12 @@ const ONLY_1_2: &[&SupportedProtocolVersion] = &[&version::TLS12];
 
 /// A certificate and its key, in PEM form.
 #[derive(Clone)]
-struct CertifiedPair {
+struct TestCertificate {
     certificate: String,
     key: String,
 }
 
-impl CertifiedPair {
+impl TestCertificate {
     fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
     }
@@ -63,10 +63,10 @@ fn params(names: &[&str], from: i64, days: i64) -> CertificateParams {
     params
 }
 
-fn self_signed(params: &CertificateParams) -> CertifiedPair {
+fn self_signed(params: &CertificateParams) -> TestCertificate {
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap().pem();
-    CertifiedPair { certificate, key: key.serialize_pem() }
+    TestCertificate { certificate, key: key.serialize_pem() }
 }
 
 /// A certificate authority.
@@ -85,10 +85,10 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    fn sign(&self, params: &CertificateParams) -> CertifiedPair {
+    fn sign(&self, params: &CertificateParams) -> TestCertificate {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        CertifiedPair { certificate, key: key.serialize_pem() }
+        TestCertificate { certificate, key: key.serialize_pem() }
     }
 
     fn roots(&self) -> RootCertStore {
@@ -99,7 +99,7 @@ impl Authority {
 }
 
 /// A backend's side of TLS.
-fn server(pair: &CertifiedPair, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+fn server(pair: &TestCertificate, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -111,7 +111,7 @@ fn server(pair: &CertifiedPair, versions: &[&'static SupportedProtocolVersion]) 
 
 /// The same for a backend that requires a client certificate.
 fn server_with_client_auth(
-    pair: &CertifiedPair,
+    pair: &TestCertificate,
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ServerConfig {
@@ -127,9 +127,9 @@ fn server_with_client_auth(
 }
 
 /// The files of a route.
-struct Files(TempDir);
+struct TestFiles(TempDir);
 
-impl Files {
+impl TestFiles {
     fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
@@ -151,7 +151,7 @@ fn connector(config: &BackendTls) -> TlsConnector {
 }
 
 fn trusting(certificate: &str) -> TlsConnector {
-    connector(&Files::new().trusting(certificate))
+    connector(&TestFiles::new().trusting(certificate))
 }
 
 type AcceptResult = io::Result<server::TlsStream<DuplexStream>>;
@@ -315,7 +315,7 @@ async fn without_ca_the_system_roots_are_trusted() {
         error.to_string(),
         "the system has no certificate authorities (none were found); install ca-certificates, or set tls.ca"
     );
-    let files = Files::new();
+    let files = TestFiles::new();
     assert!(
         TlsConnector::load(&files.trusting(&authority.certificate), &no_roots).is_ok(),
         "the system roots are not needed"
@@ -359,7 +359,7 @@ async fn backend_must_prove_possession_of_the_key() {
         .key_provider
         .load_private_key(PrivateKeyDer::from_pem_slice(other_key.serialize_pem().as_bytes()).unwrap())
         .unwrap();
-    let files = Files::new();
+    let files = TestFiles::new();
     for config in
         [files.trusting(&pair.certificate), BackendTls { insecure_no_verify: true, ..BackendTls::default() }]
     {
@@ -374,7 +374,7 @@ async fn backend_must_prove_possession_of_the_key() {
 #[tokio::test]
 async fn server_name_overrides_the_name_of_the_backend() {
     let authority = Authority::new("ours");
-    let files = Files::new();
+    let files = TestFiles::new();
     for (server_name, name, certified) in [
         (None, "db.example.com.", NAME),
         (None, "my_db", "my_db"),
@@ -431,7 +431,7 @@ async fn silent_backend_ends_with_the_deadline() {
 async fn min_version_refuses_older_backends() {
     let authority = Authority::new("ours");
     let pair = authority.sign(&params(&[NAME], -1, 1));
-    let files = Files::new();
+    let files = TestFiles::new();
     let modern = BackendTls { min_version: TlsVersion::V1_3, ..files.trusting(&authority.certificate) };
     let error = refused(&connector(&modern), NAME, server(&pair, ONLY_1_2)).await;
     assert!(matches!(error, TlsError::Refused(AlertDescription::ProtocolVersion)), "{error:?}");
@@ -444,7 +444,7 @@ async fn client_certificate_is_sent_on_request() {
     let (authority, clients) = (Authority::new("ours"), Authority::new("of clients"));
     let pair = authority.sign(&params(&[NAME], -1, 1));
     let client = clients.sign(&params(&["gateway.example.com"], -1, 1));
-    let files = Files::new();
+    let files = TestFiles::new();
     let no_client = files.trusting(&authority.certificate);
     let config = BackendTls {
         client: Some((
@@ -505,7 +505,7 @@ async fn sessions_are_resumed() {
 
 #[test]
 fn error_names_the_file_and_the_problem() {
-    let files = Files::new();
+    let files = TestFiles::new();
     let (one, other) = (self_signed(&params(&[NAME], -1, 1)), self_signed(&params(&[NAME], -1, 1)));
     let (certificate, key) =
         (files.write("client.pem", &one.certificate), files.write("client.key", &one.key));

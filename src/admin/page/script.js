@@ -149,7 +149,7 @@ function showState(status) {
   const age = duration((Date.parse(status.now) - Date.parse(status.started)) / 1000);
   const loaded = new Date(status.loaded).toLocaleString();
   const memory = status.process.resident_bytes === null ? "" : `, ${bytes(status.process.resident_bytes)} of memory`;
-  const failed = status.reloads.failed ? `, ${status.reloads.failed} failed reloads` : "";
+  const failed = status.reloads.failed ? `, failed reloads: ${status.reloads.failed}` : "";
   setText(byId("facts"), `version ${status.version}, running for ${age}, configuration loaded ${loaded}${failed}${memory}`);
   byId("drain").disabled = status.draining;
   byId("reload").disabled = status.draining;

@@ -67,7 +67,7 @@ fn files_do_not_import_each_other_in_circles() {
     let root = manifest_directory();
     let mut circles = SourceTree::of_library(&root.join("src")).circles();
     let roots = crate_roots(root);
-    for name in ["benches/relay.rs", "examples/demo/main.rs", "tests/gateway/main.rs", "tests/modules.rs"] {
+    for name in ["benches/relay.rs", "examples/demo/src/main.rs", "tests/gateway/main.rs", "tests/modules.rs"] {
         assert!(roots.contains(&root.join(name)), "{name} was not found, only {roots:?}");
     }
     for file in &roots {
@@ -80,13 +80,13 @@ fn manifest_directory() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The root files of the benchmarks, examples and integration tests.
+/// The root files of the benchmarks, the demo and the integration tests.
 fn crate_roots(root: &Path) -> BTreeSet<PathBuf> {
     let is_root = |file: &PathBuf, directory: &Path| match file.parent() {
         Some(parent) if parent == directory => true,
         parent => file.ends_with("main.rs") && parent.and_then(Path::parent) == Some(directory),
     };
-    let directories = ["benches", "examples", "tests"].map(|name| root.join(name));
+    let directories = ["benches", "examples/demo", "tests"].map(|name| root.join(name));
     let files = directories
         .iter()
         .flat_map(|directory| all_files(directory).into_iter().filter(move |file| is_root(file, directory)));

@@ -1,0 +1,1 @@
+//! Rows 41 to 47: frames that are invalid, oversized or too many.

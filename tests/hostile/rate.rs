@@ -1,0 +1,1 @@
+//! Rows 28 to 32: rate limits and the address of a client.

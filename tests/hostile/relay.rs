@@ -147,7 +147,8 @@ async fn row_50_half_of_all_banners_arrive_within_10_ms() {
 /// Drops every packet of one client's connection, in both directions.
 fn drop_packets(port: u16) {
     let rules = format!(
-        "table inet test {{ chain input {{ type filter hook input priority 0; tcp sport {port} drop; tcp dport {port} drop; }} }}\n"
+        "table inet test {{\nchain input {{\ntype filter hook input priority 0\ntcp sport {port} drop\n\
+         tcp dport {port} drop\n}}\n}}\n"
     );
     let mut child = Command::new("/usr/sbin/nft")
         .args(["-f", "-"])

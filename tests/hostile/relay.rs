@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{
-    Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, within,
-};
+use crate::support::{Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, within};
 
 /// How many sessions are stalled at once, so that what one of them holds can be told from the rest.
 const STALLED: usize = 48;
@@ -73,6 +71,7 @@ async fn row_48_a_client_that_never_reads_costs_what_is_promised() {
             .collect();
         until_still("every backend is paused", &accepted).await;
         let each = gateway.memory().saturating_sub(before) / STALLED as u64;
+        eprintln!("{each} bytes for each session, {promised} are promised");
         assert!(
             each <= promised + SLACK,
             "{each} bytes for a client that reads none, {promised} are promised"
@@ -107,6 +106,7 @@ async fn row_48_a_backend_that_never_reads_costs_what_is_promised() {
         }
         until_still("every client is paused", &accepted).await;
         let each = gateway.memory().saturating_sub(before) / STALLED as u64;
+        eprintln!("{each} bytes for each session, {promised} are promised");
         assert!(
             each <= promised + SLACK,
             "{each} bytes for a backend that reads none, {promised} are promised"

@@ -160,7 +160,7 @@ async fn row_49_kill_9_of_a_backend_under_a_thousand_sessions_ends_only_those() 
             survivors.push(gateway.session("/echo").await);
         }
     }
-    // Sessions that have carried data, and the last of which is open.
+    // Some of them have carried data.
     for session in dying.iter_mut().step_by(111) {
         session.echo(b"hello").await;
     }

@@ -322,7 +322,10 @@ fn first_stage(directory: &Path) {
         fs::create_dir_all(to.parent().expect("a directory")).expect("it can be made");
         fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     };
-    copy(Path::new(PROGRAM), &image.join("usr/bin/portcullis"));
+    let program = image.join("usr/bin/portcullis");
+    fs::create_dir_all(image.join("usr/bin")).expect("it can be made");
+    // Without its symbols, because each step of the build copies it.
+    run_ok(Command::new("strip").arg("-o").arg(&program).arg(PROGRAM));
     copy(&root().join("gateway.toml"), &image.join("etc/portcullis/gateway.toml"));
     let authorities = "etc/ssl/certs/ca-certificates.crt";
     copy(&Path::new("/").join(authorities), &build.join(authorities));
@@ -344,7 +347,8 @@ fn build_with_buildah() {
     let buildah = |arguments: &[&str]| {
         let mut command = Command::new(&program);
         command.env("BUILDAH_ISOLATION", "chroot").current_dir(directory.path());
-        command.args(["--storage-driver", "vfs", "--root", "store", "--runroot", "run"]).args(arguments);
+        command.args(["--storage-driver", "vfs", "--root"]).arg(directory.path().join("store"));
+        command.arg("--runroot").arg(directory.path().join("run")).args(arguments);
         run_ok(&mut command)
     };
     buildah(&["bud", "--format", "docker", "--file", "Containerfile", "--tag", "image", "."]);
@@ -352,8 +356,7 @@ fn build_with_buildah() {
     for expected in ["\"User\": \"65532:65532\"", "\"8443/tcp\"", "\"Healthcheck\"", "\"Entrypoint\""] {
         assert!(image.contains(expected), "{expected} is not in {image}");
     }
-    let container = buildah(&["from", "--name", "container", "image"]);
-    assert_eq!(container.trim(), "container");
+    buildah(&["from", "--name", "container", "image"]);
     let version = buildah(&["run", "container", "--", "/usr/bin/portcullis", "--version"]);
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
 }

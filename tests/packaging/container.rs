@@ -300,9 +300,10 @@ fn build_with(engine: &str) {
         .args(["build", "--file", CONTAINERFILE, "--tag", &tag, "."])
         .current_dir(root())
         .output()
-        .unwrap();
+        .expect("the engine starts");
     assert!(build.status.success(), "{}", output_text(&build));
-    let version = Command::new(engine).args(["run", "--rm", &tag, "--version"]).output().unwrap();
+    let version =
+        Command::new(engine).args(["run", "--rm", &tag, "--version"]).output().expect("the engine starts");
     run_ok(Command::new(engine).args(["image", "rm", "--force", &tag]));
     assert!(output_text(&version).contains(env!("CARGO_PKG_VERSION")), "{}", output_text(&version));
 }

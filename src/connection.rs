@@ -97,6 +97,8 @@ pub(crate) async fn serve(
     // A session can outlive many reloads, and must not keep their configurations in memory.
     drop((settings, shared));
     let Established { stream, pipelined, backend, relay_settings, session, guards } = *established;
+    #[cfg(debug_assertions)]
+    panic_on_request(log_line.route.as_deref());
     let session_end = match backend {
         Ok(backend) => relay::relay(stream, pipelined, backend, &relay_settings, &session).await,
         Err(reason) => relay::refuse(stream, pipelined, reason, &relay_settings, &session).await,
@@ -105,6 +107,14 @@ pub(crate) async fn serve(
     drop(session);
     drop(guards);
     log_line.write(session_end.reason, Some(session_end));
+}
+
+/// Panics in the sessions of the route that an environment variable names, so that a test can show what a panic does to
+/// the others. Release builds do not contain it.
+#[cfg(debug_assertions)]
+fn panic_on_request(route: Option<&str>) {
+    let requested = std::env::var("PORTCULLIS_TEST_PANIC_ROUTE").ok();
+    assert!(route.is_none() || route != requested.as_deref(), "a panic on request");
 }
 
 /// An upgraded connection, ready to relay.

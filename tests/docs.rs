@@ -246,6 +246,95 @@ fn the_architecture_names_every_module() {
     }
 }
 
+// The table of what hostile peers get.
+
+/// How many rows the table has.
+const ROWS: usize = 73;
+/// What a row says in place of tests, if the program does not have what it is about.
+const NOT_OFFERED: &str = "not offered yet";
+/// Rows whose tests are still being written.
+const PENDING: &[usize] = &[3, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 71, 72, 73];
+
+/// The names of all functions in the Rust files below a directory.
+fn functions(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("it can be listed").path();
+        if path.is_dir() {
+            functions(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = read(&path);
+            let names =
+                text.lines().filter_map(|line| line.trim_start().split_once("fn ")?.1.split_once('('));
+            found.extend(names.map(|(name, _)| name.to_owned()));
+        }
+    }
+}
+
+/// The rows of a table: number, promise, tests.
+fn promises(text: &str) -> Vec<(usize, &str, &str)> {
+    let mut promises = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        if let [number, promise, tests] = cells[..]
+            && let Ok(number) = number.parse()
+        {
+            promises.push((number, promise, tests));
+        }
+    }
+    promises
+}
+
+/// What is wrong with the tests that a row names.
+fn unproven((number, promise, tests): (usize, &str, &str), functions: &BTreeSet<String>) -> Vec<String> {
+    if tests == NOT_OFFERED {
+        return Vec::new();
+    }
+    let mut wrong = Vec::new();
+    for name in tests.split(", ") {
+        let name = name.trim_matches('`');
+        let exists = match name.strip_suffix('*') {
+            None => functions.contains(name),
+            Some(start) => {
+                start == format!("row_{number:02}_")
+                    && (PENDING.contains(&number) || functions.iter().any(|name| name.starts_with(start)))
+            }
+        };
+        if !exists {
+            wrong.push(format!("row {number} ({promise}): there is no test {name:?}"));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_promise_to_hostile_peers_has_a_test() {
+    let page = read(&root().join("docs/security.md"));
+    let promises = promises(&page);
+    let numbers: Vec<usize> = promises.iter().map(|(number, ..)| *number).collect();
+    assert_eq!(numbers, (1..=ROWS).collect::<Vec<_>>(), "the rows of docs/security.md");
+    let mut known = BTreeSet::new();
+    functions(&root().join("tests"), &mut known);
+    functions(&root().join("src"), &mut known);
+    assert!(known.len() > 500, "only {} functions were found", known.len());
+    let wrong: Vec<String> = promises.into_iter().flat_map(|row| unproven(row, &known)).collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    let number = |name: &String| name.strip_prefix("row_")?.split_once('_')?.0.parse::<usize>().ok();
+    let beyond: Vec<&String> =
+        known.iter().filter(|name| number(name).is_some_and(|row| row > ROWS)).collect();
+    assert!(beyond.is_empty(), "docs/security.md has no row of {beyond:?}");
+}
+
+#[test]
+fn a_promise_without_its_test_is_found() {
+    let known = BTreeSet::from(["a_test".to_owned(), "row_04_another".to_owned()]);
+    let wrong = |text| unproven(promises(text)[0], &known).len();
+    assert_eq!(wrong("| 4 | a promise | `a_test`, `row_04_*` |"), 0);
+    assert_eq!(wrong("| 4 | a promise | not offered yet |"), 0);
+    assert_eq!(wrong("| 4 | a promise | `no_test`, `a_test`, `row_05_*` |"), 2);
+    assert_eq!(wrong("| 5 | a promise | `row_05_*` |"), 1);
+    assert_eq!(wrong("| 5 | a promise | |"), 1);
+}
+
 // Configurations.
 
 /// The fenced blocks of a text with their languages, by the line they begin at.

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
+import { webcrypto } from 'node:crypto';
 import test from 'node:test';
 
 import { Game, MOVES, cleanName, compare, parse, commitmentOf } from './game.js';
+
+// Browsers have it as a global, and Node does from version 20 on.
+globalThis.crypto ??= webcrypto;
 
 const ANN = { id: 'a', name: 'Ann' };
 const BOB = { id: 'b', name: 'Bob' };

@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict';
+import { webcrypto } from 'node:crypto';
 import test from 'node:test';
 
 import { MOVES } from './game.js';
 import { SILENT_MS } from './presence.js';
 import { Session } from './session.js';
+
+// Browsers have it as a global, and Node does from version 20 on.
+globalThis.crypto ??= webcrypto;
 
 /** A broker in this process: topics store nothing, queues keep unacknowledged messages. */
 class Broker {

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
+import { webcrypto } from 'node:crypto';
 import test from 'node:test';
 
 import { Conversation } from './conversation.js';
+
+// Browsers have it as a global, and Node does from version 20 on.
+globalThis.crypto ??= webcrypto;
 
 function messageOf(text, archiveId, more = {}) {
   return { id: `id of ${text}`, archiveId, from: 'bob', mine: false, text, when: 0, ...more };

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
+import { webcrypto } from 'node:crypto';
 import test from 'node:test';
 
 import { PasswordNeeded, Scram } from './scram.js';
+
+// Browsers have it as a global, and Node does from version 20 on.
+globalThis.crypto ??= webcrypto;
 
 // The example of RFC 5802 §5.
 const NONCE = 'fyko+d2lbbFgONRv9qkxdawL';

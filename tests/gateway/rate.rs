@@ -451,7 +451,7 @@ async fn without_descriptors_sessions_continue_and_accepting_pauses() {
     drop(silent);
     let start = Instant::now();
     let mut late = gateway.session("/echo").await;
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1), "accepting paused for {:?}", start.elapsed());
     late.echo(b"hello").await;
     late.close(1000).await;
     drop((session, late));

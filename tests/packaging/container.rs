@@ -1,14 +1,14 @@
 //! The container image: what its Containerfile must and must not contain, and the image itself where an engine can
-//! build it.
+//! build it, else its last stage.
 
 use std::{
     collections::BTreeSet,
-    env, fmt,
+    env, fmt, fs,
     path::Path,
     process::{Command, Stdio},
 };
 
-use crate::{output_text, read, root, run_ok};
+use crate::{PROGRAM, installed, output_text, read, root, run_ok, skip};
 
 const CONTAINERFILE: &str = "packaging/container/Containerfile";
 
@@ -285,7 +285,7 @@ fn the_toolchain_of_the_image_is_recent_enough() {
     assert!(parts(version) >= oldest, "{version} is older than {}", env!("CARGO_PKG_RUST_VERSION"));
 }
 
-/// An engine that works. Engines are optional, even in CI.
+/// An engine that works.
 fn engine() -> Option<&'static str> {
     ["podman", "docker"].into_iter().find(|engine| {
         let asked = Command::new(engine).arg("info").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -294,21 +294,79 @@ fn engine() -> Option<&'static str> {
 }
 
 /// Builds the image and runs the program in it. Takes minutes, and needs the network.
-#[test]
-#[ignore = "needs a container engine: tests/run --only packaging"]
-fn an_engine_builds_the_image() {
-    let Some(engine) = engine() else {
-        eprintln!("skipped: neither podman nor docker answers here");
-        return;
-    };
+fn build_with(engine: &str) {
     let tag = format!("portcullis-test-{}", std::process::id());
     let build = Command::new(engine)
         .args(["build", "--file", CONTAINERFILE, "--tag", &tag, "."])
         .current_dir(root())
         .output()
-        .unwrap();
+        .expect("the engine starts");
     assert!(build.status.success(), "{}", output_text(&build));
-    let version = Command::new(engine).args(["run", "--rm", &tag, "--version"]).output().unwrap();
+    let version =
+        Command::new(engine).args(["run", "--rm", &tag, "--version"]).output().expect("the engine starts");
     run_ok(Command::new(engine).args(["image", "rm", "--force", &tag]));
     assert!(output_text(&version).contains(env!("CARGO_PKG_VERSION")), "{}", output_text(&version));
+}
+
+/// The last stage of the Containerfile, which takes what the first one would have built from a directory.
+fn last_stage() -> String {
+    let text = read(CONTAINERFILE);
+    let start = text.find("FROM scratch").expect("a stage without a base image");
+    text[start..].replace("COPY --from=build /", "COPY build/")
+}
+
+/// What the first stage makes, but with the program of this test. It is linked dynamically, so its libraries follow it.
+fn first_stage(directory: &Path) {
+    let build = directory.join("build");
+    let image = build.join("image");
+    let copy = |from: &Path, to: &Path| {
+        fs::create_dir_all(to.parent().expect("a directory")).expect("it can be made");
+        fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    };
+    let program = image.join("usr/bin/portcullis");
+    fs::create_dir_all(image.join("usr/bin")).expect("it can be made");
+    // Without its symbols, because each step of the build copies it.
+    run_ok(Command::new("strip").arg("-o").arg(&program).arg(PROGRAM));
+    copy(&root().join("gateway.toml"), &image.join("etc/portcullis/gateway.toml"));
+    let authorities = "etc/ssl/certs/ca-certificates.crt";
+    copy(&Path::new("/").join(authorities), &build.join(authorities));
+    let libraries = run_ok(Command::new("ldd").arg(PROGRAM));
+    for library in libraries.split_whitespace().filter_map(|word| word.strip_prefix('/')) {
+        copy(&Path::new("/").join(library), &image.join(library));
+    }
+    fs::write(directory.join("Containerfile"), last_stage()).expect("a file");
+}
+
+/// Builds the last stage with buildah, which needs no base image, and runs the program in it.
+fn build_with_buildah() {
+    let Some(program) = installed("buildah", "packaging") else { return };
+    if !nix::unistd::geteuid().is_root() {
+        return skip("buildah needs root to run a container without a user namespace");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    first_stage(directory.path());
+    let buildah = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.env("BUILDAH_ISOLATION", "chroot").current_dir(directory.path());
+        command.args(["--storage-driver", "vfs", "--root"]).arg(directory.path().join("store"));
+        command.arg("--runroot").arg(directory.path().join("run")).args(arguments);
+        run_ok(&mut command)
+    };
+    buildah(&["bud", "--format", "docker", "--file", "Containerfile", "--tag", "image", "."]);
+    let image = buildah(&["inspect", "--type", "image", "image"]);
+    for expected in ["\"User\": \"65532:65532\"", "\"8443/tcp\"", "\"Healthcheck\"", "\"Entrypoint\""] {
+        assert!(image.contains(expected), "{expected} is not in {image}");
+    }
+    buildah(&["from", "--name", "container", "image"]);
+    let version = buildah(&["run", "container", "--", "/usr/bin/portcullis", "--version"]);
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+}
+
+#[test]
+#[ignore = "needs buildah and root, or a container engine: tests/run --only packaging"]
+fn the_image_can_be_built_and_runs() {
+    match engine() {
+        Some(engine) => build_with(engine),
+        None => build_with_buildah(),
+    }
 }

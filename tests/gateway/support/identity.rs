@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
@@ -53,14 +54,24 @@ pub(crate) fn client_config(
     versions: &[&'static SupportedProtocolVersion],
     alpn: &[&str],
 ) -> Arc<ClientConfig> {
+    Arc::new(client_config_with(versions, alpn, |_| {}))
+}
+
+/// The same, whose cryptography is changed by `change`.
+pub(crate) fn client_config_with(
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&str],
+    change: impl FnOnce(&mut CryptoProvider),
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(IDENTITY.authority.clone()).expect("an authority");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    change(&mut provider);
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Arc::new(config)
+    config
 }

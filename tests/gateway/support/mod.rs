@@ -22,7 +22,7 @@ pub(crate) use client::{ClientStream, SmallWrites};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, Frames, MASK, PING, PONG, Session, TEXT};
 pub(crate) use frames::{close_body, frame, header, masked};
 pub(crate) use head::{KEY, Request, Response, read_response, read_to_end};
-pub(crate) use identity::{Identity, client_config};
+pub(crate) use identity::{Identity, client_config, client_config_with};
 pub(crate) use pattern::{Check, pattern};
 pub(crate) use process::{AccessLogLine, Gateway, ListenerIndex, PLAIN, Setup, TLS, run, send_request};
 pub(crate) use subprocess::{isolated, rerun, role};

@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -43,6 +44,7 @@ pub(crate) struct Setup {
     per_ip: String,
     level: &'static str,
     descriptors: Option<usize>,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Setup {
@@ -59,6 +61,7 @@ impl Setup {
             per_ip: "exempt = [\"127.0.0.0/8\", \"::1/128\"]\n".to_owned(),
             level: "debug",
             descriptors: None,
+            variables: Vec::new(),
         }
     }
 
@@ -143,6 +146,12 @@ impl Setup {
         self
     }
 
+    /// Sets an environment variable of the gateway.
+    pub(crate) fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
     /// Writes the configuration, starts the binary and waits until it is ready.
     pub(crate) async fn start(self) -> Gateway {
         let canary = Backend::echo().await;
@@ -155,7 +164,7 @@ impl Setup {
         write("localhost.key", &identity.private_key);
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(directory.path().join("localhost.key"), private).expect("a key of the test");
-        let Self { listeners: [tls, plain], rest, limits, per_ip, level, descriptors } = self;
+        let Self { listeners: [tls, plain], rest, limits, per_ip, level, descriptors, variables } = self;
         let rest = format!(
             "[[listener]]\n{tls}\n[[listener]]\n{plain}\n\
              [[route]]\nname = \"canary\"\npath = \"/canary\"\nbackend = \"tcp://{}\"\n\n{rest}\n\
@@ -174,7 +183,7 @@ impl Setup {
             }
         };
         command.args(["run", "--config"]).arg(directory.path().join("gateway.toml"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.envs(variables).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the gateway's binary");
 
         let log = Arc::new(Log::default());
@@ -183,14 +192,17 @@ impl Setup {
             let log = log.clone();
             move || log.read(stderr)
         });
+        let child = Arc::new(Mutex::new(child));
         let mut gateway = Gateway {
-            child: Mutex::new(child),
+            _deadline: deadline(Arc::clone(&child)),
+            child,
             addresses: Vec::new(),
             log,
             directory,
             _canary: canary,
             descriptors: 0,
             peers: Mutex::default(),
+            panics: Mutex::new(0),
             finished: Mutex::new(false),
         };
         gateway
@@ -224,7 +236,7 @@ struct Lines {
 
 impl Log {
     fn state(&self) -> MutexGuard<'_, Lines> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self, stderr: impl Read) {
@@ -282,7 +294,9 @@ impl AccessLogLine {
 
 /// A running gateway. Each test that started one ends with [`Gateway::finish`], or [`Gateway::exit`].
 pub(crate) struct Gateway {
-    child: Mutex<Child>,
+    child: Arc<Mutex<Child>>,
+    /// Dropped with the gateway, which ends the thread that watches the deadline.
+    _deadline: Sender<()>,
     addresses: Vec<SocketAddr>,
     log: Arc<Log>,
     directory: TempDir,
@@ -290,7 +304,26 @@ pub(crate) struct Gateway {
     descriptors: usize,
     /// How many access log lines are expected of each peer, by its name in the log.
     peers: Mutex<HashMap<String, usize>>,
+    /// How many sessions the test lets panic. Each logs two errors: the panic, and the session's end.
+    panics: Mutex<usize>,
     finished: Mutex<bool>,
+}
+
+/// How long a test may use one gateway: far more than any needs, on a slow and busy machine too.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Kills the gateway of a test that does not end, so that everything the test waits for fails. Stops with the sender.
+fn deadline(child: Arc<Mutex<Child>>) -> Sender<()> {
+    let (sender, ended) = mpsc::channel();
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{test}: not ended after {DEADLINE:?}, its gateway is killed");
+            // An error means that it has exited already.
+            let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+        }
+    });
+    sender
 }
 
 // Clients.
@@ -643,12 +676,20 @@ impl Gateway {
         *self.finished.lock().expect("no panic") = true;
     }
 
+    /// Expects one more session to panic.
+    pub(crate) fn expect_panic(&self) {
+        *self.panics.lock().expect("no panic") += 1;
+    }
+
     /// Checks for exactly one line for each connection, and for nothing but JSON.
     fn check_log(&self) {
         let state = self.log.state();
+        let errors = state.lines.iter().filter(|line| text(line, "level") == "ERROR");
+        let errors: Vec<String> = errors.map(Value::to_string).collect();
+        let expected = 2 * *self.panics.lock().expect("no panic");
+        assert_eq!(errors.len(), expected, "errors were logged: {errors:#?}");
         for (line, raw) in state.lines.iter().zip(&state.raw) {
             assert!(line.is_object(), "not JSON: {raw}");
-            assert!(text(line, "level") != "ERROR", "an error was logged: {raw}");
         }
         let mut seen: HashMap<String, usize> = HashMap::new();
         for line in state.lines.iter().filter(|line| AccessLogLine::of(line).is_some()) {
@@ -665,7 +706,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         // An error means that it has exited already.
         let _ = child.kill();
         let _ = child.wait();

@@ -1,0 +1,1 @@
+//! Rows 61 to 73: what a review with attack scripts found.

@@ -1,0 +1,1 @@
+//! Rows 24 to 27: the Origin of a request.

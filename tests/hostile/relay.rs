@@ -1,0 +1,248 @@
+//! Rows 48 to 51: a session whose peers are slow, silent or gone.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::support::{
+    Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, rerun, role, within,
+};
+
+/// How many sessions are stalled at once, so that what one of them holds can be told from the rest.
+const STALLED: usize = 48;
+/// What a stalled direction may hold (docs/architecture.md).
+const PROMISED: u64 = 64 * 1024;
+/// For what the allocator and the runtime add to each session.
+const SLACK: u64 = 8 * 1024;
+
+/// Waits until a counter stops moving.
+async fn until_still(what: &str, count: &AtomicU64) {
+    let mut seen = (0, Instant::now());
+    eventually(what, Duration::from_secs(30), || {
+        let now = count.load(Ordering::SeqCst);
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        }
+        if now > 0 && seen.1.elapsed() > Duration::from_millis(500) {
+            Ok(())
+        } else {
+            Err(format!("{now} and rising"))
+        }
+    })
+    .await;
+}
+
+/// Opens sessions whose kernel buffers are small; the other ends are those of the backend.
+async fn open_small(
+    gateway: &Gateway,
+    backend: &Backend,
+    listener: usize,
+) -> (Vec<Session>, Vec<tokio::net::TcpStream>) {
+    let (mut sessions, mut served) = (Vec::new(), Vec::new());
+    for _ in 0..STALLED {
+        let connection = gateway.connect_with_small_buffers(listener).await;
+        sessions.push(gateway.open(connection, &gateway.upgrade(listener, "/echo")).await);
+        served.push(backend.accept().await);
+    }
+    (sessions, served)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_48_a_client_that_never_reads_costs_what_is_promised() {
+    let backend = Backend::scripted_with_small_buffers().await;
+    let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"120s\"").start().await;
+    // TLS keeps the records that the socket has not taken, as long as the direction itself.
+    for (listener, promised) in [(PLAIN, PROMISED), (TLS, 2 * PROMISED)] {
+        let (sessions, served) = open_small(&gateway, &backend, listener).await;
+        let before = gateway.memory();
+        let accepted = Arc::new(AtomicU64::new(0));
+        let talking: Vec<_> = served
+            .into_iter()
+            .map(|mut socket| {
+                let accepted = Arc::clone(&accepted);
+                tokio::spawn(async move {
+                    while let Ok(length) = socket.write(&[7; 16 * 1024]).await {
+                        accepted.fetch_add(length as u64, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        until_still("every backend is paused", &accepted).await;
+        let each = gateway.memory().saturating_sub(before) / STALLED as u64;
+        eprintln!("{each} bytes for each session, {promised} are promised");
+        assert!(
+            each <= promised + SLACK,
+            "{each} bytes for a client that reads none, {promised} are promised"
+        );
+        drop(sessions);
+        for task in talking {
+            within("the backend to be disconnected", task).await.unwrap();
+        }
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_48_a_backend_that_never_reads_costs_what_is_promised() {
+    let backend = Backend::scripted_with_small_buffers().await;
+    let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"120s\"").start().await;
+    // What a TLS record holds beyond the direction's own 64 KiB has been decrypted, but not been read: at most 64 KiB.
+    for (listener, promised) in [(PLAIN, PROMISED), (TLS, 2 * PROMISED)] {
+        let (sessions, served) = open_small(&gateway, &backend, listener).await;
+        let before = gateway.memory();
+        let accepted = Arc::new(AtomicU64::new(0));
+        let (mut readers, mut talking) = (Vec::new(), Vec::new());
+        for Session { frames, mut writer, .. } in sessions {
+            readers.push(frames);
+            let accepted = Arc::clone(&accepted);
+            talking.push(tokio::spawn(async move {
+                writer.write_all(&header(0x82, 1 << 40)).await.expect("the session is open");
+                while let Ok(length) = writer.write(&[7; 16 * 1024]).await {
+                    accepted.fetch_add(length as u64, Ordering::SeqCst);
+                }
+            }));
+        }
+        until_still("every client is paused", &accepted).await;
+        let each = gateway.memory().saturating_sub(before) / STALLED as u64;
+        eprintln!("{each} bytes for each session, {promised} are promised");
+        assert!(
+            each <= promised + SLACK,
+            "{each} bytes for a backend that reads none, {promised} are promised"
+        );
+        drop(served);
+        for task in &talking {
+            task.abort();
+        }
+        for task in talking {
+            let _ = task.await;
+        }
+        drop(readers);
+    }
+    gateway.finish().await;
+}
+
+/// The role of a process that is a backend until it is killed.
+const KILLABLE: &str = "killable";
+
+/// A server in a process of its own, which echoes and never ends by itself.
+async fn run_killable() -> ! {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    println!("\nlistening on {}", listener.local_addr().expect("its address"));
+    loop {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = socket.split();
+            tokio::io::copy(&mut reader, &mut writer).await
+        });
+    }
+}
+
+#[tokio::test]
+async fn row_49_kill_9_of_a_backend_under_a_thousand_sessions_ends_only_those() {
+    const NAME: &str = "relay::row_49_kill_9_of_a_backend_under_a_thousand_sessions_ends_only_those";
+    if role().as_deref() == Some(KILLABLE) {
+        run_killable().await;
+    }
+    let mut process = rerun(NAME, KILLABLE).stdout(Stdio::piped()).spawn().expect("the test binary");
+    let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+    let address = lines.find_map(|line| line.expect("text").strip_prefix("listening on ").map(str::to_owned));
+    let url = format!("tcp://{}", address.expect("its address"));
+
+    let other = Backend::echo().await;
+    let gateway = Setup::echo(&other).route_to("mortal", "/mortal", &url, "").level("info").start().await;
+    let (mut dying, mut survivors) = (Vec::new(), Vec::new());
+    for number in 0..1_000 {
+        dying.push(gateway.session_by(PLAIN, "/mortal").await);
+        if number % 100 == 0 {
+            survivors.push(gateway.session("/echo").await);
+        }
+    }
+    // Some of them have carried data.
+    for session in dying.iter_mut().step_by(111) {
+        session.echo(b"hello").await;
+    }
+    process.kill().expect("it runs");
+    process.wait().expect("it ends");
+    let start = Instant::now();
+    for mut session in dying {
+        let code = session.closed().await.1;
+        assert!(code == Some(1000) || code == Some(1011), "{code:?}");
+        let end = gateway.access_log_line(session.peer).await;
+        assert!(["backend_closed", "backend_failed"].contains(&end.reason()), "{end:?}");
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "a thousand sessions ended in {took:?}");
+    for mut session in survivors {
+        session.echo(b"still here").await;
+        session.close(1000).await;
+        gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn row_50_half_of_all_banners_arrive_within_10_ms() {
+    const BANNER: &[u8] = b"RFB 003.008\n";
+    let backend = Backend::scripted().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let mut took = Vec::new();
+    for _ in 0..41 {
+        let mut session = gateway.session("/echo").await;
+        let mut served = backend.accept().await;
+        let start = Instant::now();
+        served.write_all(BANNER).await.unwrap();
+        assert_eq!(session.frames.payload(BANNER.len()).await, BANNER);
+        took.push(start.elapsed());
+        session.close(1000).await;
+    }
+    took.sort();
+    let median = took[took.len() / 2];
+    assert!(median < Duration::from_millis(10), "the median banner took {median:?}: {took:?}");
+    gateway.finish().await;
+}
+
+/// Drops every packet of one client's connection, in both directions.
+fn drop_packets(port: u16) {
+    let rules = format!(
+        "table inet test {{\nchain input {{\ntype filter hook input priority 0\ntcp sport {port} drop\n\
+         tcp dport {port} drop\n}}\n}}\n"
+    );
+    let mut child = Command::new("/usr/sbin/nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("nft: {error}: tests/install test"));
+    child.stdin.take().expect("a pipe").write_all(rules.as_bytes()).expect("nft reads");
+    assert!(child.wait().expect("a child").success(), "nft refuses {rules}");
+}
+
+#[tokio::test]
+async fn row_51_a_client_whose_packets_are_dropped_is_gone_within_ping_and_pong() {
+    // In a network namespace of its own, because the packet filter is the machine's.
+    if !isolated("relay::row_51_a_client_whose_packets_are_dropped_is_gone_within_ping_and_pong") {
+        return;
+    }
+    let backend = Backend::scripted().await;
+    let timeouts = "ping = \"1s\"\npong = \"1s\"";
+    let gateway = Setup::new().route("echo", &backend).timeouts(timeouts).start().await;
+    for listener in [PLAIN, TLS] {
+        let mut session = gateway.session_by(listener, "/echo").await;
+        let mut served = backend.accept().await;
+        served.write_all(b"hello").await.unwrap();
+        assert_eq!(session.frames.payload(5).await, b"hello");
+        drop_packets(session.peer.port());
+        let start = Instant::now();
+        let mut rest = Vec::new();
+        within("the backend to be disconnected", served.read_to_end(&mut rest)).await.ok();
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(3_500), "the session lived for {took:?}");
+        gateway.ended(session.peer, "pong_timeout", None).await;
+        drop(session);
+    }
+    gateway.finish().await;
+}

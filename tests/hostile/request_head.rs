@@ -1,0 +1,1 @@
+//! Rows 12 to 23: the head of a request.

@@ -62,7 +62,7 @@ timeouts! {
         close: Duration::from_secs(2),
         /// Close the sessions that are still open this long after the gateway started to drain.
         drain: Duration::from_secs(30),
-        /// Answer the last request of a connection when it is this old and has not become a session.
+        /// Close a connection that requests only files when it is this old, after the response to its next request.
         keep_alive: Duration::from_secs(300),
     }
     may_be_off {

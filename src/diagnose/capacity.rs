@@ -384,7 +384,9 @@ mod tests {
         );
         // 9,000 times 400 µs, on four processors.
         assert!(
-            notes.contains("all 9000 reconnect at once, their handshakes take about 1 s of 4 processor(s)"),
+            notes.contains(
+                "all 9000 reconnect at once, the last is connected after about 1 s of 4 processor(s)"
+            ),
             "{notes}"
         );
         assert!(notes.contains("32768 of them could stall in both directions"), "{notes}");

@@ -12,8 +12,10 @@
 //! Invariants: there are never more permits than the limit, except after it was lowered; a permit that was taken away
 //! counts no longer.
 
+mod by_network;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::HashMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,10 +25,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
 use tokio_util::sync::CancellationToken;
 
+use self::by_network::{ByNetwork, Entry, Key};
 use super::{rate::LimitExceeded, source::Source};
 
-/// How many networks are considered when a permit is to be taken away, those with most handshakes first.
-const CANDIDATES: usize = 32;
 /// The handshakes of a network are disproportionate if they are more than this part of the limit beyond twice those of the
 /// newcomer's network.
 const DISPROPORTIONATE: usize = 32;
@@ -178,22 +179,6 @@ impl Drop for HandshakePermit {
     }
 }
 
-/// Orders the handshakes of a network by age.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    network: Source,
-    number: u64,
-}
-
-#[derive(Debug)]
-struct Entry {
-    source: Source,
-    limited: bool,
-    since: Instant,
-    deadline: Duration,
-    taken_away: CancellationToken,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     /// The client has sent nothing yet.
@@ -336,73 +321,6 @@ impl State {
             }
         }
         Some((entry, group))
-    }
-}
-
-/// Connections by network. Every operation takes logarithmic time.
-#[derive(Debug, Default)]
-struct ByNetwork {
-    entries: BTreeMap<Key, Entry>,
-    counts: HashMap<Source, usize>,
-    by_count: BTreeSet<(usize, Source)>,
-}
-
-impl ByNetwork {
-    fn count(&self, network: Source) -> usize {
-        self.counts.get(&network).copied().unwrap_or(0)
-    }
-
-    /// The networks and their counts, the largest first.
-    fn largest(&self) -> impl Iterator<Item = (usize, Source)> {
-        self.by_count.iter().rev().copied()
-    }
-
-    /// The oldest connection of a network.
-    fn oldest(&self, network: Source) -> Option<(Key, &Entry)> {
-        let (key, entry) = self.entries.range(Key { network, number: 0 }..).next()?;
-        (key.network == network).then_some((*key, entry))
-    }
-
-    /// The oldest connection of the network that has most of those whose oldest is older than `allowed` says, given the
-    /// network and the deadline; or how long it takes until there is one.
-    fn to_take_away(
-        &self,
-        now: Instant,
-        allowed: impl Fn(Source, Duration) -> Duration,
-    ) -> Result<Key, Duration> {
-        let mut soonest = Duration::MAX;
-        for (_, network) in self.largest().take(CANDIDATES) {
-            let Some((key, Entry { since, deadline, .. })) = self.oldest(network) else { continue };
-            let age = now.saturating_duration_since(*since);
-            let left = allowed(network, *deadline).saturating_sub(age);
-            if left.is_zero() {
-                return Ok(key);
-            }
-            soonest = soonest.min(left);
-        }
-        Err(soonest)
-    }
-
-    fn insert(&mut self, key: Key, entry: Entry) {
-        if self.entries.insert(key, entry).is_none() {
-            self.set_count(key.network, self.count(key.network) + 1);
-        }
-    }
-
-    fn remove(&mut self, key: Key) -> Option<Entry> {
-        let entry = self.entries.remove(&key)?;
-        self.set_count(key.network, self.count(key.network) - 1);
-        Some(entry)
-    }
-
-    fn set_count(&mut self, network: Source, count: usize) {
-        self.by_count.remove(&(self.count(network), network));
-        if count == 0 {
-            self.counts.remove(&network);
-        } else {
-            self.counts.insert(network, count);
-            self.by_count.insert((count, network));
-        }
     }
 }
 

@@ -9,16 +9,17 @@
 //! neighbouring IPv4 addresses. Invariants: a table never exceeds its bound, regardless of the traffic; a source or network
 //! that holds a permit is never evicted; a refused attempt consumes no quota, on no level.
 
-use std::hash::BuildHasher;
+mod table;
+
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indexmap::IndexMap;
 use ipnet::{IpNet, Ipv4Net};
 use parking_lot::{Mutex, RwLock};
 
+use self::table::{SourceTable, TokenBucket};
 use super::source::{NETWORK_BITS, SITE_BITS, Source};
 
 /// How much more than one network a site may use.
@@ -328,131 +329,6 @@ impl TrackedSources {
     }
 }
 
-/// The limits of a level as the parameters of GCRA, and the connection limit.
-#[derive(Debug)]
-struct TokenBucket {
-    /// Nanoseconds between connections at exactly `rate`; rounded up, so that `rate` is never exceeded.
-    interval: u64,
-    /// How many nanoseconds before its theoretical arrival time a connection may arrive: the burst tolerance.
-    tolerance: u64,
-    sessions: u32,
-}
-
-impl TokenBucket {
-    fn new(rate: NonZeroU32, burst: NonZeroU32, sessions: NonZeroU32) -> Self {
-        let interval = 1_000_000_000_u64.div_ceil(rate.get().into());
-        let tolerance = interval.saturating_mul(u64::from(burst.get()) - 1);
-        Self { interval, tolerance, sessions: sessions.get() }
-    }
-}
-
-/// The state of one source or network.
-#[derive(Debug, Default)]
-struct SourceState {
-    /// GCRA's theoretical arrival time, in nanoseconds since the limiter's epoch. Once it is past, the bucket is full
-    /// again, and the row is equivalent to an absent one.
-    tat: u64,
-    /// Permits in use.
-    held: u32,
-}
-
-impl SourceState {
-    /// Returns the previous arrival time.
-    fn admit(&mut self, now: u64, bucket: &TokenBucket) -> Result<u64, LimitExceeded> {
-        if self.held >= bucket.sessions {
-            return Err(LimitExceeded::Sessions);
-        }
-        let due = self.tat.max(now);
-        let early = (due - now).saturating_sub(bucket.tolerance);
-        if early > 0 {
-            return Err(LimitExceeded::Rate { retry_after: Duration::from_nanos(early) });
-        }
-        self.held += 1;
-        Ok(std::mem::replace(&mut self.tat, due.saturating_add(bucket.interval)))
-    }
-}
-
-/// The rows of one level. The hasher is randomly keyed, so that no client can choose colliding addresses.
-#[derive(Debug)]
-struct SourceTable {
-    sources: IndexMap<u64, SourceState>,
-    bound: usize,
-    draws: u64,
-}
-
-impl SourceTable {
-    /// The number of rows sampled to find one to evict.
-    const SAMPLE: usize = 8;
-
-    fn new(bound: usize) -> Self {
-        Self { sources: IndexMap::new(), bound: bound.max(1), draws: 0 }
-    }
-
-    /// A table that exceeds its new bound evicts sources without permits as new sources connect.
-    fn set_bound(&mut self, bound: usize) {
-        self.bound = bound.max(1);
-    }
-
-    /// Returns the previous arrival time, for [`SourceTable::undo`].
-    fn admit(&mut self, source: u64, now: u64, bucket: &TokenBucket) -> Result<u64, LimitExceeded> {
-        if let Some(state) = self.sources.get_mut(&source) {
-            return state.admit(now, bucket);
-        }
-        // At most two at a time if the bound was lowered, so that no single connection pays for the whole excess.
-        for _ in 0..self.sources.len().saturating_sub(self.bound - 1).min(2) {
-            let eviction_candidate = self.eviction_candidate(now).ok_or(LimitExceeded::Sessions)?;
-            self.sources.swap_remove_index(eviction_candidate);
-        }
-        let mut state = SourceState::default();
-        let previous = state.admit(now, bucket)?;
-        self.sources.insert(source, state);
-        Ok(previous)
-    }
-
-    fn release(&mut self, source: u64) {
-        // Always present: a source that holds a permit is never evicted.
-        if let Some(state) = self.sources.get_mut(&source) {
-            state.held = state.held.saturating_sub(1);
-        }
-    }
-
-    /// Takes back the admission that returned `previous`, right after it.
-    fn undo(&mut self, source: u64, previous: u64) {
-        if let Some(state) = self.sources.get_mut(&source) {
-            state.held = state.held.saturating_sub(1);
-            state.tat = previous;
-        }
-    }
-
-    /// The row to evict: of a random sample, the one without permits that has the oldest arrival time, because it holds
-    /// the least information. The arrival time of a source that is being refused lies in the future, so it is evicted
-    /// last.
-    fn eviction_candidate(&mut self, now: u64) -> Option<usize> {
-        let mut oldest: Option<(u64, usize)> = None;
-        for _ in 0..Self::SAMPLE {
-            let index = self.random_index();
-            let state = &self.sources[index];
-            if state.held == 0 && oldest.is_none_or(|(tat, _)| state.tat < tat) {
-                oldest = Some((state.tat, index));
-                if state.tat <= now {
-                    break;
-                }
-            }
-        }
-        if let Some((_, index)) = oldest {
-            return Some(index);
-        }
-        let start = self.random_index();
-        (start..self.sources.len()).chain(0..start).find(|&index| self.sources[index].held == 0)
-    }
-
-    /// An index that no client can predict: a counter under the table's own keyed hash. The table must not be empty.
-    fn random_index(&mut self) -> usize {
-        self.draws = self.draws.wrapping_add(1);
-        (self.sources.hasher().hash_one(self.draws) % self.sources.len() as u64) as usize
-    }
-}
-
 /// Saturates; 64 bits hold 584 years.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -462,7 +338,7 @@ fn nanos(duration: Duration) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{table::SourceState, *};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -30,6 +30,8 @@ use crate::{
 
 /// The shortest interval between two warnings about failed accepts.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// The longest pause until the handshakes are examined again: how long they may take depends on what other clients do.
+const PERMIT_RECHECK: Duration = Duration::from_millis(100);
 /// How long the connections that wait in the backlog of a socket that closes may wait for handshake permits.
 const CLOSING_PAUSE: Duration = Duration::from_secs(1);
 
@@ -161,7 +163,7 @@ impl AcceptLoop {
                     return connection.refuse_as_overloaded();
                 }
                 Admission::Wait(longest) => {
-                    let retry = time::Instant::now() + longest;
+                    let retry = time::Instant::now() + longest.min(PERMIT_RECHECK);
                     let retry = give_up.map_or(retry, |give_up| give_up.min(retry));
                     tokio::select! {
                         _ = time::timeout_at(retry, released) => {}

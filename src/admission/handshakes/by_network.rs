@@ -37,6 +37,7 @@ pub(super) struct ByNetwork {
     pub(super) entries: BTreeMap<Key, Entry>,
     pub(super) counts: HashMap<Source, usize>,
     pub(super) by_count: BTreeSet<(usize, Source)>,
+    by_age: BTreeMap<u64, Source>,
 }
 
 impl ByNetwork {
@@ -56,14 +57,16 @@ impl ByNetwork {
     }
 
     /// The oldest connection of the network that has most of those whose oldest is older than `allowed` says, given the
-    /// network and the deadline; or how long it takes until there is one.
+    /// network and the deadline; else the oldest of all, if it is; or how long it takes until there is one.
     pub(super) fn to_take_away(
         &self,
         now: Instant,
         allowed: impl Fn(Source, Duration) -> Duration,
     ) -> Result<Key, Duration> {
         let mut soonest = Duration::MAX;
-        for (_, network) in self.largest().take(CANDIDATES) {
+        let of_oldest = self.by_age.values().next().copied();
+        let largest = self.largest().map(|(_, network)| network).take(CANDIDATES);
+        for network in largest.chain(of_oldest) {
             let Some((key, Entry { since, deadline, .. })) = self.oldest(network) else { continue };
             let age = now.saturating_duration_since(*since);
             let left = allowed(network, *deadline).saturating_sub(age);
@@ -77,12 +80,14 @@ impl ByNetwork {
 
     pub(super) fn insert(&mut self, key: Key, entry: Entry) {
         if self.entries.insert(key, entry).is_none() {
+            self.by_age.insert(key.number, key.network);
             self.set_count(key.network, self.count(key.network) + 1);
         }
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Entry> {
         let entry = self.entries.remove(&key)?;
+        self.by_age.remove(&key.number);
         self.set_count(key.network, self.count(key.network) - 1);
         Some(entry)
     }

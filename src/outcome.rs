@@ -67,11 +67,12 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// One address opens connections faster than `limits.per_ip.rate` and `burst` allow.
+    /// One address, or one network, opens connections faster than `limits.per_ip` or `limits.per_network` allow.
     RateLimited = "rate_limited", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many new connections from your address, try again later";
-    /// One address already holds `limits.per_ip.sessions` connections.
+    /// One address, or one network, already holds as many connections as `limits.per_ip` or `limits.per_network` allow.
     TooManySessions = "too_many_sessions", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many connections from your address";
-    /// The gateway as a whole is full: `max_sessions`, `max_handshakes`, file descriptors or local ports.
+    /// The gateway as a whole is full: `max_sessions`, file descriptors or local ports; or the handshake was too slow while
+    /// there were `max_handshakes` of them.
     Overloaded = "overloaded", Handshake, Some(StatusCode::SERVICE_UNAVAILABLE), Some(1013), "the gateway is full, try again later";
     /// No valid PROXY header on a listener that requires one, or one from a peer that may not send it.
     ProxyHeaderInvalid = "proxy_header_invalid", Handshake, None, None, "no valid PROXY header";

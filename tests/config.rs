@@ -106,6 +106,7 @@ fn known() -> Keys {
         "[route.targets]",
         "[limits]",
         "[limits.per_ip]",
+        "[limits.per_network]",
         "[timeouts]",
         "[web]",
         "[admin]",
@@ -119,9 +120,13 @@ fn known() -> Keys {
         .collect();
     assert_eq!(known_keys(""), top, "add the table to this test");
     // Nested tables have sections of their own.
-    for (table, inner) in
-        [("[limits]", "per_ip"), ("[[route]]", "tls"), ("[[route]]", "health"), ("[[route]]", "targets")]
-    {
+    for (table, inner) in [
+        ("[limits]", "per_ip"),
+        ("[limits]", "per_network"),
+        ("[[route]]", "tls"),
+        ("[[route]]", "health"),
+        ("[[route]]", "targets"),
+    ] {
         assert!(keys.get_mut(table).is_some_and(|keys| keys.remove(inner)), "no {inner} in {table}");
     }
     keys

@@ -1,12 +1,18 @@
-//! Admission control: the Origin check, the rate limit per address and the concurrency limits.
+//! Admission control: the Origin check, the limits per address and network, the concurrency limits and which handshakes
+//! give way when there are too many.
 //!
 //! Every decision here is pure: no sockets, no clock (time is an argument), no globals. Knows nothing of HTTP statuses,
 //! log lines or metrics: a check admits, or returns why not.
 
 pub(crate) mod concurrency;
+pub(crate) mod handshakes;
 pub(crate) mod origin;
 pub(crate) mod rate;
+mod source;
 
 pub(crate) use concurrency::{ConcurrencyLimit, Permit};
+pub(crate) use handshakes::{Admission, HandshakeLimits, HandshakePermit, Handshakes, Newcomer};
 pub(crate) use origin::{MissingOrigin, Origin, OriginPolicy, OriginRefused};
-pub(crate) use rate::{AddressPermit, LimitExceeded, PerIp, RateLimiter, canonical};
+pub(crate) use rate::{
+    AddressPermit, LimitExceeded, PerIp, PerNetwork, RateLimiter, TrackedSources, canonical,
+};

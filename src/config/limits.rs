@@ -1,4 +1,4 @@
-//! `[limits]` and `[limits.per_ip]`: how many connections and sessions, and how fast.
+//! `[limits]`, `[limits.per_ip]` and `[limits.per_network]`: how many connections and sessions, and how fast.
 //!
 //! Owns the keys, their defaults and their ranges. Enforcing them is the task of `admission`.
 
@@ -7,17 +7,26 @@ use std::num::NonZeroU32;
 use super::error::ConfigWarning;
 use super::scalar::{Integer, OptionalKey, StringList};
 use super::values::{MAX_CONNECTIONS, Result, integer, networks};
-use crate::admission::PerIp;
+use crate::admission::{PerIp, PerNetwork};
+
+/// How much more than one address a network may use, unless the configuration says otherwise.
+const ADDRESSES_PER_NETWORK: NonZeroU32 = NonZeroU32::new(8).expect("not zero");
+/// The same for handshakes, which a network can hold at little cost to itself.
+const HANDSHAKES_PER_NETWORK: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
 
 /// Limits on connections and sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Refuse a session while this many are open, over all listeners and routes.
     pub max_sessions: usize,
-    /// Refuse a connection while this many others have been accepted but are not yet sessions.
+    /// Pause accepting while this many connections have been accepted but are not yet sessions.
     pub max_handshakes: usize,
+    /// Close a connection after this many requests that open no session.
+    pub max_requests: NonZeroU32,
     /// Limits for each client address.
     pub per_ip: PerIp,
+    /// Limits for each network of client addresses.
+    pub per_network: PerNetwork,
 }
 
 impl Limits {
@@ -34,8 +43,12 @@ impl Default for Limits {
         const RATE: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
         const BURST: NonZeroU32 = NonZeroU32::new(60).expect("not zero");
         const SESSIONS: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
-        let per_ip = PerIp { rate: RATE, burst: BURST, sessions: SESSIONS, exempt: Vec::new() };
-        Self { max_sessions: 9000, max_handshakes: 1024, per_ip }
+        const HANDSHAKES: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
+        const REQUESTS: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
+        let exempt = Vec::new();
+        let per_ip = PerIp { rate: RATE, burst: BURST, sessions: SESSIONS, handshakes: HANDSHAKES, exempt };
+        let per_network = network_of(&per_ip);
+        Self { max_sessions: 9000, max_handshakes: 1024, max_requests: REQUESTS, per_ip, per_network }
     }
 }
 
@@ -44,8 +57,11 @@ impl Default for Limits {
 pub(super) struct RawLimits {
     max_sessions: OptionalKey<Integer>,
     max_handshakes: OptionalKey<Integer>,
+    max_requests: OptionalKey<Integer>,
     #[serde(default)]
     per_ip: RawPerIp,
+    #[serde(default)]
+    per_network: RawPerNetwork,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -54,18 +70,32 @@ pub(super) struct RawPerIp {
     rate: OptionalKey<Integer>,
     burst: OptionalKey<Integer>,
     sessions: OptionalKey<Integer>,
+    handshakes: OptionalKey<Integer>,
     #[serde(default)]
     exempt: StringList,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPerNetwork {
+    rate: OptionalKey<Integer>,
+    burst: OptionalKey<Integer>,
+    sessions: OptionalKey<Integer>,
+    handshakes: OptionalKey<Integer>,
 }
 
 pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Result<Limits> {
     let default = Limits::default();
     let max_sessions = integer("limits.max_sessions", raw.max_sessions, MAX_CONNECTIONS)?;
     let max_handshakes = integer("limits.max_handshakes", raw.max_handshakes, MAX_CONNECTIONS)?;
+    let max_requests = integer("limits.max_requests", raw.max_requests, u32::MAX)?;
+    let per_ip = per_ip(raw.per_ip, &default.per_ip, warnings)?;
     Ok(Limits {
         max_sessions: max_sessions.map_or(default.max_sessions, |number| number.get() as usize),
         max_handshakes: max_handshakes.map_or(default.max_handshakes, |number| number.get() as usize),
-        per_ip: per_ip(raw.per_ip, &default.per_ip, warnings)?,
+        max_requests: max_requests.unwrap_or(default.max_requests),
+        per_network: per_network(raw.per_network, &network_of(&per_ip))?,
+        per_ip,
     })
 }
 
@@ -74,6 +104,28 @@ fn per_ip(raw: RawPerIp, default: &PerIp, warnings: &mut Vec<ConfigWarning>) -> 
         rate: integer("limits.per_ip.rate", raw.rate, u32::MAX)?.unwrap_or(default.rate),
         burst: integer("limits.per_ip.burst", raw.burst, u32::MAX)?.unwrap_or(default.burst),
         sessions: integer("limits.per_ip.sessions", raw.sessions, u32::MAX)?.unwrap_or(default.sessions),
+        handshakes: integer("limits.per_ip.handshakes", raw.handshakes, u32::MAX)?
+            .unwrap_or(default.handshakes),
         exempt: networks("limits.per_ip.exempt", &raw.exempt, warnings)?,
+    })
+}
+
+/// The limits of a network that the limits of one address imply.
+fn network_of(per_ip: &PerIp) -> PerNetwork {
+    PerNetwork {
+        rate: per_ip.rate.saturating_mul(ADDRESSES_PER_NETWORK),
+        burst: per_ip.burst.saturating_mul(ADDRESSES_PER_NETWORK),
+        sessions: per_ip.sessions.saturating_mul(ADDRESSES_PER_NETWORK),
+        handshakes: per_ip.handshakes.saturating_mul(HANDSHAKES_PER_NETWORK),
+    }
+}
+
+fn per_network(raw: RawPerNetwork, default: &PerNetwork) -> Result<PerNetwork> {
+    let limit = |key: &str, written, default| Ok(integer(key, written, u32::MAX)?.unwrap_or(default));
+    Ok(PerNetwork {
+        rate: limit("limits.per_network.rate", raw.rate, default.rate)?,
+        burst: limit("limits.per_network.burst", raw.burst, default.burst)?,
+        sessions: limit("limits.per_network.sessions", raw.sessions, default.sessions)?,
+        handshakes: limit("limits.per_network.handshakes", raw.handshakes, default.handshakes)?,
     })
 }

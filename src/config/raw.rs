@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::admin::RawAdmin;
 use super::backend_tls::RawTls;
 use super::health::RawHealth;
-use super::limits::{RawLimits, RawPerIp};
+use super::limits::{RawLimits, RawPerIp, RawPerNetwork};
 use super::listener::RawListener;
 use super::log::RawLog;
 use super::scalar::{Integer, OptionalKey, StringList, StringOrList};
@@ -68,7 +68,7 @@ pub(super) struct Table {
 }
 
 /// Every table, the top level first.
-pub(super) fn tables() -> [Table; 12] {
+pub(super) fn tables() -> [Table; 13] {
     [
         Table { path: &[], header: "", keys: keys::<RawFile>() },
         Table { path: &["listener"], header: "[[listener]]", keys: keys::<RawListener>() },
@@ -78,6 +78,11 @@ pub(super) fn tables() -> [Table; 12] {
         Table { path: &["route", "targets"], header: "[route.targets]", keys: keys::<RawTargets>() },
         Table { path: &["limits"], header: "[limits]", keys: keys::<RawLimits>() },
         Table { path: &["limits", "per_ip"], header: "[limits.per_ip]", keys: keys::<RawPerIp>() },
+        Table {
+            path: &["limits", "per_network"],
+            header: "[limits.per_network]",
+            keys: keys::<RawPerNetwork>(),
+        },
         Table { path: &["timeouts"], header: "[timeouts]", keys: keys::<RawTimeouts>() },
         Table { path: &["web"], header: "[web]", keys: keys::<RawWeb>() },
         Table { path: &["admin"], header: "[admin]", keys: keys::<RawAdmin>() },
@@ -127,7 +132,7 @@ mod tests {
             assert!(!table.keys.is_empty(), "{table:?}");
         }
         assert_eq!(tables()[0].keys, ["listener", "route", "limits", "timeouts", "web", "admin", "log"]);
-        assert_eq!(tables()[7].keys, ["rate", "burst", "sessions", "exempt"]);
+        assert_eq!(tables()[7].keys, ["rate", "burst", "sessions", "handshakes", "exempt"]);
     }
 
     #[test]

@@ -62,6 +62,8 @@ timeouts! {
         close: Duration::from_secs(2),
         /// Close the sessions that are still open this long after the gateway started to drain.
         drain: Duration::from_secs(30),
+        /// Close a connection that requests only files when it is this old, after the response to its next request.
+        keep_alive: Duration::from_secs(300),
     }
     may_be_off {
         /// Close the session if a peer reads nothing for this long while data is pending, or a client leaves a
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn timeouts_that_bound_an_attack_cannot_be_turned_off() {
-        assert_eq!(ALWAYS_ON, ["tls", "request", "connect", "close", "drain"]);
+        assert_eq!(ALWAYS_ON, ["tls", "request", "connect", "close", "drain", "keep_alive"]);
         for key in ALWAYS_ON {
             let error = parse(&format!("{key} = \"0s\"")).unwrap_err().to_string();
             assert!(

@@ -7,7 +7,7 @@ use tokio::time::{self, Instant};
 
 use super::{ListenerSettings, Shared, access_log::AccessLogLine};
 use crate::{
-    admission::{AddressPermit, LimitExceeded},
+    admission::{AddressPermit, HandshakePermit, LimitExceeded},
     config::Timeouts,
     counting_stream::CountingStream,
     http::{self, Refusal},
@@ -63,10 +63,14 @@ impl ConnectionInfo {
         Ok(Self { peer: client, local: destination.unwrap_or(self.local), proxied, ..self })
     }
 
-    /// Counts the connection against the limits per address, unless only its request can name the client.
-    pub(super) fn admit(&self, shared: &Shared) -> Result<Option<AddressPermit>, Reason> {
+    /// Counts the connection against the limits per address and network, unless only its request can name the client.
+    pub(super) fn admit(
+        &self,
+        shared: &Shared,
+        log_line: &mut AccessLogLine,
+    ) -> Result<Option<AddressPermit>, Reason> {
         let permit = (!self.proxied).then(|| admit(shared, self.peer)).transpose();
-        permit.map_err(|exceeded| reason_of(&exceeded))
+        permit.map_err(|exceeded| refused(&exceeded, log_line))
     }
 }
 
@@ -75,10 +79,16 @@ pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit
     shared.limiter.admit(client.ip(), StdInstant::now())
 }
 
+/// Records which limit was exceeded. Returns why the connection ends.
+pub(super) fn refused(exceeded: &LimitExceeded, log_line: &mut AccessLogLine) -> Reason {
+    log_line.detail = Some(exceeded.to_string());
+    reason_of(exceeded)
+}
+
 pub(super) fn reason_of(exceeded: &LimitExceeded) -> Reason {
-    match exceeded {
-        LimitExceeded::Rate { .. } => Reason::RateLimited,
-        LimitExceeded::Sessions => Reason::TooManySessions,
+    match exceeded.retry_after() {
+        Some(_) => Reason::RateLimited,
+        None => Reason::TooManySessions,
     }
 }
 
@@ -87,19 +97,30 @@ pub(super) async fn secure(
     socket: Socket,
     settings: &ListenerSettings,
     metrics: &Metrics,
+    permit: &mut HandshakePermit,
     log_line: &mut AccessLogLine,
 ) -> Result<(ClientStream, Instant), Reason> {
     socket.set_nodelay();
     let Timeouts { tls: tls_limit, request, close, .. } = settings.snapshot.timeouts;
     let Some(tls) = &settings.tls else {
         let head_deadline = Instant::now() + request;
-        if time::timeout_at(head_deadline, begins_with_proxy_header(&socket)).await == Ok(true) {
-            return Err(Reason::ProxyHeaderInvalid);
+        if let Ok(is_proxy_header) = time::timeout_at(head_deadline, begins_with_proxy_header(&socket)).await
+        {
+            permit.set_heard(StdInstant::now());
+            if is_proxy_header {
+                return Err(Reason::ProxyHeaderInvalid);
+            }
         }
         return Ok((ClientStream::Plain(CountingStream::new(socket)), head_deadline));
     };
     let start = StdInstant::now();
-    match time::timeout(tls_limit, tls.accept(socket)).await {
+    let accept = async {
+        // An error is reported when the socket is read.
+        let _ = socket.peek(&mut [0]).await;
+        permit.set_heard(StdInstant::now());
+        tls.accept(socket).await
+    };
+    match time::timeout(tls_limit, accept).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
             log_line.detail = Some(error.to_string());

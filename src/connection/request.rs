@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use ::http::{Request, Response};
+use ::http::{HeaderValue, Request, Response, header};
 use tokio::time::Instant;
 
 use super::{
-    ListenerSettings, Shared,
+    ConfigSnapshot, ListenerSettings, Shared,
     accepted::{ConnectionInfo, admit, reason_of},
     access_log::AccessLogLine,
     drain_grace,
 };
 use crate::{
-    admission::{AddressPermit, LimitExceeded, Permit},
+    admission::{AddressPermit, HandshakePermit, LimitExceeded, Permit},
     backend::{BackendChoice, Upstream},
     http::{self, AcceptedRequest, Body, Exchange, ExchangeError, Refusal, RequestContext},
     outcome::Reason,
@@ -29,28 +29,40 @@ pub(super) async fn read_requests<'a>(
     info: ConnectionInfo,
     settings: &ListenerSettings,
     shared: &Shared,
+    permit: &mut HandshakePermit,
     log_line: &mut AccessLogLine,
 ) -> Result<(Exchange<'a, ClientStream>, SessionRequest), Reason> {
-    let timeouts = &settings.snapshot.timeouts;
-    let mut served = false;
+    let ConfigSnapshot { timeouts, max_requests, .. } = &*settings.snapshot;
+    let last_request_at = Instant::now() + timeouts.keep_alive;
+    let mut served = 0;
     loop {
         let request = tokio::select! {
             biased;
             request = exchange.next(head_deadline) => request,
-            () = shared.draining.cancelled(), if served => return Err(Reason::Served),
-            () = drain_grace(shared), if !served => return Err(Reason::Draining),
+            () = shared.draining.cancelled(), if served > 0 => return Err(Reason::Served),
+            () = drain_grace(shared), if served == 0 => return Err(Reason::Draining),
         };
         let request = match request {
             Ok(request) => request,
             Err(error) => {
                 exchange.close_on_error(error, timeouts.close).await;
                 let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
-                return Err(if served && idle { Reason::Served } else { error.reason() });
+                return Err(if served > 0 && idle { Reason::Served } else { error.reason() });
             }
         };
+        if served > 0 {
+            permit.resume();
+        }
         match authorise(request, info, settings, shared, log_line).await {
             Ok(Requested::Session(session_request)) => return Ok((exchange, session_request)),
-            Ok(Requested::File(file)) => exchange.respond(file),
+            Ok(Requested::File(mut file)) => {
+                served += 1;
+                if served >= max_requests.get() || Instant::now() >= last_request_at {
+                    // The client sends its next request on a new connection, which the limits of its address count.
+                    file.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                exchange.respond(file);
+            }
             Err(refusal) => {
                 let reason = refusal.reason();
                 log_line.detail = refusal.detail().map(str::to_owned);
@@ -58,7 +70,7 @@ pub(super) async fn read_requests<'a>(
                 return Err(reason);
             }
         }
-        served = true;
+        permit.wait();
         head_deadline = Instant::now() + timeouts.request;
     }
 }
@@ -114,11 +126,7 @@ async fn authorise(
 }
 
 fn too_many(exceeded: &LimitExceeded) -> Refusal {
-    let seconds = match exceeded {
-        LimitExceeded::Rate { retry_after } => {
-            retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)
-        }
-        LimitExceeded::Sessions => 1,
-    };
+    let seconds =
+        exceeded.retry_after().map_or(1, |wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
     Refusal::new(reason_of(exceeded)).retry_after(seconds.max(1))
 }

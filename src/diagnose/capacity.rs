@@ -196,12 +196,18 @@ fn address(backend: &Backend) -> Option<String> {
 }
 
 fn notes(config: &Config, machine: &Machine) -> Vec<String> {
-    let Limits { max_sessions, max_handshakes, per_ip } = &config.limits;
-    let mut notes = vec![format!(
-        "one client address may hold {} sessions and open {} per second (limits.per_ip); clients behind one address, or \
-         behind a proxy that is not in trusted_proxies, share that",
-        per_ip.sessions, per_ip.rate
-    )];
+    let Limits { max_sessions, max_handshakes, per_ip, per_network, .. } = &config.limits;
+    let mut notes = vec![
+        format!(
+            "one client address may hold {} sessions and open {} per second (limits.per_ip); clients behind one \
+             address, or behind a proxy that is not in trusted_proxies, share that",
+            per_ip.sessions, per_ip.rate
+        ),
+        format!(
+            "one IPv4 /24 or IPv6 /56 may hold {} sessions and open {} per second (limits.per_network)",
+            per_network.sessions, per_network.rate
+        ),
+    ];
     let backlog = u64::from(BACKLOG);
     if let Some(somaxconn) = machine.somaxconn.filter(|somaxconn| *somaxconn < backlog) {
         notes.push(format!(
@@ -211,8 +217,8 @@ fn notes(config: &Config, machine: &Machine) -> Vec<String> {
     }
     let seconds = (*max_sessions as u64 * HANDSHAKE).div_ceil(machine.processors.max(1) * 1_000_000);
     notes.push(format!(
-        "when all {max_sessions} reconnect at once, their handshakes take about {seconds} s of {} processor(s), \
-         {max_handshakes} at a time",
+        "when all {max_sessions} reconnect at once, the last is connected after about {seconds} s of {} processor(s): \
+         {max_handshakes} handshakes run at a time, the others wait to be accepted and none is refused",
         machine.processors.max(1)
     ));
     if let Some(memory) = machine.memory {
@@ -378,7 +384,9 @@ mod tests {
         );
         // 9,000 times 400 µs, on four processors.
         assert!(
-            notes.contains("all 9000 reconnect at once, their handshakes take about 1 s of 4 processor(s)"),
+            notes.contains(
+                "all 9000 reconnect at once, the last is connected after about 1 s of 4 processor(s)"
+            ),
             "{notes}"
         );
         assert!(notes.contains("32768 of them could stall in both directions"), "{notes}");

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl},
-    admission::{ConcurrencyLimit, RateLimiter},
+    admission::{ConcurrencyLimit, HandshakeLimits, Handshakes, RateLimiter, TrackedSources},
     backend::DialContext,
     config::{Address, Admin, Config, Limits},
     connection::{ConfigSnapshot, Shared},
@@ -32,6 +32,8 @@ use crate::{
 
 /// The least number of sources that the rate limiter remembers, per address family.
 const MIN_TRACKED_SOURCES: usize = 65_536;
+/// The same for each size of networks.
+const MIN_TRACKED_NETWORKS: usize = 16_384;
 
 /// A handle to a running gateway. Clones control the same gateway.
 #[derive(Debug, Clone)]
@@ -220,8 +222,13 @@ impl ProcessControl for Control {
 /// The state that all connections share while the process runs.
 fn shared(limits: &Limits) -> Shared {
     Shared {
-        limiter: RateLimiter::new(limits.per_ip.clone(), tracked_sources(limits), Instant::now()),
-        handshakes: ConcurrencyLimit::new(limits.max_handshakes),
+        limiter: RateLimiter::new(
+            limits.per_ip.clone(),
+            &limits.per_network,
+            tracked_sources(limits),
+            Instant::now(),
+        ),
+        handshakes: Handshakes::new(handshake_limits(limits)),
         sessions: ConcurrencyLimit::new(limits.max_sessions),
         registry: Arc::default(),
         metrics: Arc::default(),
@@ -231,8 +238,17 @@ fn shared(limits: &Limits) -> Shared {
 
 /// How many sources the rate limiter remembers. It never evicts a source with an open connection, so it needs more entries
 /// than there can be connections.
-pub(super) fn tracked_sources(limits: &Limits) -> usize {
-    MIN_TRACKED_SOURCES.max(2 * (limits.max_sessions + limits.max_handshakes))
+pub(super) fn tracked_sources(limits: &Limits) -> TrackedSources {
+    let least = 2 * (limits.max_sessions + limits.max_handshakes);
+    TrackedSources { sources: least.max(MIN_TRACKED_SOURCES), networks: least.max(MIN_TRACKED_NETWORKS) }
+}
+
+pub(super) fn handshake_limits(limits: &Limits) -> HandshakeLimits {
+    HandshakeLimits {
+        total: limits.max_handshakes,
+        per_ip: limits.per_ip.handshakes.get() as usize,
+        per_network: limits.per_network.handshakes.get() as usize,
+    }
 }
 
 #[cfg(test)]

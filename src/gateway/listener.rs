@@ -1,8 +1,9 @@
 //! One open listener and its accept loop.
 //!
-//! Knows nothing of what a connection does. Invariants: no accept error ends the loop; each connection gets the listener
-//! settings that are current when it is accepted; connections that wait in the backlog are accepted before the socket is
-//! closed.
+//! Knows nothing of what a connection does. While all handshake permits are in use the loop does not accept: connections
+//! wait in the kernel's backlog, first come, first served, until handshakes finish or the oldest are ended. Invariants: no
+//! accept error ends the loop; each connection gets the listener settings that are current when it is accepted; connections
+//! that wait in the backlog are accepted before the socket is closed.
 
 use std::{
     io,
@@ -11,15 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, time};
+use tokio::{pin, sync::watch, time};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use crate::{
+    admission::Admission,
     config::Address,
-    connection::{self, ListenerSettings, Shared},
+    connection::{ListenerSettings, NewConnection, Shared},
     transport::{
         listener::{Backoff, InheritedSockets, ListeningSocket, listen},
         socket::Socket,
@@ -28,6 +30,10 @@ use crate::{
 
 /// The shortest interval between two warnings about failed accepts.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// The longest pause until the handshakes are examined again: how long they may take depends on what other clients do.
+const PERMIT_RECHECK: Duration = Duration::from_millis(100);
+/// How long the connections that wait in the backlog of a socket that closes may wait for handshake permits.
+const CLOSING_PAUSE: Duration = Duration::from_secs(1);
 
 /// A bound socket without an accept loop.
 #[derive(Debug)]
@@ -107,11 +113,12 @@ impl AcceptLoop {
     async fn run(self, socket: ListeningSocket, closing: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut warned: Option<Instant> = None;
+        let mut give_up = None;
         while let Some(accepted) = closing.run_until_cancelled(socket.accept()).await {
             match accepted {
                 Ok((stream, peer)) => {
                     backoff.reset();
-                    self.spawn_connection(stream, peer);
+                    self.serve(stream, peer, &closing, &mut give_up).await;
                 }
                 Err(error) => {
                     self.shared.metrics.count_accept_error();
@@ -125,12 +132,47 @@ impl AcceptLoop {
             }
         }
         for (stream, peer) in socket.into_waiting() {
-            self.spawn_connection(stream, peer);
+            self.serve(stream, peer, &closing, &mut give_up).await;
         }
     }
 
-    fn spawn_connection(&self, stream: Socket, peer: SocketAddr) {
+    /// Spawns the task of a connection once it has a handshake permit, at the latest when the oldest handshake is old enough
+    /// to be ended. While the socket closes, it refuses connections that have none at `give_up`.
+    async fn serve(
+        &self,
+        stream: Socket,
+        peer: SocketAddr,
+        closing: &CancellationToken,
+        give_up: &mut Option<time::Instant>,
+    ) {
         let settings = Arc::clone(&self.settings.borrow());
-        self.connections.spawn(connection::serve(stream, peer, settings, Arc::clone(&self.shared)));
+        let Some(connection) = NewConnection::admit(stream, peer, settings, Arc::clone(&self.shared)) else {
+            return;
+        };
+        loop {
+            let released = self.shared.handshakes.released();
+            pin!(released);
+            released.as_mut().enable();
+            match self.shared.handshakes.admit(connection.newcomer(), Instant::now()) {
+                Admission::Granted(permit) => {
+                    self.connections.spawn(connection.serve(permit));
+                    return;
+                }
+                Admission::Refused(exceeded) => return connection.refuse(&exceeded),
+                Admission::Wait(_) if give_up.is_some_and(|give_up| time::Instant::now() >= give_up) => {
+                    return connection.refuse_as_overloaded();
+                }
+                Admission::Wait(longest) => {
+                    let retry = time::Instant::now() + longest.min(PERMIT_RECHECK);
+                    let retry = give_up.map_or(retry, |give_up| give_up.min(retry));
+                    tokio::select! {
+                        _ = time::timeout_at(retry, released) => {}
+                        () = closing.cancelled(), if give_up.is_none() => {
+                            *give_up = Some(time::Instant::now() + CLOSING_PAUSE);
+                        }
+                    }
+                }
+            }
+        }
     }
 }

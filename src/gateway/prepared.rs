@@ -8,7 +8,7 @@ use std::{collections::HashSet, io, path::PathBuf, sync::Arc};
 use super::{carryover::Carryover, error::StartError, listener::BoundListener};
 use crate::{
     backend::{DialContext, Upstream},
-    config::{Address, Admin, Config, Limits, Listener, Log, Route, Timeouts, Web},
+    config::{Address, Admin, Config, Limits, Listener, Log, Route, Web},
     connection::{ConfigSnapshot, ListenerSettings},
     http::{Files, Routed, Routes},
     service::limits,
@@ -69,7 +69,9 @@ impl Prepared {
         let Config { file, listeners, routes, limits, timeouts, web, admin, log, mut warnings } = config;
         let name = file.display().to_string();
         let listeners = load_tls(&name, listeners, &mut carryover, &mut warnings)?;
-        let snapshot = load_snapshot(&name, routes, web, timeouts, &carryover, &mut warnings)?;
+        let (routes, files) = load_routes(&name, routes, web, &carryover, &mut warnings)?;
+        let max_requests = limits.max_requests;
+        let snapshot = Arc::new(ConfigSnapshot { routes, files, timeouts, max_requests });
         let listeners = listeners.into_iter().map(|(listener, tls)| {
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             let snapshot = Arc::clone(&snapshot);
@@ -177,14 +179,13 @@ fn load_tls(
 }
 
 /// Loads the backends of each route and opens the web root.
-fn load_snapshot(
+fn load_routes(
     file: &str,
     routes: Vec<Route>,
     web: Option<Web>,
-    timeouts: Timeouts,
     carryover: &Carryover,
     warnings: &mut Vec<String>,
-) -> Result<Arc<ConfigSnapshot>, StartError> {
+) -> Result<(Routes<Arc<Upstream>>, Option<Files>), StartError> {
     let files = web.map(|web| {
         let root = web.root.display().to_string();
         Files::new(&web.root).map_err(|cause| StartError::Web { file: file.to_owned(), root, cause })
@@ -206,7 +207,7 @@ fn load_snapshot(
         };
         routed.push(Routed { route, upstream });
     }
-    Ok(Arc::new(ConfigSnapshot { routes: Routes::new(routed), files, timeouts }))
+    Ok((Routes::new(routed), files))
 }
 
 /// What to do about an address that cannot be bound. The gateway itself listens on the addresses in `kept`, and closes them

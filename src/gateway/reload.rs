@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     carryover::Carryover,
-    control::{Control, Inner, tracked_sources},
+    control::{Control, Inner, handshake_limits, tracked_sources},
     error::ReloadError,
     listener::OpenListener,
     prepared::{Loaded, Prepared, Ready, ReadyListener},
@@ -77,10 +77,10 @@ impl Control {
         if state.draining {
             return Err(ReloadError::Draining);
         }
-        shared.handshakes.set_limit(limits.max_handshakes);
+        shared.handshakes.set_limits(handshake_limits(&limits));
         shared.sessions.set_limit(limits.max_sessions);
-        let sources = tracked_sources(&limits);
-        shared.limiter.set_limits(limits.per_ip, sources);
+        let rows = tracked_sources(&limits);
+        shared.limiter.set_limits(limits.per_ip, &limits.per_network, rows);
         let mut previous = std::mem::take(&mut state.listeners);
         let (listener_count, route_count) = (listeners.len(), snapshot.routes.iter().count());
         for ReadyListener { configured, bound, settings } in listeners {

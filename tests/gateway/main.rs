@@ -13,6 +13,7 @@ mod backend;
 mod backends;
 mod capacity;
 mod cli;
+mod crowd;
 mod files;
 mod frames;
 mod handshake;

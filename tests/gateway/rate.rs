@@ -395,7 +395,7 @@ async fn a_full_gateway_closes_new_connections_before_tls_and_keeps_its_sessions
 }
 
 #[tokio::test]
-async fn more_handshakes_than_allowed_are_closed_before_tls_and_sessions_do_not_count() {
+async fn a_connection_beyond_max_handshakes_waits_for_a_permit_and_sessions_do_not_count() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)
         .limits("max_handshakes = 4")
@@ -410,7 +410,9 @@ async fn more_handshakes_than_allowed_are_closed_before_tls_and_sessions_do_not_
     for last in 0..4 {
         slow.push(gateway.connect_from(Some(loopback(30 + last)), TLS).await);
     }
-    refused_before_tls(&gateway, loopback(40), "overloaded").await;
+    let mut newcomer = Box::pin(accepted_from(&gateway, loopback(40)));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut newcomer).await;
+    assert!(early.is_err(), "it has a session while others hold every permit");
     for session in &mut sessions {
         session.echo(b"still here").await;
     }
@@ -418,7 +420,7 @@ async fn more_handshakes_than_allowed_are_closed_before_tls_and_sessions_do_not_
     let peer = leaving.peer();
     drop(leaving);
     assert!(!gateway.access_log_line(peer).await.is_session());
-    sessions.push(accepted_from(&gateway, loopback(41)).await);
+    sessions.push(newcomer.await);
     drop((sessions, slow));
     gateway.finish().await;
 }

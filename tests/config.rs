@@ -183,7 +183,7 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert_eq!(xmpp.health, Some(Health::default()));
     assert_eq!(xmpp.tls.min_version, TlsVersion::default());
     assert!(!xmpp.tls.insecure_no_verify);
-    let tokens = TokenFile { path: directory.path().join("tokens.cfg") };
+    let tokens = TokenFile { path: directory.path().join("tokens.cfg"), unix: None };
     assert_eq!(config.routes[2].upstream.destinations, Destinations::Tokens(tokens));
     config.routes.truncate(1);
     let sessions = config.log.sessions.take();

@@ -72,6 +72,11 @@ impl AdminSocket {
         Ok(Self { address: actual.unwrap_or_else(|| address.clone()), socket })
     }
 
+    /// The local address, with the port that the system chose for port 0.
+    pub(crate) fn address(&self) -> &AdminAddress {
+        &self.address
+    }
+
     /// Accepts connections from now on, in tasks of the current runtime.
     pub(crate) fn serve(
         self,

@@ -18,6 +18,8 @@ pub struct Limits {
     pub max_handshakes: usize,
     /// Limits for each client address.
     pub per_ip: PerIp,
+    /// Leave the system's limit of core dumps as it is, instead of forbidding them.
+    pub core_dumps: bool,
 }
 
 impl Limits {
@@ -35,7 +37,7 @@ impl Default for Limits {
         const BURST: NonZeroU32 = NonZeroU32::new(60).expect("not zero");
         const SESSIONS: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
         let per_ip = PerIp { rate: RATE, burst: BURST, sessions: SESSIONS, exempt: Vec::new() };
-        Self { max_sessions: 9000, max_handshakes: 1024, per_ip }
+        Self { max_sessions: 9000, max_handshakes: 1024, per_ip, core_dumps: false }
     }
 }
 
@@ -44,6 +46,7 @@ impl Default for Limits {
 pub(super) struct RawLimits {
     max_sessions: OptionalKey<Integer>,
     max_handshakes: OptionalKey<Integer>,
+    core_dumps: OptionalKey<bool>,
     #[serde(default)]
     per_ip: RawPerIp,
 }
@@ -65,6 +68,7 @@ pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Resul
     Ok(Limits {
         max_sessions: max_sessions.map_or(default.max_sessions, |number| number.get() as usize),
         max_handshakes: max_handshakes.map_or(default.max_handshakes, |number| number.get() as usize),
+        core_dumps: raw.core_dumps.is_some_and(|on| *on.get_ref()),
         per_ip: per_ip(raw.per_ip, &default.per_ip, warnings)?,
     })
 }

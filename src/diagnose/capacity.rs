@@ -196,7 +196,7 @@ fn address(backend: &Backend) -> Option<String> {
 }
 
 fn notes(config: &Config, machine: &Machine) -> Vec<String> {
-    let Limits { max_sessions, max_handshakes, per_ip } = &config.limits;
+    let Limits { max_sessions, max_handshakes, per_ip, .. } = &config.limits;
     let mut notes = vec![format!(
         "one client address may hold {} sessions and open {} per second (limits.per_ip); clients behind one address, or \
          behind a proxy that is not in trusted_proxies, share that",

@@ -143,8 +143,7 @@ impl Allowed {
 
 fn forbidden_by_default(address: IpAddr) -> Option<Rule> {
     let address = embedded(address);
-    let covered =
-        |&&(ref network, _): &&(IpNet, Rule)| covers(std::slice::from_ref(network), address);
+    let covered = |&&(ref network, _): &&(IpNet, Rule)| covers(std::slice::from_ref(network), address);
     FORBIDDEN_BY_DEFAULT.iter().find(covered).map(|(_, rule)| *rule)
 }
 
@@ -203,11 +202,17 @@ mod tests {
             ("64:ff9b:1:ffff:ffff:ffff:a9fe:a9fe", Rule::Translated),
         ] {
             assert_eq!(check(&default, address, Source::Dns), Err(rule), "{address}");
-            assert_eq!(check(&default, address, Source::Literal), Ok(()), "{address} was written by the operator");
+            assert_eq!(
+                check(&default, address, Source::Literal),
+                Ok(()),
+                "{address} was written by the operator"
+            );
             let local = if rule == Rule::Loopback { Ok(()) } else { Err(rule) };
             assert_eq!(check(&default, address, Source::Local), local, "{address} in the hosts file");
         }
-        for address in ["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "8.8.8.8", "2001:db8::1"] {
+        for address in
+            ["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "8.8.8.8", "2001:db8::1"]
+        {
             assert_eq!(check(&default, address, Source::Dns), Ok(()), "{address}");
         }
     }

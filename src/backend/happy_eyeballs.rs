@@ -237,7 +237,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::backend::resolve::{PendingLookup, ResolveError};
+    use crate::backend::{
+        allowed::Source,
+        resolve::{PendingLookup, ResolveError},
+    };
 
     const V6: [&str; 3] = ["2001:db8::1", "2001:db8::2", "2001:db8::3"];
     const V4: [&str; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];

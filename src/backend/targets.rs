@@ -94,7 +94,9 @@ impl TargetRules {
             (_, Some((Host::Address(address), _))) => {
                 self.allowed.check_networks(*address, Source::Literal).is_ok()
             }
-            (Backend::Unix(path), _) => self.unix.as_deref().is_some_and(|directory| is_below(path, directory)),
+            (Backend::Unix(path), _) => {
+                self.unix.as_deref().is_some_and(|directory| is_below(path, directory))
+            }
             _ => true,
         };
         match target {
@@ -108,7 +110,9 @@ impl TargetRules {
 
 /// Whether `path` leads to a file below `directory`. With `..` in it, it could lead elsewhere.
 fn is_below(path: &Path, directory: &Path) -> bool {
-    path.starts_with(directory) && path != directory && path.components().all(|part| part != Component::ParentDir)
+    path.starts_with(directory)
+        && path != directory
+        && path.components().all(|part| part != Component::ParentDir)
 }
 
 /// Maps tokens to backends.
@@ -327,8 +331,10 @@ mod tests {
     #[test]
     fn row_70_each_line_must_be_allowed() {
         let fixture = Fixture::new();
-        let own: AddressSet =
-            ["127.0.0.1:9101", "unix:/run/desks/own.sock"].map(|text| text.parse().unwrap()).into_iter().collect();
+        let own: AddressSet = ["127.0.0.1:9101", "unix:/run/desks/own.sock"]
+            .map(|text| text.parse().unwrap())
+            .into_iter()
+            .collect();
         let attempt = |target: &str, networks: Option<&str>, unix: Option<&str>| {
             fixture.write(&format!("# desks\nsecret: {target}\n"));
             let file = TokenFile { path: fixture.file(), unix: unix.map(PathBuf::from) };
@@ -549,9 +555,7 @@ mod tests {
         assert!(error.ends_with("tokens.cfg:3: this is not of the form \"token: host:port\"; separate the two by a colon and a space"), "{error}");
         let error = open("/dev/null".into()).unwrap_err().to_string();
         assert_eq!(error, "/dev/null is neither a file nor a directory; name a file with tokens");
-        let error = open(fixture.directory.path().join("none"))
-            .unwrap_err()
-            .to_string();
+        let error = open(fixture.directory.path().join("none")).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot read the tokens in /") && error.contains("/none: No such file"),
             "{error}"

@@ -507,10 +507,16 @@ mod tests {
         let config = upstream(
             "targets = { from = \"file\", path = \"Cargo.toml\" }\nsend_proxy = \"v1\"\nallowed_networks = [\"::1\"]",
         );
-        assert_eq!(config.destinations, Destinations::Tokens(TokenFile { path: "Cargo.toml".into(), unix: None }));
+        assert_eq!(
+            config.destinations,
+            Destinations::Tokens(TokenFile { path: "Cargo.toml".into(), unix: None })
+        );
         assert_eq!((config.send_proxy, config.max_sessions), (Some(SendProxy::V1), None));
         let config = upstream("[route.targets]\nfrom = \"file\"\npath = \"/\"\nunix = \"/run/desks\"");
-        assert_eq!(config.destinations, Destinations::Tokens(TokenFile { path: "/".into(), unix: Some("/run/desks".into()) }));
+        assert_eq!(
+            config.destinations,
+            Destinations::Tokens(TokenFile { path: "/".into(), unix: Some("/run/desks".into()) })
+        );
     }
 
     #[test]

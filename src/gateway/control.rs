@@ -76,7 +76,11 @@ pub(super) struct GatewayState {
 
 impl Control {
     /// Opens the listeners and starts the watchers.
-    pub(super) fn new(ready: Ready, inherited: InheritedSockets, admin_address: Option<AdminAddress>) -> Self {
+    pub(super) fn new(
+        ready: Ready,
+        inherited: InheritedSockets,
+        admin_address: Option<AdminAddress>,
+    ) -> Self {
         let Ready { loaded: Loaded { file, snapshot, limits, admin, context, .. }, listeners } = ready;
         let (shared, tasks) = (Arc::new(shared(&limits)), Tasks::default());
         let mut open = Vec::with_capacity(listeners.len());

@@ -34,7 +34,9 @@ pub enum StartError {
         cause: Box<UpstreamError>,
     },
     /// A backend of a route is an address that the gateway itself listens on.
-    #[error("{file}: route {route:?}: backend {backend}: this gateway itself listens there, and no route leads to it; set another backend")]
+    #[error(
+        "{file}: route {route:?}: backend {backend}: this gateway itself listens there, and no route leads to it; set another backend"
+    )]
     OwnAddress {
         /// The configuration file.
         file: String,

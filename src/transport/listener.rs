@@ -278,7 +278,8 @@ mod tests {
 
     #[tokio::test]
     async fn error_for_an_unknown_inherited_name_lists_the_names() {
-        let error = listen(&Address::Inherited("web".into()), &OWNER_ONLY, &InheritedSockets::default()).unwrap_err();
+        let error =
+            listen(&Address::Inherited("web".into()), &OWNER_ONLY, &InheritedSockets::default()).unwrap_err();
         assert_eq!(error.to_string(), "no socket of that name was inherited (none was)");
     }
 

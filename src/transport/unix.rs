@@ -39,7 +39,9 @@ enum UnixError {
     #[error("there is no group {0:?} in {GROUPS}; set group to another name, or to the number of the group")]
     NoSuchGroup(String),
     /// The group of the file cannot be set.
-    #[error("the socket cannot be given to group {group}: {cause}; make the gateway's user a member of that group")]
+    #[error(
+        "the socket cannot be given to group {group}: {cause}; make the gateway's user a member of that group"
+    )]
     Group { group: Group, cause: io::Error },
     /// The system's error.
     #[error(transparent)]
@@ -64,7 +66,11 @@ impl From<UnixError> for io::Error {
 /// # Errors
 /// Another process listens there, there is another kind of file, the group is unknown, or the system refuses. Each message
 /// says what to do.
-pub(crate) fn bind(path: &Path, access: &SocketAccess, backlog: u32) -> io::Result<(UnixListener, SocketPath)> {
+pub(crate) fn bind(
+    path: &Path,
+    access: &SocketAccess,
+    backlog: u32,
+) -> io::Result<(UnixListener, SocketPath)> {
     if path.as_os_str().as_bytes().len() > LONGEST_PATH {
         return Err(UnixError::TooLong.into());
     }

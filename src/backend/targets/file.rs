@@ -255,8 +255,9 @@ mod tests {
         fs::write(&a, "# ours\nalice: 10.0.0.1:5900\n").unwrap();
         fs::write(&b, "bob: 10.0.0.2:5900\n\nalice: 10.0.0.1:5900\n").unwrap();
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"any");
-        let error =
-            Contents::read(&files(directory.path()).unwrap(), &key, |_| Ok(())).err().map(|error| error.to_string());
+        let error = Contents::read(&files(directory.path()).unwrap(), &key, |_| Ok(()))
+            .err()
+            .map(|error| error.to_string());
         let (a, b) = (a.display(), b.display());
         assert_eq!(error, Some(format!("{b}:3: the same token is in {a}:2; remove one of them")));
     }

@@ -11,6 +11,7 @@ mod explain;
 mod generate;
 mod run;
 mod runtime;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -100,7 +101,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("portcullis: {error:#}");
+            terminal::print_error(format_args!("portcullis: {error:#}"));
             exit::code_of(&error).into()
         }
     }

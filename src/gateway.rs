@@ -54,7 +54,8 @@ impl Prepared {
             })
         });
         let admin = admin.transpose()?;
-        let control = Control::new(ready, inherited);
+        let admin_address = admin.as_ref().map(|socket| socket.address().clone());
+        let control = Control::new(ready, inherited, admin_address);
         let admin = admin.map(|socket| {
             let Shared { registry, metrics, .. } = &**control.shared();
             socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))

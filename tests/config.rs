@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portcullis::config::{
-    Balance, Config, Destinations, Health, Identity, RoutePath, TlsVersion, TokenFile, UpstreamConfig,
+    Balance, Config, Destinations, Group, Health, Identity, RoutePath, SocketAccess, TlsVersion, TokenFile,
+    UpstreamConfig,
 };
 
 /// A table's header, as in `[[route]]`, and the keys in it.
@@ -188,9 +189,12 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert_eq!(xmpp.health, Some(Health::default()));
     assert_eq!(xmpp.tls.min_version, TlsVersion::default());
     assert!(!xmpp.tls.insecure_no_verify);
-    let tokens = TokenFile { path: directory.path().join("tokens.cfg") };
+    let tokens = TokenFile { path: directory.path().join("tokens.cfg"), unix: Some("/run/desks".into()) };
     assert_eq!(config.routes[2].upstream.destinations, Destinations::Tokens(tokens));
     config.routes.truncate(1);
+    let socket = config.listeners.pop().expect("a second listener");
+    let group = Some(Group::Name("www-data".into()));
+    assert_eq!(socket.access, SocketAccess { mode: SocketAccess::default().mode, group });
     let sessions = config.log.sessions.take();
     assert_eq!(sessions.as_deref(), Some(Path::new("/var/log/portcullis/sessions.log")));
     assert_eq!(

@@ -511,7 +511,8 @@ async fn a_token_selects_a_backend_and_is_never_shown() {
     let backend = silent_backend().await;
     let directory = ConfigDirectory::new(&format!(
         "{PLAIN}[[route]]\nname = \"desks\"\npath = \"/desk/*\"\nmissing_origin = \"allow\"\n\
-         targets = {{ from = \"file\", path = \"tokens.cfg\" }}\n"
+         allowed_networks = [\"127.0.0.0/8\"]\n\
+         targets = {{ from = \"file\", path = \"tokens.cfg\", unix = \"/nowhere\" }}\n"
     ));
     directory.write(
         "tokens.cfg",
@@ -763,6 +764,7 @@ async fn a_gateway_responds_as_explain_predicts() {
             route("open", &format!("tcp://{backend}"), "missing_origin = \"allow\""),
             route("listed", &format!("tcp://{backend}"), "origins = [\"https://a.example\"]"),
             "[[route]]\nname = \"t\"\npath = \"/t/*\"\nmissing_origin = \"allow\"\n\
+             allowed_networks = [\"127.0.0.0/8\"]\n\
              targets = { from = \"file\", path = \"tokens.cfg\" }\n"
                 .to_owned(),
         ];

@@ -67,7 +67,8 @@ fn files_do_not_import_each_other_in_circles() {
     let root = manifest_directory();
     let mut circles = SourceTree::of_library(&root.join("src")).circles();
     let roots = crate_roots(root);
-    for name in ["benches/relay.rs", "examples/demo/src/main.rs", "tests/gateway/main.rs", "tests/modules.rs"] {
+    for name in ["benches/relay.rs", "examples/demo/src/main.rs", "tests/gateway/main.rs", "tests/modules.rs"]
+    {
         assert!(roots.contains(&root.join(name)), "{name} was not found, only {roots:?}");
     }
     for file in &roots {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header::ALLOW};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
@@ -28,6 +29,9 @@ use crate::{metrics::Metrics, session::Registry};
 /// The largest request body, in bytes.
 const MAX_BODY: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request and its whole body, or why that could not be read.
+pub(super) type ReadRequest = Request<Result<Bytes, ApiError>>;
 
 #[derive(Debug)]
 pub(super) struct AdminApi {
@@ -56,10 +60,7 @@ impl AdminApi {
     }
 
     /// Handles a request that has passed the guard.
-    pub(super) async fn handle<B>(&self, request: Request<B>) -> AdminResponse
-    where
-        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
-    {
+    pub(super) async fn handle(&self, request: ReadRequest) -> AdminResponse {
         let Some(methods) = methods(request.uri().path()) else {
             return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
         };
@@ -69,10 +70,7 @@ impl AdminApi {
         self.route(request).await.unwrap_or_else(AdminResponse::from)
     }
 
-    async fn route<B>(&self, request: Request<B>) -> Result<AdminResponse, ApiError>
-    where
-        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send,
-    {
+    async fn route(&self, request: ReadRequest) -> Result<AdminResponse, ApiError> {
         let path = request.uri().path().to_owned();
         match path.as_str() {
             "/" => Ok(page::html()),
@@ -86,14 +84,14 @@ impl AdminApi {
                 Ok(json(StatusCode::OK, &status(&self.metrics, opened, self.snapshot(), now)))
             }
             "/api/sessions" => self.sessions.list(request.uri().query()).await,
-            "/api/sessions/kill" => self.sessions.kill(&read_json(request).await?),
+            "/api/sessions/kill" => self.sessions.kill(&read_json(request)?),
             "/api/reload" => self.reload().await,
             "/api/drain" => {
                 self.control.drain();
                 let text = "draining: no new connections are accepted, sessions are being closed";
                 Ok(message(StatusCode::ACCEPTED, text))
             }
-            "/api/log-level" => self.set_log_level(&read_json(request).await?),
+            "/api/log-level" => self.set_log_level(&read_json(request)?),
             path => self.sessions.kill_one(path, request.uri().query()),
         }
     }
@@ -164,23 +162,32 @@ fn method_not_allowed(methods: &[Method]) -> AdminResponse {
     refusal
 }
 
-async fn read_json<T, B>(request: Request<B>) -> Result<T, ApiError>
+/// Reads the body of a request that can have one.
+pub(super) async fn read<B>(request: Request<B>) -> ReadRequest
 where
-    T: DeserializeOwned,
     B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
-    let body = Limited::new(request.into_body(), MAX_BODY).collect();
-    let body = match timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
+    let (head, body) = request.into_parts();
+    let body = if head.method == Method::POST { read_body(body).await } else { Ok(Bytes::new()) };
+    Request::from_parts(head, body)
+}
+
+async fn read_body<B>(body: B) -> Result<Bytes, ApiError>
+where
+    B: Body<Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let text = format!("the body is larger than {MAX_BODY} bytes");
-            return Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, text));
+            Err(ApiError(StatusCode::PAYLOAD_TOO_LARGE, text))
         }
-        Ok(Err(error)) => return Err(ApiError::bad_request(format!("cannot read the body: {error}"))),
-        Err(_) => {
-            return Err(ApiError(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()));
-        }
-    };
-    serde_json::from_slice(&body)
+        Ok(Err(error)) => Err(ApiError::bad_request(format!("cannot read the body: {error}"))),
+        Err(_) => Err(ApiError(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned())),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(request: ReadRequest) -> Result<T, ApiError> {
+    serde_json::from_slice(&request.into_body()?)
         .map_err(|error| ApiError::bad_request(format!("invalid JSON body: {error}")))
 }

@@ -6,6 +6,7 @@
 
 mod api;
 pub(crate) mod client;
+mod connections;
 pub(crate) mod control;
 mod guard;
 pub(crate) mod kill;

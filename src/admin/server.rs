@@ -1,6 +1,6 @@
 //! The HTTP server of the admin address.
 //!
-//! Owns its connections and their limits. Knows nothing of the API behind it. It does not count against the gateway's
+//! Owns the limits of its connections. Knows nothing of the API behind it. It does not count against the gateway's
 //! limits, so it responds even when the gateway is full. Invariants: the number of connections is bounded, and so is the
 //! time of each without a request; a request that fails the guard's check is not handled.
 
@@ -9,12 +9,13 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use http::{Request, StatusCode, header::HOST};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Semaphore, time};
+use tokio::time;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    api::AdminApi,
+    api::{AdminApi, read},
+    connections::{Connection, Connections},
     control::ProcessControl,
     guard::{self, GuardRefusal},
     response::{AdminResponse, TEXT, response},
@@ -31,7 +32,7 @@ use crate::{
     },
 };
 
-/// Further connections wait in the backlog.
+/// A further one takes the place of the one that has waited longest for its client.
 const MAX_CONNECTIONS: usize = 64;
 /// Close a connection if it sends no whole request head for this long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +71,11 @@ impl AdminSocket {
         };
         let actual = socket.as_ref().and_then(address_of);
         Ok(Self { address: actual.unwrap_or_else(|| address.clone()), socket })
+    }
+
+    /// The local address, with the port that the system chose for port 0.
+    pub(crate) fn address(&self) -> &AdminAddress {
+        &self.address
     }
 
     /// Accepts connections from now on, in tasks of the current runtime.
@@ -119,19 +125,21 @@ async fn bind_when_free(address: &AdminAddress) -> ListeningSocket {
 }
 
 async fn accept(socket: ListeningSocket, api: Arc<AdminApi>, stop: CancellationToken) {
-    let (permits, own) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), socket.address().ip());
+    let (connections, own) = (Arc::new(Connections::new(MAX_CONNECTIONS)), socket.address().ip());
     let mut backoff = Backoff::default();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match socket.accept().await {
             Ok((stream, _)) => {
                 backoff.reset();
                 stream.set_nodelay();
+                let connection = Arc::new(connections.open().await);
                 let (api, stop) = (Arc::clone(&api), stop.clone());
                 tokio::spawn(async move {
-                    stop.run_until_cancelled(serve_connection(stream, own, api)).await;
-                    drop(permit);
+                    let served = serve_connection(stream, own, api, Arc::clone(&connection));
+                    tokio::select! {
+                        _ = stop.run_until_cancelled(served) => {}
+                        () = connection.closed() => tracing::debug!("admin connection closed for a newer one"),
+                    }
                 });
             }
             Err(error) => {
@@ -144,12 +152,17 @@ async fn accept(socket: ListeningSocket, api: Arc<AdminApi>, stop: CancellationT
     }
 }
 
-async fn serve_connection(stream: Socket, own: Option<SocketAddr>, api: Arc<AdminApi>) {
+async fn serve_connection(
+    stream: Socket,
+    own: Option<SocketAddr>,
+    api: Arc<AdminApi>,
+    connection: Arc<Connection>,
+) {
     let mut io = TimeoutStream::new(stream);
     io.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = service_fn(move |request: Request<Incoming>| {
-        let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(handle(request, own, &api).await) }
+        let (api, connection) = (Arc::clone(&api), Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(handle(request, own, &api, &connection).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -162,9 +175,18 @@ async fn serve_connection(stream: Socket, own: Option<SocketAddr>, api: Arc<Admi
     }
 }
 
-async fn handle(request: Request<Incoming>, own: Option<SocketAddr>, api: &AdminApi) -> AdminResponse {
+async fn handle(
+    request: Request<Incoming>,
+    own: Option<SocketAddr>,
+    api: &AdminApi,
+    connection: &Connection,
+) -> AdminResponse {
     match guard::check(request.method(), request.headers(), own) {
-        Ok(()) => api.handle(request).await,
+        Ok(()) => {
+            let request = read(request).await;
+            let _answering = connection.answering();
+            api.handle(request).await
+        }
         Err(refusal) => {
             let host = request.headers().get(HOST).map(|host| quoted(host.as_bytes()));
             tracing::debug!(host, why = %refusal, "admin request refused");

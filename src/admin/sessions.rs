@@ -119,7 +119,7 @@ pub(crate) struct SessionList {
     pub sessions: Vec<SessionEntry>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SessionEntry {
     pub id: u64,
     pub peer: String,

@@ -5,7 +5,7 @@
 use std::io;
 
 use crate::{
-    config::{Address, AdminAddress},
+    config::{Address, AdminAddress, SocketAccess},
     transport::listener::{InheritedSockets, ListeningSocket, listen, listen_privately},
 };
 
@@ -40,7 +40,8 @@ fn advice(error: &io::Error) -> &'static str {
 pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketError> {
     let bound = match address {
         AdminAddress::Loopback(address) => {
-            let listening = listen(&Address::Ip(*address), &InheritedSockets::default());
+            let listening =
+                listen(&Address::Ip(*address), &SocketAccess::default(), &InheritedSockets::default());
             listening
                 .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
         }

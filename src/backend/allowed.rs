@@ -2,34 +2,49 @@
 //!
 //! Owns `allowed_networks` and the default rules against server-side request forgery. A DNS server can answer with
 //! any address, and with another one a second later (DNS rebinding); so addresses are checked rather than names,
-//! directly before each connection attempt. Pure: no I/O.
+//! directly before each connection attempt. Addresses of private networks (RFC 1918, RFC 4193, RFC 6598) are allowed:
+//! most backends have one. No I/O but that of [`OwnAddresses`].
 
-use std::{fmt, net::IpAddr, sync::LazyLock};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, LazyLock},
+};
 
 use ipnet::IpNet;
 
-use crate::admission::rate::covers;
+use super::own::OwnAddresses;
+use crate::{admission::rate::covers, config::reached};
 
-/// What no name may resolve to, unless the route's `allowed_networks` permit it: link-local addresses, cloud metadata
-/// services, which give out credentials, and addresses that are not those of a single machine.
+/// What no name may resolve to, unless the route's `allowed_networks` permit it: loopback and link-local addresses, cloud
+/// metadata services, which give out credentials, and addresses that are not those of a single machine.
 static FORBIDDEN_BY_DEFAULT: LazyLock<Vec<(IpNet, Rule)>> = LazyLock::new(|| {
     [
         ("0.0.0.0/8", Rule::Unspecified),
         ("::/128", Rule::Unspecified),
+        ("127.0.0.0/8", Rule::Loopback),
+        ("::1/128", Rule::Loopback),
         // AWS, Azure, Google and most others. It is link-local too, but this rule explains more.
         ("169.254.169.254/32", Rule::CloudMetadata),
         // Alibaba Cloud.
         ("100.100.100.200/32", Rule::CloudMetadata),
         // Azure's wire server.
         ("168.63.129.16/32", Rule::CloudMetadata),
-        // AWS and Google.
-        ("fd00:ec2::254/128", Rule::CloudMetadata),
+        // Oracle Cloud Infrastructure Classic.
+        ("192.0.0.192/32", Rule::CloudMetadata),
+        // AWS: the metadata service at ::254, DNS at ::253, time at ::123, containers' credentials at ::23.
+        ("fd00:ec2::/32", Rule::CloudMetadata),
+        // Scaleway.
+        ("fd00:42::42/128", Rule::CloudMetadata),
+        // Google.
         ("fd20:ce::254/128", Rule::CloudMetadata),
         ("169.254.0.0/16", Rule::LinkLocal),
         ("fe80::/10", Rule::LinkLocal),
         ("224.0.0.0/4", Rule::Multicast),
         ("255.255.255.255/32", Rule::Multicast),
         ("ff00::/8", Rule::Multicast),
+        // RFC 8215: for translators of a site's own, so that any IPv4 address may be behind it.
+        ("64:ff9b:1::/48", Rule::Translated),
     ]
     .into_iter()
     .filter_map(|(network, rule)| Some((network.parse().ok()?, rule)))
@@ -41,6 +56,10 @@ static FORBIDDEN_BY_DEFAULT: LazyLock<Vec<(IpNet, Rule)>> = LazyLock::new(|| {
 pub enum Rule {
     /// Not in the route's `allowed_networks`.
     NotAllowed,
+    /// The gateway itself listens there.
+    Own,
+    /// `127.0.0.0/8` or `::1`.
+    Loopback,
     /// `169.254.0.0/16` or `fe80::/10`.
     LinkLocal,
     /// A cloud's metadata service.
@@ -49,52 +68,83 @@ pub enum Rule {
     Unspecified,
     /// More than one machine.
     Multicast,
+    /// Translated to an unknown IPv4 address.
+    Translated,
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAllowed => "it is not in the route's allowed_networks",
-            Self::LinkLocal => {
-                "a name may not resolve to a link-local address, unless allowed_networks permits it"
-            }
-            Self::CloudMetadata => {
-                "a name may not resolve to a cloud's metadata service, unless allowed_networks permits it"
-            }
-            Self::Unspecified => {
-                "a name may not resolve to the unspecified address, unless allowed_networks permits it"
-            }
-            Self::Multicast => {
-                "a name may not resolve to a multicast address, unless allowed_networks permits it"
-            }
-        })
+        let what = match self {
+            Self::NotAllowed => return f.write_str("it is not in the route's allowed_networks"),
+            Self::Own => return f.write_str("this gateway itself listens there, and no route leads to it"),
+            Self::Loopback => "a loopback address",
+            Self::LinkLocal => "a link-local address",
+            Self::CloudMetadata => "a cloud's metadata service",
+            Self::Unspecified => "the unspecified address",
+            Self::Multicast => "a multicast address",
+            Self::Translated => "an address of a local NAT64 prefix",
+        };
+        write!(f, "a name may not resolve to {what}, unless allowed_networks permits it")
     }
+}
+
+/// Where an address comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// It is written instead of a name.
+    Literal,
+    /// The name is in the hosts file of this machine, or is `localhost`.
+    Local,
+    /// A name server answered with it.
+    Dns,
 }
 
 /// The addresses that a route may dial.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Allowed {
     /// The only networks that may be dialled. Without them, any address that is written in the configuration may be
-    /// dialled, and a name may resolve to any address but link-local, cloud metadata, unspecified and multicast ones.
+    /// dialled, and a name may resolve to any address that [`FORBIDDEN_BY_DEFAULT`] does not contain. The hosts file
+    /// may also name loopback addresses.
     pub networks: Option<Vec<IpNet>>,
+    /// Whether tokens select the backends. What is written in a token file is not the configuration's word: a literal
+    /// address must be in `networks`, and so must every loopback address.
+    pub by_token: bool,
+    /// What is never dialled.
+    pub own: Arc<OwnAddresses>,
 }
 
 impl Allowed {
-    /// Whether `address` may be dialled. `literal`: it is written in the configuration, not resolved from a name.
+    /// Whether `address` may be dialled.
     ///
     /// # Errors
     /// The rule that forbids it.
-    pub(crate) fn check(&self, address: IpAddr, literal: bool) -> Result<(), Rule> {
-        match &self.networks {
-            Some(networks) if covers(networks, address) => Ok(()),
-            Some(_) => Err(Rule::NotAllowed),
-            None if literal => Ok(()),
-            None => FORBIDDEN_BY_DEFAULT
-                .iter()
-                .find(|(network, _)| covers(std::slice::from_ref(network), embedded(address)))
-                .map_or(Ok(()), |(_, rule)| Err(*rule)),
+    pub(crate) fn check(&self, address: SocketAddr, source: Source) -> Result<(), Rule> {
+        if self.own.current().has_ip(address) {
+            return Err(Rule::Own);
         }
+        self.check_networks(address.ip(), source)
     }
+
+    /// As [`check`](Self::check), without the addresses of this gateway.
+    pub(super) fn check_networks(&self, address: IpAddr, source: Source) -> Result<(), Rule> {
+        let Some(networks) = &self.networks else {
+            return match source {
+                Source::Literal if self.by_token => Err(Rule::NotAllowed),
+                Source::Literal => Ok(()),
+                Source::Local | Source::Dns => match forbidden_by_default(address) {
+                    Some(Rule::Loopback) if source == Source::Local && !self.by_token => Ok(()),
+                    rule => rule.map_or(Ok(()), Err),
+                },
+            };
+        };
+        if covers(networks, reached(address)) { Ok(()) } else { Err(Rule::NotAllowed) }
+    }
+}
+
+fn forbidden_by_default(address: IpAddr) -> Option<Rule> {
+    let address = embedded(address);
+    let covered = |&&(ref network, _): &&(IpNet, Rule)| covers(std::slice::from_ref(network), address);
+    FORBIDDEN_BY_DEFAULT.iter().find(covered).map(|(_, rule)| *rule)
 }
 
 /// The IPv4 address that NAT64 translates an IPv6 address to (RFC 6052 §2.1: `64:ff9b::/96`).
@@ -113,6 +163,10 @@ fn embedded(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    fn check(allowed: &Allowed, address: &str, source: Source) -> Result<(), Rule> {
+        allowed.check(SocketAddr::new(address.parse().unwrap(), 5900), source)
+    }
+
     #[test]
     fn names_may_resolve_to_any_address_but_these() {
         let default = Allowed::default();
@@ -122,7 +176,10 @@ mod tests {
             ("64:ff9b::169.254.169.254", Rule::CloudMetadata),
             ("100.100.100.200", Rule::CloudMetadata),
             ("168.63.129.16", Rule::CloudMetadata),
+            ("192.0.0.192", Rule::CloudMetadata),
             ("fd00:ec2::254", Rule::CloudMetadata),
+            ("fd00:ec2::23", Rule::CloudMetadata),
+            ("fd00:42::42", Rule::CloudMetadata),
             ("fd20:ce::254", Rule::CloudMetadata),
             ("169.254.0.1", Rule::LinkLocal),
             ("169.254.255.255", Rule::LinkLocal),
@@ -132,31 +189,82 @@ mod tests {
             ("0.1.2.3", Rule::Unspecified),
             ("::", Rule::Unspecified),
             ("::ffff:0.0.0.0", Rule::Unspecified),
+            ("127.0.0.1", Rule::Loopback),
+            ("127.255.255.255", Rule::Loopback),
+            ("::1", Rule::Loopback),
+            ("::ffff:127.0.0.1", Rule::Loopback),
+            ("64:ff9b::127.0.0.1", Rule::Loopback),
             ("224.0.0.1", Rule::Multicast),
             ("239.255.255.255", Rule::Multicast),
             ("255.255.255.255", Rule::Multicast),
             ("ff02::1", Rule::Multicast),
+            ("64:ff9b:1::1", Rule::Translated),
+            ("64:ff9b:1:ffff:ffff:ffff:a9fe:a9fe", Rule::Translated),
         ] {
-            let address = address.parse().unwrap();
-            assert_eq!(default.check(address, false), Err(rule), "{address}");
-            assert_eq!(default.check(address, true), Ok(()), "{address} was written by the operator");
+            assert_eq!(check(&default, address, Source::Dns), Err(rule), "{address}");
+            assert_eq!(
+                check(&default, address, Source::Literal),
+                Ok(()),
+                "{address} was written by the operator"
+            );
+            let local = if rule == Rule::Loopback { Ok(()) } else { Err(rule) };
+            assert_eq!(check(&default, address, Source::Local), local, "{address} in the hosts file");
         }
-        for address in ["127.0.0.1", "::1", "10.0.0.1", "192.168.1.1", "fd00::1", "8.8.8.8", "2001:db8::1"] {
-            assert_eq!(default.check(address.parse().unwrap(), false), Ok(()), "{address}");
+        for address in
+            ["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "8.8.8.8", "2001:db8::1"]
+        {
+            assert_eq!(check(&default, address, Source::Dns), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn row_70_what_a_token_file_says_must_be_in_allowed_networks() {
+        let tokens = Allowed { by_token: true, ..Allowed::default() };
+        for address in ["127.0.0.1", "0.0.0.0", "::1", "169.254.169.254", "10.0.0.1", "8.8.8.8"] {
+            assert_eq!(check(&tokens, address, Source::Literal), Err(Rule::NotAllowed), "{address}");
+        }
+        for source in [Source::Local, Source::Dns] {
+            assert_eq!(check(&tokens, "127.0.0.1", source), Err(Rule::Loopback));
+            assert_eq!(check(&tokens, "10.0.0.1", source), Ok(()));
+        }
+        let networks = Some(vec!["127.0.0.0/8".parse().unwrap()]);
+        let tokens = Allowed { networks, ..tokens };
+        for (address, answer) in [
+            ("127.0.0.1", Ok(())),
+            ("0.0.0.0", Ok(())),
+            ("::", Err(Rule::NotAllowed)),
+            ("10.0.0.1", Err(Rule::NotAllowed)),
+        ] {
+            assert_eq!(check(&tokens, address, Source::Literal), answer, "{address}");
+        }
+    }
+
+    #[test]
+    fn row_70_the_addresses_of_the_gateway_itself_are_forbidden_whatever_is_allowed() {
+        let own = Arc::new(OwnAddresses::default());
+        own.replace(["127.0.0.1:5900".parse().unwrap()].into_iter().collect());
+        let networks = Some(vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
+        for networks in [None, networks] {
+            let allowed = Allowed { networks, by_token: false, own: Arc::clone(&own) };
+            for source in [Source::Literal, Source::Local, Source::Dns] {
+                for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"] {
+                    assert_eq!(check(&allowed, address, source), Err(Rule::Own), "{address}");
+                }
+            }
+            assert_eq!(check(&allowed, "127.0.0.2", Source::Literal), Ok(()));
         }
     }
 
     #[test]
     fn allowed_networks_replace_the_default_and_apply_to_literals_too() {
         let networks = ["10.0.0.0/8", "169.254.0.0/16", "fd00::/8"].map(|network| network.parse().unwrap());
-        let allowed = Allowed { networks: Some(networks.to_vec()) };
-        for literal in [true, false] {
+        let allowed = Allowed { networks: Some(networks.to_vec()), ..Allowed::default() };
+        for source in [Source::Literal, Source::Local, Source::Dns] {
             for address in ["10.1.2.3", "::ffff:10.1.2.3", "169.254.169.254", "fd00:ec2::254"] {
-                assert_eq!(allowed.check(address.parse().unwrap(), literal), Ok(()), "{address}");
+                assert_eq!(check(&allowed, address, source), Ok(()), "{address}");
             }
-            for address in ["11.0.0.1", "127.0.0.1", "::1", "64:ff9b::10.0.0.1"] {
-                let answer = allowed.check(address.parse().unwrap(), literal);
-                assert_eq!(answer, Err(Rule::NotAllowed), "{address}");
+            for address in ["11.0.0.1", "127.0.0.1", "0.0.0.0", "::1", "64:ff9b::10.0.0.1"] {
+                assert_eq!(check(&allowed, address, source), Err(Rule::NotAllowed), "{address}");
             }
         }
     }

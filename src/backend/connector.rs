@@ -15,6 +15,7 @@ use super::{
     balance::BackendRegistry,
     exhaustion::is_exhaustion,
     happy_eyeballs::{self, TcpConnectError},
+    own::{AddressSet, OwnAddresses},
     proxy_header::{self, ClientInfo},
     resolve::{ResolveError, Resolver},
     starttls::{self, StartTlsError},
@@ -36,6 +37,10 @@ pub struct DialContext {
     pub registry: Arc<BackendRegistry>,
     /// The authorities that the system trusts.
     pub roots: SystemRoots,
+    /// The addresses that the running gateway listens on; never dialled.
+    pub own: Arc<OwnAddresses>,
+    /// Those of the configuration that is being loaded, for the checks while it is loaded.
+    pub configured: AddressSet,
 }
 
 impl DialContext {
@@ -46,6 +51,8 @@ impl DialContext {
             resolver: Arc::clone(&self.resolver),
             registry: Arc::clone(&self.registry),
             roots: SystemRoots::default(),
+            own: Arc::clone(&self.own),
+            configured: AddressSet::default(),
         }
     }
 }
@@ -59,6 +66,9 @@ pub enum ConnectError {
     /// No address could be connected to.
     #[error(transparent)]
     Tcp(#[from] TcpConnectError),
+    /// The Unix socket is one of this gateway.
+    #[error("this gateway itself listens there, and no route leads to it")]
+    Own,
     /// The Unix socket could not be connected to.
     #[error("{0}")]
     Unix(io::Error),
@@ -85,10 +95,20 @@ impl ConnectError {
             Self::Resolve(error) => error.reason(),
             Self::Tcp(error) => error.reason(),
             Self::Unix(error) | Self::ProxyHeader(error) => reason_of(error),
+            Self::Own => Reason::BackendRefused,
             Self::StartTls(error) => error.reason(),
             Self::NoTls => Reason::BackendTlsFailed,
             Self::Tls(error) => error.reason(),
         }
+    }
+}
+
+/// What a route may dial.
+pub(super) fn allowed(config: &UpstreamConfig, context: &DialContext) -> Allowed {
+    Allowed {
+        networks: config.allowed_networks.clone(),
+        by_token: matches!(config.destinations, Destinations::Tokens(_)),
+        own: Arc::clone(&context.own),
     }
 }
 
@@ -118,7 +138,7 @@ impl Connector {
     pub(super) fn load(config: &UpstreamConfig, context: &DialContext) -> Result<Self, TlsConfigError> {
         Ok(Self {
             resolver: Arc::clone(&context.resolver),
-            allowed: Allowed { networks: config.allowed_networks.clone() },
+            allowed: allowed(config, context),
             tls_connector: match &config.destinations {
                 Destinations::Fixed(backends) if !backends.iter().any(Backend::is_encrypted) => None,
                 Destinations::Fixed(_) => Some(TlsConnector::load(&config.tls, &context.roots)?),
@@ -175,9 +195,17 @@ impl Connector {
         client_info: Option<&ClientInfo>,
         deadline: Instant,
     ) -> Result<BackendStream, ConnectError> {
+        let own = self.allowed.own.current();
+        if own.has_path(path) {
+            return Err(ConnectError::Own);
+        }
         let connected = timeout_at(deadline, UnixStream::connect(path)).await;
         let socket =
             connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(ConnectError::Unix)?;
+        // A link may have been changed since.
+        if socket.peer_addr().is_ok_and(|peer| own.has_bound(peer.as_pathname())) {
+            return Err(ConnectError::Own);
+        }
         let mut stream = CountingStream::new(socket);
         self.send_proxy_header(&mut stream, client_info, deadline).await?;
         Ok(BackendStream::Unix(stream))

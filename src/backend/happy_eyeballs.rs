@@ -155,7 +155,7 @@ pub(crate) async fn happy_eyeballs<T, F>(
 where
     F: Future<Output = io::Result<T>>,
 {
-    let Addresses { known, mut pending, literal } = addresses;
+    let Addresses { known, mut pending, source } = addresses;
     let mut waiting = Waiting::default();
     waiting.extend(known);
     let mut attempts = FuturesUnordered::new();
@@ -180,7 +180,7 @@ where
             () = sleep_until(next_attempt), if !waiting.is_empty() => {
                 let Some(address) = waiting.next() else { continue };
                 let address = SocketAddr::new(address, port);
-                match allowed.check(address.ip(), literal) {
+                match allowed.check(address, source) {
                     Err(rule) => failures.0.push((address, Failure::Forbidden(rule))),
                     Ok(()) => {
                         let attempt = connect(address);
@@ -237,7 +237,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::backend::resolve::{PendingLookup, ResolveError};
+    use crate::backend::{
+        allowed::Source,
+        resolve::{PendingLookup, ResolveError},
+    };
 
     const V6: [&str; 3] = ["2001:db8::1", "2001:db8::2", "2001:db8::3"];
     const V4: [&str; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
@@ -258,7 +261,7 @@ mod tests {
 
     fn named(addresses: &[&str], pending: Option<PendingLookup>) -> Addresses {
         let known = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Addresses { known, pending, literal: false }
+        Addresses { known, pending, source: Source::Local }
     }
 
     fn later(after: u64, addresses: &'static [&'static str]) -> PendingLookup {

@@ -11,6 +11,7 @@ pub(crate) mod connector;
 mod exhaustion;
 pub(crate) mod happy_eyeballs;
 pub(crate) mod health;
+pub(crate) mod own;
 pub(crate) mod proxy_header;
 mod rendezvous;
 pub(crate) mod resolve;
@@ -31,11 +32,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     balance::{BackendPermit, Pool, PoolSettings},
-    targets::{TargetsError, TokenTable, token_of},
+    targets::{TargetRules, TargetsError, TokenTable, token_of},
     tls::TlsConfigError,
 };
 pub(crate) use self::{
     connector::{ConnectError, Connector, DialContext},
+    own::AddressSet,
     proxy_header::ClientInfo,
     stream::BackendStream,
 };
@@ -140,9 +142,24 @@ impl Upstream {
                     backends: backends.clone(),
                 }
             }
-            Destinations::Tokens(file) => BackendSet::Tokens(TokenTable::open(file)?),
+            Destinations::Tokens(file) => {
+                let rules = TargetRules::new(file, connector::allowed(config, context));
+                BackendSet::Tokens(TokenTable::open(file, rules, &context.configured)?)
+            }
         };
         Ok(Self { backend_set, connector: Connector::load(config, context)?, health: config.health.clone() })
+    }
+
+    /// The first backend, in the configuration or in the token file, that is one of `addresses`.
+    pub(crate) fn first_of(&self, addresses: &AddressSet) -> Option<Backend> {
+        self.backends().into_iter().find(|backend| addresses.has_backend(backend))
+    }
+
+    /// The failure of a reload because of the token file was reported: do not report it again.
+    pub fn mark_rejected(&self) {
+        if let BackendSet::Tokens(table) = &self.backend_set {
+            table.mark_rejected();
+        }
     }
 
     /// Whether loading `config` reads no file, so that equal configurations give equal results.

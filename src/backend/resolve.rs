@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use self::dns::Dns;
-use super::exhaustion::is_exhaustion;
+use super::{allowed::Source, exhaustion::is_exhaustion};
 use crate::{
     config::Host,
     outcome::Reason,
@@ -107,18 +107,18 @@ pub(super) type PendingLookup = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, 
 pub struct Addresses {
     pub(super) known: Vec<IpAddr>,
     pub(super) pending: Option<PendingLookup>,
-    /// Whether the configuration names the address itself.
-    pub(super) literal: bool,
+    /// Where they come from.
+    pub(super) source: Source,
 }
 
 impl Addresses {
     /// An address that is written in the configuration.
     pub fn literal(address: IpAddr) -> Self {
-        Self { known: vec![address], pending: None, literal: true }
+        Self { known: vec![address], pending: None, source: Source::Literal }
     }
 
     fn of_name(known: Vec<IpAddr>) -> Self {
-        Self { known, pending: None, literal: false }
+        Self { known, pending: None, source: Source::Dns }
     }
 }
 
@@ -127,7 +127,7 @@ impl fmt::Debug for Addresses {
         f.debug_struct("Addresses")
             .field("known", &self.known)
             .field("pending", &self.pending.is_some())
-            .field("literal", &self.literal)
+            .field("source", &self.source)
             .finish()
     }
 }
@@ -183,7 +183,7 @@ impl Resolver {
         let name = Name::from_ascii(name).map_err(|error| ResolveError::Failed(error.into()))?;
         let local = config.local(&name);
         if !local.is_empty() {
-            return Ok(Addresses::of_name(local));
+            return Ok(Addresses { source: Source::Local, ..Addresses::of_name(local) });
         }
         let dns = config.dns.as_ref().map_err(Clone::clone)?;
         match timeout_at(deadline, dns.resolve(&name)).await {
@@ -434,7 +434,7 @@ mod tests {
             }
             found.known.sort();
             assert_eq!(found.known, ips(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
-            assert!(!found.literal);
+            assert_eq!(found.source, Source::Dns);
         }
         assert_eq!(system.queries(), 2, "answers are cached for their time to live");
     }
@@ -444,7 +444,7 @@ mod tests {
         let system = System::new(|name, _, _| panic!("unexpected query for {name}")).await;
         for literal in ["192.0.2.1", "[2001:db8::1]"] {
             let found = system.resolve(literal).await.unwrap();
-            assert!(found.literal);
+            assert_eq!(found.source, Source::Literal);
             assert_eq!(found.known, ips(&[literal.trim_matches(['[', ']'])]));
         }
         assert_eq!(system.queries(), 0);

@@ -23,7 +23,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{Hash, Hasher},
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -33,9 +33,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::file::TargetsError;
-use self::file::{Contents, File, files};
+use self::file::{Contents, File, LineError, files};
+use super::{
+    allowed::{Allowed, Source},
+    own::AddressSet,
+};
 use crate::{
-    config::{Backend, RoutePath, Secret, TokenFile},
+    config::{Backend, Host, RoutePath, Secret, TokenFile},
     watched_file::{self, ChangeTracker, FileEvent, LoadedFile},
 };
 
@@ -70,10 +74,52 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
+/// What a line of the file may name. Who may write the file does not thereby reach every server of this machine.
+#[derive(Debug)]
+pub(crate) struct TargetRules {
+    /// The rules for addresses.
+    allowed: Allowed,
+    /// The directory of the Unix sockets that may be named.
+    unix: Option<PathBuf>,
+}
+
+impl TargetRules {
+    pub(crate) fn new(file: &TokenFile, allowed: Allowed) -> Self {
+        Self { allowed, unix: file.unix.clone() }
+    }
+
+    /// Whether a line may name `target`. The addresses that a name resolves to are checked when it is dialled.
+    fn check(&self, target: &Backend, own: &AddressSet) -> Result<(), LineError> {
+        let is_allowed = match (target, target.host_and_port()) {
+            (_, Some((Host::Address(address), _))) => {
+                self.allowed.check_networks(*address, Source::Literal).is_ok()
+            }
+            (Backend::Unix(path), _) => {
+                self.unix.as_deref().is_some_and(|directory| is_below(path, directory))
+            }
+            _ => true,
+        };
+        match target {
+            _ if own.has_backend(target) => Err(LineError::Own),
+            _ if is_allowed => Ok(()),
+            Backend::Unix(_) => Err(LineError::UnixNotAllowed),
+            _ => Err(LineError::AddressNotAllowed),
+        }
+    }
+}
+
+/// Whether `path` leads to a file below `directory`. With `..` in it, it could lead elsewhere.
+fn is_below(path: &Path, directory: &Path) -> bool {
+    path.starts_with(directory)
+        && path != directory
+        && path.components().all(|part| part != Component::ParentDir)
+}
+
 /// Maps tokens to backends.
 pub(crate) struct TokenTable {
     path: PathBuf,
     key: hmac::Key,
+    rules: TargetRules,
     targets: RwLock<Arc<Targets>>,
     /// Compares the list of files with their stamps; `None` if that cannot be read.
     tracker: Mutex<ChangeTracker<Option<Vec<File>>>>,
@@ -86,14 +132,19 @@ impl TokenTable {
     ///
     /// # Errors
     /// [`TargetsError`] names the file, and the line where there is one.
-    pub(crate) fn open(file: &TokenFile) -> Result<Arc<Self>, TargetsError> {
+    pub(crate) fn open(
+        file: &TokenFile,
+        rules: TargetRules,
+        configured: &AddressSet,
+    ) -> Result<Arc<Self>, TargetsError> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| TargetsError::NoRandomKey)?;
         let files = files(&file.path)?;
-        let targets = Contents::read(&files, &key)?.targets;
+        let targets = Contents::read(&files, &key, |target| rules.check(target, configured))?.targets;
         Ok(Arc::new(Self {
             path: file.path.clone(),
             key,
+            rules,
             targets: RwLock::new(Arc::new(targets)),
             tracker: Mutex::new(ChangeTracker::new(Some(files), Instant::now())),
         }))
@@ -125,7 +176,9 @@ impl TokenTable {
         let found = files(&self.path);
         let stamps = found.as_ref().ok().cloned();
         let event = self.tracker.lock().check(stamps, Instant::now(), || {
-            let Contents { targets, is_partial } = Contents::read(&found?, &self.key)?;
+            let own = self.rules.allowed.own.current();
+            let Contents { targets, is_partial } =
+                Contents::read(&found?, &self.key, |target| self.rules.check(target, &own))?;
             let is_current = targets == *self.current();
             Ok(LoadedFile { value: targets, is_current, is_partial })
         });
@@ -146,6 +199,12 @@ impl TokenTable {
                 );
             }
         }
+    }
+
+    /// A reload of the configuration has rejected these files and reported that: it is not reported again.
+    pub(super) fn mark_rejected(&self) {
+        let stamps = files(&self.path).ok();
+        self.tracker.lock().mark_rejected(stamps);
     }
 
     fn len(&self) -> usize {
@@ -204,7 +263,15 @@ mod tests {
     use crate::watched_file::CHECK_INTERVAL;
 
     fn table(path: PathBuf) -> Arc<TokenTable> {
-        TokenTable::open(&TokenFile { path }).unwrap()
+        open(path).unwrap()
+    }
+
+    /// A table for which everything is allowed.
+    fn open(path: PathBuf) -> Result<Arc<TokenTable>, TargetsError> {
+        let file = TokenFile { path, unix: Some("/".into()) };
+        let networks = Some(vec!["0.0.0.0/0".parse().unwrap()]);
+        let rules = TargetRules::new(&file, Allowed { networks, ..Allowed::default() });
+        TokenTable::open(&file, rules, &AddressSet::default())
     }
 
     fn find(table: &TokenTable, token: &str) -> Option<String> {
@@ -259,6 +326,64 @@ mod tests {
         {
             assert_eq!(find(&table, token), None, "{token:?}");
         }
+    }
+
+    #[test]
+    fn row_70_each_line_must_be_allowed() {
+        let fixture = Fixture::new();
+        let own: AddressSet = ["127.0.0.1:9101", "unix:/run/desks/own.sock"]
+            .map(|text| text.parse().unwrap())
+            .into_iter()
+            .collect();
+        let attempt = |target: &str, networks: Option<&str>, unix: Option<&str>| {
+            fixture.write(&format!("# desks\nsecret: {target}\n"));
+            let file = TokenFile { path: fixture.file(), unix: unix.map(PathBuf::from) };
+            let networks = networks.map(|network| vec![network.parse().unwrap()]);
+            let rules = TargetRules::new(&file, Allowed { networks, by_token: true, ..Allowed::default() });
+            let error = TokenTable::open(&file, rules, &own).err()?.to_string();
+            assert!(error.contains("tokens.cfg:2: ") && !error.contains("secret"), "{error}");
+            Some(error.split_once(":2: ").unwrap().1.split(' ').take(4).collect::<Vec<_>>().join(" "))
+        };
+        let (address, socket, gateway) =
+            (Some("this address is not"), Some("this Unix socket is"), Some("this gateway itself listens"));
+        for (target, networks, unix, error) in [
+            ("10.0.0.1:5900", None, None, address),
+            ("10.0.0.1:5900", Some("10.0.0.0/8"), None, None),
+            ("127.0.0.1:5900", Some("10.0.0.0/8"), None, address),
+            ("127.0.0.1:5900", Some("127.0.0.0/8"), None, None),
+            ("0.0.0.0:5900", Some("10.0.0.0/8"), None, address),
+            ("[::]:5900", Some("127.0.0.0/8"), None, address),
+            ("169.254.169.254:80", Some("10.0.0.0/8"), None, address),
+            ("tls://10.0.0.1:5900", None, None, address),
+            ("desk.example:5900", None, None, None),
+            ("unix:/run/desks/a.sock", None, None, socket),
+            ("unix_socket:/run/desks/a.sock", Some("0.0.0.0/0"), None, socket),
+            ("unix:/run/desks/a.sock", None, Some("/run/desks"), None),
+            ("unix:/run/desks/floor/a.sock", None, Some("/run/desks"), None),
+            ("unix:/run/desks", None, Some("/run/desks"), socket),
+            ("unix:/run/desks2/a.sock", None, Some("/run/desks"), socket),
+            ("unix:/run/desks/../admin.sock", None, Some("/run/desks"), socket),
+            ("unix:/run/desks/own.sock", None, Some("/run/desks"), gateway),
+            ("127.0.0.1:9101", Some("127.0.0.0/8"), None, gateway),
+            ("0.0.0.0:9101", Some("127.0.0.0/8"), None, gateway),
+        ] {
+            let seen = attempt(target, networks, unix);
+            assert_eq!(seen.is_some(), error.is_some(), "{target} {networks:?} {unix:?}: {seen:?}");
+            assert!(seen.unwrap_or_default().starts_with(error.unwrap_or_default()), "{target}");
+        }
+    }
+
+    #[test]
+    fn rejection_by_a_reload_is_not_logged_again() {
+        let (log, _guard) = CapturedLog::capture();
+        let fixture = Fixture::new();
+        fixture.write("bob\n");
+        fixture.table.mark_rejected();
+        (0..3).for_each(|_| fixture.table.check());
+        assert_eq!(log.take(), [""; 0]);
+        fixture.write("old: 10.0.0.1:5900\n");
+        (0..3).for_each(|_| fixture.table.check());
+        assert_eq!(log.take(), [format!("INFO tokens reloaded path={} tokens=1", fixture.file().display())]);
     }
 
     #[test]
@@ -426,13 +551,11 @@ mod tests {
     fn invalid_file_at_startup_is_an_error() {
         let fixture = Fixture::new();
         fixture.write("alice: 10.0.0.1:5900\n\nbob\n");
-        let error = TokenTable::open(&TokenFile { path: fixture.file() }).unwrap_err().to_string();
+        let error = open(fixture.file()).unwrap_err().to_string();
         assert!(error.ends_with("tokens.cfg:3: this is not of the form \"token: host:port\"; separate the two by a colon and a space"), "{error}");
-        let error = TokenTable::open(&TokenFile { path: "/dev/null".into() }).unwrap_err().to_string();
+        let error = open("/dev/null".into()).unwrap_err().to_string();
         assert_eq!(error, "/dev/null is neither a file nor a directory; name a file with tokens");
-        let error = TokenTable::open(&TokenFile { path: fixture.directory.path().join("none") })
-            .unwrap_err()
-            .to_string();
+        let error = open(fixture.directory.path().join("none")).unwrap_err().to_string();
         assert!(
             error.starts_with("cannot read the tokens in /") && error.contains("/none: No such file"),
             "{error}"

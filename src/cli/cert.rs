@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::terminal::print_line;
 use crate::{config::Host, transport::self_signed::self_signed};
 
 #[derive(Debug, Args)]
@@ -38,8 +39,13 @@ pub(super) fn make_certificate(args: &CertArgs) -> anyhow::Result<()> {
     }
     write_new(&key, 0o600, &made.private_key)?;
     write_new(&certificate, 0o644, &made.certificate)?;
-    println!("wrote {} and {} for {}", certificate.display(), key.display(), names.join(", "));
-    println!("self-signed, for development: browsers show a warning, and it expires in 397 days");
+    print_line(format_args!(
+        "wrote {} and {} for {}",
+        certificate.display(),
+        key.display(),
+        names.join(", ")
+    ));
+    print_line("self-signed, for development: browsers show a warning, and it expires in 397 days");
     Ok(())
 }
 

@@ -3,7 +3,11 @@
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::{config_file::ConfigFile, runtime::block_on};
+use super::{
+    config_file::ConfigFile,
+    runtime::block_on,
+    terminal::{print_error, print_line},
+};
 use crate::{
     config::Config,
     diagnose::{Diagnostics, capacity::Capacity, machine::Machine},
@@ -26,14 +30,15 @@ pub(super) struct CheckArgs {
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let (config, prepared) = args.config.prepare()?;
     for warning in prepared.warnings() {
-        eprintln!("warning: {warning}");
+        print_error(format_args!("warning: {warning}"));
     }
     let (listeners, routes) = (config.listeners.len(), config.routes.len());
-    println!("{}: good, {listeners} listener(s), {routes} route(s)", args.config.path.display());
+    let file = args.config.path.display();
+    print_line(format_args!("{file}: good, {listeners} listener(s), {routes} route(s)"));
     let shortfall = if args.capacity { print_capacity(&config)? } else { None };
     if args.dial {
         let diagnostics = Diagnostics::new(config, prepared.routes(), prepared.files());
-        let (all, failed) = block_on(diagnostics.dial_all(|line| println!("{line}")))?;
+        let (all, failed) = block_on(diagnostics.dial_all(|line| print_line(line)))?;
         if failed > 0 {
             bail!("{failed} of {all} backend(s) cannot be reached");
         }
@@ -46,6 +51,6 @@ fn print_capacity(config: &Config) -> anyhow::Result<Option<String>> {
     let descriptors = limits::raise_descriptors().context("cannot raise the descriptor limit")?;
     let machine = Machine::local(descriptors).context("cannot read /proc")?;
     let capacity = Capacity::compute(config, &machine);
-    print!("{}", capacity.text());
+    capacity.text().lines().for_each(print_line);
     Ok(capacity.shortfall())
 }

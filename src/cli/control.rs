@@ -11,7 +11,11 @@ use anyhow::{Context, bail};
 use clap::{ArgGroup, Args};
 use tokio::time;
 
-use super::{exit::FAILURE, runtime::block_on};
+use super::{
+    exit::FAILURE,
+    runtime::block_on,
+    terminal::{escaped, escaped_json, print_line},
+};
 use crate::{
     admin::{
         client::AdminClient,
@@ -112,7 +116,7 @@ pub(super) fn sessions(args: &SessionsArgs) -> anyhow::Result<()> {
         loop {
             let json = client.sessions(&query).await?;
             let text = match args.json {
-                true => json + "\n",
+                true => escaped_json(&json) + "\n",
                 false => table(&client.parse_sessions(&json)?),
             };
             let mut stdout = io::stdout().lock();
@@ -145,7 +149,7 @@ pub(super) fn kill(args: KillArgs) -> anyhow::Result<ExitCode> {
     let missing: Vec<String> =
         ids.iter().filter(|id| !killed.contains(id)).map(ToString::to_string).collect();
     if !killed.is_empty() {
-        println!("closing {} session(s)", killed.len());
+        print_line(format_args!("closing {} session(s)", killed.len()));
     }
     if !missing.is_empty() {
         bail!("no such session: {}", missing.join(", "));
@@ -157,18 +161,18 @@ pub(super) fn kill(args: KillArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn reload(target: &AdminTarget) -> anyhow::Result<()> {
-    println!("{}", block_on(target.client()?.reload())??);
+    print_line(block_on(target.client()?.reload())??);
     Ok(())
 }
 
 pub(super) fn drain(target: &AdminTarget) -> anyhow::Result<()> {
-    println!("{}", block_on(target.client()?.drain())??);
+    print_line(block_on(target.client()?.drain())??);
     Ok(())
 }
 
 pub(super) fn health(args: &HealthArgs) -> anyhow::Result<ExitCode> {
     let (is_healthy, message) = block_on(args.target.client()?.health(args.live))??;
-    println!("{message}");
+    print_line(message);
     Ok(if is_healthy { ExitCode::SUCCESS } else { FAILURE.into() })
 }
 
@@ -200,9 +204,9 @@ fn row(session: &SessionEntry) -> [String; 10] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     [
         session.id.to_string(),
-        session.peer.clone(),
-        session.route.clone(),
-        or_none(session.backend.clone()),
+        escaped(&session.peer),
+        escaped(&session.route),
+        or_none(session.backend.as_deref().map(escaped)),
         humantime::format_duration(Duration::from_secs(session.age_seconds as u64)).to_string(),
         amount(session.bytes_in),
         amount(session.bytes_out),
@@ -261,6 +265,8 @@ mod tests {
             round_trip_ms: Some(12.34),
             buffered: 0,
         };
+        let hostile = SessionEntry { peer: "a\n\x1b[2J".into(), route: "\u{202e}".into(), ..session.clone() };
+        assert_eq!(row(&hostile)[1..3], [r"a\n\u{1b}[2J", r"\u{202e}"]);
         let list = SessionList { live: 2, matching: 1, sessions: vec![session] };
         let expected = "\
 ID  PEER            ROUTE  BACKEND                    AGE     IN     OUT  IN/s  OUT/s     PING

@@ -4,7 +4,12 @@ use std::{net::IpAddr, process::ExitCode};
 
 use clap::Args;
 
-use super::{config_file::ConfigFile, exit::FAILURE, runtime::block_on};
+use super::{
+    config_file::ConfigFile,
+    exit::FAILURE,
+    runtime::block_on,
+    terminal::{print_error, print_line},
+};
 use crate::diagnose::{Diagnostics, Explanation, Question};
 
 #[derive(Debug, Args)]
@@ -36,10 +41,10 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let question = Question::new(&args.url, args.origin.as_deref(), args.from)?;
     let (config, prepared) = args.config.prepare()?;
     for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+        print_error(format_args!("warning: {warning}"));
     }
     let diagnostics = Diagnostics::new(config, prepared.routes(), prepared.files());
-    let Explanation { text, is_accepted } = block_on(diagnostics.explain(&question, args.dial))?;
-    print!("{text}");
+    let Explanation { lines, is_accepted } = block_on(diagnostics.explain(&question, args.dial))?;
+    lines.iter().for_each(print_line);
     Ok(if is_accepted { ExitCode::SUCCESS } else { FAILURE.into() })
 }

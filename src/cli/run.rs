@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     gateway::Prepared,
     service::{
-        logging,
+        limits, logging,
         signals::{SignalEvent, Signals},
         systemd,
     },
@@ -24,6 +24,10 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<()> {
     let path = file.path.display();
     let config = Config::load(&file.path)?;
     let log = config.log.clone();
+    // Before the first key is read.
+    if !config.limits.core_dumps {
+        limits::forbid_core_dumps().context("cannot forbid core dumps")?;
+    }
     let prepared = Prepared::load(config)?;
     let (logging, _flush_guard) = logging::start(&log).with_context(|| path.to_string())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path, "starting");

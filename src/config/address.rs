@@ -19,6 +19,40 @@ pub enum Address {
     Inherited(String),
 }
 
+/// Who may connect to a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The permissions of its file.
+    pub mode: u32,
+    /// The group of its file; `None` leaves the one that the system chooses.
+    pub group: Option<Group>,
+}
+
+impl Default for SocketAccess {
+    /// The gateway's user and group.
+    fn default() -> Self {
+        Self { mode: 0o660, group: None }
+    }
+}
+
+/// A group of users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Group {
+    /// By its name.
+    Name(String),
+    /// By its number.
+    Number(u32),
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
 /// A text that is not an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(

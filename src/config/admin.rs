@@ -11,6 +11,7 @@ use std::{
 
 use toml::Spanned;
 
+use super::address::Address;
 use super::scalar::OptionalKey;
 use super::values::{Result, missing, parsed};
 
@@ -89,6 +90,15 @@ impl FromStr for AdminAddress {
             return Err(AdminAddressError::Public);
         }
         Ok(Self::Loopback(address))
+    }
+}
+
+impl From<AdminAddress> for Address {
+    fn from(address: AdminAddress) -> Self {
+        match address {
+            AdminAddress::Loopback(address) => Self::Ip(address),
+            AdminAddress::Unix(path) => Self::Unix(path),
+        }
     }
 }
 

@@ -106,6 +106,15 @@ impl fmt::Display for Host {
     }
 }
 
+/// The address that a connection to `address` reaches: the unspecified address stands for loopback.
+pub(crate) fn reached(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -27,6 +27,8 @@ pub struct Limits {
     pub per_ip: PerIp,
     /// Limits for each network of client addresses.
     pub per_network: PerNetwork,
+    /// Leave the system's limit of core dumps as it is, instead of forbidding them.
+    pub core_dumps: bool,
 }
 
 impl Limits {
@@ -48,7 +50,14 @@ impl Default for Limits {
         let exempt = Vec::new();
         let per_ip = PerIp { rate: RATE, burst: BURST, sessions: SESSIONS, handshakes: HANDSHAKES, exempt };
         let per_network = network_of(&per_ip);
-        Self { max_sessions: 9000, max_handshakes: 1024, max_requests: REQUESTS, per_ip, per_network }
+        Self {
+            max_sessions: 9000,
+            max_handshakes: 1024,
+            max_requests: REQUESTS,
+            per_ip,
+            per_network,
+            core_dumps: false,
+        }
     }
 }
 
@@ -58,6 +67,7 @@ pub(super) struct RawLimits {
     max_sessions: OptionalKey<Integer>,
     max_handshakes: OptionalKey<Integer>,
     max_requests: OptionalKey<Integer>,
+    core_dumps: OptionalKey<bool>,
     #[serde(default)]
     per_ip: RawPerIp,
     #[serde(default)]
@@ -96,6 +106,7 @@ pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Resul
         max_requests: max_requests.unwrap_or(default.max_requests),
         per_network: per_network(raw.per_network, &network_of(&per_ip))?,
         per_ip,
+        core_dumps: raw.core_dumps.is_some_and(|on| *on.get_ref()),
     })
 }
 

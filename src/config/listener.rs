@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::address::Address;
+use super::address::{Address, Group, SocketAccess};
 use super::error::{ConfigWarning, listener_key};
 use super::scalar::{OptionalKey, StringList};
 use super::tls_version::TlsVersion;
@@ -20,6 +20,8 @@ use super::values::{Result, conflict, invalid, invalid_literal, keyword, missing
 pub struct Listener {
     /// Where to listen.
     pub address: Address,
+    /// Who may connect, if it is a Unix socket.
+    pub access: SocketAccess,
     /// The certificate for TLS clients; without one the listener is plain `ws://`.
     pub identity: Option<Identity>,
     /// The oldest TLS version that is accepted.
@@ -75,6 +77,8 @@ impl fmt::Debug for Secret {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawListener {
     address: OptionalKey<String>,
+    mode: OptionalKey<String>,
+    group: OptionalKey<String>,
     certificate: OptionalKey<String>,
     private_key: OptionalKey<String>,
     min_tls: OptionalKey<String>,
@@ -128,6 +132,7 @@ fn listener(
         };
         return Err(invalid(key("address"), &text, wrong));
     }
+    let access = access(index, &address, written.mode, written.group)?;
     let identity = identity(index, written.certificate, written.private_key, base)?;
     if identity.is_none() && !address.is_local() {
         let sentence = format!(
@@ -159,7 +164,44 @@ fn listener(
                      trusted_proxies = [\"10.0.0.0/8\"]";
         return Err(invalid_literal(key("proxy_protocol"), on.span(), true, wrong));
     }
-    Ok(Listener { address, identity, min_tls, trusted_proxies, proxy_protocol })
+    Ok(Listener { address, access, identity, min_tls, trusted_proxies, proxy_protocol })
+}
+
+/// Who may connect to a Unix socket.
+fn access(
+    index: usize,
+    address: &Address,
+    mode: OptionalKey<String>,
+    group: OptionalKey<String>,
+) -> Result<SocketAccess> {
+    let key = |name| listener_key(index, name);
+    let is_unix = matches!(address, Address::Unix(_));
+    for (name, written) in [("mode", &mode), ("group", &group)] {
+        if let Some(text) = written.as_ref().filter(|_| !is_unix) {
+            return Err(invalid(key(name), text, "only a unix: address has it; remove it"));
+        }
+    }
+    let mut access = SocketAccess::default();
+    if let Some(text) = mode {
+        let digits = text.get_ref();
+        let is_octal = (3..=4).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
+        access.mode = match u32::from_str_radix(digits, 8) {
+            Ok(mode) if is_octal && mode <= 0o777 => mode,
+            _ => {
+                let wrong = "write the permissions as three octal digits, such as \"0660\"";
+                return Err(invalid(key("mode"), &text, wrong));
+            }
+        };
+    }
+    if let Some(text) = group {
+        let name = text.get_ref();
+        if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control()) {
+            let wrong = "write the name or the number of a group, such as \"www-data\"";
+            return Err(invalid(key("group"), &text, wrong));
+        }
+        access.group = Some(name.parse().map_or_else(|_| Group::Name(name.clone()), Group::Number));
+    }
+    Ok(access)
 }
 
 fn identity(

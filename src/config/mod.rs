@@ -38,12 +38,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, Group, SocketAccess};
 pub use admin::{Admin, AdminAddress, AdminAddressError};
 pub use backend::{Backend, BackendError};
 pub use backend_tls::BackendTls;
 pub use error::{ConfigError, Problem};
 pub use health::Health;
+pub(crate) use host::reached;
 pub use host::{Host, HostError};
 pub use limits::Limits;
 pub use listener::{Identity, Listener, Secret};
@@ -595,7 +596,7 @@ mod tests {
         .tls;
         assert_eq!((tls.ca, tls.client), (Some(inside("a.pem")), Some((inside("b.crt"), inside("b.key")))));
         let tokens = of_route("targets = { from = \"file\", path = \"pages\" }").destinations;
-        assert_eq!(tokens, Destinations::Tokens(TokenFile { path: inside("pages") }));
+        assert_eq!(tokens, Destinations::Tokens(TokenFile { path: inside("pages"), unix: None }));
 
         fs::remove_dir(inside("pages")).unwrap();
         let error = Config::load(&file).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 //! Only checks that the file or directory exists; `backend` reads it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
 
@@ -15,6 +15,8 @@ use super::values::{Result, RouteKey, invalid, keyword, missing, resolve_path};
 pub struct TokenFile {
     /// A file of lines `token: host:port`, or a directory of such files.
     pub path: PathBuf,
+    /// The directory of the Unix sockets that a line may name; `None` allows none.
+    pub unix: Option<PathBuf>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -22,11 +24,12 @@ pub struct TokenFile {
 pub(super) struct RawTargets {
     from: OptionalKey<String>,
     path: OptionalKey<String>,
+    unix: OptionalKey<String>,
 }
 
 pub(super) fn targets(key: RouteKey<'_>, table: Spanned<RawTargets>, base: &Path) -> Result<TokenFile> {
     let at = table.span();
-    let RawTargets { from, path } = table.into_inner();
+    let RawTargets { from, path, unix } = table.into_inner();
     if from.is_none() {
         return Err(missing(at, key("targets.from"), "add from = \"file\""));
     }
@@ -35,8 +38,9 @@ pub(super) fn targets(key: RouteKey<'_>, table: Spanned<RawTargets>, base: &Path
         return Err(missing(at, key("targets.path"), "add path = \"tokens.cfg\""));
     };
     let path = resolve_path(&key("targets.path"), &text, base)?;
+    let unix = unix.map(|text| socket_directory(&key("targets.unix"), &text)).transpose()?;
     match fs::metadata(&path) {
-        Ok(found) if found.is_file() || found.is_dir() => Ok(TokenFile { path }),
+        Ok(found) if found.is_file() || found.is_dir() => Ok(TokenFile { path, unix }),
         Ok(_) => {
             let wrong = "this is neither a file nor a directory; name the file with the tokens";
             Err(invalid(key("targets.path"), &text, wrong))
@@ -49,4 +53,12 @@ pub(super) fn targets(key: RouteKey<'_>, table: Spanned<RawTargets>, base: &Path
             Err(invalid(key("targets.path"), &text, wrong))
         }
     }
+}
+
+fn socket_directory(key: &str, text: &Spanned<String>) -> Result<PathBuf> {
+    let path = PathBuf::from(text.get_ref());
+    if path.is_absolute() && path.components().all(|part| part != Component::ParentDir) {
+        return Ok(path);
+    }
+    Err(invalid(key, text, "write an absolute path without \"..\", such as \"/run/desks\""))
 }

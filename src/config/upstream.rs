@@ -12,7 +12,7 @@ use super::backend::Backend;
 use super::backend_tls::{BackendTls, check_certificate_names, tls};
 use super::error::ConfigWarning;
 use super::health::{Health, health};
-use super::host::{Host, without_trailing_dot};
+use super::host::{Host, reached, without_trailing_dot};
 use super::raw::RawRoute;
 use super::scalar::{OptionalKey, StringList, StringOrList};
 use super::targets::{TokenFile, targets};
@@ -20,6 +20,8 @@ use super::values::{
     MAX_CONNECTIONS, Result, RouteKey, SpannedBackend, conflict, integer, invalid, invalid_literal, keyword,
     missing, networks, parsed,
 };
+
+use crate::admission::rate::covers;
 
 /// The backends of a route, and how they are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,7 +252,7 @@ fn allowed_networks(
     let networks = networks(&key("allowed_networks"), list.get_ref(), warnings)?;
     for (backend, text) in backends {
         if let Some((Host::Address(address), _)) = backend.host_and_port()
-            && !networks.iter().any(|network| network.contains(&address.to_canonical()))
+            && !covers(&networks, reached(*address))
         {
             let wrong = "this address is not in allowed_networks; add its network there";
             return Err(invalid(key("backend"), text, wrong));
@@ -505,10 +507,16 @@ mod tests {
         let config = upstream(
             "targets = { from = \"file\", path = \"Cargo.toml\" }\nsend_proxy = \"v1\"\nallowed_networks = [\"::1\"]",
         );
-        assert_eq!(config.destinations, Destinations::Tokens(TokenFile { path: "Cargo.toml".into() }));
+        assert_eq!(
+            config.destinations,
+            Destinations::Tokens(TokenFile { path: "Cargo.toml".into(), unix: None })
+        );
         assert_eq!((config.send_proxy, config.max_sessions), (Some(SendProxy::V1), None));
-        let config = upstream("[route.targets]\nfrom = \"file\"\npath = \"/\"");
-        assert_eq!(config.destinations, Destinations::Tokens(TokenFile { path: "/".into() }));
+        let config = upstream("[route.targets]\nfrom = \"file\"\npath = \"/\"\nunix = \"/run/desks\"");
+        assert_eq!(
+            config.destinations,
+            Destinations::Tokens(TokenFile { path: "/".into(), unix: Some("/run/desks".into()) })
+        );
     }
 
     #[test]
@@ -538,6 +546,10 @@ mod tests {
             (
                 "targets = { from = \"file\", path = \"/dev/null\" }",
                 r#"6:35: route "a": targets.path "/dev/null": this is neither a file nor a directory; name the file with the tokens"#,
+            ),
+            (
+                "targets = { from = \"file\", path = \"src\", unix = \"desks\" }",
+                r#"6:49: route "a": targets.unix "desks": write an absolute path without "..", such as "/run/desks""#,
             ),
             (
                 "targets = \"tokens.cfg\"",

@@ -3,7 +3,7 @@
 //! Owns the report for people: one line for each step, with its details below. Decides nothing. Invariant: of a URL, only
 //! scheme, host and port are shown, because the rest can contain a token.
 
-use std::{fmt::Write, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -26,8 +26,8 @@ const LABEL_WIDTH: usize = 13;
 /// The report about a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Explanation {
-    /// The text for people. Its last line is the verdict.
-    pub text: String,
+    /// The lines for people. The last one is the verdict.
+    pub lines: Vec<String>,
     /// Whether it would become a session, and the backend is reachable as far as it was dialled.
     pub is_accepted: bool,
 }
@@ -53,20 +53,18 @@ pub(crate) fn report(findings: &Findings<'_>, dialled: &[DialResult]) -> Explana
         }
     }
     let (verdict, is_accepted) = verdict(findings, dialled);
-    text.0.push_str(&verdict);
-    text.0.push('\n');
-    Explanation { text: text.0, is_accepted }
+    text.0.push(verdict);
+    Explanation { lines: text.0, is_accepted }
 }
 
 #[derive(Default)]
-struct ReportText(String);
+struct ReportText(Vec<String>);
 
 impl ReportText {
     fn step(&mut self, label: &str, lines: impl IntoIterator<Item = String>) {
         for (index, line) in lines.into_iter().enumerate() {
             let label = if index == 0 { label } else { "" };
-            // Writing to a String never fails.
-            let _ = writeln!(self.0, "{label:LABEL_WIDTH$}  {line}");
+            self.0.push(format!("{label:LABEL_WIDTH$}  {line}"));
         }
     }
 }

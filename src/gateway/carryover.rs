@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     backend::{DialContext, Upstream},
-    config::{Address, Admin, Route},
+    config::{Address, Admin, Destinations, Identity, Route},
     connection::{ConfigSnapshot, ListenerSettings},
     transport::tls::Tls,
 };
@@ -26,6 +26,25 @@ impl Carryover {
         let previous = routes.find(|previous| previous.route.name == route.name)?;
         let is_same = previous.route.upstream == route.upstream && Upstream::is_all_of(&route.upstream);
         is_same.then(|| Arc::clone(&previous.upstream))
+    }
+
+    /// A failure to load the token file of `route` is being reported: those that watch the same file do not report it.
+    pub(super) fn mark_targets_rejected(&self, route: &Route) {
+        for previous in self.snapshot.iter().flat_map(|snapshot| snapshot.routes.iter()) {
+            if let (Destinations::Tokens(one), Destinations::Tokens(other)) =
+                (&previous.route.upstream.destinations, &route.upstream.destinations)
+                && one.path == other.path
+            {
+                previous.upstream.mark_rejected();
+            }
+        }
+    }
+
+    /// The failure to load `identity` is being reported: the listeners that watch the same files do not report it.
+    pub(super) fn mark_identity_rejected(&self, identity: &Identity) {
+        for tls in self.listeners.iter().filter_map(|(_, settings)| settings.tls.as_ref()) {
+            tls.certificate().mark_rejected(identity);
+        }
     }
 
     /// The TLS state of the listener that had this address. Several listeners can have the same (inherited) address: each

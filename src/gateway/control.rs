@@ -23,8 +23,8 @@ use super::{
 use crate::{
     admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl},
     admission::{ConcurrencyLimit, HandshakeLimits, Handshakes, RateLimiter, TrackedSources},
-    backend::DialContext,
-    config::{Address, Admin, Config, Limits},
+    backend::{DialContext, own::AddressSet},
+    config::{Address, Admin, AdminAddress, Config, Limits},
     connection::{ConfigSnapshot, Shared},
     service::{logging::Logging, systemd},
     transport::listener::InheritedSockets,
@@ -56,6 +56,8 @@ pub(super) struct Inner {
     drained: CancellationToken,
     /// The admin address, fixed at the start.
     pub(super) admin: Option<Admin>,
+    /// The same, with the port that the system chose for port 0.
+    pub(super) admin_address: Option<AdminAddress>,
     /// The log, if it belongs to the gateway and not to a program that embeds it.
     pub(super) logging: OnceLock<Logging>,
 }
@@ -76,7 +78,11 @@ pub(super) struct GatewayState {
 
 impl Control {
     /// Opens the listeners and starts the watchers.
-    pub(super) fn new(ready: Ready, inherited: InheritedSockets) -> Self {
+    pub(super) fn new(
+        ready: Ready,
+        inherited: InheritedSockets,
+        admin_address: Option<AdminAddress>,
+    ) -> Self {
         let Ready { loaded: Loaded { file, snapshot, limits, admin, context, .. }, listeners } = ready;
         let (shared, tasks) = (Arc::new(shared(&limits)), Tasks::default());
         let mut open = Vec::with_capacity(listeners.len());
@@ -86,12 +92,24 @@ impl Control {
             }
         }
         let listeners = open;
+        context.own.replace(own_addresses(&listeners, admin_address.as_ref()));
         let watchers = Watchers::default().replace(&snapshot, &listeners);
         let (loaded, reloads) = (SystemTime::now(), (0, 0));
         let state = GatewayState { listeners, snapshot, context, watchers, loaded, reloads, draining: false };
         let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
         let (state, logging) = (Mutex::new(state), OnceLock::new());
-        let inner = Inner { file, shared, inherited, tasks, reloading, state, drained, admin, logging };
+        let inner = Inner {
+            file,
+            shared,
+            inherited,
+            tasks,
+            reloading,
+            state,
+            drained,
+            admin,
+            admin_address,
+            logging,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -217,6 +235,12 @@ impl ProcessControl for Control {
             dropped_log_lines: self.inner.logging.get().map_or(0, Logging::dropped_lines),
         }
     }
+}
+
+/// The addresses on which the gateway itself listens.
+pub(super) fn own_addresses(listeners: &[OpenListener], admin: Option<&AdminAddress>) -> AddressSet {
+    let listeners = listeners.iter().map(|listener| listener.local.clone());
+    listeners.chain(admin.cloned().map(Address::from)).collect()
 }
 
 /// The state that all connections share while the process runs.

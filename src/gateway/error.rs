@@ -5,7 +5,7 @@ use std::io;
 use crate::{
     admin::socket::SocketError,
     backend::UpstreamError,
-    config::{Address, AdminAddress, ConfigError},
+    config::{Address, AdminAddress, Backend, ConfigError},
     service::logging::LogError,
     transport::tls::IdentityError,
 };
@@ -32,6 +32,18 @@ pub enum StartError {
         route: String,
         /// The error.
         cause: Box<UpstreamError>,
+    },
+    /// A backend of a route is an address that the gateway itself listens on.
+    #[error(
+        "{file}: route {route:?}: backend {backend}: this gateway itself listens there, and no route leads to it; set another backend"
+    )]
+    OwnAddress {
+        /// The configuration file.
+        file: String,
+        /// The name of the route.
+        route: String,
+        /// The backend.
+        backend: Backend,
     },
     /// The web root cannot be served.
     #[error("{file}: web.root: cannot open {root}: {cause}; check the path and its permissions")]

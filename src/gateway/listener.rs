@@ -20,7 +20,7 @@ use tokio_util::{
 
 use crate::{
     admission::Admission,
-    config::Address,
+    config::{Address, SocketAccess},
     connection::{ListenerSettings, NewConnection, Shared},
     transport::{
         listener::{Backoff, InheritedSockets, ListeningSocket, listen},
@@ -45,8 +45,12 @@ pub(super) struct BoundListener {
 
 impl BoundListener {
     /// Binds `address`. The name of inherited sockets can yield several.
-    pub(super) fn bind(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<Self>> {
-        let sockets = listen(address, inherited)?.into_iter();
+    pub(super) fn bind(
+        address: &Address,
+        access: &SocketAccess,
+        inherited: &InheritedSockets,
+    ) -> io::Result<Vec<Self>> {
+        let sockets = listen(address, access, inherited)?.into_iter();
         Ok(sockets.map(|socket| Self { configured: address.clone(), socket }).collect())
     }
 }

@@ -8,11 +8,11 @@ use std::{collections::HashSet, io, path::PathBuf, sync::Arc};
 use super::{carryover::Carryover, error::StartError, listener::BoundListener};
 use crate::{
     backend::{DialContext, Upstream},
-    config::{Address, Admin, Config, Limits, Listener, Log, Route, Web},
+    config::{Address, Admin, Config, Limits, Listener, Log, Route, SocketAccess, Web},
     connection::{ConfigSnapshot, ListenerSettings},
     http::{Files, Routed, Routes},
     service::limits,
-    transport::{certificate::world_readable_key, listener::InheritedSockets, tls::Tls},
+    transport::{certificate::world_readable_key, listener::InheritedSockets, tls::Tls, unix::has_access},
 };
 
 /// Descriptors of an open session: the client's socket and the backend's.
@@ -35,7 +35,15 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub struct Prepared {
     loaded: Loaded,
-    listeners: Vec<(Address, Arc<ListenerSettings>)>,
+    listeners: Vec<PreparedListener>,
+}
+
+/// A configured listener that is not bound yet.
+#[derive(Debug)]
+struct PreparedListener {
+    address: Address,
+    access: SocketAccess,
+    settings: Arc<ListenerSettings>,
 }
 
 /// A loaded configuration whose listeners are bound.
@@ -68,14 +76,21 @@ impl Prepared {
     pub(super) fn load_after(config: Config, mut carryover: Carryover) -> Result<Self, StartError> {
         let Config { file, listeners, routes, limits, timeouts, web, admin, log, mut warnings } = config;
         let name = file.display().to_string();
+        let admins = admin.iter().chain(&carryover.admin).map(|Admin { address }| address.clone().into());
+        carryover.context.configured =
+            listeners.iter().map(|listener| listener.address.clone()).chain(admins).collect();
+        if carryover.snapshot.is_none() {
+            carryover.context.own.replace(carryover.context.configured.clone());
+        }
         let listeners = load_tls(&name, listeners, &mut carryover, &mut warnings)?;
         let (routes, files) = load_routes(&name, routes, web, &carryover, &mut warnings)?;
         let max_requests = limits.max_requests;
         let snapshot = Arc::new(ConfigSnapshot { routes, files, timeouts, max_requests });
         let listeners = listeners.into_iter().map(|(listener, tls)| {
-            let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
+            let Listener { address, access, trusted_proxies, proxy_protocol, .. } = listener;
             let snapshot = Arc::clone(&snapshot);
-            (address, Arc::new(ListenerSettings { tls, trusted_proxies, proxy_protocol, snapshot }))
+            let settings = Arc::new(ListenerSettings { tls, trusted_proxies, proxy_protocol, snapshot });
+            PreparedListener { address, access, settings }
         });
         let listeners: Vec<_> = listeners.collect();
         if carryover.snapshot.is_some() && carryover.admin != admin {
@@ -129,16 +144,18 @@ impl Prepared {
         mut kept: Vec<Address>,
         inherited: &InheritedSockets,
     ) -> Result<Ready, StartError> {
-        let Self { loaded, listeners } = self;
+        let Self { mut loaded, listeners } = self;
         let mut ready = Vec::with_capacity(listeners.len());
-        for (index, (configured, settings)) in listeners.into_iter().enumerate() {
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let PreparedListener { address: configured, access, settings } = listener;
             let bound = match kept.iter().position(|open| *open == configured) {
                 Some(open) => {
                     kept.remove(open);
+                    loaded.warnings.extend(access_warning(index + 1, &configured, &access));
                     None
                 }
                 None => {
-                    let bound = BoundListener::bind(&configured, inherited).map_err(|cause| {
+                    let bound = BoundListener::bind(&configured, &access, inherited).map_err(|cause| {
                         let advice = advice(&configured, &cause, &kept);
                         let (file, address) = (loaded.file.display().to_string(), configured.clone());
                         StartError::Listen { file, number: index + 1, address, cause, advice }
@@ -164,10 +181,11 @@ fn load_tls(
         let previous = carryover.tls(&listener.address);
         let tls = listener.identity.as_ref().map(|identity| {
             Tls::load(identity, listener.min_tls, previous.as_ref()).map_err(|cause| {
-                // The caller reports this failure, so the watcher of these files need not report it again.
+                // The caller reports this failure, so the watchers of these files need not report it again.
                 if let Some(previous) = &previous {
                     previous.certificate().mark_rejected(identity);
                 }
+                carryover.mark_identity_rejected(identity);
                 StartError::Identity { file: file.to_owned(), number: index + 1, cause: Box::new(cause) }
             })
         });
@@ -200,14 +218,29 @@ fn load_routes(
             None => {
                 let loaded = Upstream::load(&route.name, &route.upstream, &carryover.context);
                 Arc::new(loaded.map_err(|cause| {
+                    // The caller reports this failure, so the watchers of these files need not report it again.
+                    carryover.mark_targets_rejected(&route);
                     let (file, route) = (file.to_owned(), route.name.clone());
                     StartError::Upstream { file, route, cause: Box::new(cause) }
                 })?)
             }
         };
+        if let Some(backend) = upstream.first_of(&carryover.context.configured) {
+            return Err(StartError::OwnAddress { file: file.to_owned(), route: route.name, backend });
+        }
         routed.push(Routed { route, upstream });
     }
     Ok((Routes::new(routed), files))
+}
+
+/// A warning if a Unix socket that stays open has another mode or group than is configured.
+fn access_warning(number: usize, address: &Address, access: &SocketAccess) -> Option<String> {
+    match address {
+        Address::Unix(path) if !has_access(path, access) => Some(format!(
+            "listener {number}: {address} stays open and keeps its mode and group; restart to apply others"
+        )),
+        _ => None,
+    }
 }
 
 /// What to do about an address that cannot be bound. The gateway itself listens on the addresses in `kept`, and closes them

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     carryover::Carryover,
-    control::{Control, Inner, handshake_limits, tracked_sources},
+    control::{Control, Inner, handshake_limits, own_addresses, tracked_sources},
     error::ReloadError,
     listener::OpenListener,
     prepared::{Loaded, Prepared, Ready, ReadyListener},
@@ -71,7 +71,7 @@ impl Control {
 
     /// The one step that changes everything. It fails only if a drain has begun since the reload started.
     fn commit(&self, ready: Ready) -> Result<String, ReloadError> {
-        let Inner { shared, tasks, .. } = &*self.inner;
+        let Inner { shared, tasks, admin_address, .. } = &*self.inner;
         let Ready { loaded: Loaded { snapshot, limits, context, .. }, listeners } = ready;
         let mut state = self.state();
         if state.draining {
@@ -102,6 +102,7 @@ impl Control {
         for listener in previous {
             tracing::info!(address = %listener.local, "no longer listening");
         }
+        context.own.replace(own_addresses(&state.listeners, admin_address.as_ref()));
         state.watchers = std::mem::take(&mut state.watchers).replace(&snapshot, &state.listeners);
         (state.snapshot, state.context, state.loaded) = (snapshot, context, SystemTime::now());
         Ok(format!("reloaded: {listener_count} listener(s), {route_count} route(s)"))

@@ -1,10 +1,15 @@
-//! The descriptor limit of the process (RLIMIT_NOFILE).
+//! The limits of the process: descriptors (RLIMIT_NOFILE) and core dumps (RLIMIT_CORE).
 
 use std::io;
 
 /// Raises the soft limit to the hard limit and returns it.
 pub(crate) fn raise_descriptors() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
+}
+
+/// Forbids core dumps: a core contains the private keys, and payload in the clear.
+pub(crate) fn forbid_core_dumps() -> io::Result<()> {
+    rlimit::Resource::CORE.set(0, 0)
 }
 
 /// A warning with advice, if the configuration can need more descriptors than are allowed.

@@ -13,14 +13,12 @@ use super::{
     socket::{LOCAL, Socket},
     unix::{self, SocketPath},
 };
-use crate::config::Address;
+use crate::config::{Address, SocketAccess};
 
 /// How many connections the kernel queues until they are accepted.
 pub(crate) const BACKLOG: u32 = 4096;
-/// A reverse proxy mostly runs as a user of its own: the permissions of the directory decide who may connect.
-const MODE_ANY_USER: u32 = 0o666;
 /// The gateway's user, and root.
-const MODE_OWNER_ONLY: u32 = 0o600;
+const OWNER_ONLY: SocketAccess = SocketAccess { mode: 0o600, group: None };
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
@@ -97,7 +95,6 @@ impl ListeningSocket {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
             ListenerKind::Unix(listener) => {
-                // The kernel reports the path at the time of bind, which was a temporary name.
                 let bound = listener.local_addr().ok();
                 let bound = bound.as_ref().and_then(|address| address.as_pathname());
                 let path = self.name.as_ref().map(SocketPath::path).or(bound);
@@ -183,18 +180,22 @@ impl InheritedSockets {
     }
 }
 
-/// Listens on `address`; on several sockets if several were inherited by that name.
+/// Listens on `address`; on several sockets if several were inherited by that name. `access` is for a Unix socket.
 ///
 /// # Errors
 /// The address is in use, is not one of this machine, or its port needs a privilege; no such socket was inherited.
-pub(crate) fn listen(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<ListeningSocket>> {
+pub(crate) fn listen(
+    address: &Address,
+    access: &SocketAccess,
+    inherited: &InheritedSockets,
+) -> io::Result<Vec<ListeningSocket>> {
     match address {
         Address::Ip(address) => Ok(vec![ListeningSocket {
             socket: ListenerKind::Tcp(on_ip(*address)?),
             shared: false,
             name: None,
         }]),
-        Address::Unix(path) => Ok(vec![on_path(path, MODE_ANY_USER)?]),
+        Address::Unix(path) => Ok(vec![on_path(path, access)?]),
         Address::Inherited(name) => inherited.open(name),
     }
 }
@@ -204,11 +205,11 @@ pub(crate) fn listen(address: &Address, inherited: &InheritedSockets) -> io::Res
 /// # Errors
 /// Another process listens there, there is another kind of file, or the system refuses.
 pub(crate) fn listen_privately(path: &Path) -> io::Result<ListeningSocket> {
-    on_path(path, MODE_OWNER_ONLY)
+    on_path(path, &OWNER_ONLY)
 }
 
-fn on_path(path: &Path, mode: u32) -> io::Result<ListeningSocket> {
-    let (listener, name) = unix::bind(path, mode)?;
+fn on_path(path: &Path, access: &SocketAccess) -> io::Result<ListeningSocket> {
+    let (listener, name) = unix::bind(path, access, BACKLOG)?;
     Ok(ListeningSocket { socket: ListenerKind::Unix(listener), shared: false, name: Some(name) })
 }
 
@@ -277,7 +278,8 @@ mod tests {
 
     #[tokio::test]
     async fn error_for_an_unknown_inherited_name_lists_the_names() {
-        let error = listen(&Address::Inherited("web".into()), &InheritedSockets::default()).unwrap_err();
+        let error =
+            listen(&Address::Inherited("web".into()), &OWNER_ONLY, &InheritedSockets::default()).unwrap_err();
         assert_eq!(error.to_string(), "no socket of that name was inherited (none was)");
     }
 

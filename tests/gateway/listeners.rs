@@ -105,6 +105,8 @@ async fn a_unix_listener_accepts_a_proxys_clients_and_is_removed_at_exit() {
     let listening = gateway.line("listening").await;
     assert_eq!(listening["address"], format!("unix:{}", path.display()));
     gateway.line("ready").await;
+    let mode = std::fs::symlink_metadata(&path).expect("the socket").mode() & 0o777;
+    assert_eq!(mode, 0o660, "{mode:o}: every user of the machine can connect");
     let mut session = session(&path, "192.0.2.7").await;
     session.echo(b"through the file system").await;
     session.close(1000).await;
@@ -112,6 +114,25 @@ async fn a_unix_listener_accepts_a_proxys_clients_and_is_removed_at_exit() {
     assert_eq!((&ended["peer"], &ended["reason"]), (&"192.0.2.7:0".into(), &"client_closed".into()));
     gateway.stop().await;
     assert!(!path.exists(), "the socket file remains");
+}
+
+#[tokio::test]
+async fn a_unix_listener_has_the_mode_and_the_group_of_the_configuration() {
+    let backend = Backend::echo().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("listener.sock");
+    let file = configure(directory.path(), "unix:listener.sock", &backend);
+    let own = std::fs::metadata(directory.path()).expect("a directory").gid();
+    // Root can give it to any group.
+    let group = if nix::unistd::Uid::effective().is_root() { 4711 } else { own };
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    let access = format!("unix:listener.sock\"\nmode = \"0620\"\ngroup = \"{group}\"");
+    std::fs::write(&file, text.replacen("unix:listener.sock\"", &access, 1)).expect("written");
+    let mut gateway = Running::start(gateway(&file));
+    gateway.line("ready").await;
+    let found = std::fs::symlink_metadata(&path).expect("the socket");
+    assert_eq!((found.mode() & 0o777, found.gid()), (0o620, group));
+    gateway.stop().await;
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod listeners;
 mod log;
 mod logs;
 mod origin;
+mod protected;
 mod rate;
 mod relay;
 mod reload;

@@ -69,6 +69,15 @@ pub enum LineError {
         "a token cannot select starttls+xmpp://, which needs the xmpp_domain of a route; give it a route"
     )]
     StartTls,
+    /// An address that the route does not allow.
+    #[error("this address is not in the route's allowed_networks; add its network there")]
+    AddressNotAllowed,
+    /// A Unix socket that the route does not allow.
+    #[error("this Unix socket is not below targets.unix; set that to its directory")]
+    UnixNotAllowed,
+    /// An address of the gateway.
+    #[error("this gateway itself listens there, and no route leads to it; remove the line")]
+    Own,
     /// An earlier line has the same token.
     #[error("the same token is in {}:{line}; remove one of them", .path.display())]
     Twice {
@@ -125,7 +134,12 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    pub(super) fn read(files: &[File], key: &hmac::Key) -> Result<Self, TargetsError> {
+    /// Reads the files. `check` says whether a line may name a target.
+    pub(super) fn read(
+        files: &[File],
+        key: &hmac::Key,
+        check: impl Fn(&Backend) -> Result<(), LineError>,
+    ) -> Result<Self, TargetsError> {
         let (mut targets, mut is_partial) = (Targets::new(), false);
         let mut lines: HashMap<Digest, (&Path, usize)> = HashMap::new();
         for File { path, .. } in files {
@@ -135,6 +149,7 @@ impl Contents {
             for (line, text) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
                 let invalid = |problem| TargetsError::Line { path: path.clone(), line, problem };
                 let Some((token, backend)) = parse(text).map_err(invalid)? else { continue };
+                check(&backend).map_err(invalid)?;
                 let digest = Digest::of(key, token);
                 if let Some(&(other, line)) = lines.get(&digest) {
                     return Err(invalid(LineError::Twice { path: other.to_owned(), line }));
@@ -240,8 +255,9 @@ mod tests {
         fs::write(&a, "# ours\nalice: 10.0.0.1:5900\n").unwrap();
         fs::write(&b, "bob: 10.0.0.2:5900\n\nalice: 10.0.0.1:5900\n").unwrap();
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"any");
-        let error =
-            Contents::read(&files(directory.path()).unwrap(), &key).err().map(|error| error.to_string());
+        let error = Contents::read(&files(directory.path()).unwrap(), &key, |_| Ok(()))
+            .err()
+            .map(|error| error.to_string());
         let (a, b) = (a.display(), b.display());
         assert_eq!(error, Some(format!("{b}:3: the same token is in {a}:2; remove one of them")));
     }

@@ -163,7 +163,7 @@ impl Write for Sanitizer {
 }
 
 /// Control characters, line and paragraph separators, and the marks of the bidirectional algorithm (UAX #9).
-fn needs_escape(char: char) -> bool {
+pub(crate) fn needs_escape(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -25,12 +25,12 @@ use std::{
 use tracing::Level;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
-pub(crate) use self::error::LogError;
 use self::{
     collector::Collector,
     settings::{LogSettings, access_log_writer, main_writer},
     state::LogState,
 };
+pub(crate) use self::{error::LogError, line::needs_escape};
 use crate::config::{Log, LogFormat};
 
 /// The socket of systemd-journald.

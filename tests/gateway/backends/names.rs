@@ -199,14 +199,20 @@ async fn answers_of_a_name_server() {
         return;
     }
     let server = NameServer::new(|name| match name {
-        "desk.example.com." => Answer::Address(Ipv4Addr::LOCALHOST),
+        "desk.example.com." | "local.example.com." => Answer::Address(Ipv4Addr::LOCALHOST),
         "rebound.example.com." => Answer::Address(Ipv4Addr::new(169, 254, 169, 254)),
         _ => Answer::NoSuchName,
     })
     .await;
     let backend = Backend::echo().await;
     let gateway = Setup::new()
-        .route_to("known", "/known", &named("desk.example.com", backend.address), "")
+        .route_to(
+            "known",
+            "/known",
+            &named("desk.example.com", backend.address),
+            "allowed_networks = [\"127.0.0.0/8\"]",
+        )
+        .route_to("local", "/local", &named("local.example.com", backend.address), "")
         .route_to("unknown", "/unknown", &named("nowhere.example.com", backend.address), "")
         .route_to("rebound", "/rebound", &named("rebound.example.com", backend.address), "")
         .timeouts("connect = \"10s\"")
@@ -221,6 +227,9 @@ async fn answers_of_a_name_server() {
     let end = unreached(&gateway, "/rebound", "backend_refused").await;
     let detail = end.text("detail").unwrap_or_default();
     assert!(detail.contains("169.254.169.254 may not be dialled"), "{end:?}");
+    let end = unreached(&gateway, "/local", "backend_refused").await;
+    let detail = end.text("detail").unwrap_or_default();
+    assert!(detail.contains("may not resolve to a loopback address"), "{end:?}");
     assert!(
         start.elapsed() < Duration::from_secs(5),
         "the answers were there at once: {:?}",

@@ -13,7 +13,10 @@ use crate::support::{Backend, Gateway, PLAIN, Setup, send_request};
 const SOON: Duration = Duration::from_secs(3);
 
 async fn gateway(tokens: &Path) -> Gateway {
-    let targets = format!("targets = {{ from = \"file\", path = {} }}", quoted(tokens));
+    let targets = format!(
+        "allowed_networks = [\"127.0.0.0/8\"]\ntargets = {{ from = \"file\", path = {} }}",
+        quoted(tokens)
+    );
     Setup::new()
         .tables(&format!("[[route]]\nname = \"desk\"\npath = \"/desk/*\"\n{targets}"))
         .tables(&format!("[[route]]\nname = \"one\"\npath = \"/websockify\"\n{targets}"))

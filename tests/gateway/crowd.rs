@@ -118,15 +118,21 @@ async fn row_64_six_addresses_with_late_tls_do_not_shut_good_clients_out() {
 #[tokio::test]
 async fn row_64_the_requests_of_a_connection_and_its_time_are_bounded() {
     let request = Request::new("GET /main.rs HTTP/1.1").add("Host", "localhost");
-    for (limits, timeouts, served) in [("max_requests = 3", "", 3), ("", "keep_alive = \"1ms\"", 1)] {
+    for (limits, timeouts, most) in [("max_requests = 3", "", 3), ("", "keep_alive = \"1ms\"", 500)] {
         let gateway = Setup::new().web(Path::new(ROOT)).limits(limits).timeouts(timeouts).start().await;
         let mut connection = gateway.connect(PLAIN).await;
         let peer = connection.peer();
-        for n in 1..=served {
+        let mut count = 0;
+        loop {
             let response = send_request(&mut connection, &request).await;
-            let last = (n == served).then_some("close");
-            assert_eq!((response.status, response.header("Connection")), (200, last), "response {n}");
+            assert_eq!(response.status, 200, "{response:?}");
+            count += 1;
+            if response.header("Connection") == Some("close") {
+                break;
+            }
+            assert!(count < most, "{count} responses and no end");
         }
+        assert!(limits.is_empty() || count == most, "{count} responses, not {most}");
         assert!(matches!(within("the end", connection.read(&mut [0])).await, Ok(0)));
         gateway.refused(peer, "served").await;
         gateway.finish().await;

@@ -6,6 +6,7 @@ use std::io;
 
 use crate::{
     config::{Address, AdminAddress},
+    socket_buffer::SocketBuffer,
     transport::listener::{InheritedSockets, ListeningSocket, listen, listen_privately},
 };
 
@@ -40,7 +41,8 @@ fn advice(error: &io::Error) -> &'static str {
 pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketError> {
     let bound = match address {
         AdminAddress::Loopback(address) => {
-            let listening = listen(&Address::Ip(*address), &InheritedSockets::default());
+            let (inherited, buffer) = (InheritedSockets::default(), SocketBuffer::default());
+            let listening = listen(&Address::Ip(*address), &inherited, &buffer);
             listening
                 .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
         }

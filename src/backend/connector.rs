@@ -25,6 +25,7 @@ use crate::{
     config::{Backend, Destinations, SendProxy, UpstreamConfig},
     counting_stream::CountingStream,
     outcome::Reason,
+    socket_buffer::SocketBuffer,
 };
 
 /// What the connectors of all routes share.
@@ -36,6 +37,8 @@ pub struct DialContext {
     pub registry: Arc<BackendRegistry>,
     /// The authorities that the system trusts.
     pub roots: SystemRoots,
+    /// How much the kernel buffers for a connection. A reload changes it for all.
+    pub socket_buffer: SocketBuffer,
 }
 
 impl DialContext {
@@ -46,6 +49,7 @@ impl DialContext {
             resolver: Arc::clone(&self.resolver),
             registry: Arc::clone(&self.registry),
             roots: SystemRoots::default(),
+            socket_buffer: self.socket_buffer.clone(),
         }
     }
 }
@@ -108,6 +112,7 @@ pub struct Connector {
     tls_connector: Option<TlsConnector>,
     xmpp_domain: Option<String>,
     send_proxy: Option<SendProxy>,
+    socket_buffer: SocketBuffer,
 }
 
 impl Connector {
@@ -128,6 +133,7 @@ impl Connector {
             },
             xmpp_domain: config.xmpp_domain.clone(),
             send_proxy: config.send_proxy,
+            socket_buffer: context.socket_buffer.clone(),
         })
     }
 
@@ -148,8 +154,9 @@ impl Connector {
             | Backend::StartTlsXmpp { host, port } => (host, *port),
         };
         let addresses = self.resolver.resolve(host, deadline).await?;
-        let mut stream =
-            CountingStream::new(happy_eyeballs::tcp(addresses, port, &self.allowed, deadline).await?);
+        let (allowed, buffer) = (&self.allowed, &self.socket_buffer);
+        let connected = happy_eyeballs::tcp(addresses, port, allowed, buffer, deadline).await?;
+        let mut stream = CountingStream::new(connected);
         self.send_proxy_header(&mut stream, client_info, deadline).await?;
         let host = host.to_string();
         let name = match backend {

@@ -20,6 +20,7 @@ use tokio_util::{
 use crate::{
     config::Address,
     connection::{self, ListenerSettings, Shared},
+    socket_buffer::SocketBuffer,
     transport::{
         listener::{Backoff, InheritedSockets, ListeningSocket, listen},
         socket::Socket,
@@ -39,8 +40,12 @@ pub(super) struct BoundListener {
 
 impl BoundListener {
     /// Binds `address`. The name of inherited sockets can yield several.
-    pub(super) fn bind(address: &Address, inherited: &InheritedSockets) -> io::Result<Vec<Self>> {
-        let sockets = listen(address, inherited)?.into_iter();
+    pub(super) fn bind(
+        address: &Address,
+        inherited: &InheritedSockets,
+        buffer: &SocketBuffer,
+    ) -> io::Result<Vec<Self>> {
+        let sockets = listen(address, inherited, buffer)?.into_iter();
         Ok(sockets.map(|socket| Self { configured: address.clone(), socket }).collect())
     }
 }

@@ -85,6 +85,9 @@ impl Prepared {
         let mut seen = HashSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
         let context = carryover.context;
+        if carryover.snapshot.is_none() {
+            context.socket_buffer.set(limits.socket_buffer);
+        }
         let loaded = Loaded { file, snapshot, limits, admin, log, context, warnings };
         let mut prepared = Self { loaded, listeners };
         prepared.loaded.warnings.extend(prepared.descriptor_warning());
@@ -128,6 +131,7 @@ impl Prepared {
         inherited: &InheritedSockets,
     ) -> Result<Ready, StartError> {
         let Self { loaded, listeners } = self;
+        let buffer = &loaded.context.socket_buffer;
         let mut ready = Vec::with_capacity(listeners.len());
         for (index, (configured, settings)) in listeners.into_iter().enumerate() {
             let bound = match kept.iter().position(|open| *open == configured) {
@@ -136,7 +140,7 @@ impl Prepared {
                     None
                 }
                 None => {
-                    let bound = BoundListener::bind(&configured, inherited).map_err(|cause| {
+                    let bound = BoundListener::bind(&configured, inherited, buffer).map_err(|cause| {
                         let advice = advice(&configured, &cause, &kept);
                         let (file, address) = (loaded.file.display().to_string(), configured.clone());
                         StartError::Listen { file, number: index + 1, address, cause, advice }

@@ -79,6 +79,7 @@ impl Control {
         }
         shared.handshakes.set_limit(limits.max_handshakes);
         shared.sessions.set_limit(limits.max_sessions);
+        context.socket_buffer.set(limits.socket_buffer);
         let sources = tracked_sources(&limits);
         shared.limiter.set_limits(limits.per_ip, sources);
         let mut previous = std::mem::take(&mut state.listeners);

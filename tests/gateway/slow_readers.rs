@@ -169,8 +169,8 @@ async fn row_66_a_backend_that_reads_slowly_is_never_stalled() {
     let tls = Server::over_tls(authority.leaf("localhost").server(&[&TLS13]), move |mut stream| {
         let read = read.clone();
         async move {
-            let what = "a TLS backend that reads 8 KiB per second";
-            read_slowly(what, 8 * KIB, &mut stream).await;
+            let what = "a TLS backend that reads 32 KiB per second";
+            read_slowly(what, 32 * KIB, &mut stream).await;
             let _ = read.send(());
         }
     });

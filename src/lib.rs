@@ -12,7 +12,7 @@
 //! | stages | [`transport`]: sockets, PROXY header, TLS; [`http`]: requests, authorisation, files; [`backend`]: load balancing, health checks, dialling; [`relay`]: WebSocket to TCP and back |
 //! | configuration | [`config`]: TOML to domain types |
 //! | state and rules | [`session`]: session registry; [`metrics`]: counters and gauges; [`admission`]: rate limit, concurrency limits, Origin policy; [`websocket`]: framing |
-//! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; [`counting_stream`]: a stream that counts bytes; [`pem`]: certificates and keys in PEM form; [`watched_file`]: detects changed files for hot reload |
+//! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; [`counting_stream`]: a stream that counts bytes; [`pem`]: certificates and keys in PEM form; [`socket_buffer`]: how much the kernel buffers for a connection; [`watched_file`]: detects changed files for hot reload |
 
 mod admin;
 mod admission;
@@ -30,6 +30,7 @@ mod pem;
 mod relay;
 mod service;
 mod session;
+mod socket_buffer;
 mod transport;
 mod watched_file;
 mod websocket;

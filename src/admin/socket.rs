@@ -6,6 +6,7 @@ use std::io;
 
 use crate::{
     config::{Address, AdminAddress, SocketAccess},
+    socket_buffer::SocketBuffer,
     transport::listener::{InheritedSockets, ListeningSocket, listen, listen_privately},
 };
 
@@ -40,8 +41,8 @@ fn advice(error: &io::Error) -> &'static str {
 pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketError> {
     let bound = match address {
         AdminAddress::Loopback(address) => {
-            let listening =
-                listen(&Address::Ip(*address), &SocketAccess::default(), &InheritedSockets::default());
+            let (inherited, buffer) = (InheritedSockets::default(), SocketBuffer::default());
+            let listening = listen(&Address::Ip(*address), &SocketAccess::default(), &inherited, &buffer);
             listening
                 .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
         }

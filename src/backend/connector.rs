@@ -26,6 +26,7 @@ use crate::{
     config::{Backend, Destinations, SendProxy, UpstreamConfig},
     counting_stream::CountingStream,
     outcome::Reason,
+    socket_buffer::SocketBuffer,
 };
 
 /// What the connectors of all routes share.
@@ -41,6 +42,8 @@ pub struct DialContext {
     pub own: Arc<OwnAddresses>,
     /// Those of the configuration that is being loaded, for the checks while it is loaded.
     pub configured: AddressSet,
+    /// How much the kernel buffers for a connection. A reload changes it for all.
+    pub socket_buffer: SocketBuffer,
 }
 
 impl DialContext {
@@ -53,6 +56,7 @@ impl DialContext {
             roots: SystemRoots::default(),
             own: Arc::clone(&self.own),
             configured: AddressSet::default(),
+            socket_buffer: self.socket_buffer.clone(),
         }
     }
 }
@@ -128,6 +132,7 @@ pub struct Connector {
     tls_connector: Option<TlsConnector>,
     xmpp_domain: Option<String>,
     send_proxy: Option<SendProxy>,
+    socket_buffer: SocketBuffer,
 }
 
 impl Connector {
@@ -148,6 +153,7 @@ impl Connector {
             },
             xmpp_domain: config.xmpp_domain.clone(),
             send_proxy: config.send_proxy,
+            socket_buffer: context.socket_buffer.clone(),
         })
     }
 
@@ -168,8 +174,9 @@ impl Connector {
             | Backend::StartTlsXmpp { host, port } => (host, *port),
         };
         let addresses = self.resolver.resolve(host, deadline).await?;
-        let mut stream =
-            CountingStream::new(happy_eyeballs::tcp(addresses, port, &self.allowed, deadline).await?);
+        let (allowed, buffer) = (&self.allowed, &self.socket_buffer);
+        let connected = happy_eyeballs::tcp(addresses, port, allowed, buffer, deadline).await?;
+        let mut stream = CountingStream::new(connected);
         self.send_proxy_header(&mut stream, client_info, deadline).await?;
         let host = host.to_string();
         let name = match backend {

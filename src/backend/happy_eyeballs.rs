@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, sleep_until},
 };
 
@@ -22,7 +22,7 @@ use super::{
     exhaustion::{has_local_address_for, is_exhaustion},
     resolve::Addresses,
 };
-use crate::outcome::Reason;
+use crate::{outcome::Reason, socket_buffer::SocketBuffer};
 
 /// How long an attempt runs alone before the next one starts beside it (RFC 8305 §8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -133,9 +133,17 @@ pub(crate) async fn tcp(
     addresses: Addresses,
     port: u16,
     allowed: &Allowed,
+    buffer: &SocketBuffer,
     deadline: Instant,
 ) -> Result<TcpStream, TcpConnectError> {
-    let stream = happy_eyeballs(addresses, port, allowed, deadline, TcpStream::connect).await?;
+    let connect = |address: SocketAddr| async move {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // Before connecting, because the window scale is negotiated then. If it fails, the connection works with the
+        // system's defaults.
+        let _ = buffer.apply(&socket);
+        socket.connect(address).await
+    };
+    let stream = happy_eyeballs(addresses, port, allowed, deadline, connect).await?;
     // Frames are small and interactive; with Nagle's algorithm they would wait for delayed ACKs.
     let _ = stream.set_nodelay(true);
     Ok(stream)
@@ -466,10 +474,12 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let deadline = Instant::now() + millis(5000);
         let literal = || Addresses::literal([127, 0, 0, 1].into());
-        let stream = tcp(literal(), port, &Allowed::default(), deadline).await.unwrap();
+        let stream =
+            tcp(literal(), port, &Allowed::default(), &SocketBuffer::default(), deadline).await.unwrap();
         assert!(stream.nodelay().unwrap());
         drop(listener);
-        let error = tcp(literal(), port, &Allowed::default(), deadline).await.unwrap_err();
+        let error =
+            tcp(literal(), port, &Allowed::default(), &SocketBuffer::default(), deadline).await.unwrap_err();
         assert_eq!(error.reason(), Reason::BackendRefused, "{error}");
         assert!(error.to_string().starts_with(&format!("127.0.0.1:{port}: Connection refused")), "{error}");
     }

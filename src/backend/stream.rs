@@ -32,6 +32,15 @@ impl BackendStream {
             Self::Tls(stream) => stream.get_ref().0.bytes_written(),
         }
     }
+
+    /// The next write that would wait for the socket to be reported as writable is tried on the socket itself, once.
+    pub(crate) fn force_write(&mut self) {
+        match self {
+            Self::Tcp(stream) => stream.force_write(),
+            Self::Unix(stream) => stream.force_write(),
+            Self::Tls(stream) => stream.get_mut().0.force_write(),
+        }
+    }
 }
 
 delegate_io!(BackendStream { Tcp, Unix, Tls });

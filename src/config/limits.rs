@@ -2,17 +2,23 @@
 //!
 //! Owns the keys, their defaults and their ranges. Enforcing them is the task of `admission`.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, ops::RangeInclusive};
 
 use super::error::ConfigWarning;
 use super::scalar::{Integer, OptionalKey, StringList};
-use super::values::{MAX_CONNECTIONS, Result, integer, networks};
-use crate::admission::{PerIp, PerNetwork};
+use super::values::{MAX_CONNECTIONS, Result, integer, integer_from, networks};
+use crate::{
+    admission::{PerIp, PerNetwork},
+    socket_buffer::DEFAULT_SOCKET_BUFFER,
+};
 
 /// How much more than one address a network may use, unless the configuration says otherwise.
 const ADDRESSES_PER_NETWORK: NonZeroU32 = NonZeroU32::new(8).expect("not zero");
 /// The same for handshakes, which a network can hold at little cost to itself.
 const HANDSHAKES_PER_NETWORK: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
+
+/// The range of `limits.socket_buffer`: at least one TLS record, and no more than any path needs.
+const SOCKET_BUFFERS: RangeInclusive<u32> = 16 * 1024..=64 * 1024 * 1024;
 
 /// Limits on connections and sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,8 @@ pub struct Limits {
     pub max_handshakes: usize,
     /// Close a connection after this many requests that open no session.
     pub max_requests: NonZeroU32,
+    /// How much the kernel buffers of what a peer sends, and how much that a peer is yet to be sent, in bytes.
+    pub socket_buffer: u32,
     /// Limits for each client address.
     pub per_ip: PerIp,
     /// Limits for each network of client addresses.
@@ -54,6 +62,7 @@ impl Default for Limits {
             max_sessions: 9000,
             max_handshakes: 1024,
             max_requests: REQUESTS,
+            socket_buffer: DEFAULT_SOCKET_BUFFER,
             per_ip,
             per_network,
             core_dumps: false,
@@ -68,6 +77,7 @@ pub(super) struct RawLimits {
     max_handshakes: OptionalKey<Integer>,
     max_requests: OptionalKey<Integer>,
     core_dumps: OptionalKey<bool>,
+    socket_buffer: OptionalKey<Integer>,
     #[serde(default)]
     per_ip: RawPerIp,
     #[serde(default)]
@@ -98,6 +108,7 @@ pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Resul
     let default = Limits::default();
     let max_sessions = integer("limits.max_sessions", raw.max_sessions, MAX_CONNECTIONS)?;
     let max_handshakes = integer("limits.max_handshakes", raw.max_handshakes, MAX_CONNECTIONS)?;
+    let socket_buffer = integer_from("limits.socket_buffer", raw.socket_buffer, SOCKET_BUFFERS)?;
     let max_requests = integer("limits.max_requests", raw.max_requests, u32::MAX)?;
     let per_ip = per_ip(raw.per_ip, &default.per_ip, warnings)?;
     Ok(Limits {
@@ -106,6 +117,7 @@ pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Resul
         max_requests: max_requests.unwrap_or(default.max_requests),
         per_network: per_network(raw.per_network, &network_of(&per_ip))?,
         per_ip,
+        socket_buffer: socket_buffer.unwrap_or(default.socket_buffer),
         core_dumps: raw.core_dumps.is_some_and(|on| *on.get_ref()),
     })
 }

@@ -68,7 +68,7 @@ timeouts! {
     may_be_off {
         /// Close the session if a peer reads nothing for this long while data is pending, or a client leaves a
         /// frame header incomplete.
-        stall: Some(Duration::from_secs(30)),
+        stall: Some(Duration::from_secs(120)),
         /// Send a Ping if the client has been silent for this long.
         ping: Some(Duration::from_secs(30)),
         /// Close the session if a Ping is not answered within this time.

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -93,11 +93,21 @@ pub(super) fn keyword<T: Copy>(
 
 /// An integer from 1 to `max`.
 pub(super) fn integer(key: &str, written: OptionalKey<Integer>, max: u32) -> Result<Option<NonZeroU32>> {
+    Ok(integer_from(key, written, 1..=max)?.and_then(NonZeroU32::new))
+}
+
+/// An integer in `range`.
+pub(super) fn integer_from(
+    key: &str,
+    written: OptionalKey<Integer>,
+    range: RangeInclusive<u32>,
+) -> Result<Option<u32>> {
     let Some(written) = written else { return Ok(None) };
     let number = written.get_ref().0;
-    let fits = u32::try_from(number).ok().filter(|number| *number <= max).and_then(NonZeroU32::new);
+    let fits = u32::try_from(number).ok().filter(|number| range.contains(number));
     fits.map(Some).ok_or_else(|| {
-        invalid_literal(key, written.span(), number, format!("must be a whole number from 1 to {max}"))
+        let (min, max) = range.into_inner();
+        invalid_literal(key, written.span(), number, format!("must be a whole number from {min} to {max}"))
     })
 }
 

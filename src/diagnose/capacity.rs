@@ -20,6 +20,9 @@ const IDLE_PLAIN: u64 = 3 * 1024;
 const KERNEL: u64 = 8 * 1024;
 /// The most that a session buffers while both peers stall, beside its socket buffers, in bytes.
 const STALLED: u64 = 2 * 128 * 1024;
+/// The most that the kernel keeps for it in that case, in units of `limits.socket_buffer`: for each of its two sockets
+/// twice the size for what was received, and once for what is not yet sent.
+const SOCKET_BUFFERS: u64 = 6;
 /// Processor time of a short session with a full TLS handshake, from accept to close, in µs.
 const HANDSHAKE: u64 = 400;
 
@@ -196,7 +199,7 @@ fn address(backend: &Backend) -> Option<String> {
 }
 
 fn notes(config: &Config, machine: &Machine) -> Vec<String> {
-    let Limits { max_sessions, max_handshakes, per_ip, per_network, .. } = &config.limits;
+    let Limits { max_sessions, max_handshakes, socket_buffer, per_ip, per_network, .. } = &config.limits;
     let mut notes = vec![
         format!(
             "one client address may hold {} sessions and open {} per second (limits.per_ip); clients behind one \
@@ -222,7 +225,7 @@ fn notes(config: &Config, machine: &Machine) -> Vec<String> {
         machine.processors.max(1)
     ));
     if let Some(memory) = machine.memory {
-        let stalled = memory / STALLED;
+        let stalled = memory / (STALLED + SOCKET_BUFFERS * u64::from(*socket_buffer));
         notes.push(format!(
             "memory is computed for idle sessions; {stalled} of them could stall in both directions at once"
         ));
@@ -389,7 +392,7 @@ mod tests {
             ),
             "{notes}"
         );
-        assert!(notes.contains("32768 of them could stall in both directions"), "{notes}");
+        assert!(notes.contains("2520 of them could stall in both directions"), "{notes}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
     admission::Admission,
     config::{Address, SocketAccess},
     connection::{ListenerSettings, NewConnection, Shared},
+    socket_buffer::SocketBuffer,
     transport::{
         listener::{Backoff, InheritedSockets, ListeningSocket, listen},
         socket::Socket,
@@ -49,8 +50,9 @@ impl BoundListener {
         address: &Address,
         access: &SocketAccess,
         inherited: &InheritedSockets,
+        buffer: &SocketBuffer,
     ) -> io::Result<Vec<Self>> {
-        let sockets = listen(address, access, inherited)?.into_iter();
+        let sockets = listen(address, access, inherited, buffer)?.into_iter();
         Ok(sockets.map(|socket| Self { configured: address.clone(), socket }).collect())
     }
 }

@@ -102,6 +102,9 @@ impl Prepared {
         let mut seen = HashSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
         let context = carryover.context;
+        if carryover.snapshot.is_none() {
+            context.socket_buffer.set(limits.socket_buffer);
+        }
         let loaded = Loaded { file, snapshot, limits, admin, log, context, warnings };
         let mut prepared = Self { loaded, listeners };
         prepared.loaded.warnings.extend(prepared.descriptor_warning());
@@ -145,6 +148,7 @@ impl Prepared {
         inherited: &InheritedSockets,
     ) -> Result<Ready, StartError> {
         let Self { mut loaded, listeners } = self;
+        let buffer = loaded.context.socket_buffer.clone();
         let mut ready = Vec::with_capacity(listeners.len());
         for (index, listener) in listeners.into_iter().enumerate() {
             let PreparedListener { address: configured, access, settings } = listener;
@@ -155,11 +159,12 @@ impl Prepared {
                     None
                 }
                 None => {
-                    let bound = BoundListener::bind(&configured, &access, inherited).map_err(|cause| {
-                        let advice = advice(&configured, &cause, &kept);
-                        let (file, address) = (loaded.file.display().to_string(), configured.clone());
-                        StartError::Listen { file, number: index + 1, address, cause, advice }
-                    })?;
+                    let bound =
+                        BoundListener::bind(&configured, &access, inherited, &buffer).map_err(|cause| {
+                            let advice = advice(&configured, &cause, &kept);
+                            let (file, address) = (loaded.file.display().to_string(), configured.clone());
+                            StartError::Listen { file, number: index + 1, address, cause, advice }
+                        })?;
                     Some(bound)
                 }
             };

@@ -79,6 +79,7 @@ impl Control {
         }
         shared.handshakes.set_limits(handshake_limits(&limits));
         shared.sessions.set_limit(limits.max_sessions);
+        context.socket_buffer.set(limits.socket_buffer);
         let rows = tracked_sources(&limits);
         shared.limiter.set_limits(limits.per_ip, &limits.per_network, rows);
         let mut previous = std::mem::take(&mut state.listeners);

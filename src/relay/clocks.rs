@@ -10,6 +10,11 @@ use tokio::time::Instant;
 use super::RelaySettings;
 use crate::outcome::Reason;
 
+/// The longest time between two attempts to write to a peer that accepts nothing.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How many attempts to write there are at least before a peer counts as stalled.
+const RETRIES: u32 = 4;
+
 /// The state of a session at one moment, as far as the timeouts need it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Activity {
@@ -72,7 +77,7 @@ impl Clocks {
 
     /// Returns what is due now. Must be called again after [`ClockEvent::Ping`].
     pub(super) fn check(&mut self, now: Instant, activity: Activity, settings: &RelaySettings) -> ClockEvent {
-        self.record(now, activity);
+        self.record(now, activity, settings);
         // The most specific reason first: a peer that reads nothing is stalled, even if it sends no Pong either.
         let deadlines = [
             (after(self.client.since, settings.stall), Reason::ClientStalled),
@@ -93,7 +98,18 @@ impl Clocks {
             self.awaits_reply = true;
             return ClockEvent::Ping;
         }
-        ClockEvent::Wait(deadlines.iter().map(|(at, _)| *at).chain([ping]).flatten().min())
+        let retries = [self.client.retry_at, self.backend.retry_at];
+        ClockEvent::Wait(deadlines.iter().map(|(at, _)| *at).chain([ping]).chain(retries).flatten().min())
+    }
+
+    /// Whether a blocked write to the client, and one to the backend, are to be tried again now.
+    pub(super) fn take_retries(&mut self, now: Instant, settings: &RelaySettings) -> (bool, bool) {
+        (self.client.take_retry(now, settings.stall), self.backend.take_retry(now, settings.stall))
+    }
+
+    /// When the session's lifetime is over.
+    pub(super) fn end_of_lifetime(&self, settings: &RelaySettings) -> Option<Instant> {
+        after(Some(self.started), settings.lifetime)
     }
 
     /// Call this when a Pong arrives. Returns the time since the Ping; `None` for an unsolicited Pong.
@@ -101,9 +117,10 @@ impl Clocks {
         self.ping_sent.take().map(|ping_sent| now.saturating_duration_since(ping_sent))
     }
 
-    fn record(&mut self, now: Instant, activity: Activity) {
-        let client_progressed = self.client.update(now, activity.client_blocked, activity.client_written);
-        self.backend.update(now, activity.backend_blocked, activity.backend_written);
+    fn record(&mut self, now: Instant, activity: Activity, settings: &RelaySettings) {
+        let Activity { client_blocked, client_written, backend_blocked, backend_written, .. } = activity;
+        let client_progressed = self.client.update(now, settings.stall, client_blocked, client_written);
+        self.backend.update(now, settings.stall, backend_blocked, backend_written);
         // While backpressure from the backend keeps us from reading the client, its silence means nothing. And a
         // client that reads what was pending is alive, although its Pong may come only after all of that.
         if activity.received || activity.backend_blocked || client_progressed {
@@ -121,31 +138,62 @@ impl Clocks {
     }
 }
 
-/// Measures how long a peer has read nothing while data is pending for it.
+/// Measures how long a peer has read nothing while data is pending for it, and when to try to write again: a socket is
+/// reported as writable long after it would accept a few bytes (see [`RelayStream::force_write`]).
+///
+/// [`RelayStream::force_write`]: super::RelayStream::force_write
 #[derive(Debug, Default)]
 pub(super) struct StallClock {
     since: Option<Instant>,
+    /// When to try again; `None` if nothing is pending.
+    retry_at: Option<Instant>,
     bytes_written: u64,
 }
 
 impl StallClock {
     /// Records whether data is pending for the peer (`blocked`). Returns whether a stalled peer has read something
     /// since the last call.
-    pub(super) fn update(&mut self, now: Instant, blocked: bool, bytes_written: u64) -> bool {
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        limit: Option<Duration>,
+        blocked: bool,
+        bytes_written: u64,
+    ) -> bool {
         let progressed = self.since.is_some() && bytes_written != self.bytes_written;
         if !blocked {
             self.since = None;
+            self.retry_at = None;
         } else if self.since.is_none() || progressed {
             self.since = Some(now);
+            self.retry_at = retry_after(now, limit);
         }
         self.bytes_written = bytes_written;
         progressed
+    }
+
+    /// Whether a blocked write is to be tried again now.
+    pub(super) fn take_retry(&mut self, now: Instant, limit: Option<Duration>) -> bool {
+        let is_due = self.retry_at.is_some_and(|at| at <= now);
+        if is_due {
+            self.retry_at = retry_after(now, limit);
+        }
+        is_due
     }
 
     /// When the peer will have been stalled for `limit`; `None` if nothing is pending for it.
     pub(super) fn deadline(&self, limit: Duration) -> Option<Instant> {
         after(self.since, Some(limit))
     }
+
+    /// When a blocked write is to be tried again; `None` if nothing is pending.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+}
+
+fn retry_after(now: Instant, limit: Option<Duration>) -> Option<Instant> {
+    after(Some(now), Some(limit.map_or(LONGEST_RETRY, |limit| LONGEST_RETRY.min(limit / RETRIES))))
 }
 
 /// `limit` after `since`, if both are set.

@@ -4,6 +4,10 @@
 //! shut down our direction (TLS close_notify and FIN: a half-close), then read until it closes its own. The backend:
 //! forward and deliver, shut down our direction, then read until it closes its own. Invariants: everything that was
 //! accepted is delivered, unless its receiver is gone or stalled; each stage has a deadline.
+//!
+//! An end that the gateway orders (`killed`, a lifetime that is over) differs in two ways: from then on nothing of the
+//! client reaches the backend, even if the client answers no Close; and one deadline, `timeouts.close`, bounds all
+//! stages together.
 
 use std::{
     pin::Pin,
@@ -15,8 +19,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{READS_PER_WAKE, Relay, RelayStream, SessionEnd, Stop, clocks::StallClock, scratch};
-use crate::outcome::Reason;
+use super::{
+    READS_PER_WAKE, Relay, RelaySettings, RelayStream, SessionEnd, Stop, clocks::StallClock, scratch,
+};
+use crate::{outcome::Reason, session::Session};
 
 /// How far a session has got with its end.
 #[derive(Debug)]
@@ -27,6 +33,17 @@ pub(super) struct Closing {
     client_stall: StallClock,
     backend: BackendSide,
     backend_stall: StallClock,
+    /// When everything must be over, if the gateway ordered the end.
+    deadline: Option<Instant>,
+    /// When the session's lifetime is over, which orders the end.
+    lifetime: Option<Instant>,
+}
+
+/// Whether the gateway ordered the end, in contrast to one that a peer caused. A drain is no order: it lets clients
+/// finish, and has a deadline of its own.
+fn is_ordered(reason: Reason) -> bool {
+    use Reason::{IdleTimeout, Killed, LifetimeReached};
+    matches!(reason, Killed | LifetimeReached | IdleTimeout)
 }
 
 /// The stage of the client's side.
@@ -44,7 +61,7 @@ enum ClientSide {
 }
 
 impl ClientSide {
-    /// Whether the client's data is still read and forwarded.
+    /// Whether the client's data is still read, and forwarded unless the end was ordered.
     fn is_read(self) -> bool {
         matches!(self, Self::Deliver { read: true } | Self::Await { .. })
     }
@@ -82,29 +99,52 @@ impl<C: RelayStream, B: RelayStream> Relay<'_, C, B> {
             Reason::BackendFailed | Reason::BackendStalled => self.backend = None,
             _ => {}
         }
-        self.closing = Some(Box::new(Closing {
+        let mut closing = Box::new(Closing {
             reason,
             close_code,
             client: ClientSide::Deliver { read },
             client_stall: StallClock::default(),
             backend: BackendSide::Forward,
             backend_stall: StallClock::default(),
-        }));
+            deadline: None,
+            lifetime: self.clocks.end_of_lifetime(self.settings),
+        });
+        if is_ordered(reason) {
+            closing.order(Instant::now(), self);
+        }
+        self.closing = Some(closing);
     }
 }
 
 impl Closing {
-    /// Advances both sides. Returns the next deadline, or how the session ended.
+    /// The gateway orders the end: nothing more of the client is forwarded, and everything must be over within
+    /// `timeouts.close`. What was accepted for the backend before is still delivered. Only the first order counts.
+    fn order<C: RelayStream, B: RelayStream>(&mut self, now: Instant, relay: &mut Relay<'_, C, B>) {
+        if self.deadline.is_none() {
+            self.deadline = Some(now + relay.settings.close);
+            relay.inbound.discard();
+        }
+    }
+
+    /// Advances both sides. Returns the next deadline, or how the session ended. `session` can order the end of a
+    /// session that is closing for another reason.
     pub(super) fn poll<C: RelayStream, B: RelayStream>(
         &mut self,
         cx: &mut Context<'_>,
         relay: &mut Relay<'_, C, B>,
+        session: &Session,
     ) -> Result<Option<Instant>, SessionEnd> {
         let now = Instant::now();
+        let requested = self.deadline.is_none()
+            && matches!(session.poll_end(cx), Poll::Ready(request) if is_ordered(request.reason));
+        if requested || self.lifetime.is_some_and(|lifetime| lifetime <= now) {
+            self.order(now, relay);
+        }
         let client_until = self.poll_client(cx, now, relay);
         let backend_until = self.poll_backend(cx, now, relay);
         if relay.client.is_some() || relay.backend.is_some() {
-            return Ok(client_until.into_iter().chain(backend_until).min());
+            let lifetime = self.lifetime.filter(|_| self.deadline.is_none());
+            return Ok([client_until, backend_until, lifetime].into_iter().flatten().min());
         }
         Err(SessionEnd {
             reason: self.reason,
@@ -123,10 +163,14 @@ impl Closing {
         relay: &mut Relay<'_, C, B>,
     ) -> Option<Instant> {
         let Relay { client: slot, backend, inbound, outbound, settings, .. } = relay;
+        let in_time = self.deadline.unwrap_or(now + settings.close);
         loop {
             let client = slot.as_mut()?;
             let step = match self.client {
                 ClientSide::Deliver { read } => {
+                    if self.client_stall.take_retry(now, settings.stall) {
+                        client.force_write();
+                    }
                     let received = match read {
                         true => inbound.poll(cx, client, backend.as_mut(), outbound),
                         false => Poll::Pending,
@@ -135,19 +179,14 @@ impl Closing {
                         (Poll::Ready(stop), _) if stop.reason == Reason::ClientGone => ClosingStep::Done,
                         (_, Poll::Ready(Err(_))) => ClosingStep::Done,
                         (Poll::Ready(_), _) => ClosingStep::Next(ClientSide::Deliver { read: false }),
-                        (Poll::Pending, Poll::Ready(Ok(()))) => {
-                            let until = now + settings.close;
-                            ClosingStep::Next(if read {
-                                ClientSide::Await { until }
-                            } else {
-                                ClientSide::Shutdown { until }
-                            })
-                        }
+                        (Poll::Pending, Poll::Ready(Ok(()))) => ClosingStep::Next(if read {
+                            ClientSide::Await { until: in_time }
+                        } else {
+                            ClientSide::Shutdown { until: in_time }
+                        }),
                         (Poll::Pending, Poll::Pending) => {
-                            self.client_stall.update(now, true, client.bytes_written());
-                            ClosingStep::Wait(
-                                self.client_stall.deadline(settings.stall.unwrap_or(settings.close)),
-                            )
+                            let written = client.bytes_written();
+                            deliver(&mut self.client_stall, now, written, settings, self.deadline)
                         }
                     }
                 }
@@ -159,21 +198,23 @@ impl Closing {
                         let _ = Pin::new(client).poll_shutdown(cx);
                         ClosingStep::Done
                     }
-                    Poll::Pending => ClosingStep::Wait(Some(until)),
+                    Poll::Pending => ClosingStep::wait(until),
                 },
                 ClientSide::Shutdown { until } => match Pin::new(client).poll_shutdown(cx) {
                     Poll::Ready(_) => ClosingStep::Next(ClientSide::Linger { until }),
-                    Poll::Pending => ClosingStep::Wait(Some(until)),
+                    Poll::Pending => ClosingStep::wait(until),
                 },
                 ClientSide::Linger { until } => match poll_discard(cx, client) {
                     Poll::Ready(()) => ClosingStep::Done,
-                    Poll::Pending => ClosingStep::Wait(Some(until)),
+                    Poll::Pending => ClosingStep::wait(until),
                 },
             };
             match step {
                 ClosingStep::Next(side) => self.client = side,
-                ClosingStep::Wait(Some(until)) if until > now => return Some(until),
-                ClosingStep::Wait(_) | ClosingStep::Done => *slot = None,
+                ClosingStep::Wait { until: Some(until), poll_at } if until > now => {
+                    return Some(poll_at.map_or(until, |at| at.min(until)));
+                }
+                ClosingStep::Wait { .. } | ClosingStep::Done => *slot = None,
             }
         }
     }
@@ -187,36 +228,41 @@ impl Closing {
         relay: &mut Relay<'_, C, B>,
     ) -> Option<Instant> {
         let Relay { client, backend: slot, inbound, settings, .. } = relay;
+        let in_time = self.deadline.unwrap_or(now + settings.close);
+        let forwards = client.is_some() && self.client.is_read() && self.deadline.is_none();
         loop {
             let backend = slot.as_mut()?;
             let step = match self.backend {
                 // The client's side has a deadline, after which this is polled again.
-                BackendSide::Forward if client.is_some() && self.client.is_read() => return None,
+                BackendSide::Forward if forwards => return None,
                 BackendSide::Forward => ClosingStep::Next(BackendSide::Deliver),
-                BackendSide::Deliver => match inbound.poll_deliver(cx, Some(backend)) {
-                    Poll::Ready(()) => {
-                        ClosingStep::Next(BackendSide::Shutdown { until: now + settings.close })
+                BackendSide::Deliver => {
+                    if self.backend_stall.take_retry(now, settings.stall) {
+                        backend.force_write();
                     }
-                    Poll::Pending => {
-                        self.backend_stall.update(now, true, backend.bytes_written());
-                        ClosingStep::Wait(
-                            self.backend_stall.deadline(settings.stall.unwrap_or(settings.close)),
-                        )
+                    match inbound.poll_deliver(cx, Some(backend)) {
+                        Poll::Ready(()) => ClosingStep::Next(BackendSide::Shutdown { until: in_time }),
+                        Poll::Pending => {
+                            let written = backend.bytes_written();
+                            deliver(&mut self.backend_stall, now, written, settings, self.deadline)
+                        }
                     }
-                },
+                }
                 BackendSide::Shutdown { until } => match Pin::new(backend).poll_shutdown(cx) {
                     Poll::Ready(_) => ClosingStep::Next(BackendSide::Linger { until }),
-                    Poll::Pending => ClosingStep::Wait(Some(until)),
+                    Poll::Pending => ClosingStep::wait(until),
                 },
                 BackendSide::Linger { until } => match poll_discard(cx, backend) {
                     Poll::Ready(()) => ClosingStep::Done,
-                    Poll::Pending => ClosingStep::Wait(Some(until)),
+                    Poll::Pending => ClosingStep::wait(until),
                 },
             };
             match step {
                 ClosingStep::Next(side) => self.backend = side,
-                ClosingStep::Wait(Some(until)) if until > now => return Some(until),
-                ClosingStep::Wait(_) | ClosingStep::Done => *slot = None,
+                ClosingStep::Wait { until: Some(until), poll_at } if until > now => {
+                    return Some(poll_at.map_or(until, |at| at.min(until)));
+                }
+                ClosingStep::Wait { .. } | ClosingStep::Done => *slot = None,
             }
         }
     }
@@ -226,10 +272,29 @@ impl Closing {
 enum ClosingStep<Side> {
     /// Enter this stage.
     Next(Side),
-    /// Wait, but drop the side at this time.
-    Wait(Option<Instant>),
+    /// Wait, but drop the side at `until`; poll it again at `poll_at`, whatever happens.
+    Wait { until: Option<Instant>, poll_at: Option<Instant> },
     /// Drop the side.
     Done,
+}
+
+impl<Side> ClosingStep<Side> {
+    fn wait(until: Instant) -> Self {
+        Self::Wait { until: Some(until), poll_at: None }
+    }
+}
+
+/// Waits for a peer to read what was accepted for it: as long as it does not stall, and not beyond `deadline`.
+fn deliver<Side>(
+    stall: &mut StallClock,
+    now: Instant,
+    written: u64,
+    settings: &RelaySettings,
+    deadline: Option<Instant>,
+) -> ClosingStep<Side> {
+    stall.update(now, settings.stall, true, written);
+    let stalled = stall.deadline(settings.stall.unwrap_or(settings.close));
+    ClosingStep::Wait { until: stalled.into_iter().chain(deadline).min(), poll_at: stall.retry_at() }
 }
 
 /// Reads and discards; ready at the end of the stream or on an error.

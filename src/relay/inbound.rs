@@ -28,6 +28,8 @@ pub(super) struct Inbound {
     /// A write to the backend failed. Data from the backend may still be unread, so the other direction decides how
     /// the session ends; until then payload for the backend is discarded.
     write_failed: bool,
+    /// Payload is decoded, but goes nowhere: the gateway has ordered the end.
+    discards: bool,
     blocked: bool,
     received: bool,
     pong: bool,
@@ -43,6 +45,7 @@ impl Inbound {
             pipelined,
             pending: Pending::default(),
             write_failed: false,
+            discards: false,
             blocked: false,
             received: false,
             pong: false,
@@ -64,7 +67,10 @@ impl Inbound {
         B: AsyncWrite + Unpin,
     {
         for _ in 0..READS_PER_WAKE {
-            ready!(self.poll_deliver(cx, backend.as_deref_mut()));
+            // What is discarded needs not wait for the backend.
+            if !self.discards {
+                ready!(self.poll_deliver(cx, backend.as_deref_mut()));
+            }
             let stop = scratch::with(|scratch| {
                 let filled = match ready!(self.poll_fill(cx, client, scratch)) {
                     Ok(0) | Err(_) => return Poll::Ready(Some(Stop::new(Reason::ClientGone))),
@@ -82,6 +88,11 @@ impl Inbound {
         // Yield to other tasks of the thread.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// From now on payload is discarded; what was accepted before is still to be delivered.
+    pub(super) fn discard(&mut self) {
+        self.discards = true;
     }
 
     /// Ready once everything that was accepted for the backend is written and flushed, or a write has failed.
@@ -205,6 +216,9 @@ impl Inbound {
     where
         B: AsyncWrite + Unpin,
     {
+        if self.discards {
+            return;
+        }
         self.bytes += payload.len() as u64;
         if let Some(backend) = backend
             && !self.write_failed

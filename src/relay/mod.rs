@@ -53,6 +53,9 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) trait RelayStream: AsyncRead + AsyncWrite + Unpin {
     /// Bytes that the socket below TLS has accepted so far: tells a slow peer from a stalled one.
     fn bytes_written(&self) -> u64;
+
+    /// The next write for which the socket is not reported as writable is tried nevertheless, once.
+    fn force_write(&mut self);
 }
 
 /// The settings of a session. A timeout that is `None` is off.
@@ -199,7 +202,7 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
                         continue;
                     }
                 },
-                Some(mut closing) => match closing.poll(cx, self) {
+                Some(mut closing) => match closing.poll(cx, self, session) {
                     Ok(next) => {
                         self.closing = Some(closing);
                         next
@@ -221,6 +224,15 @@ impl<'a, C: RelayStream, B: RelayStream> Relay<'a, C, B> {
         };
         if let Poll::Ready(request) = session.poll_end(cx) {
             return Err(Stop::with_message(request.reason, request.message()));
+        }
+        if self.outbound.is_blocked() || self.inbound.is_blocked() {
+            let (retry_client, retry_backend) = self.clocks.take_retries(Instant::now(), self.settings);
+            if retry_client {
+                client.force_write();
+            }
+            if retry_backend {
+                backend.force_write();
+            }
         }
         if let Poll::Ready(stop) = self.inbound.poll(cx, client, Some(backend), &mut self.outbound) {
             return Err(stop);
@@ -268,4 +280,6 @@ impl RelayStream for Empty {
     fn bytes_written(&self) -> u64 {
         0
     }
+
+    fn force_write(&mut self) {}
 }

@@ -25,6 +25,19 @@ const PONG: u8 = 0x8a;
 struct Pipe {
     inner: DuplexStream,
     bytes_written: u64,
+    /// After a write that had to wait, waits until it is forced: like a socket that is never reported as writable.
+    is_reluctant: bool,
+    waits: bool,
+}
+
+impl Pipe {
+    fn new(inner: DuplexStream) -> Self {
+        Self { inner, bytes_written: 0, is_reluctant: false, waits: false }
+    }
+
+    fn reluctant(inner: DuplexStream) -> Self {
+        Self { is_reluctant: true, ..Self::new(inner) }
+    }
 }
 
 impl AsyncRead for Pipe {
@@ -39,10 +52,14 @@ impl AsyncRead for Pipe {
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.waits {
+            return Poll::Pending;
+        }
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(len)) = written {
             self.bytes_written += len as u64;
         }
+        self.waits = self.is_reluctant && written.is_pending();
         written
     }
 
@@ -59,13 +76,17 @@ impl RelayStream for Pipe {
     fn bytes_written(&self) -> u64 {
         self.bytes_written
     }
+
+    fn force_write(&mut self) {
+        self.waits = false;
+    }
 }
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The default settings of a gateway.
+/// The default settings of a gateway, but a shorter stall timeout.
 fn settings() -> RelaySettings {
     RelaySettings {
         accept_text: true,
@@ -102,8 +123,8 @@ impl Harness {
         let registry = Arc::new(Registry::default());
         let entry = registry.open(session_info());
         let session = tokio::spawn(async move {
-            let client = Pipe { inner: near_client, bytes_written: 0 };
-            let backend = Pipe { inner: near_backend, bytes_written: 0 };
+            let client = Pipe::new(near_client);
+            let backend = Pipe::new(near_backend);
             relay(client, Bytes::from_static(pipelined), backend, &settings, &entry).await
         });
         Self { client, backend, registry, session }
@@ -507,7 +528,7 @@ async fn session_without_backend_is_closed_with_the_reason() {
     let (mut client, near) = duplex(1024);
     let session = Arc::new(Registry::default()).open(session_info());
     let refused = tokio::spawn(async move {
-        let client = Pipe { inner: near, bytes_written: 0 };
+        let client = Pipe::new(near);
         refuse(client, Bytes::new(), Reason::BackendRefused, &settings(), &session).await
     });
     let (first, payload) = receive(&mut client).await.unwrap();
@@ -534,7 +555,7 @@ async fn data_of_a_backend_that_stopped_reading_is_delivered() {
 #[test]
 fn session_is_small() {
     let (settings, session) = (settings(), Arc::new(Registry::default()).open(session_info()));
-    let pipe = || Pipe { inner: duplex(1).0, bytes_written: 0 };
+    let pipe = || Pipe::new(duplex(1).0);
     let streams = 2 * size_of::<Pipe>();
     let size = size_of_val(&relay(pipe(), Bytes::new(), pipe(), &settings, &session));
     assert!(size <= streams + 768, "{size} bytes, {streams} of them for the streams");
@@ -620,4 +641,211 @@ proptest! {
             assert_eq!((end.bytes_in, end.bytes_out), (expected.len() as u64, answer.len() as u64));
         });
     }
+}
+
+/// A relay between two pipes of a test's own.
+fn relay_between(client: Pipe, backend: Pipe) -> JoinHandle<SessionEnd> {
+    tokio::spawn(async move {
+        let entry = Arc::new(Registry::default()).open(session_info());
+        relay(client, Bytes::new(), backend, &settings(), &entry).await
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_whose_socket_is_never_reported_as_writable_is_not_stalled_while_it_reads() {
+    let ((mut client, near_client), (mut backend, near_backend)) = (duplex(16), duplex(1024));
+    let session = relay_between(Pipe::reluctant(near_client), Pipe::new(near_backend));
+    backend.write_all(&[1; 60]).await.unwrap();
+    backend.shutdown().await.unwrap();
+    for _ in 0..62 {
+        sleep(secs(20)).await;
+        client.read_u8().await.unwrap();
+    }
+    assert_eq!(timeout(secs(60), receive(&mut client)).await.unwrap().unwrap().0, CLOSE);
+    drop((client, backend));
+    assert_eq!(session.await.unwrap().reason, Reason::BackendClosed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn backend_whose_socket_is_never_reported_as_writable_is_not_stalled_while_it_reads() {
+    let ((mut client, near_client), (mut backend, near_backend)) = (duplex(1024), duplex(16));
+    let session = relay_between(Pipe::new(near_client), Pipe::reluctant(near_backend));
+    client.write_all(&frame(BINARY, &[1; 40])).await.unwrap();
+    client.write_all(&frame(CLOSE, b"\x03\xe8")).await.unwrap();
+    for _ in 0..40 {
+        sleep(secs(20)).await;
+        backend.read_u8().await.unwrap();
+    }
+    assert_eq!(backend.read(&mut [0]).await.unwrap(), 0);
+    drop((client, backend));
+    assert_eq!(session.await.unwrap().reason, Reason::ClientClosed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_client_that_does_not_read_types_no_more() {
+    let mut harness = Harness::with_pipes(settings(), 1024, b"");
+    harness.send(BINARY, b"before").await;
+    assert_eq!(harness.backend_receives(6).await, b"before");
+    // The client reads nothing of this.
+    harness.backend.write_all(&[1; 2048]).await.unwrap();
+    sleep(secs(1)).await;
+    assert!(harness.registry.end(1, Reason::Killed));
+    let start = Instant::now();
+    harness.send(BINARY, b"after").await;
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "nothing but the end");
+    let Harness { client, backend, session, .. } = harness;
+    drop(backend);
+    let end = session.await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 2, "bounded by timeouts.close");
+    assert_eq!((end.reason, end.bytes_in), (Reason::Killed, 6));
+    drop(client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_session_delivers_what_it_accepted_and_nothing_else() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    // More than the backend's pipe holds: the rest is pending when the order comes.
+    let (mut client, sent) = (harness.client, frame(BINARY, &[7; 40]));
+    client.write_all(&sent).await.unwrap();
+    sleep(secs(1)).await;
+    assert!(harness.registry.end(1, Reason::Killed));
+    sleep(Duration::from_millis(1)).await;
+    let writing = tokio::spawn(async move {
+        let _ = client.write_all(&frame(BINARY, &[8; 50])).await;
+        client
+    });
+    let mut received = Vec::new();
+    harness.backend.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received.iter().filter(|byte| **byte == 8).count(), 0, "{received:?}");
+    let client = timeout(secs(10), writing).await.unwrap().unwrap();
+    drop((client, harness.backend));
+    let end = harness.session.await.unwrap();
+    assert_eq!((end.reason, end.bytes_in), (Reason::Killed, received.len() as u64));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ordered_end_has_one_deadline_for_all_stages() {
+    // Neither peer reads: nothing can be delivered.
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    harness.backend.write_all(&[1; 16]).await.unwrap();
+    harness.backend.write_all(&[1; 16]).await.unwrap();
+    harness.client.write_all(&frame(BINARY, &[7; 40])).await.unwrap();
+    sleep(secs(1)).await;
+    assert!(harness.registry.end(1, Reason::Killed));
+    let start = Instant::now();
+    assert_eq!(harness.session.await.unwrap().reason, Reason::Killed);
+    assert_eq!(start.elapsed().as_secs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn kill_ends_a_session_that_is_closing_for_another_reason() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    // The client leaves no space for the Close that follows this, and goes on typing.
+    harness.backend.write_all(&[1; 14]).await.unwrap();
+    harness.backend.shutdown().await.unwrap();
+    sleep(secs(1)).await;
+    harness.send(BINARY, b"before").await;
+    assert_eq!(harness.backend_receives(6).await, b"before");
+    assert!(harness.registry.end(1, Reason::Killed));
+    let start = Instant::now();
+    sleep(Duration::from_millis(1)).await;
+    harness.send(BINARY, b"after").await;
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "nothing but the end");
+    let end = harness.session.await.unwrap();
+    assert_eq!((end.reason, end.bytes_in, start.elapsed().as_secs()), (Reason::BackendClosed, 6, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pong_follows_our_close() {
+    let mut harness = Harness::new(settings());
+    assert!(harness.registry.end(1, Reason::Draining));
+    assert_eq!(close_code(&harness.receive().await.1), Some(1001));
+    harness.send(PING, b"late").await;
+    assert_eq!(harness.client.read(&mut [0]).await.unwrap(), 0, "nothing follows a Close");
+}
+
+/// What the clocks decide for `activity` at each of `seconds` after the start.
+fn clock_events(activity: Activity, seconds: impl IntoIterator<Item = u64>) -> Vec<ClockEvent> {
+    let start = Instant::now();
+    let mut clocks = Clocks::new(start);
+    seconds.into_iter().map(|second| clocks.check(start + secs(second), activity, &settings())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocked_client_is_sent_no_ping() {
+    let activity = Activity { client_blocked: true, ..Activity::default() };
+    let settings = RelaySettings { stall: None, ..settings() };
+    let start = Instant::now();
+    let mut clocks = Clocks::new(start);
+    let events = [0, 30, 60, 90].map(|at| clocks.check(start + secs(at), activity, &settings));
+    assert!(!events.contains(&ClockEvent::Ping), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pong_clock_is_suspended_while_the_backend_blocks_reading() {
+    let start = Instant::now();
+    let mut clocks = Clocks::new(start);
+    let blocked = Activity { backend_blocked: true, ..Activity::default() };
+    let settings = RelaySettings { stall: None, ..settings() };
+    assert_eq!(clocks.check(start + secs(30), Activity::default(), &settings), ClockEvent::Ping);
+    for at in [31, 50, 51, 60] {
+        let event = clocks.check(start + secs(at), blocked, &settings);
+        assert!(matches!(event, ClockEvent::Wait(_)), "{at} s: {event:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_that_takes_data_counts_as_alive() {
+    let start = Instant::now();
+    let mut clocks = Clocks::new(start);
+    assert_eq!(clocks.check(start + secs(30), Activity::default(), &settings()), ClockEvent::Ping);
+    for at in 31..100 {
+        let activity = Activity { client_blocked: true, client_written: at, ..Activity::default() };
+        let event = clocks.check(start + secs(at), activity, &settings());
+        assert!(matches!(event, ClockEvent::Wait(_)), "{at} s: {event:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn header_clock_is_suspended_while_the_backend_blocks() {
+    let in_header = Activity { in_header: true, received: true, ..Activity::default() };
+    let events = clock_events(in_header, [0, 10, 20, 30]);
+    assert_eq!(events.last(), Some(&ClockEvent::End(Reason::ClientStalled)));
+    let start = Instant::now();
+    let mut clocks = Clocks::new(start);
+    for at in [0, 10, 20, 30, 40] {
+        // The backend takes a byte now and then, so that it is not stalled itself.
+        let blocked = Activity { backend_blocked: true, backend_written: at, ..in_header };
+        let event = clocks.check(start + secs(at), blocked, &settings());
+        assert!(matches!(event, ClockEvent::Wait(_)), "{at} s: {event:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_of_the_client_delivers_what_the_backend_had_not_read() {
+    let mut harness = Harness::with_pipes(settings(), 64, b"");
+    let bytes = [frame(BINARY, &[7; 120]), frame(CLOSE, b"\x03\xe8")].concat();
+    let mut client = harness.client;
+    let writing = tokio::spawn(async move {
+        client.write_all(&bytes).await.unwrap();
+        client
+    });
+    sleep(secs(1)).await;
+    let mut received = Vec::new();
+    harness.backend.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, [7; 120]);
+    drop((writing.await.unwrap(), harness.backend));
+    assert_eq!(harness.session.await.unwrap().bytes_in, 120);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_decoded_after_a_violation() {
+    let mut harness = Harness::new(settings());
+    harness.client.write_all(&[0x02, 0x01, 0x00]).await.unwrap();
+    harness.send(BINARY, b"later").await;
+    assert_eq!(close_code(&harness.receive().await.1), Some(1002));
+    harness.send(BINARY, b"much later").await;
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "the backend receives nothing");
+    drop(harness.backend);
+    assert_eq!(harness.session.await.unwrap().bytes_in, 0);
 }

@@ -4,7 +4,13 @@
 //! connections are used for. Several processes may share an inherited socket. Invariant: connections that the kernel
 //! queued before a socket was closed are not lost.
 
-use std::{env, io, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    env, io,
+    net::SocketAddr,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
@@ -13,7 +19,10 @@ use super::{
     socket::{LOCAL, Socket},
     unix::{self, SocketPath},
 };
-use crate::config::{Address, SocketAccess};
+use crate::{
+    config::{Address, SocketAccess},
+    socket_buffer::SocketBuffer,
+};
 
 /// How many connections the kernel queues until they are accepted.
 pub(crate) const BACKLOG: u32 = 4096;
@@ -33,8 +42,30 @@ pub(crate) struct ListeningSocket {
 
 #[derive(Debug)]
 enum ListenerKind {
-    Tcp(TcpListener),
+    Tcp(TcpListener, BufferSize),
     Unix(UnixListener),
+}
+
+/// The buffer size that accepted sockets inherit.
+#[derive(Debug)]
+struct BufferSize {
+    wanted: SocketBuffer,
+    applied: AtomicU32,
+}
+
+impl BufferSize {
+    fn new(wanted: &SocketBuffer) -> Self {
+        Self { wanted: wanted.clone(), applied: AtomicU32::new(0) }
+    }
+
+    /// Configures the listening socket, at first and after a change.
+    fn apply(&self, listener: &TcpListener) {
+        let wanted = self.wanted.get();
+        if self.applied.swap(wanted, Ordering::Relaxed) != wanted {
+            // If this fails, connections work with the system's defaults.
+            let _ = self.wanted.apply(listener);
+        }
+    }
 }
 
 impl ListeningSocket {
@@ -44,7 +75,8 @@ impl ListeningSocket {
     /// See [`Backoff`].
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         match &self.socket {
-            ListenerKind::Tcp(listener) => {
+            ListenerKind::Tcp(listener, buffer) => {
+                buffer.apply(listener);
                 let (stream, peer) = listener.accept().await?;
                 Ok((Socket::Tcp(stream), peer))
             }
@@ -65,7 +97,7 @@ impl ListeningSocket {
         // Not through the runtime, which may not know of the newest connections yet. Errors are ignored: there is no
         // retry.
         match socket {
-            ListenerKind::Tcp(listener) => {
+            ListenerKind::Tcp(listener, _) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
                 waiting(
                     || listener.accept(),
@@ -91,7 +123,7 @@ impl ListeningSocket {
     /// The address it listens on, with the port that the kernel chose for port 0.
     pub(crate) fn address(&self) -> Address {
         match &self.socket {
-            ListenerKind::Tcp(listener) => {
+            ListenerKind::Tcp(listener, _) => {
                 Address::Ip(listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0))))
             }
             ListenerKind::Unix(listener) => {
@@ -153,13 +185,13 @@ impl InheritedSockets {
         self.sockets.iter().map(|(name, _)| name.as_str())
     }
 
-    fn open(&self, name: &str) -> io::Result<Vec<ListeningSocket>> {
+    fn open(&self, name: &str, buffer: &SocketBuffer) -> io::Result<Vec<ListeningSocket>> {
         let named = self.sockets.iter().filter(|(given, _)| given == name);
         let opened = named.map(|(_, socket)| {
             let socket = match socket {
                 InheritedSocket::Tcp(listener) => {
                     listener.set_nonblocking(true)?;
-                    ListenerKind::Tcp(TcpListener::from_std(listener.try_clone()?)?)
+                    ListenerKind::Tcp(TcpListener::from_std(listener.try_clone()?)?, BufferSize::new(buffer))
                 }
                 InheritedSocket::Unix(listener) => {
                     listener.set_nonblocking(true)?;
@@ -180,7 +212,8 @@ impl InheritedSockets {
     }
 }
 
-/// Listens on `address`; on several sockets if several were inherited by that name. `access` is for a Unix socket.
+/// Listens on `address`; on several sockets if several were inherited by that name. `access` is for a Unix socket; accepted
+/// TCP sockets get `buffer`.
 ///
 /// # Errors
 /// The address is in use, is not one of this machine, or its port needs a privilege; no such socket was inherited.
@@ -188,15 +221,16 @@ pub(crate) fn listen(
     address: &Address,
     access: &SocketAccess,
     inherited: &InheritedSockets,
+    buffer: &SocketBuffer,
 ) -> io::Result<Vec<ListeningSocket>> {
     match address {
         Address::Ip(address) => Ok(vec![ListeningSocket {
-            socket: ListenerKind::Tcp(on_ip(*address)?),
+            socket: ListenerKind::Tcp(on_ip(*address, buffer)?, BufferSize::new(buffer)),
             shared: false,
             name: None,
         }]),
         Address::Unix(path) => Ok(vec![on_path(path, access)?]),
-        Address::Inherited(name) => inherited.open(name),
+        Address::Inherited(name) => inherited.open(name, buffer),
     }
 }
 
@@ -213,10 +247,12 @@ fn on_path(path: &Path, access: &SocketAccess) -> io::Result<ListeningSocket> {
     Ok(ListeningSocket { socket: ListenerKind::Unix(listener), shared: false, name: Some(name) })
 }
 
-fn on_ip(address: SocketAddr) -> io::Result<TcpListener> {
+fn on_ip(address: SocketAddr, buffer: &SocketBuffer) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Without this, a restart fails while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
+    // If this fails, connections work with the system's defaults.
+    let _ = buffer.apply(&socket);
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -278,8 +314,8 @@ mod tests {
 
     #[tokio::test]
     async fn error_for_an_unknown_inherited_name_lists_the_names() {
-        let error =
-            listen(&Address::Inherited("web".into()), &OWNER_ONLY, &InheritedSockets::default()).unwrap_err();
+        let (address, buffer) = (Address::Inherited("web".into()), SocketBuffer::default());
+        let error = listen(&address, &OWNER_ONLY, &InheritedSockets::default(), &buffer).unwrap_err();
         assert_eq!(error.to_string(), "no socket of that name was inherited (none was)");
     }
 

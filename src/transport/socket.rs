@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use rustix::net::{RecvFlags, recv};
@@ -53,6 +54,15 @@ impl Socket {
                 let peek = || Ok(recv(stream, &mut *first, RecvFlags::PEEK)?.0);
                 stream.async_io(Interest::READABLE, peek).await
             }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
         }
     }
 }

@@ -31,6 +31,14 @@ impl ClientStream {
             Self::Tls(stream) => stream.get_ref().0.bytes_written(),
         }
     }
+
+    /// See [`CountingStream::force_write`].
+    pub(crate) fn force_write(&mut self) {
+        match self {
+            Self::Plain(stream) => stream.force_write(),
+            Self::Tls(stream) => stream.get_mut().0.force_write(),
+        }
+    }
 }
 
 delegate_io!(ClientStream { Plain, Tls });

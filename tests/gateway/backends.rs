@@ -1,6 +1,6 @@
 //! Every kind of backend with the real binary: what works, and how each failure is reported.
 
-mod authority;
+pub(crate) mod authority;
 mod exhaustion;
 mod names;
 mod proxy;

@@ -3,6 +3,7 @@
 //! Every test starts its own gateway on free ports, and ends with checks of that gateway:
 //! one log line for each connection, every descriptor released, and one more session that works.
 
+#[allow(dead_code, unused_imports, reason = "the other test binary uses more of it")]
 mod support;
 
 mod admin;
@@ -17,9 +18,11 @@ mod crowd;
 mod files;
 mod frames;
 mod handshake;
+mod kernel_memory;
 mod listeners;
 mod log;
 mod logs;
+mod ordered_end;
 mod origin;
 mod protected;
 mod rate;
@@ -27,6 +30,7 @@ mod relay;
 mod reload;
 mod reload_load;
 mod renewal;
+mod slow_readers;
 mod stall;
 mod stop;
 mod stream;

@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::file::TargetsError;
 use self::file::{Contents, File, files};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::file::{LineError, parse as parse_line};
 use crate::{
     config::{Backend, RoutePath, Secret, TokenFile},
     watched_file::{self, ChangeTracker, Event, Loaded},

@@ -22,6 +22,9 @@ pub mod config;
 mod connection;
 mod counting_stream;
 mod diagnose;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 mod http;
 mod metrics;

@@ -6,6 +6,8 @@
 //! session is counted for its route exactly once.
 
 mod connection_id;
+#[cfg(test)]
+mod race_tests;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -8,6 +8,8 @@ mod api;
 pub(crate) mod client;
 mod connections;
 pub(crate) mod control;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 pub(crate) mod kill;
 mod metrics_text;

@@ -9,7 +9,10 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use http::{Request, StatusCode, header::HOST};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time,
+};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -26,10 +29,7 @@ use crate::{
     http::quoted,
     metrics::Metrics,
     session::Registry,
-    transport::{
-        listener::{Backoff, ListeningSocket},
-        socket::Socket,
-    },
+    transport::listener::{Backoff, ListeningSocket},
 };
 
 /// A further one takes the place of the one that has waited longest for its client.
@@ -152,12 +152,15 @@ async fn accept(socket: ListeningSocket, api: Arc<AdminApi>, stop: CancellationT
     }
 }
 
-async fn serve_connection(
-    stream: Socket,
+/// Serves the requests of one connection.
+pub(super) async fn serve_connection<S>(
+    stream: S,
     own: Option<SocketAddr>,
     api: Arc<AdminApi>,
     connection: Arc<Connection>,
-) {
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut io = TimeoutStream::new(stream);
     io.set_write_timeout(Some(WRITE_TIMEOUT));
     let service = service_fn(move |request: Request<Incoming>| {

@@ -143,8 +143,9 @@ impl Allowed {
 
 fn forbidden_by_default(address: IpAddr) -> Option<Rule> {
     let address = embedded(address);
-    let covered = |&&(ref network, _): &&(IpNet, Rule)| covers(std::slice::from_ref(network), address);
-    FORBIDDEN_BY_DEFAULT.iter().find(covered).map(|(_, rule)| *rule)
+    let covering =
+        FORBIDDEN_BY_DEFAULT.iter().find(|(network, _)| covers(std::slice::from_ref(network), address));
+    covering.map(|(_, rule)| *rule)
 }
 
 /// The IPv4 address that NAT64 translates an IPv6 address to (RFC 6052 §2.1: `64:ff9b::/96`).

@@ -72,7 +72,10 @@ impl StartTlsError {
     }
 
     fn not_xmpp(what: impl fmt::Display) -> Self {
-        Self::NotXmpp(what.to_string().chars().take(QUOTED).collect())
+        // It can quote the server, and is printed on terminals.
+        let printable =
+            |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { char::REPLACEMENT_CHARACTER };
+        Self::NotXmpp(what.to_string().chars().take(QUOTED).map(printable).collect())
     }
 }
 
@@ -322,6 +325,12 @@ mod tests {
             }
             (stream, received)
         })
+    }
+
+    #[test]
+    fn messages_have_no_control_characters() {
+        let message = StartTlsError::not_xmpp("expected `</a>`, but `</\x1b[31m\n`").to_string();
+        assert!(message.ends_with("expected `</a>`, but `</\u{fffd}[31m\u{fffd}`"), "{message:?}");
     }
 
     async fn negotiate_with(

@@ -32,8 +32,11 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::file::LineError;
 pub(crate) use self::file::TargetsError;
-use self::file::{Contents, File, LineError, files};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::file::parse as parse_line;
+use self::file::{Contents, File, files};
 use super::{
     allowed::{Allowed, Source},
     own::AddressSet,

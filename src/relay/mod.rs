@@ -13,6 +13,8 @@
 mod clocks;
 mod closing;
 mod inbound;
+#[cfg(test)]
+mod model_tests;
 mod outbound;
 mod pending;
 mod scratch;

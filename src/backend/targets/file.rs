@@ -164,7 +164,7 @@ impl Contents {
 
 /// The token and the backend of a line; `None` for a comment or an empty line. The first colon with white space
 /// behind it separates the two, as in websockify.
-fn parse(line: &[u8]) -> Result<Option<(&str, Backend)>, LineError> {
+pub(crate) fn parse(line: &[u8]) -> Result<Option<(&str, Backend)>, LineError> {
     let line = std::str::from_utf8(line).map_err(|_| LineError::Encoding)?.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);

@@ -1,0 +1,93 @@
+//! Requests to the admin address: nothing changes unless a request asks for it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use super::input::{Pieces, block_on};
+use crate::{
+    admin::{
+        control::{BoxFuture, GatewayStatus, ProcessControl},
+        fuzzing::AdminService,
+    },
+    session::{Registry, SessionInfo},
+};
+
+thread_local! {
+    static ADMIN: Admin = Admin::new();
+}
+
+struct Admin {
+    service: AdminService,
+    control: Arc<Control>,
+    registry: Arc<Registry>,
+}
+
+impl Admin {
+    fn new() -> Self {
+        let (control, registry) = (Arc::<Control>::default(), Arc::<Registry>::default());
+        let service = AdminService::new(Arc::<Control>::clone(&control), Arc::clone(&registry));
+        Self { service, control, registry }
+    }
+}
+
+/// Counts the requests for a change.
+#[derive(Debug, Default)]
+struct Control {
+    changes: AtomicUsize,
+}
+
+impl Control {
+    fn count(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl ProcessControl for Control {
+    fn reload(&self) -> BoxFuture<'_, Result<String, String>> {
+        self.count();
+        Box::pin(async { Ok("reloaded".to_owned()) })
+    }
+
+    fn drain(&self) {
+        self.count();
+    }
+
+    fn set_log_level(&self, _: tracing::Level) -> Result<(), String> {
+        self.count();
+        Ok(())
+    }
+
+    fn status(&self) -> GatewayStatus {
+        GatewayStatus {
+            ready: true,
+            draining: false,
+            loaded: SystemTime::UNIX_EPOCH,
+            reloads: (0, 0),
+            sessions: (0, 1),
+            handshakes: (0, 1),
+            listeners: Vec::new(),
+            backends: Vec::new(),
+            dropped_log_lines: 0,
+        }
+    }
+}
+
+/// The bytes of a connection to the admin address.
+pub fn admin_request(data: &[u8]) {
+    ADMIN.with(|Admin { service, control, registry }| {
+        let peer = ([192, 0, 2, 7], 4711).into();
+        let session = registry.open(SessionInfo { peer, route: "chat", since: SystemTime::UNIX_EPOCH });
+        let before = control.changes.load(Ordering::Relaxed);
+        block_on(service.serve(Pieces::new(data, usize::MAX)));
+        let is_killed = block_on(std::future::poll_fn(|cx| session.poll_end(cx).is_ready().into()));
+        if is_killed || control.changes.load(Ordering::Relaxed) != before {
+            let asks = |method: &[u8]| data.windows(method.len()).any(|window| window == method);
+            assert!(asks(b"POST /api/") || asks(b"DELETE /api/"), "something changed");
+        }
+    });
+}

@@ -30,7 +30,7 @@ use crate::{
     admission::{AddressPermit, ConcurrencyLimit, Permit, RateLimiter, canonical},
     backend::{BackendStream, ClientInfo, Upstream, balance},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
-    http::{AcceptedRequest, Exchange, ExchangeError, Files, Refusal, Routes},
+    http::{AcceptedRequest, Exchange, ExchangeError, Files, KnownHosts, Refusal, Routes},
     metrics::{Metrics, SessionGauge},
     outcome::Reason,
     relay::{self, RelaySettings, RelayStream},
@@ -50,6 +50,8 @@ pub(crate) struct ListenerSettings {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether every connection must begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// The hosts that requests may name; `None` for any.
+    pub hosts: Option<KnownHosts>,
     pub snapshot: Arc<ConfigSnapshot>,
 }
 

@@ -38,7 +38,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
     }
-    let diagnostics = Diagnostics::new(config, prepared.routes(), prepared.files());
+    let diagnostics = Diagnostics::new(config, prepared.routes(), prepared.files(), prepared.known_hosts());
     let Explanation { text, is_accepted } = block_on(diagnostics.explain(&question, args.dial))?;
     print!("{text}");
     Ok(if is_accepted { ExitCode::SUCCESS } else { FAILURE.into() })

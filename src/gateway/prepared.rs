@@ -10,7 +10,7 @@ use crate::{
     backend::{DialContext, Upstream},
     config::{Address, Admin, Config, Limits, Listener, Log, Route, Timeouts, Web},
     connection::{ConfigSnapshot, ListenerSettings},
-    http::{Files, Routed, Routes},
+    http::{Files, KnownHosts, Routed, Routes},
     service::limits,
     transport::{certificate::world_readable_key, listener::InheritedSockets, tls::Tls},
 };
@@ -70,10 +70,12 @@ impl Prepared {
         let name = file.display().to_string();
         let listeners = load_tls(&name, listeners, &mut carryover, &mut warnings)?;
         let snapshot = load_snapshot(&name, routes, web, timeouts, &carryover, &mut warnings)?;
+        let names = known_names(&listeners, &snapshot.routes);
         let listeners = listeners.into_iter().map(|(listener, tls)| {
+            let hosts = KnownHosts::of(&listener, &names);
             let Listener { address, trusted_proxies, proxy_protocol, .. } = listener;
             let snapshot = Arc::clone(&snapshot);
-            (address, Arc::new(ListenerSettings { tls, trusted_proxies, proxy_protocol, snapshot }))
+            (address, Arc::new(ListenerSettings { tls, trusted_proxies, proxy_protocol, hosts, snapshot }))
         });
         let listeners: Vec<_> = listeners.collect();
         if carryover.snapshot.is_some() && carryover.admin != admin {
@@ -104,6 +106,11 @@ impl Prepared {
     /// The files of `[web] root`, if it is set.
     pub fn files(&self) -> Option<Files> {
         self.loaded.snapshot.files.clone()
+    }
+
+    /// The hosts that requests to each listener may name, in the order of the configuration.
+    pub fn known_hosts(&self) -> Vec<Option<KnownHosts>> {
+        self.listeners.iter().map(|(_, settings)| settings.hosts.clone()).collect()
     }
 
     /// How many descriptors the configured limits can require.
@@ -207,6 +214,13 @@ fn load_snapshot(
         routed.push(Routed { route, upstream });
     }
     Ok(Arc::new(ConfigSnapshot { routes: Routes::new(routed), files, timeouts }))
+}
+
+/// The names that routes and certificates have.
+fn known_names(listeners: &[(Listener, Option<Tls>)], routes: &Routes<Arc<Upstream>>) -> Vec<String> {
+    let of_certificates = listeners.iter().filter_map(|(_, tls)| tls.as_ref());
+    let of_certificates = of_certificates.flat_map(|tls| tls.certificate().names());
+    routes.iter().filter_map(|routed| routed.route.host.clone()).chain(of_certificates).collect()
 }
 
 /// What to do about an address that cannot be bound. The gateway itself listens on the addresses in `kept`, and closes them

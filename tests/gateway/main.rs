@@ -25,6 +25,7 @@ mod relay;
 mod reload;
 mod reload_load;
 mod renewal;
+mod request_rules;
 mod stall;
 mod stop;
 mod stream;

@@ -34,7 +34,7 @@ use crate::{
     },
     backend::{BackendStream, ClientInfo, Upstream, balance},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
-    http::{AcceptedRequest, Exchange, ExchangeError, Files, Refusal, Routes},
+    http::{AcceptedRequest, Exchange, ExchangeError, Files, KnownHosts, Refusal, Routes},
     metrics::{Metrics, SessionGauge},
     outcome::Reason,
     relay::{self, RelaySettings, RelayStream},
@@ -54,6 +54,8 @@ pub(crate) struct ListenerSettings {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether every connection must begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// The hosts that requests may name; `None` for any.
+    pub hosts: Option<KnownHosts>,
     pub snapshot: Arc<ConfigSnapshot>,
 }
 

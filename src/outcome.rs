@@ -86,6 +86,8 @@ reasons! {
     RequestTimeout = "request_timeout", Handshake, Some(StatusCode::REQUEST_TIMEOUT), None, "no complete request in time";
     /// A request that RFC 9112 or RFC 6455 §4.2.1 forbids.
     BadRequest = "bad_request", Handshake, Some(StatusCode::BAD_REQUEST), None, "bad request";
+    /// The request names a host that this listener does not know.
+    Misdirected = "misdirected", Handshake, Some(StatusCode::MISDIRECTED_REQUEST), None, "this address does not serve that host";
     /// A method other than GET on a route (RFC 6455 §4.1).
     MethodNotAllowed = "method_not_allowed", Handshake, Some(StatusCode::METHOD_NOT_ALLOWED), None, "only GET is allowed here";
     /// A request target over 8 KiB.

@@ -308,7 +308,7 @@ async fn the_listener_is_explained() {
     let configured = "configured: 127.0.0.1:8443 with TLS; 127.0.0.1:8080 without TLS";
     let proxy = "               if a proxy is in front, give its address: --from ADDRESS";
     for (url, lines, code, verdict) in [
-        ("ws://a.example:8080/vnc", vec!["listener       127.0.0.1:8080 accepts it, without TLS".to_owned()], 0, "would be accepted"),
+        ("ws://a.localhost:8080/vnc", vec!["listener       127.0.0.1:8080 accepts it, without TLS".to_owned()], 0, "would be accepted"),
         (
             "wss://a.example/vnc",
             vec![format!("listener       none has port 443; {configured}"), proxy.to_owned()],
@@ -356,12 +356,12 @@ async fn the_client_address_is_explained() {
     let header = "               every connection must begin with a PROXY header, sent from 10.0.0.0/8";
     for (url, from, lines) in [
         (
-            "ws://a.example:8080/vnc",
+            "ws://a.localhost:8080/vnc",
             None,
             vec![format!("from           any address (see --from), each limited to {counts}")],
         ),
         (
-            "ws://a.example:8080/vnc",
+            "ws://a.localhost:8080/vnc",
             Some("::ffff:192.0.2.7"),
             vec!["from           192.0.2.7 is exempt from the limits per address".to_owned()],
         ),
@@ -378,7 +378,7 @@ async fn the_client_address_is_explained() {
             ],
         ),
         (
-            "ws://a.example:8081/vnc",
+            "ws://a.localhost:8081/vnc",
             Some("10.1.2.3"),
             vec![
                 "listener       127.0.0.1:8081 accepts it, without TLS".to_owned(),
@@ -389,7 +389,7 @@ async fn the_client_address_is_explained() {
             ],
         ),
         (
-            "ws://a.example:8081/vnc",
+            "ws://a.localhost:8081/vnc",
             Some("192.0.2.7"),
             vec![
                 "listener       127.0.0.1:8081 accepts it, without TLS".to_owned(),
@@ -409,7 +409,7 @@ async fn the_client_address_is_explained() {
             .await;
         output.assert_contains(&lines.iter().map(String::as_str).collect::<Vec<_>>());
         match (url, from) {
-            ("ws://a.example:8081/vnc", Some("192.0.2.7")) => {
+            ("ws://a.localhost:8081/vnc", Some("192.0.2.7")) => {
                 output
                     .assert_verdict(1, "would be refused: proxy_header_invalid (closed without a response)");
             }
@@ -435,23 +435,28 @@ async fn the_route_is_explained() {
         "               takes precedence over \"one\": any host, path /vnc/one; \"some\": any host, paths /vnc/*",
         why,
     ]);
-    let output = directory.explain(&["ws://a.example:8080/vnc/one"]).await;
+    let output = directory.explain(&["ws://a.localhost:8080/vnc/one"]).await;
     output.assert_contains(&[
         "route          \"one\": any host, path /vnc/one",
         "               takes precedence over \"some\": any host, paths /vnc/*",
         why,
     ]);
     output.assert_verdict(0, "would be accepted");
-    let output = directory.explain(&["ws://a.example:8080/VNC"]).await;
+    let output = directory.explain(&["ws://a.localhost:8080/VNC"]).await;
     output.assert_contains(&["route          none matches this host and path; configured: \"desk\": host desk.example, paths /vnc/*; \
                 \"some\": any host, paths /vnc/*; \"one\": any host, path /vnc/one"]);
     output.assert_verdict(1, "would be refused: unknown_route (HTTP 404)");
-    let output = directory.explain(&["ws://a.example:8080/page.html"]).await;
+    let output = directory.explain(&["ws://a.localhost:8080/page.html"]).await;
     output.assert_contains(&["route          none: it is a file of [web] root"]);
     output.assert_verdict(1, "would get a file, not a session (HTTP 200)");
-    let output = directory.explain(&[&format!("ws://a.example:8080/vnc/{}", "x".repeat(9000))]).await;
+    let output = directory.explain(&[&format!("ws://a.localhost:8080/vnc/{}", "x".repeat(9000))]).await;
     output.assert_contains(&["route          none: the request target is longer than 8 KiB"]);
     output.assert_verdict(1, "would be refused: uri_too_long (HTTP 414)");
+    let output = directory.explain(&["ws://attacker.example:8080/vnc/one"]).await;
+    output.assert_contains(&[
+        "route          none: the listener does not know this host; add it to hosts of the [[listener]]",
+    ]);
+    output.assert_verdict(1, "would be refused: misdirected (HTTP 421)");
 }
 
 #[tokio::test]

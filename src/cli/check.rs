@@ -37,7 +37,8 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     print_line(format_args!("{file}: good, {listeners} listener(s), {routes} route(s)"));
     let shortfall = if args.capacity { print_capacity(&config)? } else { None };
     if args.dial {
-        let diagnostics = Diagnostics::new(config, prepared.routes(), prepared.files());
+        let diagnostics =
+            Diagnostics::new(config, prepared.routes(), prepared.files(), prepared.known_hosts());
         let (all, failed) = block_on(diagnostics.dial_all(|line| print_line(line)))?;
         if failed > 0 {
             bail!("{failed} of {all} backend(s) cannot be reached");

@@ -43,7 +43,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         print_error(format_args!("warning: {warning}"));
     }
-    let diagnostics = Diagnostics::new(config, prepared.routes(), prepared.files());
+    let diagnostics = Diagnostics::new(config, prepared.routes(), prepared.files(), prepared.known_hosts());
     let Explanation { lines, is_accepted } = block_on(diagnostics.explain(&question, args.dial))?;
     lines.iter().for_each(print_line);
     Ok(if is_accepted { ExitCode::SUCCESS } else { FAILURE.into() })

@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::address::{Address, Group, SocketAccess};
 use super::error::{ConfigWarning, listener_key};
+use super::host::{Host, without_trailing_dot};
 use super::scalar::{OptionalKey, StringList};
 use super::tls_version::TlsVersion;
 use super::values::{Result, conflict, invalid, invalid_literal, keyword, missing, networks, resolve_path};
@@ -30,6 +31,21 @@ pub struct Listener {
     pub trusted_proxies: Vec<IpNet>,
     /// Require that every connection comes from a trusted proxy and begins with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// The hosts that requests may name.
+    pub hosts: AllowedHosts,
+}
+
+/// The hosts that requests to a listener may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedHosts {
+    /// Not configured: on a plain loopback or private address, its own names and those that the configuration contains; any
+    /// host elsewhere.
+    Default,
+    /// Any host.
+    Any,
+    /// These: lower-case ASCII without port or trailing dot, IPv6 in brackets. `*.example.com` stands for any one label in
+    /// place of the star.
+    Listed(Vec<String>),
 }
 
 /// A certificate chain and its private key.
@@ -85,6 +101,7 @@ pub(super) struct RawListener {
     #[serde(default)]
     trusted_proxies: StringList,
     proxy_protocol: OptionalKey<bool>,
+    hosts: OptionalKey<StringList>,
 }
 
 pub(super) fn listeners(
@@ -164,7 +181,8 @@ fn listener(
                      trusted_proxies = [\"10.0.0.0/8\"]";
         return Err(invalid_literal(key("proxy_protocol"), on.span(), true, wrong));
     }
-    Ok(Listener { address, access, identity, min_tls, trusted_proxies, proxy_protocol })
+    let hosts = hosts(&key("hosts"), written.hosts)?;
+    Ok(Listener { address, access, identity, min_tls, trusted_proxies, proxy_protocol, hosts })
 }
 
 /// Who may connect to a Unix socket.
@@ -202,6 +220,29 @@ fn access(
         access.group = Some(name.parse().map_or_else(|_| Group::Name(name.clone()), Group::Number));
     }
     Ok(access)
+}
+
+fn hosts(key: &str, written: OptionalKey<StringList>) -> Result<AllowedHosts> {
+    let Some(written) = written else { return Ok(AllowedHosts::Default) };
+    if written.get_ref().is_empty() {
+        let wrong = "no request could be served; list hosts such as \"desk.example.com\", \"*\" for any, or leave it out";
+        return Err(invalid_literal(key, written.span(), "[]", wrong));
+    }
+    if written.get_ref().iter().any(|host| host.get_ref() == "*") {
+        return Ok(AllowedHosts::Any);
+    }
+    let hosts = written.get_ref().iter().map(|text| {
+        let (star, name) = match text.get_ref().strip_prefix("*.") {
+            Some(parent) => ("*.", parent),
+            None => ("", text.get_ref().as_str()),
+        };
+        let host = name.parse::<Host>().map_err(|wrong| {
+            let advice = "write the host alone, such as \"desk.example.com\", without scheme and port";
+            invalid(key, text, format!("{wrong}; {advice}"))
+        })?;
+        Ok(format!("{star}{}", without_trailing_dot(&host.to_string())))
+    });
+    Ok(AllowedHosts::Listed(hosts.collect::<Result<_>>()?))
 }
 
 fn identity(

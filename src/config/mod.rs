@@ -47,7 +47,7 @@ pub use health::Health;
 pub(crate) use host::reached;
 pub use host::{Host, HostError};
 pub use limits::Limits;
-pub use listener::{Identity, Listener, Secret};
+pub use listener::{AllowedHosts, Identity, Listener, Secret};
 pub use log::{Log, LogFormat};
 pub use path::{PathError, RoutePath};
 pub use route::{BackendFailure, Receive, Route, Send};

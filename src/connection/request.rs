@@ -1,6 +1,6 @@
 //! The HTTP stage: reads requests and serves files until an authorised upgrade request.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, Request, Response, header};
 use tokio::time::Instant;
@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// How many requests for files count as one new connection against the rate limit: a page can load a hundred of them.
+const FILES_PER_CONNECTION: u32 = 16;
+
 /// Reads requests up to the one that opens a session. Serves files, and refuses everything else.
 pub(super) async fn read_requests<'a>(
     mut exchange: Exchange<'a, ClientStream>,
@@ -34,30 +37,26 @@ pub(super) async fn read_requests<'a>(
 ) -> Result<(Exchange<'a, ClientStream>, SessionRequest), Reason> {
     let ConfigSnapshot { timeouts, max_requests, .. } = &*settings.snapshot;
     let last_request_at = Instant::now() + timeouts.keep_alive;
-    let mut served = 0;
+    let mut files_requested = 0_u32;
     loop {
         let request = tokio::select! {
             biased;
             request = exchange.next(head_deadline) => request,
-            () = shared.draining.cancelled(), if served > 0 => return Err(Reason::Served),
-            () = drain_grace(shared), if served == 0 => return Err(Reason::Draining),
+            () = shared.draining.cancelled(), if files_requested > 0 => return Err(Reason::Served),
+            () = drain_grace(shared), if files_requested == 0 => return Err(Reason::Draining),
         };
         let request = match request {
             Ok(request) => request,
-            Err(error) => {
-                exchange.close_on_error(error, timeouts.close).await;
-                let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
-                return Err(if served > 0 && idle { Reason::Served } else { error.reason() });
-            }
+            Err(error) => return Err(close(exchange, error, files_requested > 0, timeouts.close).await),
         };
-        if served > 0 {
+        if files_requested > 0 {
             permit.resume();
         }
-        match authorise(request, info, settings, shared, log_line).await {
+        match authorise(request, info, settings, shared, files_requested, log_line).await {
             Ok(Requested::Session(session_request)) => return Ok((exchange, session_request)),
             Ok(Requested::File(mut file)) => {
-                served += 1;
-                if served >= max_requests.get() || Instant::now() >= last_request_at {
+                files_requested = files_requested.saturating_add(1);
+                if files_requested >= max_requests.get() || Instant::now() >= last_request_at {
                     // The client sends its next request on a new connection, which the limits of its address count.
                     file.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -70,9 +69,30 @@ pub(super) async fn read_requests<'a>(
                 return Err(reason);
             }
         }
+        // A file may take longer than a head: the time for the next head begins when the file is sent.
+        let sent = tokio::select! {
+            biased;
+            sent = exchange.sent() => sent,
+            () = drain_grace(shared) => return Err(Reason::Served),
+        };
+        if let Err(error) = sent {
+            return Err(close(exchange, error, true, timeouts.close).await);
+        }
         permit.wait();
         head_deadline = Instant::now() + timeouts.request;
     }
+}
+
+/// Closes a connection without a further request. Returns why it ends.
+async fn close(
+    exchange: Exchange<'_, ClientStream>,
+    error: ExchangeError,
+    served: bool,
+    linger: Duration,
+) -> Reason {
+    exchange.close_on_error(error, linger).await;
+    let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
+    if served && idle { Reason::Served } else { error.reason() }
 }
 
 /// What an authorised request gets.
@@ -95,6 +115,7 @@ async fn authorise(
     info: ConnectionInfo,
     settings: &ListenerSettings,
     shared: &Shared,
+    files_requested: u32,
     log_line: &mut AccessLogLine,
 ) -> Result<Requested, Refusal> {
     let snapshot = &settings.snapshot;
@@ -105,18 +126,21 @@ async fn authorise(
     let context = RequestContext {
         https: client.https.unwrap_or(info.tls.is_some()),
         forwarded_host: client.host.as_deref(),
+        hosts: settings.hosts.as_ref().filter(|hosts| hosts.apply_to(info.proxied)),
     };
     let decision = http::decide(&snapshot.routes, &request, context, Upstream::choose)?;
     log_line.peer = client.address;
     let Some(decision) = decision else {
-        return match &snapshot.files {
-            Some(files) => files.find(request).await.map(Requested::File),
-            None => Err(Refusal::new(Reason::UnknownRoute)),
-        };
+        let Some(files) = &snapshot.files else { return Err(Refusal::new(Reason::UnknownRoute)) };
+        // The connection itself has paid for the first files, unless it is a proxy's.
+        if files_requested.is_multiple_of(FILES_PER_CONNECTION) && (files_requested > 0 || info.proxied) {
+            // Released at once: only the rate counts.
+            drop(admit(shared, client.address).map_err(|exceeded| too_many(&exceeded))?);
+        }
+        return files.find(request).await.map(Requested::File);
     };
     log_line.route = Some(decision.routed.route.name.as_str().into());
-    // Only the request head names the client behind a proxy, so its limits apply here. Requests for files are not
-    // counted: a page can load a hundred of them.
+    // Only the request head names the client behind a proxy, so its limits apply here.
     let permit = info.proxied.then(|| admit(shared, client.address)).transpose();
     let address_permit = permit.map_err(|exceeded| too_many(&exceeded))?;
     let accepted = decision.accept()?;

@@ -142,6 +142,11 @@ fn route(findings: &Findings<'_>) -> Vec<String> {
                 }
             }];
         }
+        Err(NotAdmitted::Refused(Reason::Misdirected)) => {
+            return vec![
+                "none: the listener does not know this host; add it to hosts of the [[listener]]".to_owned(),
+            ];
+        }
         Err(NotAdmitted::Refused(reason)) => return vec![format!("none: {}", reason.explanation())],
     };
     let mut lines = vec![describe_route(&route_match.routed.route)];

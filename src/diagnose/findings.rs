@@ -13,7 +13,7 @@ use crate::{
     admission::{Origin, OriginRefused, rate},
     backend::{BackendChoice, Upstream, targets::token_of},
     config::{Address, Backend, Config, Listener, Route},
-    http::{self, Decision, Files, RequestContext, Routed, Routes},
+    http::{self, Decision, Files, KnownHosts, RequestContext, Routed, Routes},
     outcome::Reason,
     transport::peer,
 };
@@ -103,13 +103,18 @@ impl<'a> Findings<'a> {
         config: &'a Config,
         routes: &'a Routes<Arc<Upstream>>,
         files: Option<&Files>,
+        known_hosts: &[Option<KnownHosts>],
         question: &'a Question,
     ) -> Self {
         let listener_match = listener_match(config, question);
         let client = client_kind(config, &listener_match, question);
         let request = question.request();
-        let context =
-            RequestContext { https: is_https(&listener_match, client, question), forwarded_host: None };
+        let hosts = known_hosts_of(config, known_hosts, &listener_match);
+        let context = RequestContext {
+            https: is_https(&listener_match, client, question),
+            forwarded_host: None,
+            hosts: hosts.filter(|hosts| hosts.apply_to(matches!(client, ClientKind::Proxy(_)))),
+        };
         let route_match = match http::decide(routes, &request, context, Upstream::choose) {
             Err(refusal) => Err(NotAdmitted::Refused(refusal.reason())),
             Ok(None) => Err(no_route(files, question).await),
@@ -169,6 +174,17 @@ fn is_https(listener_match: &ListenerMatch<'_>, client: ClientKind, question: &Q
             listener.identity.is_some()
         }
     }
+}
+
+/// The hosts that requests to the listener may name.
+fn known_hosts_of<'k>(
+    config: &Config,
+    known_hosts: &'k [Option<KnownHosts>],
+    listener_match: &ListenerMatch<'_>,
+) -> Option<&'k KnownHosts> {
+    let ListenerMatch::Open { listener, .. } = listener_match else { return None };
+    let index = config.listeners.iter().position(|other| std::ptr::eq(other, *listener))?;
+    known_hosts.get(index)?.as_ref()
 }
 
 /// The listener that accepts a connection: one of that port and scheme, or else one that trusts the proxy it comes from.

@@ -27,7 +27,7 @@ pub(crate) use self::{
 use crate::{
     backend::Upstream,
     config::Config,
-    http::{Files, Routes},
+    http::{Files, KnownHosts, Routes},
 };
 
 /// How many backends are dialled concurrently.
@@ -39,18 +39,25 @@ pub(crate) struct Diagnostics {
     config: Config,
     routes: Routes<Arc<Upstream>>,
     files: Option<Files>,
+    known_hosts: Vec<Option<KnownHosts>>,
 }
 
 impl Diagnostics {
-    /// `routes` and `files` are what was loaded for `config`.
-    pub(crate) fn new(config: Config, routes: Routes<Arc<Upstream>>, files: Option<Files>) -> Self {
-        Self { config, routes, files }
+    /// `routes`, `files` and the known hosts of each listener are what was loaded for `config`.
+    pub(crate) fn new(
+        config: Config,
+        routes: Routes<Arc<Upstream>>,
+        files: Option<Files>,
+        known_hosts: Vec<Option<KnownHosts>>,
+    ) -> Self {
+        Self { config, routes, files, known_hosts }
     }
 
     /// Explains step by step what would happen to a connection. With `dials`, also connects to its possible backends, each
     /// within `timeouts.connect`.
     pub(crate) async fn explain(&self, question: &Question, dials: bool) -> Explanation {
-        let findings = Findings::of(&self.config, &self.routes, self.files.as_ref(), question).await;
+        let Self { config, routes, files, known_hosts } = self;
+        let findings = Findings::of(config, routes, files.as_ref(), known_hosts, question).await;
         let (mut backends, mut results) = (Vec::new(), Vec::new());
         if let Some(route_match) = findings.route_match.as_ref().ok().filter(|_| dials) {
             backends = match &route_match.targets {

@@ -76,7 +76,7 @@ pub fn request_head(data: &[u8]) {
     let from = if choice & 1 == 0 { [10_u8, 0, 0, 1] } else { [192, 0, 2, 1] };
     let client = peer::client((from, 4711).into(), &trusted, request.headers());
     let https = client.https.unwrap_or(true);
-    check(request, RequestContext { https, forwarded_host: client.host.as_deref() });
+    check(request, RequestContext { https, forwarded_host: client.host.as_deref(), hosts: None });
 }
 
 /// A valid upgrade request with any target and Host: the first line and the second.
@@ -91,7 +91,7 @@ pub fn target_and_host(data: &[u8]) {
     }
     *request.uri_mut() = target;
     request.headers_mut().insert(HOST, host);
-    check(&request, RequestContext { https: true, forwarded_host: None });
+    check(&request, RequestContext { https: true, forwarded_host: None, hosts: None });
 }
 
 /// A valid upgrade request that offers any subprotocols: one Sec-WebSocket-Protocol for each line.
@@ -103,7 +103,7 @@ pub fn subprotocols(data: &[u8]) {
             let Ok(line) = HeaderValue::from_bytes(line) else { return };
             request.headers_mut().append(SEC_WEBSOCKET_PROTOCOL, line);
         }
-        check(&request, RequestContext { https: true, forwarded_host: None });
+        check(&request, RequestContext { https: true, forwarded_host: None, hosts: None });
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     backend::{DialContext, Upstream},
     config::{Address, Admin, Config, Limits, Listener, Log, Route, SocketAccess, Web},
     connection::{ConfigSnapshot, ListenerSettings},
-    http::{Files, Routed, Routes},
+    http::{Files, KnownHosts, Routed, Routes},
     service::limits,
     transport::{certificate::world_readable_key, listener::InheritedSockets, tls::Tls, unix::has_access},
 };
@@ -86,10 +86,13 @@ impl Prepared {
         let (routes, files) = load_routes(&name, routes, web, &carryover, &mut warnings)?;
         let max_requests = limits.max_requests;
         let snapshot = Arc::new(ConfigSnapshot { routes, files, timeouts, max_requests });
+        let names = known_names(&listeners, &snapshot.routes);
         let listeners = listeners.into_iter().map(|(listener, tls)| {
+            let hosts = KnownHosts::of(&listener, &names);
             let Listener { address, access, trusted_proxies, proxy_protocol, .. } = listener;
             let snapshot = Arc::clone(&snapshot);
-            let settings = Arc::new(ListenerSettings { tls, trusted_proxies, proxy_protocol, snapshot });
+            let settings =
+                Arc::new(ListenerSettings { tls, trusted_proxies, proxy_protocol, hosts, snapshot });
             PreparedListener { address, access, settings }
         });
         let listeners: Vec<_> = listeners.collect();
@@ -124,6 +127,11 @@ impl Prepared {
     /// The files of `[web] root`, if it is set.
     pub fn files(&self) -> Option<Files> {
         self.loaded.snapshot.files.clone()
+    }
+
+    /// The hosts that requests to each listener may name, in the order of the configuration.
+    pub fn known_hosts(&self) -> Vec<Option<KnownHosts>> {
+        self.listeners.iter().map(|listener| listener.settings.hosts.clone()).collect()
     }
 
     /// How many descriptors the configured limits can require.
@@ -246,6 +254,13 @@ fn access_warning(number: usize, address: &Address, access: &SocketAccess) -> Op
         )),
         _ => None,
     }
+}
+
+/// The names that routes and certificates have.
+fn known_names(listeners: &[(Listener, Option<Tls>)], routes: &Routes<Arc<Upstream>>) -> Vec<String> {
+    let of_certificates = listeners.iter().filter_map(|(_, tls)| tls.as_ref());
+    let of_certificates = of_certificates.flat_map(|tls| tls.certificate().names());
+    routes.iter().filter_map(|routed| routed.route.host.clone()).chain(of_certificates).collect()
 }
 
 /// What to do about an address that cannot be bound. The gateway itself listens on the addresses in `kept`, and closes them

@@ -11,6 +11,7 @@ use http::{HeaderValue, Request, header::ORIGIN};
 
 use super::{
     handshake::{Handshake, check_head, host_name},
+    known_hosts::KnownHosts,
     response::{Refusal, quoted},
     route::{Routed, Routes},
 };
@@ -27,6 +28,8 @@ pub(crate) struct RequestContext<'a> {
     pub https: bool,
     /// The Host that a trusted proxy forwarded. It replaces the request's own.
     pub forwarded_host: Option<&'a str>,
+    /// The hosts that the request may name; `None` for any.
+    pub hosts: Option<&'a KnownHosts>,
 }
 
 /// A request for a route, with the result of every check.
@@ -60,7 +63,7 @@ pub(crate) struct AcceptedRequest<U, C> {
 /// matches, and only a static file can answer.
 ///
 /// # Errors
-/// The request head is invalid whatever it requests.
+/// The request head is invalid whatever it requests, or names a host that the listener does not know.
 pub(crate) fn decide<'r, 'q, U: Deref, C>(
     routes: &'r Routes<U>,
     request: &'q Request<()>,
@@ -69,6 +72,10 @@ pub(crate) fn decide<'r, 'q, U: Deref, C>(
 ) -> Result<Option<Decision<'r, 'q, U, C>>, Refusal> {
     let own_host = check_head(request)?;
     let host = context.forwarded_host.map_or(own_host, str::to_ascii_lowercase);
+    if context.hosts.is_some_and(|hosts| !hosts.contains(host_name(&host))) {
+        let detail = format!("unknown host: {}", quoted(host.as_bytes()));
+        return Err(Refusal::new(Reason::Misdirected).with_detail(detail));
+    }
     let (path, query) = (request.uri().path(), request.uri().query());
     let mut matching = routes.matching(host_name(&host), path);
     let Some(routed) = matching.next() else { return Ok(None) };
@@ -156,7 +163,7 @@ mod tests {
             .unwrap()
     }
 
-    const HTTPS: RequestContext<'_> = RequestContext { https: true, forwarded_host: None };
+    const HTTPS: RequestContext<'_> = RequestContext { https: true, forwarded_host: None, hosts: None };
 
     /// The reason of the first failure.
     fn refused(request: &Request<()>, token_is_known: bool) -> Option<Reason> {

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -19,7 +19,12 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http1, service::Service};
+use http_body_util::BodyExt;
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::Service,
+};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
@@ -40,6 +45,12 @@ const MAX_FIELDS: usize = 100;
 const MAX_READ_AHEAD: usize = 64 * 1024;
 /// How much a lingering close reads from a refused client, in bytes.
 const MAX_LINGER: u64 = 256 * 1024;
+/// The rate, in bytes per second, below which a client that reads a response is stalled, on average since its beginning.
+const MIN_RATE: u64 = 1024;
+/// How long a response may take in any case.
+const MIN_RATE_GRACE: Duration = Duration::from_secs(30);
+/// How often the rate is checked.
+const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why there is no next request, or why its response was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +113,7 @@ where
     connection: http1::Connection<TokioIo<Io<'a, S>>, RequestSlot>,
     slot: RequestSlot,
     responder: Option<oneshot::Sender<Response<Body>>>,
-    suppressed: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 impl<'a, S> Exchange<'a, S>
@@ -111,9 +122,10 @@ where
 {
     /// Starts HTTP on `stream`. The connection fails if the client reads nothing of a response for `stall`.
     pub(crate) fn new(stream: &'a mut S, stall: Option<Duration>) -> Self {
-        let suppressed = Arc::new(AtomicBool::new(true));
-        let mut io =
-            Box::pin(TimeoutStream::new(SuppressedOutput { stream, suppressed: Arc::clone(&suppressed) }));
+        let progress = Arc::new(Progress::default());
+        progress.suppressed.store(true, Ordering::Relaxed);
+        let output = SuppressedOutput { stream, progress: Arc::clone(&progress) };
+        let mut io = Box::pin(TimeoutStream::new(output));
         io.as_mut().set_write_timeout_pinned(stall);
         let slot = RequestSlot::default();
         let connection = http1::Builder::new()
@@ -123,7 +135,7 @@ where
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_READ_AHEAD)
             .serve_connection(TokioIo::new(io), slot.clone());
-        Self { connection, slot, responder: None, suppressed }
+        Self { connection, slot, responder: None, progress }
     }
 
     /// The next request. The previous one must have been responded to.
@@ -138,12 +150,37 @@ where
         }
     }
 
-    /// Responds to the last request. The response is sent while [`Exchange::next`] waits for the next request.
+    /// Responds to the last request. The response is sent while [`Exchange::sent`] or [`Exchange::next`] is awaited.
     pub(crate) fn respond(&mut self, response: Response<Body>) {
-        self.suppressed.store(false, Ordering::Relaxed);
+        self.progress.suppressed.store(false, Ordering::Relaxed);
+        self.progress.sent.store(false, Ordering::Relaxed);
+        self.progress.body_read.store(false, Ordering::Relaxed);
+        let progress = Arc::clone(&self.progress);
+        let response = response.map(|body| WatchedBody { body, progress }.boxed_unsync());
         if let Some(responder) = self.responder.take() {
             // The receiver is gone if the connection has broken meanwhile. The next call reports that.
             let _ = responder.send(response);
+        }
+    }
+
+    /// Waits until the last response is sent, as far as this side of the connection can tell.
+    ///
+    /// # Errors
+    /// The client has disconnected, or reads more slowly than [`MIN_RATE`]. Call [`Exchange::close_on_error`] then.
+    pub(crate) async fn sent(&mut self) -> Result<(), ExchangeError> {
+        let start = Instant::now();
+        let written_before = self.progress.written.load(Ordering::Relaxed);
+        let mut check = start + MIN_RATE_GRACE;
+        loop {
+            if let Ok(sent) = timeout_at(check, poll_fn(|cx| self.poll_sent(cx))).await {
+                return sent;
+            }
+            let written = self.progress.written.load(Ordering::Relaxed) - written_before;
+            let expected = MIN_RATE * (start.elapsed().saturating_sub(MIN_RATE_GRACE)).as_secs();
+            if written <= expected {
+                return Err(ExchangeError::Stalled);
+            }
+            check += RATE_CHECK_INTERVAL;
         }
     }
 
@@ -177,7 +214,7 @@ where
         let has_begun = error != ExchangeError::Disconnected
             && (error != ExchangeError::Timeout || !parts.read_buf.is_empty());
         // Once a response of ours was sent, hyper's own error response is no longer suppressed and has been sent.
-        if has_begun && self.suppressed.swap(false, Ordering::Relaxed) {
+        if has_begun && self.progress.suppressed.swap(false, Ordering::Relaxed) {
             let response = Refusal::new(error.reason()).into_bytes();
             let _ = timeout(linger, io.write_all(&response)).await;
         }
@@ -189,6 +226,16 @@ where
         poll_fn(|cx| self.connection.poll_without_shutdown(cx))
             .await
             .map_err(|error| ExchangeError::of(&error))
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeError>> {
+        match self.connection.poll_without_shutdown(cx) {
+            Poll::Ready(ended) => Poll::Ready(Err(
+                ended.map_or_else(|error| ExchangeError::of(&error), |()| ExchangeError::Disconnected)
+            )),
+            Poll::Pending if self.progress.sent.load(Ordering::Relaxed) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Request<()>, ExchangeError>> {
@@ -229,7 +276,50 @@ where
 /// explanation, or not at all.
 struct SuppressedOutput<'a, S> {
     stream: &'a mut S,
-    suppressed: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+/// How far the output has come. hyper does not report when a response is written: it drops the body when it has read all of
+/// it, and flushes the stream when its own buffer is empty.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Nothing is written yet.
+    suppressed: AtomicBool,
+    /// The body of the last response was read to its end, or is not needed.
+    body_read: AtomicBool,
+    /// The last response was written and flushed.
+    sent: AtomicBool,
+    /// All bytes that were written.
+    written: AtomicU64,
+}
+
+/// The body of a response, which reports that it is dropped.
+struct WatchedBody {
+    body: Body,
+    progress: Arc<Progress>,
+}
+
+impl hyper::body::Body for WatchedBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for WatchedBody {
+    fn drop(&mut self) {
+        self.progress.body_read.store(true, Ordering::Relaxed);
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for SuppressedOutput<'_, S> {
@@ -244,14 +334,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for SuppressedOutput<'_, S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for SuppressedOutput<'_, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.suppressed.load(Ordering::Relaxed) {
+        if self.progress.suppressed.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(buf.len()));
         }
-        Pin::new(&mut *self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut *self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(written)) = written {
+            self.progress.written.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut *self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) && self.progress.body_read.load(Ordering::Relaxed) {
+            self.progress.sent.store(true, Ordering::Relaxed);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -311,3 +409,97 @@ impl fmt::Display for NoResponse {
 }
 
 impl std::error::Error for NoResponse {}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tokio::{
+        io::{DuplexStream, duplex},
+        time::sleep,
+    };
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn response(length: usize) -> Response<Body> {
+        let body = Full::new(Bytes::from(vec![b'a'; length])).map_err(|never| match never {});
+        Response::new(body.boxed_unsync())
+    }
+
+    /// Reads `rate` bytes a second until the connection ends or `length` bytes are read.
+    async fn read_slowly(mut client: DuplexStream, rate: usize, length: usize) -> usize {
+        let mut read = 0;
+        let mut buffer = vec![0; rate];
+        while read < length {
+            let mut second = 0;
+            while second < rate {
+                match client.read(&mut buffer[second..]).await {
+                    Ok(0) | Err(_) => return read + second,
+                    Ok(more) => second += more,
+                }
+                if read + second >= length {
+                    return read + second;
+                }
+            }
+            read += second;
+            sleep(Duration::from_secs(1)).await;
+        }
+        read
+    }
+
+    /// How sending `length` bytes to a client that reads `rate` bytes a second ends, and after how many seconds.
+    async fn send(length: usize, rate: usize) -> (Result<(), ExchangeError>, u64) {
+        let (mut client, mut server) = duplex(4096);
+        client.write_all(REQUEST).await.unwrap();
+        let reader = tokio::spawn(read_slowly(client, rate, length));
+        let start = Instant::now();
+        let mut exchange = Exchange::new(&mut server, None);
+        exchange.next(start + Duration::from_secs(1)).await.unwrap();
+        exchange.respond(response(length));
+        let sent = exchange.sent().await;
+        let took = start.elapsed().as_secs();
+        drop(exchange);
+        drop(server);
+        reader.await.unwrap();
+        (sent, took)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_receives_the_whole_response() {
+        let (sent, took) = send(200_000, 2048).await;
+        assert_eq!(sent, Ok(()));
+        assert!(took > 60, "{took} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_below_the_least_rate_is_stalled() {
+        for rate in [1, 100, 900] {
+            let (sent, took) = send(2_000_000, rate).await;
+            assert_eq!(sent, Err(ExchangeError::Stalled), "{rate} bytes per second");
+            assert!((30..=400).contains(&took), "{rate} bytes per second: {took} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipelined_request_is_kept_until_the_response_is_sent() {
+        let (mut client, mut server) = duplex(4096);
+        let writer = tokio::spawn(async move {
+            client.write_all(&REQUEST.repeat(2)).await.unwrap();
+            read_slowly(client, 4096, usize::MAX).await
+        });
+        let mut exchange = Exchange::new(&mut server, None);
+        for _ in 0..2 {
+            exchange.next(Instant::now() + Duration::from_secs(1)).await.unwrap();
+            exchange.respond(response(10_000));
+            exchange.sent().await.unwrap();
+        }
+        assert_eq!(
+            exchange.next(Instant::now() + Duration::from_secs(1)).await.err(),
+            Some(ExchangeError::Timeout)
+        );
+        drop(exchange);
+        drop(server);
+        assert!(writer.await.unwrap() > 20_000);
+    }
+}

@@ -1,32 +1,43 @@
 //! Static files from one directory, served by tower-http.
 //!
-//! Invariant: no file outside that directory is opened, whatever the path and the symbolic links.
+//! Invariants: no file outside that directory is opened, whatever the path and the symbolic links; only regular files are
+//! opened; and neither a file system that does not answer nor many requests can take all threads, see [`DirectoryTree`].
 
-use std::{
-    fs::Metadata,
-    io,
-    path::{Path, PathBuf},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{io, path::Path, time::Duration};
 
 use http::{
-    HeaderValue, Method, Request, Response,
-    header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+    HeaderName, HeaderValue, Method, Request, Response,
+    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::BodyExt;
-use tower_http::services::{
-    ServeDir,
-    fs::{Backend, TokioBackend, TokioFile},
-};
+use tokio::time::timeout;
+use tower_http::services::{ServeDir, fs::DefaultServeDirFallback};
 
-use super::response::{Body, Refusal};
+use super::{
+    directory_tree::DirectoryTree,
+    response::{Body, Refusal},
+    target::is_unambiguous,
+};
 use crate::outcome::Reason;
+
+/// How long a file may take to open. A local one takes microseconds, one on a network mount that is gone hangs for ever.
+const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Fields of every response with a file.
+const FIELDS: [(HeaderName, &str); 4] = [
+    // The files of a web client must match each other, so a browser has to revalidate each cached one.
+    (CACHE_CONTROL, "no-cache"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    // The address of a page can contain a token.
+    (REFERRER_POLICY, "strict-origin-when-cross-origin"),
+    // A page of another site could lay its own buttons over a desktop.
+    (CONTENT_SECURITY_POLICY, "frame-ancestors 'self'"),
+];
 
 /// The files in one directory and its subdirectories.
 #[derive(Debug, Clone)]
 pub struct Files {
-    directory: ServeDir<tower_http::services::fs::DefaultServeDirFallback, BeneathRoot>,
+    directory: ServeDir<DefaultServeDirFallback, DirectoryTree>,
 }
 
 impl Files {
@@ -36,8 +47,8 @@ impl Files {
     /// The directory does not exist or cannot be searched.
     pub fn new(root: &Path) -> io::Result<Self> {
         let root = root.canonicalize()?;
-        let backend = BeneathRoot { root: root.as_path().into() };
-        Ok(Self { directory: ServeDir::with_backend(root, backend) })
+        let tree = DirectoryTree::new(&root);
+        Ok(Self { directory: ServeDir::with_backend(root, tree) })
     }
 
     /// The file that `request` names.
@@ -48,59 +59,24 @@ impl Files {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return Err(Refusal::new(Reason::MethodNotAllowed));
         }
-        if is_ambiguous(request.uri().path()) {
+        // Every request was checked; a path that was not opens nothing either.
+        if !is_unambiguous(request.uri().path()) {
             return Err(Refusal::new(Reason::UnknownRoute));
         }
-        let response = self.directory.clone().try_call(request).await;
+        let Ok(response) = timeout(OPEN_DEADLINE, self.directory.clone().try_call(request)).await else {
+            let refusal = Refusal::new(Reason::Overloaded).retry_after(OPEN_DEADLINE.as_secs());
+            return Err(refusal.with_detail("the file system of [web] root does not answer".to_owned()));
+        };
         // Missing, unreadable, a directory without an index: a client must not learn which.
         let Ok(response) = response else { return Err(Refusal::new(Reason::UnknownRoute)) };
         if response.status().is_client_error() && response.status() != 412 && response.status() != 416 {
             return Err(Refusal::new(Reason::UnknownRoute));
         }
         let mut response = response.map(|body| body.map_err(io::Error::other).boxed_unsync());
-        let headers = response.headers_mut();
-        // The files of a web client must match each other, so a browser has to revalidate each cached one.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        for (name, value) in FIELDS {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
         Ok(response)
-    }
-}
-
-/// Whether a file system or a decoder could read the path differently: no legitimate page requests such a file.
-fn is_ambiguous(path: &str) -> bool {
-    let path = path.to_ascii_lowercase();
-    ["//", "\\", "%2e", "%2f", "%5c", "%00"].iter().any(|part| path.contains(part))
-        || path.split('/').any(|segment| segment == "." || segment == "..")
-}
-
-/// Opens files below a root only, also where symbolic links point elsewhere.
-#[derive(Debug, Clone)]
-struct BeneathRoot {
-    root: Arc<Path>,
-}
-
-impl BeneathRoot {
-    /// Resolves the symbolic links of `path`; an error if the target is outside the root.
-    async fn resolve(root: Arc<Path>, path: PathBuf) -> io::Result<PathBuf> {
-        let resolved = tokio::fs::canonicalize(path).await?;
-        if resolved.starts_with(&root) { Ok(resolved) } else { Err(io::ErrorKind::NotFound.into()) }
-    }
-}
-
-impl Backend for BeneathRoot {
-    type File = TokioFile;
-    type Metadata = Metadata;
-    type OpenFuture = Pin<Box<dyn Future<Output = io::Result<TokioFile>> + Send>>;
-    type MetadataFuture = Pin<Box<dyn Future<Output = io::Result<Metadata>> + Send>>;
-
-    fn open(&self, path: PathBuf) -> Self::OpenFuture {
-        let root = Arc::clone(&self.root);
-        Box::pin(async move { TokioBackend.open(Self::resolve(root, path).await?).await })
-    }
-
-    fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
-        let root = Arc::clone(&self.root);
-        Box::pin(async move { TokioBackend.metadata(Self::resolve(root, path).await?).await })
     }
 }
 
@@ -112,7 +88,13 @@ mod tests {
 
     struct WebRoot {
         files: Files,
-        _directory: tempfile::TempDir,
+        directory: tempfile::TempDir,
+    }
+
+    impl WebRoot {
+        fn files_root(&self) -> std::path::PathBuf {
+            self.directory.path().join("web")
+        }
     }
 
     fn web_root() -> WebRoot {
@@ -124,7 +106,27 @@ mod tests {
         fs::write(directory.path().join("secret"), "secret").unwrap();
         symlink(directory.path().join("secret"), root.join("leak")).unwrap();
         symlink(root.join("core/rfb.js"), root.join("inside.js")).unwrap();
-        WebRoot { files: Files::new(&root).unwrap(), _directory: directory }
+        for directory in [".git", ".well-known/.git", "core/.well-known", ".data"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        for file in [
+            ".git/config",
+            ".env",
+            ".htpasswd",
+            ".well-known/security.txt",
+            ".well-known/.git/config",
+            "core/.well-known/a",
+            "core/.rfb.js.swp",
+            "core/rfb.js~",
+            "core/rfb.js.bak",
+            "core/rfb.js.ORIG",
+            "a..b",
+            ".data/config.js",
+        ] {
+            fs::write(root.join(file), "text").unwrap();
+        }
+        symlink(".data/config.js", root.join("config.js")).unwrap();
+        WebRoot { files: Files::new(&root).unwrap(), directory }
     }
 
     async fn get(root: &WebRoot, path: &str) -> Result<(u16, String), Reason> {
@@ -158,6 +160,76 @@ mod tests {
         ] {
             assert_eq!(get(&root, path).await, Err(Reason::UnknownRoute), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn hidden_files_and_backups_are_not_served() {
+        let root = web_root();
+        for path in [
+            "/.git/config",
+            "/.git",
+            "/.git/",
+            "/.env",
+            "/%2eenv",
+            "/.htpasswd",
+            "/.well-known/.git/config",
+            "/core/.well-known/a",
+            "/core/.rfb.js.swp",
+            "/core/rfb.js~",
+            "/core/rfb.js%7e",
+            "/core/rfb.js.bak",
+            "/core/rfb.js.ORIG",
+        ] {
+            assert_eq!(get(&root, path).await, Err(Reason::UnknownRoute), "{path}");
+        }
+        // A link to a hidden directory is how some deployments switch all files at once.
+        for path in ["/.well-known/security.txt", "/a..b", "/config.js"] {
+            assert_eq!(get(&root, path).await, Ok((200, "text".into())), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_regular_files_are_opened() {
+        let root = web_root();
+        let fifo = root.files_root().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(root.files_root().join("socket")).unwrap();
+        for method in [Method::GET, Method::HEAD] {
+            for path in ["/fifo", "/socket"] {
+                let request = Request::builder().method(&method).uri(path).body(()).unwrap();
+                let refused = root.files.find(request).await.map(|response| response.status());
+                assert_eq!(
+                    refused.map_err(|refusal| refusal.reason()),
+                    Err(Reason::UnknownRoute),
+                    "{method} {path}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_system_that_does_not_answer_is_given_up() {
+        let root = web_root();
+        let tree = DirectoryTree::new(&root.files_root().canonicalize().unwrap());
+        let files = Files { directory: ServeDir::with_backend(root.files_root(), tree.clone()) };
+        let request = || Request::builder().uri("/index.html").body(()).unwrap();
+        let hanging = tree.hang().await;
+        let start = tokio::time::Instant::now();
+        assert_eq!(files.find(request()).await.unwrap_err().reason(), Reason::Overloaded);
+        assert!(start.elapsed() <= OPEN_DEADLINE + Duration::from_millis(10), "{:?}", start.elapsed());
+        drop(hanging);
+    }
+
+    #[tokio::test]
+    async fn a_range_of_a_file_is_served() {
+        let root = web_root();
+        fs::write(root.files_root().join("large"), vec![b'a'; 200_000]).unwrap();
+        fs::write(root.files_root().join("digits"), "0123456789").unwrap();
+        assert_eq!(get(&root, "/large").await.map(|(status, body)| (status, body.len())), Ok((200, 200_000)));
+        let request = Request::builder().uri("/digits").header("range", "bytes=3-5").body(()).unwrap();
+        let response = root.files.find(request).await.unwrap();
+        assert_eq!(response.status(), 206);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "345");
     }
 
     #[tokio::test]

@@ -10,7 +10,10 @@ use http::{
 use http_body_util::{BodyExt, Empty};
 use tungstenite::handshake::server::create_response;
 
-use super::response::{Body, Refusal, route_page};
+use super::{
+    response::{Body, Refusal, route_page},
+    target::is_unambiguous,
+};
 use crate::{outcome::Reason, websocket::is_token};
 
 /// The longest request target, in bytes.
@@ -38,6 +41,11 @@ pub(crate) fn check_head(request: &Request<()>) -> Result<String, Refusal> {
     if target_length > MAX_TARGET {
         return Err(Refusal::new(Reason::UriTooLong));
     }
+    if !is_unambiguous(target.path()) {
+        let wrong =
+            "the path has an empty segment, a \".\" or \"..\", a backslash, or an encoded one of these";
+        return Err(Refusal::with_message(Reason::BadRequest, wrong));
+    }
     // RFC 9112 §3.2: exactly one Host.
     let host = match single(request.headers(), HOST) {
         Some(host) => host.to_str().ok().filter(|host| is_host(host)),
@@ -46,6 +54,11 @@ pub(crate) fn check_head(request: &Request<()>) -> Result<String, Refusal> {
     let host = host.ok_or_else(|| {
         Refusal::with_message(Reason::BadRequest, "exactly one valid Host field is required")
     })?;
+    // RFC 9112 §3.2.2: the target wins. A proxy that matched the other one must not be bypassed.
+    if target.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host)) {
+        let wrong = "the host of the request target and the Host field differ";
+        return Err(Refusal::with_message(Reason::BadRequest, wrong));
+    }
     Ok(host.to_ascii_lowercase())
 }
 
@@ -283,6 +296,20 @@ mod tests {
             Some(Reason::BadRequest)
         );
         assert_eq!(reason(&|request| *request.uri_mut() = "*".parse().unwrap()), Some(Reason::BadRequest));
+        for crooked in ["//a", "/a/../b", "/%2E/b", "http://server.example.com/a/./b"] {
+            let refused = reason(&|request| *request.uri_mut() = crooked.parse().unwrap());
+            assert_eq!(refused, Some(Reason::BadRequest), "{crooked}");
+        }
+        for (target, refused) in [
+            ("http://server.example.com/chat", None),
+            ("http://SERVER.example.com/chat", None),
+            ("http://server.example.com", None),
+            ("http://server.example.com:80/chat", Some(Reason::BadRequest)),
+            ("http://user@server.example.com/chat", Some(Reason::BadRequest)),
+            ("http://other.example.com/chat", Some(Reason::BadRequest)),
+        ] {
+            assert_eq!(reason(&|request| *request.uri_mut() = target.parse().unwrap()), refused, "{target}");
+        }
         let long = format!("/{}", "a".repeat(MAX_TARGET));
         assert_eq!(reason(&|request| *request.uri_mut() = long.parse().unwrap()), Some(Reason::UriTooLong));
     }

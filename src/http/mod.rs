@@ -5,14 +5,18 @@
 //! sessions. Invariant: after a refusal, nothing more is read as a request.
 
 mod decision;
+mod directory_tree;
 mod exchange;
 mod files;
 mod handshake;
+mod known_hosts;
 mod response;
 mod route;
+mod target;
 
 pub(crate) use decision::{AcceptedRequest, Decision, RequestContext, decide};
 pub(crate) use exchange::{Exchange, ExchangeError, refuse_without_request};
 pub(crate) use files::Files;
+pub(crate) use known_hosts::KnownHosts;
 pub(crate) use response::{Body, Refusal, quoted};
 pub(crate) use route::{Routed, Routes};

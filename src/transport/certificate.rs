@@ -20,7 +20,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tokio::time::Instant;
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 use crate::{
     config::Identity,
@@ -107,6 +107,11 @@ impl CertificateResolver {
     /// When the certificate, the first of the chain, expires; `None` if its dates cannot be read.
     pub(crate) fn expiry(&self) -> Option<SystemTime> {
         self.pair().validity.map(|validity| validity[1])
+    }
+
+    /// The DNS names of the certificate, in lower case; `*.` begins a wildcard.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.pair().certified.cert.first().map(|first| dns_names(first)).unwrap_or_default()
     }
 
     /// What is questionable about the pair now: its dates, and the permissions of its key.
@@ -250,6 +255,16 @@ fn validity(certificate: &[u8]) -> Option<[SystemTime; 2]> {
     };
     let validity = certificate.validity();
     Some([time(validity.not_before.timestamp())?, time(validity.not_after.timestamp())?])
+}
+
+fn dns_names(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let dns_name = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(dns_name).collect()
 }
 
 fn stamps(identity: &Identity) -> Stamps {

@@ -509,10 +509,12 @@ async fn only_the_path_selects_the_route_and_its_backend() {
         let end = gateway.ended(session.peer, "client_closed", Some(1000)).await;
         assert_eq!(end.text("route"), Some(route), "{request:?}");
     }
-    for target in
-        ["/", "/on", "/one/", "/one/two", "/ONE", "/two", "/twofold", "/twO/a", "/one%00", "//one", "/three"]
+    for target in ["/", "/on", "/one/", "/one/two", "/ONE", "/two", "/twofold", "/twO/a", "/one%20", "/three"]
     {
         refusal(&gateway, &good(target), 404, "unknown_route").await;
+    }
+    for target in ["/one%00", "//one", "/two/../one"] {
+        refusal(&gateway, &good(target), 400, "bad_request").await;
     }
     assert_eq!(other_backend.connections().await, 0);
     gateway.finish().await;

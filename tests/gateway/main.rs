@@ -30,6 +30,7 @@ mod relay;
 mod reload;
 mod reload_load;
 mod renewal;
+mod request_rules;
 mod slow_readers;
 mod stall;
 mod stop;

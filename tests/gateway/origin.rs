@@ -161,7 +161,7 @@ async fn null_and_missing_origins_are_accepted_only_if_the_route_allows_them() {
 #[tokio::test]
 async fn same_origin_means_equal_scheme_host_and_port() {
     let backend = Backend::echo().await;
-    let gateway = Setup::echo(&backend).start().await;
+    let gateway = Setup::echo(&backend).listener(PLAIN, "hosts = [\"*\"]\n").start().await;
     let port = gateway.address(TLS).port();
     let with = |listener: ListenerIndex, host: &str, origin: &str| {
         gateway.upgrade(listener, "/echo").with("Host", host).with("Origin", origin)

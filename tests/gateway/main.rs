@@ -3,7 +3,7 @@
 //! Every test starts its own gateway on free ports, and ends with checks of that gateway:
 //! one log line for each connection, every descriptor released, and one more session that works.
 
-#[allow(dead_code, unused_imports, reason = "the other test binary uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the tests of tests/hostile use more of it")]
 mod support;
 
 mod admin;

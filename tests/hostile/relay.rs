@@ -1,17 +1,14 @@
 //! Rows 48 to 51: a session whose peers are slow, silent or gone.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
-use crate::support::{
-    Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, rerun, role, within,
-};
+use crate::support::{Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, within};
 
 /// How many sessions are stalled at once, so that what one of them holds can be told from the rest.
 const STALLED: usize = 48;
@@ -122,65 +119,6 @@ async fn row_48_a_backend_that_never_reads_costs_what_is_promised() {
             let _ = task.await;
         }
         drop(readers);
-    }
-    gateway.finish().await;
-}
-
-/// The role of a process that is a backend until it is killed.
-const KILLABLE: &str = "killable";
-
-/// A server in a process of its own, which echoes and never ends by itself.
-async fn run_killable() -> ! {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    println!("\nlistening on {}", listener.local_addr().expect("its address"));
-    loop {
-        let (mut socket, _) = listener.accept().await.expect("a connection");
-        tokio::spawn(async move {
-            let (mut reader, mut writer) = socket.split();
-            tokio::io::copy(&mut reader, &mut writer).await
-        });
-    }
-}
-
-#[tokio::test]
-async fn row_49_kill_9_of_a_backend_under_a_thousand_sessions_ends_only_those() {
-    const NAME: &str = "relay::row_49_kill_9_of_a_backend_under_a_thousand_sessions_ends_only_those";
-    if role().as_deref() == Some(KILLABLE) {
-        run_killable().await;
-    }
-    let mut process = rerun(NAME, KILLABLE).stdout(Stdio::piped()).spawn().expect("the test binary");
-    let mut lines = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-    let address = lines.find_map(|line| line.expect("text").strip_prefix("listening on ").map(str::to_owned));
-    let url = format!("tcp://{}", address.expect("its address"));
-
-    let other = Backend::echo().await;
-    let gateway = Setup::echo(&other).route_to("mortal", "/mortal", &url, "").level("info").start().await;
-    let (mut dying, mut survivors) = (Vec::new(), Vec::new());
-    for number in 0..1_000 {
-        dying.push(gateway.session_by(PLAIN, "/mortal").await);
-        if number % 100 == 0 {
-            survivors.push(gateway.session("/echo").await);
-        }
-    }
-    // Some of them have carried data.
-    for session in dying.iter_mut().step_by(111) {
-        session.echo(b"hello").await;
-    }
-    process.kill().expect("it runs");
-    process.wait().expect("it ends");
-    let start = Instant::now();
-    for mut session in dying {
-        let code = session.closed().await.1;
-        assert!(code == Some(1000) || code == Some(1011), "{code:?}");
-        let end = gateway.access_log_line(session.peer).await;
-        assert!(["backend_closed", "backend_failed"].contains(&end.reason()), "{end:?}");
-    }
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "a thousand sessions ended in {took:?}");
-    for mut session in survivors {
-        session.echo(b"still here").await;
-        session.close(1000).await;
-        gateway.ended(session.peer, "client_closed", Some(1000)).await;
     }
     gateway.finish().await;
 }

@@ -143,7 +143,7 @@ impl Allowed {
 
 fn forbidden_by_default(address: IpAddr) -> Option<Rule> {
     let address = embedded(address);
-    let covered = |&&(ref network, _): &&(IpNet, Rule)| covers(std::slice::from_ref(network), address);
+    let covered = |&(network, _): &&(IpNet, Rule)| covers(std::slice::from_ref(network), address);
     FORBIDDEN_BY_DEFAULT.iter().find(covered).map(|(_, rule)| *rule)
 }
 

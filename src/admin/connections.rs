@@ -1,7 +1,8 @@
 //! The open connections of the admin address.
 //!
 //! Owns how many there can be, and which one is closed for a new one: the one that has waited longest for its client.
-//! Knows nothing of what is sent over them. Invariant: a connection is not closed while its request is being answered.
+//! Knows nothing of what is sent over them. Invariants: a connection is not closed while its request is being answered; one
+//! that is being closed counts until its socket is.
 
 use std::sync::{
     Arc,
@@ -49,8 +50,8 @@ impl Connections {
         Self { most, open: Mutex::default(), released: Notify::new(), clock: AtomicU64::new(0) }
     }
 
-    /// Adds a connection. If there are as many as there can be, the one that has waited longest is closed; if none waits,
-    /// this does until one does.
+    /// Adds a connection. If there are as many as there can be, the one that has waited longest is closed first; if none
+    /// waits, this does until one does. To be called by one task.
     pub(super) async fn open(self: &Arc<Self>) -> Connection {
         loop {
             let released = self.released.notified();
@@ -61,18 +62,21 @@ impl Connections {
         }
     }
 
+    /// Adds a connection if there is room for it. Otherwise sees to it that one is being closed, if one waits.
     fn try_open(&self) -> Option<Arc<State>> {
         let mut open = self.open.lock();
-        if open.len() >= self.most {
-            let waits = |state: &Arc<State>| state.waits_since.load(Ordering::Relaxed);
-            let oldest = (0..open.len()).min_by_key(|&index| waits(&open[index]));
-            let oldest = oldest.filter(|&index| waits(&open[index]) != ANSWERS)?;
-            open.remove(oldest).close.cancel();
+        if open.len() < self.most {
+            let waits_since = AtomicU64::new(self.now());
+            let state = Arc::new(State { waits_since, close: CancellationToken::new() });
+            open.push(Arc::clone(&state));
+            return Some(state);
         }
-        let waits_since = AtomicU64::new(self.now());
-        let state = Arc::new(State { waits_since, close: CancellationToken::new() });
-        open.push(Arc::clone(&state));
-        Some(state)
+        if open.iter().all(|state| !state.close.is_cancelled()) {
+            let waits = |state: &&Arc<State>| state.waits_since.load(Ordering::Relaxed);
+            let oldest = open.iter().min_by_key(waits).filter(|state| waits(state) != ANSWERS);
+            oldest.inspect(|state| state.close.cancel());
+        }
+        None
     }
 
     fn now(&self) -> u64 {
@@ -127,12 +131,17 @@ mod tests {
             [connections.open().await, connections.open().await, connections.open().await];
         // It has been answered since, so it has waited for a shorter time than the second.
         drop(first.answering());
-        let fourth = connections.open().await;
-        assert_eq!([&first, &second, &third, &fourth].map(is_closed), [false, true, false, false]);
+        let mut fourth = Box::pin(connections.open());
+        assert!(fourth.as_mut().now_or_never().is_none(), "there are four");
+        assert_eq!([&first, &second, &third].map(is_closed), [false, true, false]);
         drop(second);
+        let fourth = fourth.await;
         let _answering = third.answering();
-        let _fifth = connections.open().await;
+        let mut fifth = Box::pin(connections.open());
+        assert!(fifth.as_mut().now_or_never().is_none(), "there are four");
         assert_eq!([&first, &third, &fourth].map(is_closed), [true, false, false]);
+        drop(first);
+        let _fifth = fifth.await;
         assert_eq!(connections.open.lock().len(), 3);
     }
 
@@ -143,8 +152,11 @@ mod tests {
         let answering = first.answering();
         let mut second = Box::pin(connections.open());
         assert!(second.as_mut().now_or_never().is_none());
+        assert!(!is_closed(&first));
         drop(answering);
-        second.await;
+        assert!(second.as_mut().now_or_never().is_none(), "there are two");
         assert!(is_closed(&first));
+        drop(first);
+        second.await;
     }
 }

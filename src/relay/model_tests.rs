@@ -522,7 +522,8 @@ impl<F: Future<Output = SessionEnd>> Driver<'_, F> {
             let held = self.read_payload_of(&client).saturating_sub(early + accepted);
             assert!(held <= scratch::SIZE, "{held} bytes are held for the backend");
         }
-        if !client.dropped && !client.write_fails && !backend.shut {
+        // A backend that is closed or fails is only drained.
+        if !client.dropped && !client.write_fails && !backend.shut && !backend.write_fails {
             let held = backend.read.saturating_sub(client.output.len() + client.buffer.len());
             assert!(held <= scratch::SIZE, "{held} bytes are held for the client");
         }

@@ -21,11 +21,11 @@ pub use self::{
     texts::{config_text, starttls, token_file},
 };
 
-/// A name and what runs one input.
-pub type Target = (&'static str, fn(&[u8]));
+/// A fuzz target.
+pub type Target = fn(&[u8]);
 
 /// Every target by the name of its directory in `fuzz/corpus`.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("frames", frames),
     ("request_head", request_head),
     ("target_and_host", target_and_host),

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::TARGETS;
+use super::{TARGETS, Target};
 
 /// In a usual run of the tests.
 const SHORT: Duration = Duration::from_millis(300);
@@ -90,7 +90,7 @@ fn targets_keep_their_promises() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-fn fails(target: fn(&[u8]), input: &[u8]) -> bool {
+fn fails(target: Target, input: &[u8]) -> bool {
     catch_unwind(AssertUnwindSafe(|| target(input))).is_err()
 }
 

@@ -525,7 +525,8 @@ impl<F: Future<Output = SessionEnd>> Driver<'_, F> {
             let held = self.read_payload_of(&client).saturating_sub(early + accepted);
             assert!(held <= scratch::SIZE, "{held} bytes are held for the backend");
         }
-        if !client.dropped && !client.write_fails && !backend.shut {
+        // A backend that is closed or fails is only drained.
+        if !client.dropped && !client.write_fails && !backend.shut && !backend.write_fails {
             let held = backend.read.saturating_sub(client.output.len() + client.buffer.len());
             assert!(held <= scratch::SIZE, "{held} bytes are held for the client");
         }
@@ -779,7 +780,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 384, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn relay_behaves_as_its_model(case in case()) {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Barrier,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Wake, Waker},
     thread,
@@ -13,7 +13,7 @@ use std::{
 use super::{Registry, Session, SessionInfo};
 use crate::outcome::Reason;
 
-const ROUNDS: usize = 20_000;
+const ROUNDS: u64 = 200_000;
 
 #[derive(Debug, Default)]
 struct Flag(AtomicBool);
@@ -29,36 +29,50 @@ fn open(registry: &Arc<Registry>) -> Session {
     registry.open(SessionInfo { peer, route: "race", since: SystemTime::UNIX_EPOCH })
 }
 
-/// Whether the poll found the order, or registered a waker that the order has woken.
+/// A poll finds the order, or has registered a waker that the order wakes.
 #[test]
 fn no_order_to_end_is_lost() {
     let registry = Arc::new(Registry::default());
-    let meet = Barrier::new(2);
-    // Asserted after the rounds: a thread that panics would leave the other one waiting.
+    // The rounds that have begun and ended. The threads spin: a barrier would let one run long before the other.
+    let (begun, ended) = (AtomicU64::new(0), AtomicU64::new(0));
     let mut lost = 0;
     thread::scope(|scope| {
         scope.spawn(|| {
-            for id in 1..=ROUNDS as u64 {
-                meet.wait();
+            for id in 1..=ROUNDS {
+                spin_until(|| begun.load(Ordering::Acquire) == id);
                 registry.end(id, Reason::Killed);
-                meet.wait();
+                ended.store(id, Ordering::Release);
             }
         });
-        for round in 0..ROUNDS {
+        for id in 1..=ROUNDS {
             let session = open(&registry);
             let flag = Arc::new(Flag::default());
             let waker = Waker::from(Arc::clone(&flag));
-            meet.wait();
+            begun.store(id, Ordering::Release);
             // A little later in every round, so that the two meet in every order.
-            for _ in 0..round % 128 {
+            for _ in 0..id % 256 {
                 std::hint::spin_loop();
             }
             let found = session.poll_end(&mut Context::from_waker(&waker)).is_ready();
-            meet.wait();
+            spin_until(|| ended.load(Ordering::Acquire) == id);
+            // Asserted after the rounds: a thread that panics would leave the other one waiting.
             lost += usize::from(!found && !flag.0.load(Ordering::SeqCst));
         }
     });
     assert_eq!((lost, registry.len()), (0, 0), "orders lost in {ROUNDS} rounds, and sessions left");
+}
+
+/// Waits without sleeping, and lets other threads run if that takes long.
+fn spin_until(reached: impl Fn() -> bool) {
+    for turn in 1_u32.. {
+        if reached() {
+            return;
+        }
+        if turn % 1024 == 0 {
+            thread::yield_now();
+        }
+        std::hint::spin_loop();
+    }
 }
 
 /// Of any number of orders at the same moment, one is the session's, whole.

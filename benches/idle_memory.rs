@@ -4,19 +4,18 @@
 //! each, waits until memory use has settled, and compares the gateway's proportional set size (PSS,
 //! /proc/PID/smaps_rollup) with its value before the first session. The client and the backend are processes of their
 //! own. The kernel's memory for sockets is not part of any PSS. `--peers` measures the other programs that are installed,
-//! too.
+//! too; `--compare PROGRAM` measures another build of the gateway, such as that of an earlier commit.
 
 #[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
 
 use std::{
-    fs,
-    io::ErrorKind,
-    thread,
+    fs, io, thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
+use nix::errno::Errno;
 
 use self::common::{Arguments, Bench, Driver, Operation, Process, Target, Transport};
 
@@ -35,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     if common::run_role()? {
         return Ok(());
     }
-    let arguments = Arguments::read(&["--sessions", "--peers"])?;
+    let arguments = Arguments::read(&["--sessions", "--peers", "--compare"])?;
     let sessions = arguments.number("--sessions", SESSIONS)?;
     ensure!(sessions > 0, "--sessions 0: at least one is needed");
     let bench = Bench::set_up()?;
@@ -46,6 +45,11 @@ fn main() -> anyhow::Result<()> {
     );
     let wss = measure(&bench.portcullis(true, Transport::Tcp)?, &bench, sessions)?;
     let ws = measure(&bench.portcullis(false, Transport::Tcp)?, &bench, sessions)?;
+    if let Some(program) = arguments.path("--compare")? {
+        for tls in [true, false] {
+            measure(&bench.portcullis_build(program, tls, Transport::Tcp)?, &bench, sessions)?;
+        }
+    }
     if arguments.has("--peers") {
         // It runs a process for each session: thousands would not fit.
         let few = sessions.min(50);
@@ -104,13 +108,13 @@ struct Pss {
 impl Pss {
     fn of(process: &Process) -> anyhow::Result<Self> {
         let mut pss = Self { all: 0, anonymous: 0 };
-        for pid in process.tree() {
+        for (index, pid) in process.tree().into_iter().enumerate() {
             let path = format!("/proc/{pid}/smaps_rollup");
             let text = match fs::read_to_string(&path) {
-                Ok(text) => text,
-                // A child that has exited meanwhile.
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(error).with_context(|| path.clone()),
+                // A child that has exited meanwhile: a zombie has no memory, and its file cannot be read.
+                Ok(text) if index > 0 && text.is_empty() => continue,
+                Err(error) if index > 0 && has_exited(&error) => continue,
+                text => text.with_context(|| path.clone())?,
             };
             let field = |name: &str| -> anyhow::Result<u64> {
                 let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -122,6 +126,11 @@ impl Pss {
         }
         Ok(pss)
     }
+}
+
+/// Whether reading a file of /proc/PID failed because there is no such process any more.
+fn has_exited(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
 /// The size after it has stopped changing.

@@ -1,12 +1,15 @@
 //! The processor time of relaying bytes.
 //!
-//! `cargo bench --bench relay [-- --quick | --rounds 7 | --backends]` measures the CPU time (user and system) of all
+//! `cargo bench --bench relay [-- --quick | --rounds 7 | --backends | --compare PROGRAM]` measures the CPU time (user and system) of all
 //! processes of the gateway, of a raw TLS pipe built from the same libraries, and of the other programs that are
 //! installed. They run the same workloads in turns, for several rounds. CPU time, unlike wall-clock time, does not depend
 //! on how busy the machine is. The client and the backend are processes of their own and do not count.
 //!
 //! With `--backends`, the gateway and the raw pipe relay bulk data to and from a backend over TCP, a Unix socket and TLS,
 //! to measure what the transport to the backend costs an established session.
+//!
+//! With `--compare`, another build of the gateway, such as that of an earlier commit, takes part instead of the other
+//! programs.
 
 #[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
@@ -89,7 +92,7 @@ fn main() -> anyhow::Result<()> {
     if common::run_role()? {
         return Ok(());
     }
-    let arguments = Arguments::read(&["--quick", "--rounds", "--backends"])?;
+    let arguments = Arguments::read(&["--quick", "--rounds", "--backends", "--compare"])?;
     let (rounds, round_time) = if arguments.has("--quick") { (3, 120) } else { (7, 350) };
     let (rounds, round_time) = (arguments.number("--rounds", rounds)?, Duration::from_millis(round_time));
     let bench = Bench::set_up()?;
@@ -105,15 +108,19 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let mut runners = Vec::new();
-    for target in [
-        bench.portcullis(true, Transport::Tcp),
-        bench.raw_pipe(Transport::Tcp),
-        bench.haproxy(),
-        bench.haproxy_tuned(),
-        bench.nginx(),
-        bench.lighttpd(),
-        bench.websockify(),
-    ] {
+    let mut targets = vec![bench.portcullis(true, Transport::Tcp), bench.raw_pipe(Transport::Tcp)];
+    if let Some(program) = arguments.path("--compare")? {
+        targets.push(Ok(bench.portcullis_build(program, true, Transport::Tcp)?));
+    } else {
+        targets.extend([
+            bench.haproxy(),
+            bench.haproxy_tuned(),
+            bench.nginx(),
+            bench.lighttpd(),
+            bench.websockify(),
+        ]);
+    }
+    for target in targets {
         match target {
             Ok(target) => runners.push(Runner::new(target, &bench)?),
             Err(why) => println!("skipped: {why:#}"),

@@ -60,7 +60,7 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// The command line: flags, and options with a number.
+/// The command line: flags, and options with a number or a path.
 pub(crate) struct Arguments(Vec<String>);
 
 impl Arguments {
@@ -78,8 +78,17 @@ impl Arguments {
     }
 
     pub(crate) fn number(&self, option: &str, default: u64) -> anyhow::Result<u64> {
-        let Some(index) = self.0.iter().position(|arg| arg == option) else { return Ok(default) };
-        let value = self.0.get(index + 1).with_context(|| format!("{option} needs a number"))?;
+        let Some(value) = self.value(option, "a number")? else { return Ok(default) };
         value.parse().with_context(|| format!("{option} {value}: not a number"))
+    }
+
+    pub(crate) fn path(&self, option: &str) -> anyhow::Result<Option<&Path>> {
+        Ok(self.value(option, "a path")?.map(Path::new))
+    }
+
+    fn value(&self, option: &str, kind: &str) -> anyhow::Result<Option<&str>> {
+        let Some(index) = self.0.iter().position(|arg| arg == option) else { return Ok(None) };
+        let value = self.0.get(index + 1).with_context(|| format!("{option} needs {kind}"))?;
+        Ok(Some(value))
     }
 }

@@ -80,6 +80,26 @@ impl Bench {
 
     /// Portcullis with its defaults, but without limits per client address: all clients have the same one.
     pub(crate) fn portcullis(&self, tls: bool, transport: Transport) -> anyhow::Result<Target> {
+        self.start_portcullis(Path::new(env!("CARGO_BIN_EXE_portcullis")), "Portcullis", tls, transport)
+    }
+
+    /// Another build of Portcullis, configured in the same way.
+    pub(crate) fn portcullis_build(
+        &self,
+        program: &Path,
+        tls: bool,
+        transport: Transport,
+    ) -> anyhow::Result<Target> {
+        self.start_portcullis(program, "Portcullis, other build", tls, transport)
+    }
+
+    fn start_portcullis(
+        &self,
+        program: &Path,
+        name: &str,
+        tls: bool,
+        transport: Transport,
+    ) -> anyhow::Result<Target> {
         let backend_tls = match transport {
             Transport::Tls => {
                 format!("tls = {{ ca = {:?}, server_name = \"localhost\" }}\n", self.certificate)
@@ -103,7 +123,7 @@ impl Bench {
                  [limits.per_ip]\nexempt = [\"127.0.0.0/8\"]\n[log]\nformat = \"json\"\n",
             ),
         )?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let mut command = Command::new(program);
         let process = Process::start("portcullis", command.arg("--config").arg(config), true)?;
         let mut address = None;
         loop {
@@ -116,9 +136,12 @@ impl Bench {
             }
         }
         let address = address.context("portcullis is ready but has not logged its address")?;
-        let (name, protocol) =
-            if tls { ("Portcullis", ClientProtocol::Wss) } else { ("Portcullis, ws://", ClientProtocol::Ws) };
-        Ok(Target { name: name.to_owned(), protocol, address, process })
+        let (name, protocol) = if tls {
+            (name.to_owned(), ClientProtocol::Wss)
+        } else {
+            (format!("{name}, ws://"), ClientProtocol::Ws)
+        };
+        Ok(Target { name, protocol, address, process })
     }
 
     /// The baseline: a TLS terminator of a hundred lines.

@@ -7,39 +7,33 @@
 mod accepted;
 mod access_log;
 mod dial;
+mod establish;
 mod request;
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroU32,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use ipnet::IpNet;
-use tokio::time::{self, Instant};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    accepted::{ConnectionInfo, refused, secure},
+    accepted::{ConnectionInfo, is_limited, refused},
     access_log::AccessLogLine,
-    dial::{DialOutcome, dial},
-    request::read_requests,
+    establish::{Established, OpenSession, establish},
 };
 use crate::{
     admission::{
-        AddressPermit, ConcurrencyLimit, HandshakePermit, Handshakes, LimitExceeded, Newcomer, Permit,
-        RateLimiter, canonical,
+        AddressPermit, ConcurrencyLimit, HandshakePermit, Handshakes, LimitExceeded, Newcomer, RateLimiter,
+        canonical,
     },
-    backend::{BackendStream, ClientInfo, Upstream, balance},
-    config::{BackendFailure, Receive, Route, Send, Timeouts},
-    http::{AcceptedRequest, Exchange, ExchangeError, Files, KnownHosts, Refusal, Routes},
-    metrics::{Metrics, SessionGauge},
+    backend::Upstream,
+    config::Timeouts,
+    http::{Files, KnownHosts, Routes},
+    metrics::Metrics,
     outcome::Reason,
-    relay::{self, RelaySettings, RelayStream},
-    session::{Registry, Session, SessionInfo},
-    transport::{socket::Socket, stream::ClientStream, tls::Tls},
+    relay,
+    session::Registry,
+    transport::{socket::Socket, tls::Tls},
 };
 
 /// How long a client that has just connected may take to send its request once a drain has begun.
@@ -152,9 +146,14 @@ impl NewConnection {
         self.parts.log_line.write(Reason::Overloaded, None);
     }
 
+    /// Moves the parts out and frees the box, which would otherwise live as long as the session.
+    fn into_parts(self) -> Parts {
+        *self.parts
+    }
+
     /// Serves the connection until it ends.
     pub(crate) async fn serve(self, permit: HandshakePermit) {
-        let Parts { socket, info, address_permit, settings, shared, mut log_line } = *self.parts;
+        let Parts { socket, info, address_permit, settings, shared, mut log_line } = self.into_parts();
         // Boxed, so that the handshake's state, which is large, is freed before relaying.
         let established =
             Box::pin(establish(socket, info, address_permit, permit, settings, shared, &mut log_line)).await;
@@ -162,7 +161,10 @@ impl NewConnection {
             Ok(established) => established,
             Err(reason) => return log_line.write(reason, None),
         };
-        let Established { stream, pipelined, backend, relay_settings, session, guards } = *established;
+        let Established {
+            stream,
+            session: OpenSession { pipelined, backend, relay_settings, session, guards },
+        } = *established;
         #[cfg(debug_assertions)]
         panic_on_request(log_line.route.as_deref());
         let session_end = match backend {
@@ -184,12 +186,6 @@ impl ListenerSettings {
     }
 }
 
-/// Whether the limits of an address apply to a connection with this permit: not to one of a proxy that is still to name its
-/// client, and not to one of an exempt address.
-fn is_limited(address_permit: Option<&AddressPermit>) -> bool {
-    address_permit.is_some_and(|permit| !permit.is_exempt())
-}
-
 /// Panics in the sessions of the route that an environment variable names, so that a test can show what a panic does to
 /// the others. Release builds do not contain it.
 #[cfg(debug_assertions)]
@@ -198,138 +194,11 @@ fn panic_on_request(route: Option<&str>) {
     assert!(route.is_none() || route != requested.as_deref(), "a panic on request");
 }
 
-/// An upgraded connection, ready to relay.
-struct Established {
-    stream: ClientStream,
-    pipelined: Bytes,
-    backend: Result<BackendStream, Reason>,
-    relay_settings: RelaySettings,
-    session: Session,
-    guards: (Option<AddressPermit>, Permit, Option<balance::BackendPermit>, Option<SessionGauge>),
-}
-
-/// From the accepted socket to the 101: every stage that can refuse the connection.
-///
-/// The settings and the shared state are owned: a session can outlive many reloads, and must not keep their configurations
-/// in memory.
-async fn establish(
-    mut socket: Socket,
-    mut info: ConnectionInfo,
-    mut address_permit: Option<AddressPermit>,
-    mut permit: HandshakePermit,
-    settings: Arc<ListenerSettings>,
-    shared: Arc<Shared>,
-    log_line: &mut AccessLogLine,
-) -> Result<Box<Established>, Reason> {
-    let (settings, shared) = (&*settings, &*shared);
-    // One deadline for everything up to the first request head, however the client spreads it.
-    let first_head = Instant::now() + settings.handshake_limit();
-    if settings.proxy_protocol {
-        let taken_away = permit.taken_away();
-        info = tokio::select! {
-            biased;
-            named = info.read_proxy_header(&mut socket, settings, log_line) => named?,
-            () = taken_away => return Err(gave_way(log_line)),
-        };
-        address_permit = info.admit(shared, log_line)?;
-        let moved = permit.set_client(info.peer.ip(), is_limited(address_permit.as_ref()));
-        moved.map_err(|exceeded| refused(&exceeded, log_line))?;
-    }
-    let taken_away = permit.taken_away();
-    let (mut stream, head_deadline) = tokio::select! {
-        biased;
-        tls_stream = secure(socket, settings, &shared.metrics, &mut permit, log_line) => tls_stream?,
-        () = taken_away => return Err(gave_way(log_line)),
-        () = drain_grace(shared) => return Err(Reason::Draining),
-    };
-    info.tls = stream.tls_version();
-    let exchange = Exchange::new(&mut stream, settings.snapshot.timeouts.stall);
-    let head_deadline = head_deadline.min(first_head);
-    let taken_away = permit.taken_away();
-    let (exchange, session_request) = tokio::select! {
-        biased;
-        requested = read_requests(exchange, head_deadline, info, settings, shared, &mut permit, log_line) => requested?,
-        () = taken_away => return Err(if permit.is_waiting() { Reason::Served } else { gave_way(log_line) }),
-    };
-    // It is a session from here on, and has the permit of one.
-    drop(permit);
-    let AcceptedRequest { routed, handshake, subprotocol, .. } = &session_request.accepted;
-    let route = &routed.route;
-    let session_info = SessionInfo { peer: log_line.peer, route: &route.name, since: SystemTime::now() };
-    let session = shared.registry.open(session_info);
-    log_line.session = Some(session.id());
-    let client_info = ClientInfo { client: log_line.peer, local: info.local, tls: info.tls, id: log_line.id };
-    let timeouts = &settings.snapshot.timeouts;
-    let DialOutcome { backend, permit: backend_permit, label } =
-        dial(&session_request, &client_info, timeouts.connect, &shared.metrics, log_line).await;
-    if let Err(reason) = backend
-        && route.backend_failure == BackendFailure::Status
-    {
-        exchange.respond_and_close(Refusal::new(reason), timeouts.close).await;
-        return Err(reason);
-    }
-    let switching = handshake.switching(subprotocol.as_deref());
-    let pipelined = exchange.upgrade(switching).await.map_err(ExchangeError::reason)?;
-    let recorded = log_line.backend.as_ref().zip(label).filter(|_| backend.is_ok());
-    let session_gauge = recorded.map(|(backend, label)| {
-        session.set_backend(&backend.to_string());
-        shared.metrics.open_session(&route.name, &label)
-    });
-    let relay_settings = relay_settings(route, timeouts);
-    let guards = (
-        address_permit.or(session_request.address_permit),
-        session_request.session_permit,
-        backend_permit,
-        session_gauge,
-    );
-    Ok(Box::new(Established { stream, pipelined, backend, relay_settings, session, guards }))
-}
-
-/// The reason of a connection whose handshake permit was given to a newer one.
-fn gave_way(log_line: &mut AccessLogLine) -> Reason {
-    log_line.detail =
-        Some("too slow while limits.max_handshakes connections were not sessions yet".to_owned());
-    Reason::Overloaded
-}
-
 /// Ready [`DRAIN_GRACE`] after a drain has begun: a client that is sending its request is not cut off, and a silent client
 /// does not delay the shutdown.
 async fn drain_grace(shared: &Shared) {
     shared.draining.cancelled().await;
     time::sleep(DRAIN_GRACE).await;
-}
-
-fn relay_settings(route: &Route, timeouts: &Timeouts) -> RelaySettings {
-    RelaySettings {
-        accept_text: route.receive == Receive::Any,
-        send_text: route.send == Send::Text,
-        close: timeouts.close,
-        stall: timeouts.stall,
-        ping: timeouts.ping,
-        pong: timeouts.pong,
-        idle: timeouts.idle,
-        lifetime: timeouts.lifetime,
-    }
-}
-
-impl RelayStream for ClientStream {
-    fn bytes_written(&self) -> u64 {
-        self.bytes_written()
-    }
-
-    fn force_write(&mut self) {
-        self.force_write();
-    }
-}
-
-impl RelayStream for BackendStream {
-    fn bytes_written(&self) -> u64 {
-        self.bytes_written()
-    }
-
-    fn force_write(&mut self) {
-        self.force_write();
-    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct RegistryState {
-    sessions: HashMap<u64, Arc<Entry>>,
+    sessions: HashMap<u64, Arc<SessionEntry>>,
     /// Every route that ever had a session, with the payload of its ended sessions.
     routes: HashMap<Arc<str>, Payload>,
 }
@@ -93,7 +93,7 @@ impl Registry {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut state = self.state.lock();
         let route = state.route(info.route);
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(SessionEntry {
             peer: info.peer,
             route,
             since: info.since,
@@ -121,7 +121,7 @@ impl Registry {
     pub(crate) fn snapshot(&self) -> Vec<SessionSnapshot> {
         let entries = self.state.lock().sessions.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
         // The entries are read outside of the lock, so that a long list blocks no session.
-        let mut entries: Vec<(u64, Arc<Entry>)> = entries;
+        let mut entries: Vec<(u64, Arc<SessionEntry>)> = entries;
         entries.sort_unstable_by_key(|(id, _)| *id);
         entries.into_iter().map(|(id, entry)| entry.snapshot(id)).collect()
     }
@@ -137,7 +137,7 @@ impl Registry {
         let state = self.state.lock();
         let mut routes: BTreeMap<_, _> =
             state.routes.iter().map(|(route, payload)| (Arc::clone(route), *payload)).collect();
-        let entries: Vec<Arc<Entry>> = state.sessions.values().cloned().collect();
+        let entries: Vec<Arc<SessionEntry>> = state.sessions.values().cloned().collect();
         drop(state);
         // A session that ends from here on is not yet in the totals of ended sessions, but its entry is in `entries`.
         for entry in entries {
@@ -208,7 +208,7 @@ pub(crate) struct SessionProgress {
 #[derive(Debug)]
 pub(crate) struct Session {
     id: u64,
-    entry: Arc<Entry>,
+    entry: Arc<SessionEntry>,
     registry: Arc<Registry>,
 }
 
@@ -262,7 +262,7 @@ impl Drop for Session {
 
 /// The state shared by the registry and the session.
 #[derive(Debug)]
-struct Entry {
+struct SessionEntry {
     peer: SocketAddr,
     route: Arc<str>,
     since: SystemTime,
@@ -277,7 +277,7 @@ struct Entry {
     buffered: AtomicU32,
 }
 
-impl Entry {
+impl SessionEntry {
     fn request_end(&self, request_end: EndRequest) {
         let _ = self.request_end.set(Box::new(request_end));
         self.waker.wake();
@@ -398,6 +398,6 @@ mod tests {
 
     #[test]
     fn registry_entry_is_small() {
-        assert!(size_of::<Entry>() <= 176, "{} bytes", size_of::<Entry>());
+        assert!(size_of::<SessionEntry>() <= 176, "{} bytes", size_of::<SessionEntry>());
     }
 }

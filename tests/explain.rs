@@ -30,8 +30,8 @@ use tokio_rustls::TlsAcceptor;
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 const PLAIN: &str = "[[listener]]\naddress = \"127.0.0.1:8080\"\n";
 const LIMITS: &str = "20 new connections per second, bursts of 60, 200 open";
-const ANY_SUBPROTOCOL: &str = r#"sub-protocols  any: "binary" if offered, else the first that is not "xmpp""#;
-const NO_HEADER: &str = "PROXY header   none is sent";
+const ANY_SUBPROTOCOL: &str = r#"subprotocols  any: "binary" if offered, else the first that is not "xmpp""#;
+const NO_HEADER: &str = "PROXY header  none is sent";
 
 /// A directory with a configuration, and a certificate for `localhost`.
 struct ConfigDirectory {
@@ -203,17 +203,17 @@ async fn an_accepted_connection_is_explained_step_by_step() {
     let output = directory
         .explain(&["wss://localhost:8443/vnc", "--origin", "https://localhost:8443", "--from", "192.0.2.7"])
         .await;
-    let from = format!("from           192.0.2.7, limited to {LIMITS}");
+    let from = format!("from          192.0.2.7, limited to {LIMITS}");
     output.assert_is(
         0,
         &[
-            "listener       127.0.0.1:8443 accepts it, with TLS",
+            "listener      127.0.0.1:8443 accepts it, with TLS",
             &from,
-            "route          \"vnc\": any host, path /vnc",
-            "origin         https://localhost:8443 is allowed",
-            "               allowed: https://localhost:8443 (same-origin)",
+            "route         \"vnc\": any host, path /vnc",
+            "origin        https://localhost:8443 is allowed",
+            "              allowed: https://localhost:8443 (same-origin)",
             ANY_SUBPROTOCOL,
-            "backend        tcp://127.0.0.1:5900",
+            "backend       tcp://127.0.0.1:5900",
             NO_HEADER,
             "would be accepted",
         ],
@@ -237,8 +237,8 @@ async fn the_origin_policy_is_explained() {
             "ws://localhost:8080/vnc",
             None,
             [
-                "origin         refused: there is no Origin header (see --origin)",
-                "               allowed: http://localhost:8080 (same-origin)",
+                "origin        refused: there is no Origin header (see --origin)",
+                "              allowed: http://localhost:8080 (same-origin)",
             ],
             refused,
         ),
@@ -246,8 +246,8 @@ async fn the_origin_policy_is_explained() {
             "ws://localhost:8080/vnc",
             Some("https://evil.example"),
             [
-                "origin         refused: the origin https://evil.example is not allowed",
-                "               allowed: http://localhost:8080 (same-origin)",
+                "origin        refused: the origin https://evil.example is not allowed",
+                "              allowed: http://localhost:8080 (same-origin)",
             ],
             refused,
         ),
@@ -255,9 +255,9 @@ async fn the_origin_policy_is_explained() {
             "ws://localhost:8080/vnc",
             Some("localhost"),
             [
-                "origin         refused: the Origin header is malformed: it does not begin with a scheme as \
+                "origin        refused: the Origin header is malformed: it does not begin with a scheme as \
                  \"https://desk.example.com\" does",
-                "               allowed: http://localhost:8080 (same-origin)",
+                "              allowed: http://localhost:8080 (same-origin)",
             ],
             refused,
         ),
@@ -265,8 +265,8 @@ async fn the_origin_policy_is_explained() {
             "ws://[::1]:8080/vnc",
             Some("http://[::1]:8080"),
             [
-                "origin         refused: the origin http://[::1]:8080 is not allowed",
-                "               allowed: not http://[::1]:8080: same-origin never covers an IPv6 address",
+                "origin        refused: the origin http://[::1]:8080 is not allowed",
+                "              allowed: not http://[::1]:8080: same-origin never covers an IPv6 address",
             ],
             refused,
         ),
@@ -274,21 +274,21 @@ async fn the_origin_policy_is_explained() {
             "ws://localhost:8080/listed",
             None,
             [
-                "origin         none is sent (see --origin), which is allowed",
-                "               allowed: http://localhost:8080 (same-origin), https://a.example, null, no Origin header",
+                "origin        none is sent (see --origin), which is allowed",
+                "              allowed: http://localhost:8080 (same-origin), https://a.example, null, no Origin header",
             ],
             "would be accepted",
         ),
         (
             "ws://localhost:8080/any",
             Some("https://evil.example"),
-            ["origin         https://evil.example is allowed", "               allowed: any"],
+            ["origin        https://evil.example is allowed", "              allowed: any"],
             "would be accepted",
         ),
         (
             "ws://localhost:8080/only",
             Some("null"),
-            ["origin         refused: the origin is null", "               allowed: https://a.example"],
+            ["origin        refused: the origin is null", "              allowed: https://a.example"],
             refused,
         ),
     ] {
@@ -306,31 +306,31 @@ async fn the_listener_is_explained() {
     let directory =
         ConfigDirectory::new(&format!("{}{PLAIN}{}", tls_listener(8443), vnc("missing_origin = \"allow\"")));
     let configured = "configured: 127.0.0.1:8443 with TLS; 127.0.0.1:8080 without TLS";
-    let proxy = "               if a proxy is in front, give its address: --from ADDRESS";
+    let proxy = "              if a proxy is in front, give its address: --from ADDRESS";
     for (url, lines, code, verdict) in [
-        ("ws://a.localhost:8080/vnc", vec!["listener       127.0.0.1:8080 accepts it, without TLS".to_owned()], 0, "would be accepted"),
+        ("ws://a.localhost:8080/vnc", vec!["listener      127.0.0.1:8080 accepts it, without TLS".to_owned()], 0, "would be accepted"),
         (
             "wss://a.example/vnc",
-            vec![format!("listener       none has port 443; {configured}"), proxy.to_owned()],
+            vec![format!("listener      none has port 443; {configured}"), proxy.to_owned()],
             1,
             "would be refused: no listener on port 443",
         ),
         (
             "wss://127.0.0.2:8443/vnc",
-            vec![format!("listener       none has port 8443 of 127.0.0.2; {configured}"), proxy.to_owned()],
+            vec![format!("listener      none has port 8443 of 127.0.0.2; {configured}"), proxy.to_owned()],
             1,
             "would be refused: no listener on port 8443",
         ),
         (
             "ws://a.example:8443/vnc",
-            vec!["listener       127.0.0.1:8443 listens on that port, but with TLS: use wss://".to_owned()],
+            vec!["listener      127.0.0.1:8443 listens on that port, but with TLS: use wss://".to_owned()],
             1,
             "would be refused: not_tls (HTTP 400)",
         ),
         (
             "wss://a.example:8080/vnc",
             vec![
-                "listener       127.0.0.1:8080 listens on that port, but without TLS: use ws://, or terminate TLS at one of \
+                "listener      127.0.0.1:8080 listens on that port, but without TLS: use ws://, or terminate TLS at one of \
                  its trusted_proxies (--from its address)"
                     .to_owned(),
             ],
@@ -353,38 +353,38 @@ async fn the_client_address_is_explained() {
         vnc("")
     ));
     let counts = "5 new connections per second, bursts of 7, 9 open";
-    let header = "               every connection must begin with a PROXY header, sent from 10.0.0.0/8";
+    let header = "              every connection must begin with a PROXY header, sent from 10.0.0.0/8";
     for (url, from, lines) in [
         (
             "ws://a.localhost:8080/vnc",
             None,
-            vec![format!("from           any address (see --from), each limited to {counts}")],
+            vec![format!("from          any address (see --from), each limited to {counts}")],
         ),
         (
             "ws://a.localhost:8080/vnc",
             Some("::ffff:192.0.2.7"),
-            vec!["from           192.0.2.7 is exempt from the limits per address".to_owned()],
+            vec!["from          192.0.2.7 is exempt from the limits per address".to_owned()],
         ),
         (
             "wss://a.example/vnc",
             Some("10.1.2.3"),
             vec![
-                "listener       127.0.0.1:8080 accepts it, without TLS".to_owned(),
-                "               (no listener has port 443: it is the proxy's)".to_owned(),
+                "listener      127.0.0.1:8080 accepts it, without TLS".to_owned(),
+                "              (no listener has port 443: it is the proxy's)".to_owned(),
                 format!(
-                    "from           10.1.2.3 is a trusted proxy: the client that it names is limited to {counts}"
+                    "from          10.1.2.3 is a trusted proxy: the client that it names is limited to {counts}"
                 ),
-                "               assumed: it forwards Host, and sends X-Forwarded-Proto: https".to_owned(),
+                "              assumed: it forwards Host, and sends X-Forwarded-Proto: https".to_owned(),
             ],
         ),
         (
             "ws://a.localhost:8081/vnc",
             Some("10.1.2.3"),
             vec![
-                "listener       127.0.0.1:8081 accepts it, without TLS".to_owned(),
+                "listener      127.0.0.1:8081 accepts it, without TLS".to_owned(),
                 header.to_owned(),
                 format!(
-                    "from           10.1.2.3 is a trusted proxy: the client in its PROXY header is limited to {counts}"
+                    "from          10.1.2.3 is a trusted proxy: the client in its PROXY header is limited to {counts}"
                 ),
             ],
         ),
@@ -392,9 +392,9 @@ async fn the_client_address_is_explained() {
             "ws://a.localhost:8081/vnc",
             Some("192.0.2.7"),
             vec![
-                "listener       127.0.0.1:8081 accepts it, without TLS".to_owned(),
+                "listener      127.0.0.1:8081 accepts it, without TLS".to_owned(),
                 header.to_owned(),
-                "from           192.0.2.7 is not in trusted_proxies, so its PROXY header is refused"
+                "from          192.0.2.7 is not in trusted_proxies, so its PROXY header is refused"
                     .to_owned(),
             ],
         ),
@@ -428,33 +428,33 @@ async fn the_route_is_explained() {
     ));
     fs::create_dir(directory.path("web")).unwrap();
     directory.write("web/page.html", "<!doctype html>");
-    let why = "               (a host takes precedence over any host, an exact path over a prefix, a longer prefix over a shorter)";
+    let why = "              (a host takes precedence over any host, an exact path over a prefix, a longer prefix over a shorter)";
     let output = directory.explain(&["ws://Desk.example:8080/vnc/one"]).await;
     output.assert_contains(&[
-        "route          \"desk\": host desk.example, paths /vnc/*",
-        "               takes precedence over \"one\": any host, path /vnc/one; \"some\": any host, paths /vnc/*",
+        "route         \"desk\": host desk.example, paths /vnc/*",
+        "              takes precedence over \"one\": any host, path /vnc/one; \"some\": any host, paths /vnc/*",
         why,
     ]);
     let output = directory.explain(&["ws://a.localhost:8080/vnc/one"]).await;
     output.assert_contains(&[
-        "route          \"one\": any host, path /vnc/one",
-        "               takes precedence over \"some\": any host, paths /vnc/*",
+        "route         \"one\": any host, path /vnc/one",
+        "              takes precedence over \"some\": any host, paths /vnc/*",
         why,
     ]);
     output.assert_verdict(0, "would be accepted");
     let output = directory.explain(&["ws://a.localhost:8080/VNC"]).await;
-    output.assert_contains(&["route          none matches this host and path; configured: \"desk\": host desk.example, paths /vnc/*; \
+    output.assert_contains(&["route         none matches this host and path; configured: \"desk\": host desk.example, paths /vnc/*; \
                 \"some\": any host, paths /vnc/*; \"one\": any host, path /vnc/one"]);
     output.assert_verdict(1, "would be refused: unknown_route (HTTP 404)");
     let output = directory.explain(&["ws://a.localhost:8080/page.html"]).await;
-    output.assert_contains(&["route          none: it is a file of [web] root"]);
+    output.assert_contains(&["route         none: it is a file of [web] root"]);
     output.assert_verdict(1, "would get a file, not a session (HTTP 200)");
     let output = directory.explain(&[&format!("ws://a.localhost:8080/vnc/{}", "x".repeat(9000))]).await;
-    output.assert_contains(&["route          none: the request target is longer than 8 KiB"]);
+    output.assert_contains(&["route         none: the request target is longer than 8 KiB"]);
     output.assert_verdict(1, "would be refused: uri_too_long (HTTP 414)");
     let output = directory.explain(&["ws://attacker.example:8080/vnc/one"]).await;
     output.assert_contains(&[
-        "route          none: the listener does not know this host; add it to hosts of the [[listener]]",
+        "route         none: the listener does not know this host; add it to hosts of the [[listener]]",
     ]);
     output.assert_verdict(1, "would be refused: misdirected (HTTP 421)");
 }
@@ -490,25 +490,25 @@ async fn subprotocols_backends_and_proxy_headers_are_explained() {
         let output = directory.explain(&[&format!("ws://localhost:8080/{balance}")]).await;
         output.assert_contains(&[
             ANY_SUBPROTOCOL,
-            &format!("backend        {words}, and the others if it fails:"),
-            "               tcp://127.0.0.1:1",
-            "               unix:/run/a.sock",
+            &format!("backend       {words}, and the others if it fails:"),
+            "              tcp://127.0.0.1:1",
+            "              unix:/run/a.sock",
             NO_HEADER,
         ]);
     }
     let v1 = directory.explain(&["ws://localhost:8080/v1", "--from=192.0.2.7"]).await;
     v1.assert_contains(&[
-        "sub-protocols  binary, base64: the client's first offer among these; refused if it offers only others",
-        "backend        tls://127.0.0.1:1",
-        "               at most 5 sessions each",
-        "               any certificate is accepted (insecure_no_verify)",
-        "PROXY header   version 1: \"PROXY TCP4 192.0.2.7 127.0.0.1 0 8080\", with the client's port instead of 0",
+        "subprotocols  binary, base64: the client's first offer among these; refused if it offers only others",
+        "backend       tls://127.0.0.1:1",
+        "              at most 5 sessions each",
+        "              any certificate is accepted (insecure_no_verify)",
+        "PROXY header  version 1: \"PROXY TCP4 192.0.2.7 127.0.0.1 0 8080\", with the client's port instead of 0",
     ]);
     assert!(v1.stderr.contains("tls.insecure_no_verify true accepts any certificate"), "{v1:#?}");
     let v1 = directory.explain(&["ws://localhost:8080/v1"]).await;
-    v1.assert_contains(&["PROXY header   version 1, with the client's address and the one it connected to"]);
+    v1.assert_contains(&["PROXY header  version 1, with the client's address and the one it connected to"]);
     let v2 = directory.explain(&["ws://localhost:8080/v2"]).await;
-    v2.assert_contains(&["PROXY header   version 2, with the client's address, the one it connected to, TLS and the connection's id"]);
+    v2.assert_contains(&["PROXY header  version 2, with the client's address, the one it connected to, TLS and the connection's id"]);
 }
 
 #[tokio::test]
@@ -523,20 +523,20 @@ async fn a_token_selects_a_backend_and_is_never_shown() {
         "tokens.cfg",
         &format!("hunter2: {backend}\nhunter3: {backend}\nhunter4: unix:/nowhere/hunted\n"),
     );
-    let found = format!("backend        tcp://{backend}, selected by the token");
-    let dialled = format!("dial           tcp://{backend}: reachable in N ms at {backend}");
+    let found = format!("backend       tcp://{backend}, selected by the token");
+    let dialled = format!("dial          tcp://{backend}: reachable in N ms at {backend}");
     for url in ["ws://localhost:8080/desk/?token=hunter2", "ws://localhost:8080/desk/hunter2"] {
         let output = directory.explain(&[url, "--dial"]).await;
-        output.assert_contains(&["route          \"desks\": any host, paths /desk/*"]);
+        output.assert_contains(&["route         \"desks\": any host, paths /desk/*"]);
         output.assert_contains(&[&found, NO_HEADER, &dialled, "would be accepted"]);
         assert!(!format!("{output:?}").contains("hunter"), "{output:#?}");
     }
     let output = directory.explain(&["ws://localhost:8080/desk/?token=hunter9", "--dial"]).await;
-    output.assert_contains(&["backend        none: the token is not in tokens.cfg", NO_HEADER]);
+    output.assert_contains(&["backend       none: the token is not in tokens.cfg", NO_HEADER]);
     output.assert_verdict(1, "would be refused: unknown_route (HTTP 404)");
     assert!(!format!("{output:?}").contains("hunter9"), "{output:#?}");
     let output = directory.explain(&["ws://localhost:8080/desk/"]).await;
-    output.assert_contains(&["backend        none: the URL has no token, or several; it belongs in ?token=…, or as the last part of the path"]);
+    output.assert_contains(&["backend       none: the URL has no token, or several; it belongs in ?token=…, or as the last part of the path"]);
     output.assert_verdict(1, "would be refused: unknown_route (HTTP 404)");
     let output = directory.run(&["check", "--dial"]).await;
     let width = format!("tcp://{backend}").len();
@@ -586,26 +586,26 @@ async fn the_results_of_dials_are_reported() {
     let certificate = "certificate for localhost; *.a.example; 127.0.0.1, valid until 2096-10-02T07:06:40Z";
     let indent = "              ";
     let of_new = [
-        format!("dial           tls://{new}: reachable in N ms at {new}"),
-        format!("{indent} TLS 1.3 with TLS13_AES_256_GCM_SHA384"),
-        format!("{indent} {certificate}"),
+        format!("dial          tls://{new}: reachable in N ms at {new}"),
+        format!("{indent}TLS 1.3 with TLS13_AES_256_GCM_SHA384"),
+        format!("{indent}{certificate}"),
     ];
     let of_old = [
-        format!("dial           tls://{old}: reachable in N ms at {old}"),
-        format!("{indent} TLS 1.2 with TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
-        format!("{indent} {certificate}"),
+        format!("dial          tls://{old}: reachable in N ms at {old}"),
+        format!("{indent}TLS 1.2 with TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+        format!("{indent}{certificate}"),
     ];
     let of_any =
         [of_new[0].clone(), of_new[1].clone(), format!("{} (not checked: insecure_no_verify)", of_new[2])];
     let of_wants =
-        [format!("dial           tls://{wants}: FAILED: it refused the TLS handshake: CertificateRequired")];
+        [format!("dial          tls://{wants}: FAILED: it refused the TLS handshake: CertificateRequired")];
     let of_mute = [format!(
-        "dial           tls://{backend}: FAILED: it did not finish the TLS handshake in time; does it speak TLS on this port?"
+        "dial          tls://{backend}: FAILED: it did not finish the TLS handshake in time; does it speak TLS on this port?"
     )];
     let refused = format!("FAILED: {dead}: Connection refused (os error 111)");
-    let of_dead = [format!("dial           tcp://{dead}: {refused}")];
+    let of_dead = [format!("dial          tcp://{dead}: {refused}")];
     let of_both =
-        [of_dead[0].clone(), format!("dial           unix:{0}: reachable in N ms at {0}", socket.display())];
+        [of_dead[0].clone(), format!("dial          unix:{0}: reachable in N ms at {0}", socket.display())];
     let in_tls = "would be accepted, then closed at once: backend_tls_failed (Close 1011)";
     for (name, lines, code, verdict) in [
         ("new", &of_new[..], 0, "would be accepted"),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(super) struct Connections {
     most: usize,
-    open: Mutex<Vec<Arc<State>>>,
+    open: Mutex<Vec<Arc<ConnectionState>>>,
     /// Notified when a connection is closed or begins to wait.
     released: Notify,
     /// Orders what happens on all connections.
@@ -25,7 +25,7 @@ pub(super) struct Connections {
 }
 
 #[derive(Debug)]
-struct State {
+struct ConnectionState {
     /// When it began to wait for its client.
     waits_since: AtomicU64,
     close: CancellationToken,
@@ -38,7 +38,7 @@ const ANSWERS: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Connection {
     connections: Arc<Connections>,
-    state: Arc<State>,
+    state: Arc<ConnectionState>,
 }
 
 /// A request that is being answered.
@@ -63,16 +63,16 @@ impl Connections {
     }
 
     /// Adds a connection if there is room for it. Otherwise sees to it that one is being closed, if one waits.
-    fn try_open(&self) -> Option<Arc<State>> {
+    fn try_open(&self) -> Option<Arc<ConnectionState>> {
         let mut open = self.open.lock();
         if open.len() < self.most {
             let waits_since = AtomicU64::new(self.now());
-            let state = Arc::new(State { waits_since, close: CancellationToken::new() });
+            let state = Arc::new(ConnectionState { waits_since, close: CancellationToken::new() });
             open.push(Arc::clone(&state));
             return Some(state);
         }
         if open.iter().all(|state| !state.close.is_cancelled()) {
-            let waits = |state: &&Arc<State>| state.waits_since.load(Ordering::Relaxed);
+            let waits = |state: &&Arc<ConnectionState>| state.waits_since.load(Ordering::Relaxed);
             let oldest = open.iter().min_by_key(waits).filter(|state| waits(state) != ANSWERS);
             oldest.inspect(|state| state.close.cancel());
         }

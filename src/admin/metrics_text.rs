@@ -26,7 +26,7 @@ use crate::{metrics::Metrics, session::Payload};
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BackendLabels {
+struct BackendGaugeLabels {
     route: String,
     backend: String,
 }
@@ -81,10 +81,10 @@ fn gateway_registry(snapshot: &GatewaySnapshot) -> Registry {
     }
     let help = "Payload accepted from clients (in) and from backends (out), open sessions included";
     registry.register_with_unit("payload", help, Unit::Bytes, payload_bytes);
-    let up = Family::<BackendLabels, Gauge>::default();
+    let up = Family::<BackendGaugeLabels, Gauge>::default();
     for backend in &status.backends {
         let (route, url) = (backend.route.clone(), backend.backend.clone());
-        up.get_or_create(&BackendLabels { route, backend: url }).set(backend.up.into());
+        up.get_or_create(&BackendGaugeLabels { route, backend: url }).set(backend.up.into());
     }
     registry.register("backend_up", "Whether new sessions are sent to this backend", up);
     gauge(&mut registry, "handshakes", "Connections that are not sessions yet", status.handshakes.0);

@@ -90,7 +90,7 @@ impl fmt::Display for Rule {
 
 /// Where an address comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum AddressSource {
     /// It is written instead of a name.
     Literal,
     /// The name is in the hosts file of this machine, or is `localhost`.
@@ -118,7 +118,7 @@ impl Allowed {
     ///
     /// # Errors
     /// The rule that forbids it.
-    pub(crate) fn check(&self, address: SocketAddr, source: Source) -> Result<(), Rule> {
+    pub(crate) fn check(&self, address: SocketAddr, source: AddressSource) -> Result<(), Rule> {
         if self.own.current().has_ip(address) {
             return Err(Rule::Own);
         }
@@ -126,13 +126,13 @@ impl Allowed {
     }
 
     /// As [`check`](Self::check), without the addresses of this gateway.
-    pub(super) fn check_networks(&self, address: IpAddr, source: Source) -> Result<(), Rule> {
+    pub(super) fn check_networks(&self, address: IpAddr, source: AddressSource) -> Result<(), Rule> {
         let Some(networks) = &self.networks else {
             return match source {
-                Source::Literal if self.by_token => Err(Rule::NotAllowed),
-                Source::Literal => Ok(()),
-                Source::Local | Source::Dns => match forbidden_by_default(address) {
-                    Some(Rule::Loopback) if source == Source::Local && !self.by_token => Ok(()),
+                AddressSource::Literal if self.by_token => Err(Rule::NotAllowed),
+                AddressSource::Literal => Ok(()),
+                AddressSource::Local | AddressSource::Dns => match forbidden_by_default(address) {
+                    Some(Rule::Loopback) if source == AddressSource::Local && !self.by_token => Ok(()),
                     rule => rule.map_or(Ok(()), Err),
                 },
             };
@@ -164,7 +164,7 @@ fn embedded(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn check(allowed: &Allowed, address: &str, source: Source) -> Result<(), Rule> {
+    fn check(allowed: &Allowed, address: &str, source: AddressSource) -> Result<(), Rule> {
         allowed.check(SocketAddr::new(address.parse().unwrap(), 5900), source)
     }
 
@@ -202,19 +202,19 @@ mod tests {
             ("64:ff9b:1::1", Rule::Translated),
             ("64:ff9b:1:ffff:ffff:ffff:a9fe:a9fe", Rule::Translated),
         ] {
-            assert_eq!(check(&default, address, Source::Dns), Err(rule), "{address}");
+            assert_eq!(check(&default, address, AddressSource::Dns), Err(rule), "{address}");
             assert_eq!(
-                check(&default, address, Source::Literal),
+                check(&default, address, AddressSource::Literal),
                 Ok(()),
                 "{address} was written by the operator"
             );
             let local = if rule == Rule::Loopback { Ok(()) } else { Err(rule) };
-            assert_eq!(check(&default, address, Source::Local), local, "{address} in the hosts file");
+            assert_eq!(check(&default, address, AddressSource::Local), local, "{address} in the hosts file");
         }
         for address in
             ["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "8.8.8.8", "2001:db8::1"]
         {
-            assert_eq!(check(&default, address, Source::Dns), Ok(()), "{address}");
+            assert_eq!(check(&default, address, AddressSource::Dns), Ok(()), "{address}");
         }
     }
 
@@ -222,9 +222,9 @@ mod tests {
     fn row_70_what_a_token_file_says_must_be_in_allowed_networks() {
         let tokens = Allowed { by_token: true, ..Allowed::default() };
         for address in ["127.0.0.1", "0.0.0.0", "::1", "169.254.169.254", "10.0.0.1", "8.8.8.8"] {
-            assert_eq!(check(&tokens, address, Source::Literal), Err(Rule::NotAllowed), "{address}");
+            assert_eq!(check(&tokens, address, AddressSource::Literal), Err(Rule::NotAllowed), "{address}");
         }
-        for source in [Source::Local, Source::Dns] {
+        for source in [AddressSource::Local, AddressSource::Dns] {
             assert_eq!(check(&tokens, "127.0.0.1", source), Err(Rule::Loopback));
             assert_eq!(check(&tokens, "10.0.0.1", source), Ok(()));
         }
@@ -236,7 +236,7 @@ mod tests {
             ("::", Err(Rule::NotAllowed)),
             ("10.0.0.1", Err(Rule::NotAllowed)),
         ] {
-            assert_eq!(check(&tokens, address, Source::Literal), answer, "{address}");
+            assert_eq!(check(&tokens, address, AddressSource::Literal), answer, "{address}");
         }
     }
 
@@ -247,12 +247,12 @@ mod tests {
         let networks = Some(vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
         for networks in [None, networks] {
             let allowed = Allowed { networks, by_token: false, own: Arc::clone(&own) };
-            for source in [Source::Literal, Source::Local, Source::Dns] {
+            for source in [AddressSource::Literal, AddressSource::Local, AddressSource::Dns] {
                 for address in ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"] {
                     assert_eq!(check(&allowed, address, source), Err(Rule::Own), "{address}");
                 }
             }
-            assert_eq!(check(&allowed, "127.0.0.2", Source::Literal), Ok(()));
+            assert_eq!(check(&allowed, "127.0.0.2", AddressSource::Literal), Ok(()));
         }
     }
 
@@ -260,7 +260,7 @@ mod tests {
     fn allowed_networks_replace_the_default_and_apply_to_literals_too() {
         let networks = ["10.0.0.0/8", "169.254.0.0/16", "fd00::/8"].map(|network| network.parse().unwrap());
         let allowed = Allowed { networks: Some(networks.to_vec()), ..Allowed::default() };
-        for source in [Source::Literal, Source::Local, Source::Dns] {
+        for source in [AddressSource::Literal, AddressSource::Local, AddressSource::Dns] {
             for address in ["10.1.2.3", "::ffff:10.1.2.3", "169.254.169.254", "fd00:ec2::254"] {
                 assert_eq!(check(&allowed, address, source), Ok(()), "{address}");
             }

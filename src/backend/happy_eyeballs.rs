@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
     use crate::backend::{
-        allowed::Source,
+        allowed::AddressSource,
         resolve::{PendingLookup, ResolveError},
     };
 
@@ -269,7 +269,7 @@ mod tests {
 
     fn named(addresses: &[&str], pending: Option<PendingLookup>) -> Addresses {
         let known = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Addresses { known, pending, source: Source::Local }
+        Addresses { known, pending, source: AddressSource::Local }
     }
 
     fn later(after: u64, addresses: &'static [&'static str]) -> PendingLookup {

@@ -29,7 +29,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use self::dns::Dns;
-use super::{allowed::Source, exhaustion::is_exhaustion};
+use super::{allowed::AddressSource, exhaustion::is_exhaustion};
 use crate::{
     config::Host,
     outcome::Reason,
@@ -108,17 +108,17 @@ pub struct Addresses {
     pub(super) known: Vec<IpAddr>,
     pub(super) pending: Option<PendingLookup>,
     /// Where they come from.
-    pub(super) source: Source,
+    pub(super) source: AddressSource,
 }
 
 impl Addresses {
     /// An address that is written in the configuration.
     pub fn literal(address: IpAddr) -> Self {
-        Self { known: vec![address], pending: None, source: Source::Literal }
+        Self { known: vec![address], pending: None, source: AddressSource::Literal }
     }
 
     fn of_name(known: Vec<IpAddr>) -> Self {
-        Self { known, pending: None, source: Source::Dns }
+        Self { known, pending: None, source: AddressSource::Dns }
     }
 }
 
@@ -183,7 +183,7 @@ impl Resolver {
         let name = Name::from_ascii(name).map_err(|error| ResolveError::Failed(error.into()))?;
         let local = config.local(&name);
         if !local.is_empty() {
-            return Ok(Addresses { source: Source::Local, ..Addresses::of_name(local) });
+            return Ok(Addresses { source: AddressSource::Local, ..Addresses::of_name(local) });
         }
         let dns = config.dns.as_ref().map_err(Clone::clone)?;
         match timeout_at(deadline, dns.resolve(&name)).await {
@@ -434,7 +434,7 @@ mod tests {
             }
             found.known.sort();
             assert_eq!(found.known, ips(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
-            assert_eq!(found.source, Source::Dns);
+            assert_eq!(found.source, AddressSource::Dns);
         }
         assert_eq!(system.queries(), 2, "answers are cached for their time to live");
     }
@@ -444,7 +444,7 @@ mod tests {
         let system = System::new(|name, _, _| panic!("unexpected query for {name}")).await;
         for literal in ["192.0.2.1", "[2001:db8::1]"] {
             let found = system.resolve(literal).await.unwrap();
-            assert_eq!(found.source, Source::Literal);
+            assert_eq!(found.source, AddressSource::Literal);
             assert_eq!(found.known, ips(&[literal.trim_matches(['[', ']'])]));
         }
         assert_eq!(system.queries(), 0);

@@ -38,7 +38,7 @@ pub(crate) use self::file::TargetsError;
 pub(crate) use self::file::parse as parse_line;
 use self::file::{Contents, File, files};
 use super::{
-    allowed::{Allowed, Source},
+    allowed::{AddressSource, Allowed},
     own::AddressSet,
 };
 use crate::{
@@ -95,7 +95,7 @@ impl TargetRules {
     fn check(&self, target: &Backend, own: &AddressSet) -> Result<(), LineError> {
         let is_allowed = match (target, target.host_and_port()) {
             (_, Some((Host::Address(address), _))) => {
-                self.allowed.check_networks(*address, Source::Literal).is_ok()
+                self.allowed.check_networks(*address, AddressSource::Literal).is_ok()
             }
             (Backend::Unix(path), _) => {
                 self.unix.as_deref().is_some_and(|directory| is_below(path, directory))

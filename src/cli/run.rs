@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::sync::oneshot;
 
 use super::config_file::ConfigFile;
 use crate::{
     admin::control::{GatewayStatus, ProcessControl},
     config::Config,
-    gateway::Prepared,
+    gateway::{Control, Prepared},
     service::{
-        limits, logging,
+        limits,
+        logging::{self, Logging},
         signals::{SignalEvent, Signals},
         systemd,
     },
@@ -46,32 +48,11 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<()> {
         systemd::ready();
         let status_source = control.clone();
         let reporting = systemd::report_status(move || status_line(&status_source.status()));
-        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
         let running = gateway.run(async { drop(stopped.await) });
-        let handling_signals = async {
-            let mut stop = Some(stop);
-            loop {
-                match signals.next().await {
-                    SignalEvent::Stop => match stop.take() {
-                        Some(stop) => {
-                            systemd::stopping();
-                            let _ = stop.send(());
-                        }
-                        None => break,
-                    },
-                    // In its own task: while a reload is slow, a second stop signal must still end the process. The
-                    // reload logs its result itself.
-                    SignalEvent::Reload => {
-                        let control = control.clone();
-                        tokio::spawn(async move { control.reload().await.is_ok() });
-                    }
-                    SignalEvent::Reopen => logging.reopen(),
-                }
-            }
-        };
         tokio::select! {
             () = running => tracing::info!("stopped"),
-            () = handling_signals => bail!("stopped by a second signal; open sessions were cut off"),
+            () = handle_signals(&mut signals, stop, &control, &logging) => bail!("stopped by a second signal; open sessions were cut off"),
             never = reporting => match never {},
         }
         Ok(())
@@ -80,6 +61,34 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<()> {
     // process alive.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
+}
+
+/// Handles signals until the second one that stops the process. The first sends to `stop`.
+async fn handle_signals(
+    signals: &mut Signals,
+    stop: oneshot::Sender<()>,
+    control: &Control,
+    logging: &Logging,
+) {
+    let mut stop = Some(stop);
+    loop {
+        match signals.next().await {
+            SignalEvent::Stop => match stop.take() {
+                Some(stop) => {
+                    systemd::stopping();
+                    let _ = stop.send(());
+                }
+                None => return,
+            },
+            // In its own task: while a reload is slow, a second stop signal must still end the process. The reload logs
+            // its result itself.
+            SignalEvent::Reload => {
+                let control = control.clone();
+                tokio::spawn(async move { control.reload().await.is_ok() });
+            }
+            SignalEvent::Reopen => logging.reopen(),
+        }
+    }
 }
 
 /// The status line that `systemctl status` shows.

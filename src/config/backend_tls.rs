@@ -27,7 +27,7 @@ pub struct BackendTls {
     pub client: Option<(PathBuf, PathBuf)>,
     /// The oldest TLS version that is accepted.
     pub min_version: TlsVersion,
-    /// Accept any certificate, whoever issued it and whatever name it is for.
+    /// Accept any certificate, from any issuer and for any name.
     pub insecure_no_verify: bool,
 }
 

@@ -135,20 +135,7 @@ fn listener(
     let Some(text) = written.address else {
         return Err(missing(at, key("address"), "add address = \"0.0.0.0:8443\""));
     };
-    let parsed = text.get_ref().parse::<Address>();
-    let address = match parsed.map_err(|error| invalid(key("address"), &text, error.to_string()))? {
-        Address::Unix(path) => Address::Unix(base.join(path)),
-        address => address,
-    };
-    if let Some(other) = before.iter().position(|other| other.address.collides_with(&address)) {
-        let wrong = match address {
-            Address::Ip(_) => {
-                format!("listener {} already has this address and port; choose another port", other + 1)
-            }
-            _ => format!("listener {} already has this address; choose another", other + 1),
-        };
-        return Err(invalid(key("address"), &text, wrong));
-    }
+    let address = address(&key("address"), &text, base, before)?;
     let access = access(index, &address, written.mode, written.group)?;
     let identity = identity(index, written.certificate, written.private_key, base)?;
     if identity.is_none() && !address.is_local() {
@@ -165,16 +152,7 @@ fn listener(
         warnings.push(ConfigWarning { at, sentence });
     }
     let min_tls = keyword(&key("min_tls"), written.min_tls, &TlsVersion::NAMES)?.unwrap_or_default();
-    let trusted_proxies = networks(&key("trusted_proxies"), &written.trusted_proxies, warnings)?;
-    for (net, text) in trusted_proxies.iter().zip(&written.trusted_proxies) {
-        if net.prefix_len() == 0 {
-            let sentence = format!(
-                "{} {net} trusts every address, so any client can claim any address; list only your proxies.",
-                key("trusted_proxies")
-            );
-            warnings.push(ConfigWarning { at: text.span(), sentence });
-        }
-    }
+    let trusted_proxies = trusted_proxies(&key("trusted_proxies"), &written.trusted_proxies, warnings)?;
     let proxy_protocol = written.proxy_protocol.as_ref().is_some_and(|on| *on.get_ref());
     if let Some(on) = written.proxy_protocol.filter(|on| *on.get_ref() && trusted_proxies.is_empty()) {
         let wrong = "anyone could send a PROXY header and claim any address; list your proxies, such as \
@@ -183,6 +161,38 @@ fn listener(
     }
     let hosts = hosts(&key("hosts"), written.hosts)?;
     Ok(Listener { address, access, identity, min_tls, trusted_proxies, proxy_protocol, hosts })
+}
+
+/// Where to listen; no listener `before` may have the same address.
+fn address(key: &str, text: &Spanned<String>, base: &Path, before: &[Listener]) -> Result<Address> {
+    let parsed = text.get_ref().parse::<Address>();
+    let address = match parsed.map_err(|error| invalid(key, text, error.to_string()))? {
+        Address::Unix(path) => Address::Unix(base.join(path)),
+        address => address,
+    };
+    let Some(other) = before.iter().position(|other| other.address.collides_with(&address)) else {
+        return Ok(address);
+    };
+    let wrong = match address {
+        Address::Ip(_) => {
+            format!("listener {} already has this address and port; choose another port", other + 1)
+        }
+        _ => format!("listener {} already has this address; choose another", other + 1),
+    };
+    Err(invalid(key, text, wrong))
+}
+
+fn trusted_proxies(key: &str, written: &StringList, warnings: &mut Vec<ConfigWarning>) -> Result<Vec<IpNet>> {
+    let trusted_proxies = networks(key, written, warnings)?;
+    for (net, text) in trusted_proxies.iter().zip(written) {
+        if net.prefix_len() == 0 {
+            let sentence = format!(
+                "{key} {net} trusts every address, so any client can claim any address; list only your proxies."
+            );
+            warnings.push(ConfigWarning { at: text.span(), sentence });
+        }
+    }
+    Ok(trusted_proxies)
 }
 
 /// Who may connect to a Unix socket.

@@ -42,7 +42,7 @@ impl ConnectionInfo {
     }
 
     /// Reads the PROXY header and applies it.
-    pub(super) async fn read_proxy_header(
+    async fn read_proxy_header(
         self,
         socket: &mut Socket,
         settings: &ListenerSettings,
@@ -61,6 +61,27 @@ impl ConnectionInfo {
             Initiator::Unknown => false,
         };
         Ok(Self { peer: client, local: destination.unwrap_or(self.local), proxied, ..self })
+    }
+
+    /// Reads the PROXY header, and admits the client that it names.
+    pub(super) async fn name_client(
+        self,
+        socket: &mut Socket,
+        permit: &mut HandshakePermit,
+        settings: &ListenerSettings,
+        shared: &Shared,
+        log_line: &mut AccessLogLine,
+    ) -> Result<(Self, Option<AddressPermit>), Reason> {
+        let taken_away = permit.taken_away();
+        let info = tokio::select! {
+            biased;
+            named = self.read_proxy_header(socket, settings, log_line) => named?,
+            () = taken_away => return Err(gave_way(log_line)),
+        };
+        let address_permit = info.admit(shared, log_line)?;
+        let moved = permit.set_client(info.peer.ip(), is_limited(address_permit.as_ref()));
+        moved.map_err(|exceeded| refused(&exceeded, log_line))?;
+        Ok((info, address_permit))
     }
 
     /// Counts the connection against the limits per address and network, unless only its request can name the client.
@@ -83,6 +104,19 @@ pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit
 pub(super) fn refused(exceeded: &LimitExceeded, log_line: &mut AccessLogLine) -> Reason {
     log_line.detail = Some(exceeded.to_string());
     reason_of(exceeded)
+}
+
+/// Whether the limits of an address apply to a connection with this permit: not to one of a proxy that is still to name its
+/// client, and not to one of an exempt address.
+pub(super) fn is_limited(address_permit: Option<&AddressPermit>) -> bool {
+    address_permit.is_some_and(|permit| !permit.is_exempt())
+}
+
+/// The reason of a connection whose handshake permit was given to a newer one.
+pub(super) fn gave_way(log_line: &mut AccessLogLine) -> Reason {
+    log_line.detail =
+        Some("too slow while limits.max_handshakes connections were not sessions yet".to_owned());
+    Reason::Overloaded
 }
 
 pub(super) fn reason_of(exceeded: &LimitExceeded) -> Reason {
@@ -114,13 +148,8 @@ pub(super) async fn secure(
         return Ok((ClientStream::Plain(CountingStream::new(socket)), head_deadline));
     };
     let start = StdInstant::now();
-    let accept = async {
-        // An error is reported when the socket is read.
-        let _ = socket.peek(&mut [0]).await;
-        permit.set_heard(StdInstant::now());
-        tls.accept(socket).await
-    };
-    match time::timeout(tls_limit, accept).await {
+    let heard = || permit.set_heard(StdInstant::now());
+    match time::timeout(tls_limit, tls.accept(socket, heard)).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
             log_line.detail = Some(error.to_string());

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     dial::{self, Reached},
-    findings::{ClientKind, DialTargets, Findings, ListenerMatch, NotAdmitted, RouteMatch},
+    findings::{ClientKind, DialTargets, Findings, ListenerMatch, NoSession, RouteMatch},
     text::list,
 };
 use crate::{
@@ -20,8 +20,8 @@ use crate::{
     session::ConnectionIds,
 };
 
-/// The width of the first column: that of "sub-protocols".
-const LABEL_WIDTH: usize = 13;
+/// The width of the first column: that of "subprotocols".
+const LABEL_WIDTH: usize = 12;
 
 /// The report about a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) fn report(findings: &Findings<'_>, dialled: &[DialResult]) -> Explana
     text.step("route", route(findings));
     if let Ok(route_match) = &findings.route_match {
         text.step("origin", origin(route_match, findings));
-        text.step("sub-protocols", [subprotocols(&route_match.routed.route)]);
+        text.step("subprotocols", [subprotocols(&route_match.routed.route)]);
         text.step("backend", backends(route_match));
         text.step("PROXY header", [proxy_header(findings, &route_match.routed.route)]);
         for (backend, outcome) in dialled {
@@ -133,8 +133,8 @@ fn client(findings: &Findings<'_>) -> Vec<String> {
 fn route(findings: &Findings<'_>) -> Vec<String> {
     let route_match = match &findings.route_match {
         Ok(route_match) => route_match,
-        Err(NotAdmitted::File(_)) => return vec!["none: it is a file of [web] root".to_owned()],
-        Err(NotAdmitted::Refused(Reason::UnknownRoute) | NotAdmitted::NoListener) => {
+        Err(NoSession::File(_)) => return vec!["none: it is a file of [web] root".to_owned()],
+        Err(NoSession::Refused(Reason::UnknownRoute) | NoSession::NoListener) => {
             return vec![match findings.config.routes.as_slice() {
                 [] => "none: no [[route]] is configured".to_owned(),
                 routes => {
@@ -142,12 +142,12 @@ fn route(findings: &Findings<'_>) -> Vec<String> {
                 }
             }];
         }
-        Err(NotAdmitted::Refused(Reason::Misdirected)) => {
+        Err(NoSession::Refused(Reason::Misdirected)) => {
             return vec![
                 "none: the listener does not know this host; add it to hosts of the [[listener]]".to_owned(),
             ];
         }
-        Err(NotAdmitted::Refused(reason)) => return vec![format!("none: {}", reason.explanation())],
+        Err(NoSession::Refused(reason)) => return vec![format!("none: {}", reason.explanation())],
     };
     let mut lines = vec![describe_route(&route_match.routed.route)];
     if !route_match.shadowed.is_empty() {
@@ -285,13 +285,13 @@ fn exact_header(findings: &Findings<'_>) -> Option<String> {
 
 fn verdict(findings: &Findings<'_>, dialled: &[DialResult]) -> (String, bool) {
     match findings.refusal {
-        Some(NotAdmitted::NoListener) => {
+        Some(NoSession::NoListener) => {
             return (format!("would be refused: no listener on port {}", findings.question.port()), false);
         }
-        Some(NotAdmitted::File(status)) => {
+        Some(NoSession::File(status)) => {
             return (format!("would get a file, not a session (HTTP {})", status.as_u16()), false);
         }
-        Some(NotAdmitted::Refused(reason)) => return (refused(reason), false),
+        Some(NoSession::Refused(reason)) => return (refused(reason), false),
         None => {}
     }
     // The client sees a failure only if every backend fails, and then that of the last one.

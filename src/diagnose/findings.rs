@@ -26,9 +26,9 @@ pub(crate) struct Findings<'a> {
     pub listener_match: ListenerMatch<'a>,
     pub client: ClientKind,
     /// The route, or why there is none.
-    pub route_match: Result<RouteMatch<'a>, NotAdmitted>,
+    pub route_match: Result<RouteMatch<'a>, NoSession>,
     /// The first refusal, which is the one that the client receives. `None` if the connection is accepted.
-    pub refusal: Option<NotAdmitted>,
+    pub refusal: Option<NoSession>,
 }
 
 /// The listener that accepts a connection.
@@ -90,7 +90,7 @@ pub(crate) enum DialTargets {
 
 /// Why a connection does not become a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NotAdmitted {
+pub(crate) enum NoSession {
     NoListener,
     /// It gets a file, with this status.
     File(StatusCode),
@@ -116,31 +116,31 @@ impl<'a> Findings<'a> {
             hosts: hosts.filter(|hosts| hosts.apply_to(matches!(client, ClientKind::Proxy(_)))),
         };
         let route_match = match http::decide(routes, &request, context, Upstream::choose) {
-            Err(refusal) => Err(NotAdmitted::Refused(refusal.reason())),
+            Err(refusal) => Err(NoSession::Refused(refusal.reason())),
             Ok(None) => Err(no_route(files, question).await),
             Ok(Some(decision)) => Ok(RouteMatch::new(decision, question)),
         };
         let refusal = refusal_before_request(&listener_match, client).or_else(|| match &route_match {
             Err(refused) => Some(*refused),
-            Ok(route_match) => route_match.refusal.map(NotAdmitted::Refused),
+            Ok(route_match) => route_match.refusal.map(NoSession::Refused),
         });
         Self { config, question, listener_match, client, route_match, refusal }
     }
 }
 
 /// The refusal of a connection before it sends a request.
-fn refusal_before_request(listener_match: &ListenerMatch<'_>, client: ClientKind) -> Option<NotAdmitted> {
+fn refusal_before_request(listener_match: &ListenerMatch<'_>, client: ClientKind) -> Option<NoSession> {
     match (listener_match, client) {
-        (ListenerMatch::None, _) => Some(NotAdmitted::NoListener),
+        (ListenerMatch::None, _) => Some(NoSession::NoListener),
         (ListenerMatch::Open { .. }, ClientKind::Untrusted(_)) => {
-            Some(NotAdmitted::Refused(Reason::ProxyHeaderInvalid))
+            Some(NoSession::Refused(Reason::ProxyHeaderInvalid))
         }
         (ListenerMatch::Open { .. }, _) => None,
         (ListenerMatch::WrongScheme(listener), _) if listener.identity.is_some() => {
-            Some(NotAdmitted::Refused(Reason::NotTls))
+            Some(NoSession::Refused(Reason::NotTls))
         }
         // A TLS ClientHello is not a valid request.
-        (ListenerMatch::WrongScheme(_), _) => Some(NotAdmitted::Refused(Reason::BadRequest)),
+        (ListenerMatch::WrongScheme(_), _) => Some(NoSession::Refused(Reason::BadRequest)),
     }
 }
 
@@ -241,10 +241,10 @@ fn client_kind(config: &Config, listener_match: &ListenerMatch<'_>, question: &Q
 }
 
 /// The result of a request that matches no route.
-async fn no_route(files: Option<&Files>, question: &Question) -> NotAdmitted {
-    let Some(files) = files else { return NotAdmitted::Refused(Reason::UnknownRoute) };
+async fn no_route(files: Option<&Files>, question: &Question) -> NoSession {
+    let Some(files) = files else { return NoSession::Refused(Reason::UnknownRoute) };
     match files.find(question.request()).await {
-        Ok(file) => NotAdmitted::File(file.status()),
-        Err(refusal) => NotAdmitted::Refused(refusal.reason()),
+        Ok(file) => NoSession::File(file.status()),
+        Err(refusal) => NoSession::Refused(refusal.reason()),
     }
 }

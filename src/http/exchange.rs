@@ -4,15 +4,14 @@
 //! responds to it. The service here only passes each request to the caller of [`Exchange::next`]. Invariant: the client
 //! receives nothing before the first response of ours, no error response of hyper either.
 
+mod output;
+mod request_slot;
+
 use std::{
-    fmt,
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,20 +19,19 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::{
-    body::{Frame, Incoming, SizeHint},
-    server::conn::http1,
-    service::Service,
-};
+use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy, sink},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
     sync::oneshot,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_io_timeout::TimeoutStream;
 
+use self::{
+    output::{Progress, SuppressedOutput, WatchedBody},
+    request_slot::RequestSlot,
+};
 use super::response::{Body, Refusal};
 use crate::outcome::Reason;
 
@@ -271,144 +269,6 @@ where
     })
     .await;
 }
-
-/// A stream that discards what is written before the first response of ours: hyper responds to an invalid head without an
-/// explanation, or not at all.
-struct SuppressedOutput<'a, S> {
-    stream: &'a mut S,
-    progress: Arc<Progress>,
-}
-
-/// How far the output has come. hyper does not report when a response is written: it drops the body when it has read all of
-/// it, and flushes the stream when its own buffer is empty.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Nothing is written yet.
-    suppressed: AtomicBool,
-    /// The body of the last response was read to its end, or is not needed.
-    body_read: AtomicBool,
-    /// The last response was written and flushed.
-    sent: AtomicBool,
-    /// All bytes that were written.
-    written: AtomicU64,
-}
-
-/// The body of a response, which reports that it is dropped.
-struct WatchedBody {
-    body: Body,
-    progress: Arc<Progress>,
-}
-
-impl hyper::body::Body for WatchedBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for WatchedBody {
-    fn drop(&mut self) {
-        self.progress.body_read.store(true, Ordering::Relaxed);
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for SuppressedOutput<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for SuppressedOutput<'_, S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.progress.suppressed.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let written = Pin::new(&mut *self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(written)) = written {
-            self.progress.written.fetch_add(written as u64, Ordering::Relaxed);
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut *self.stream).poll_flush(cx);
-        if matches!(flushed, Poll::Ready(Ok(()))) && self.progress.body_read.load(Ordering::Relaxed) {
-            self.progress.sent.store(true, Ordering::Relaxed);
-        }
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_shutdown(cx)
-    }
-}
-
-/// A request and the channel for its response.
-type PendingRequest = (Request<()>, oneshot::Sender<Response<Body>>);
-
-/// The service that hyper calls: it stores the request and waits for the response.
-#[derive(Clone, Default)]
-struct RequestSlot {
-    pending: Arc<Mutex<Option<PendingRequest>>>,
-}
-
-impl RequestSlot {
-    fn take(&self) -> Option<PendingRequest> {
-        self.pending.lock().take()
-    }
-}
-
-impl Service<Request<Incoming>> for RequestSlot {
-    type Response = Response<Body>;
-    type Error = NoResponse;
-    type Future = PendingResponse;
-
-    fn call(&self, request: Request<Incoming>) -> PendingResponse {
-        let (responder, response) = oneshot::channel();
-        // No request body is used: hyper reads past a short one and closes the connection behind a long one.
-        let (head, _body) = request.into_parts();
-        let request = Request::from_parts(head, ());
-        *self.pending.lock() = Some((request, responder));
-        PendingResponse(response)
-    }
-}
-
-/// The response to one request, once [`Exchange::respond`] was called.
-struct PendingResponse(oneshot::Receiver<Response<Body>>);
-
-impl Future for PendingResponse {
-    type Output = Result<Response<Body>, NoResponse>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_err(|_| NoResponse)
-    }
-}
-
-/// The exchange was dropped before it responded.
-#[derive(Debug)]
-struct NoResponse;
-
-impl fmt::Display for NoResponse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the exchange was dropped without a response")
-    }
-}
-
-impl std::error::Error for NoResponse {}
 
 #[cfg(test)]
 mod tests {

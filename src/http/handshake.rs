@@ -122,7 +122,7 @@ impl Handshake {
         match offered.find(|name| listed.iter().any(|listed| listed == name)) {
             None if !self.offered.is_empty() => Err(Refusal::with_message(
                 Reason::SubprotocolRefused,
-                format!("only these sub-protocols are supported here: {}", listed.join(", ")),
+                format!("only these subprotocols are supported here: {}", listed.join(", ")),
             )),
             selected => Ok(selected),
         }
@@ -184,7 +184,7 @@ fn offered_subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
         let line = line.to_str().unwrap_or("?\u{0}");
         for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             if !is_token(name) || offered.iter().any(|other| other == name) {
-                let message = "Sec-WebSocket-Protocol must list each sub-protocol once, as a token";
+                let message = "Sec-WebSocket-Protocol must list each subprotocol once, as a token";
                 return Err(Refusal::with_message(Reason::BadRequest, message));
             }
             offered.push(name.to_owned());

@@ -209,12 +209,8 @@ impl Closing {
                     Poll::Pending => ClosingStep::wait(until),
                 },
             };
-            match step {
-                ClosingStep::Next(side) => self.client = side,
-                ClosingStep::Wait { until: Some(until), poll_at } if until > now => {
-                    return Some(poll_at.map_or(until, |at| at.min(until)));
-                }
-                ClosingStep::Wait { .. } | ClosingStep::Done => *slot = None,
+            if let Some(until) = step.apply(now, &mut self.client, slot) {
+                return Some(until);
             }
         }
     }
@@ -257,12 +253,8 @@ impl Closing {
                     Poll::Pending => ClosingStep::wait(until),
                 },
             };
-            match step {
-                ClosingStep::Next(side) => self.backend = side,
-                ClosingStep::Wait { until: Some(until), poll_at } if until > now => {
-                    return Some(poll_at.map_or(until, |at| at.min(until)));
-                }
-                ClosingStep::Wait { .. } | ClosingStep::Done => *slot = None,
+            if let Some(until) = step.apply(now, &mut self.backend, slot) {
+                return Some(until);
             }
         }
     }
@@ -281,6 +273,18 @@ enum ClosingStep<Side> {
 impl<Side> ClosingStep<Side> {
     fn wait(until: Instant) -> Self {
         Self::Wait { until: Some(until), poll_at: None }
+    }
+
+    /// Enters the next stage, or drops the peer if its side is done. Returns when to poll again if it is to wait.
+    fn apply<S>(self, now: Instant, side: &mut Side, peer: &mut Option<S>) -> Option<Instant> {
+        match self {
+            Self::Next(next) => *side = next,
+            Self::Wait { until: Some(until), poll_at } if until > now => {
+                return Some(poll_at.map_or(until, |at| at.min(until)));
+            }
+            Self::Wait { .. } | Self::Done => *peer = None,
+        }
+        None
     }
 }
 

@@ -87,15 +87,17 @@ impl Tls {
         watched_file::poll(move || self.certificate.check(), stop).await;
     }
 
-    /// Does the handshake. It takes as long as the client does: put a deadline around it.
+    /// Does the handshake; calls `heard` when the first byte has arrived. It takes as long as the client does: put a
+    /// deadline around it.
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.
-    pub(crate) async fn accept(&self, socket: Socket) -> io::Result<TlsAccept> {
+    pub(crate) async fn accept(&self, socket: Socket, heard: impl FnOnce()) -> io::Result<TlsAccept> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        heard();
         if first[0] != HANDSHAKE_RECORD {
             return Ok(TlsAccept::NotTls(socket));
         }

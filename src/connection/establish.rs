@@ -1,0 +1,158 @@
+//! From the accepted socket to an open session: every stage that can refuse the connection.
+//!
+//! The settings and the shared state are used here only: a session can outlive many reloads, and must not keep their
+//! configurations in memory.
+
+use std::{sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    ListenerSettings, Shared,
+    accepted::{ConnectionInfo, gave_way, secure},
+    access_log::AccessLogLine,
+    dial::{DialOutcome, dial},
+    drain_grace,
+    request::{SessionRequest, read_requests},
+};
+use crate::{
+    admission::{AddressPermit, HandshakePermit, Permit},
+    backend::{BackendStream, ClientInfo, balance},
+    config::{BackendFailure, Receive, Route, Send, Timeouts},
+    http::{AcceptedRequest, Exchange, ExchangeError, Refusal},
+    metrics::SessionGauge,
+    outcome::Reason,
+    relay::{RelaySettings, RelayStream},
+    session::{Session, SessionInfo},
+    transport::{socket::Socket, stream::ClientStream},
+};
+
+/// An upgraded connection, ready to relay.
+pub(super) struct Established {
+    pub(super) stream: ClientStream,
+    pub(super) session: OpenSession,
+}
+
+/// A session whose client has its 101.
+pub(super) struct OpenSession {
+    /// What the client has sent behind its request.
+    pub(super) pipelined: Bytes,
+    /// The backend, or why the dial failed.
+    pub(super) backend: Result<BackendStream, Reason>,
+    pub(super) relay_settings: RelaySettings,
+    pub(super) session: Session,
+    pub(super) guards: Guards,
+}
+
+/// What a session holds until it ends.
+type Guards = (Option<AddressPermit>, Permit, Option<balance::BackendPermit>, Option<SessionGauge>);
+
+/// Serves the connection until it is a session.
+pub(super) async fn establish(
+    mut socket: Socket,
+    mut info: ConnectionInfo,
+    mut address_permit: Option<AddressPermit>,
+    mut permit: HandshakePermit,
+    settings: Arc<ListenerSettings>,
+    shared: Arc<Shared>,
+    log_line: &mut AccessLogLine,
+) -> Result<Box<Established>, Reason> {
+    let (settings, shared) = (&*settings, &*shared);
+    // One deadline for everything up to the first request head, however the client spreads it.
+    let first_head = Instant::now() + settings.handshake_limit();
+    if settings.proxy_protocol {
+        let permit = &mut permit;
+        (info, address_permit) = info.name_client(&mut socket, permit, settings, shared, log_line).await?;
+    }
+    let taken_away = permit.taken_away();
+    let (mut stream, head_deadline) = tokio::select! {
+        biased;
+        tls_stream = secure(socket, settings, &shared.metrics, &mut permit, log_line) => tls_stream?,
+        () = taken_away => return Err(gave_way(log_line)),
+        () = drain_grace(shared) => return Err(Reason::Draining),
+    };
+    info.tls = stream.tls_version();
+    let exchange = Exchange::new(&mut stream, settings.snapshot.timeouts.stall);
+    let head_deadline = head_deadline.min(first_head);
+    let taken_away = permit.taken_away();
+    let (exchange, mut request) = tokio::select! {
+        biased;
+        requested = read_requests(exchange, head_deadline, info, settings, shared, &mut permit, log_line) => requested?,
+        () = taken_away => return Err(if permit.is_waiting() { Reason::Served } else { gave_way(log_line) }),
+    };
+    // It is a session from here on, and has the permit of one.
+    drop(permit);
+    request.address_permit = address_permit.or(request.address_permit);
+    let session = open_session(exchange, request, info, settings, shared, log_line).await?;
+    Ok(Box::new(Established { stream, session }))
+}
+
+/// Dials the backend and responds to the upgrade request.
+async fn open_session(
+    exchange: Exchange<'_, ClientStream>,
+    request: SessionRequest,
+    info: ConnectionInfo,
+    settings: &ListenerSettings,
+    shared: &Shared,
+    log_line: &mut AccessLogLine,
+) -> Result<OpenSession, Reason> {
+    let timeouts = &settings.snapshot.timeouts;
+    let AcceptedRequest { routed, handshake, subprotocol, .. } = &request.accepted;
+    let route = &routed.route;
+    let session_info = SessionInfo { peer: log_line.peer, route: &route.name, since: SystemTime::now() };
+    let session = shared.registry.open(session_info);
+    log_line.session = Some(session.id());
+    let client_info = ClientInfo { client: log_line.peer, local: info.local, tls: info.tls, id: log_line.id };
+    let DialOutcome { backend, permit: backend_permit, label } =
+        dial(&request, &client_info, timeouts.connect, &shared.metrics, log_line).await;
+    if let Err(reason) = backend
+        && route.backend_failure == BackendFailure::Status
+    {
+        exchange.respond_and_close(Refusal::new(reason), timeouts.close).await;
+        return Err(reason);
+    }
+    let switching = handshake.switching(subprotocol.as_deref());
+    let pipelined = exchange.upgrade(switching).await.map_err(ExchangeError::reason)?;
+    let recorded = log_line.backend.as_ref().zip(label).filter(|_| backend.is_ok());
+    let session_gauge = recorded.map(|(backend, label)| {
+        session.set_backend(&backend.to_string());
+        shared.metrics.open_session(&route.name, &label)
+    });
+    let relay_settings = relay_settings(route, timeouts);
+    let guards = (request.address_permit, request.session_permit, backend_permit, session_gauge);
+    Ok(OpenSession { pipelined, backend, relay_settings, session, guards })
+}
+
+fn relay_settings(route: &Route, timeouts: &Timeouts) -> RelaySettings {
+    RelaySettings {
+        accept_text: route.receive == Receive::Any,
+        send_text: route.send == Send::Text,
+        close: timeouts.close,
+        stall: timeouts.stall,
+        ping: timeouts.ping,
+        pong: timeouts.pong,
+        idle: timeouts.idle,
+        lifetime: timeouts.lifetime,
+    }
+}
+
+impl RelayStream for ClientStream {
+    fn bytes_written(&self) -> u64 {
+        self.bytes_written()
+    }
+
+    fn force_write(&mut self) {
+        self.force_write();
+    }
+}
+
+impl RelayStream for BackendStream {
+    fn bytes_written(&self) -> u64 {
+        self.bytes_written()
+    }
+
+    fn force_write(&mut self) {
+        self.force_write();
+    }
+}

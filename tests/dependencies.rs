@@ -66,7 +66,7 @@ fn locked() -> BTreeMap<String, String> {
         .as_array()
         .expect("packages")
         .iter()
-        .map(|package| package.as_table().unwrap())
+        .map(|package| package.as_table().expect("a table"))
         .collect();
     let text = |package: &toml::Table, key: &str| package[key].as_str().expect("a text").to_owned();
     let program = packages.iter().find(|package| text(package, "name") == "portcullis").expect("portcullis");

@@ -31,6 +31,9 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<()> {
         limits::forbid_core_dumps().context("cannot forbid core dumps")?;
     }
     let prepared = Prepared::load(config)?;
+    // Changes the environment, which is sound only before there are other threads.
+    let inherited =
+        InheritedSockets::from_env().context("cannot use the sockets passed by the service manager")?;
     let (logging, _flush_guard) = logging::start(&log).with_context(|| path.to_string())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path, "starting");
     for warning in prepared.warnings() {
@@ -39,8 +42,6 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let result = runtime.block_on(async {
         let mut signals = Signals::listen().context("cannot listen for signals")?;
-        let inherited =
-            InheritedSockets::from_env().context("cannot use the sockets passed by the service manager")?;
         let gateway = prepared.bind(inherited).await?;
         let control = gateway.control();
         control.attach_logging(logging.clone());

@@ -49,6 +49,7 @@ pub use host::{Host, HostError};
 pub use limits::Limits;
 pub use listener::{AllowedHosts, Identity, Listener, Secret};
 pub use log::{Log, LogFormat};
+pub(crate) use path::is_unambiguous;
 pub use path::{PathError, RoutePath};
 pub use route::{BackendFailure, Receive, Route, Send};
 pub use targets::TokenFile;
@@ -388,6 +389,10 @@ mod tests {
             (
                 "[[route]]\nname = \"x\"\npath = \"/vnc\"\nbackend = \"tcp://a:1\"",
                 r#"9:8: route "x": path "/vnc": route "vnc" already has this path on the same host; change one of them"#,
+            ),
+            (
+                "[[route]]\nname = \"x\"\npath = \"/a/../b\"\nbackend = \"tcp://a:1\"",
+                r#"9:8: route "x": path "/a/../b": requests for such a path are refused, because proxies read it differently; remove empty, "." and ".." segments, backslashes, and encoded ".", "/", "\" and NUL"#,
             ),
         ] {
             assert_eq!(error_with(lines), format!("gateway.toml:{message}"), "for {lines}");

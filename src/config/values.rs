@@ -147,7 +147,7 @@ fn text_of(written: Spanned<DurationText>) -> Spanned<String> {
 }
 
 fn parse_duration(key: &str, text: &Spanned<String>) -> Result<Duration> {
-    let duration = humantime::parse_duration(text.get_ref()).map_err(|wrong| {
+    let duration = read_duration(text.get_ref()).map_err(|wrong| {
         let wrong = match wrong {
             humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
                 "the unit is missing".into()
@@ -167,6 +167,22 @@ fn parse_duration(key: &str, text: &Spanned<String>) -> Result<Duration> {
         }
         _ => Ok(duration),
     }
+}
+
+/// The duration that a text such as `1h 30m` stands for. `humantime` panics if the sum of the parts overflows, so they are
+/// added up here first.
+fn read_duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
+    let (mut sum, mut start, mut previous) = (Duration::ZERO, 0, ' ');
+    let characters = text.char_indices().filter(|(_, character)| !character.is_whitespace());
+    for (at, character) in characters.chain([(text.len(), '0')]) {
+        if character.is_ascii_digit() && previous.is_alphabetic() {
+            let part = humantime::parse_duration(&text[start..at])?;
+            sum = sum.checked_add(part).ok_or(humantime::DurationError::NumberOverflow)?;
+            start = at;
+        }
+        previous = character;
+    }
+    humantime::parse_duration(text)
 }
 
 /// A path, resolved against the directory of the configuration file.
@@ -236,6 +252,26 @@ pub(super) fn base_of(file: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_that_overflows_is_an_error() {
+        for text in [
+            "18446744073709551615s 1000ms",
+            "18446744073709551615s1s",
+            "9999999999999999999999s",
+            "600000000000y",
+        ] {
+            assert_eq!(read_duration(text), Err(humantime::DurationError::NumberOverflow), "{text}");
+        }
+        for (text, millis) in
+            [("1m 30s", 90_000), ("1m30s", 90_000), ("1.5s", 1500), ("0", 0), ("1 0s", 10_000)]
+        {
+            assert_eq!(read_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "5m 0", "5m 30", "x5m", "5m x", "5 minutes ago"] {
+            assert!(read_duration(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_credential_resolves_to_the_directory_of_systemd() {

@@ -36,7 +36,7 @@ enum Fault {
 pub fn frames(data: &[u8]) {
     let Some((&split, bytes)) = data.split_first() else { return };
     let whole = decode([bytes]);
-    let pieces = decode(bytes.chunks(usize::from(split % 64) + 1));
+    let pieces = decode(cut(bytes, split));
     assert_eq!(
         (&whole.controls, whole.fault),
         (&pieces.controls, pieces.fault),
@@ -48,6 +48,25 @@ pub fn frames(data: &[u8]) {
         _ => assert_eq!(whole.payload, pieces.payload, "the split changed the payload"),
     }
     compare_with_tungstenite(&whole, bytes);
+}
+
+/// The pieces in which `bytes` arrive: of one size for a small `split`, otherwise of sizes that follow from it.
+fn cut(bytes: &[u8], split: u8) -> Vec<&[u8]> {
+    if split < 64 {
+        return bytes.chunks(usize::from(split) + 1).collect();
+    }
+    let (mut pieces, mut rest, mut random) = (Vec::new(), bytes, u32::from(split));
+    while !rest.is_empty() {
+        // Xorshift (Marsaglia, 2003). Most pieces are shorter than a header.
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        let longest = if random.is_multiple_of(4) { 1000 } else { 6 };
+        let (piece, behind) = rest.split_at((random as usize % longest + 1).min(rest.len()));
+        pieces.push(piece);
+        rest = behind;
+    }
+    pieces
 }
 
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoded {

@@ -1,6 +1,6 @@
 //! Requests: from the bytes of a head to the decision about it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Method, Request, StatusCode,
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::input::{Pieces, block_on};
 use crate::{
     config::{Config, RoutePath},
-    http::{AcceptedRequest, Exchange, RequestContext, Routed, Routes, decide},
+    http::{AcceptedRequest, Exchange, KnownHosts, RequestContext, Routed, Routes, decide},
     outcome::Reason,
     transport::peer,
 };
@@ -48,11 +48,20 @@ origins = ["*"]
 missing_origin = "allow"
 "#;
 
+/// What no path of a request may contain, in lower case: proxies read it in different ways.
+const AMBIGUOUS: [&str; 7] = ["//", "/./", "/../", "\\", "%2e", "%2f", "%5c"];
+
 thread_local! {
-    static ROUTES: Routes<Arc<()>> = {
-        let config = Config::parse(CONFIG, Path::new("gateway.toml")).expect("a valid configuration");
-        Routes::new(config.routes.into_iter().map(|route| Routed { route, upstream: Arc::new(()) }))
-    };
+    static ROUTES: Routes<Arc<()>> = Routes::new(
+        config().routes.into_iter().map(|route| Routed { route, upstream: Arc::new(()) }),
+    );
+    /// The hosts that the listener, a plain one on a loopback address, knows by default.
+    static HOSTS: KnownHosts = KnownHosts::of(&config().listeners[0], &["a.example".to_owned()])
+        .expect("a listener that does not allow any host");
+}
+
+fn config() -> Config {
+    Config::parse(CONFIG, Path::new("gateway.toml")).expect("a valid configuration")
 }
 
 /// A request head as it arrives. The first byte chooses how it is split, and whether it comes from a trusted proxy.
@@ -92,6 +101,9 @@ pub fn target_and_host(data: &[u8]) {
     *request.uri_mut() = target;
     request.headers_mut().insert(HOST, host);
     check(&request, RequestContext { https: true, forwarded_host: None, hosts: None });
+    HOSTS.with(|hosts| {
+        check(&request, RequestContext { https: true, forwarded_host: None, hosts: Some(hosts) });
+    });
 }
 
 /// A valid upgrade request that offers any subprotocols: one Sec-WebSocket-Protocol for each line.
@@ -125,11 +137,11 @@ fn check(request: &Request<()>, context: RequestContext<'_>) {
     ROUTES.with(|routes| {
         let decision = match decide(routes, request, context, |(), _, _, _| Some(())) {
             Err(refusal) => return check_refusal(refusal.reason()),
-            Ok(None) => return,
-            Ok(Some(decision)) => decision,
+            Ok(decision) => decision,
         };
+        check_target(request, context);
+        let Some(decision) = decision else { return };
         let path = request.uri().path();
-        assert!(path.starts_with('/'));
         for routed in decision.shadowed.iter().chain([&decision.routed]) {
             match &routed.route.path {
                 RoutePath::Exact(exact) => assert_eq!(exact, path),
@@ -141,6 +153,26 @@ fn check(request: &Request<()>, context: RequestContext<'_>) {
             Ok(accepted) => check_accepted(request, context, &accepted),
         }
     });
+}
+
+/// Every server reads the path alike, and it names no other host than the Host field, which is one that the listener knows.
+fn check_target(request: &Request<()>, context: RequestContext<'_>) {
+    let path = request.uri().path().to_ascii_lowercase();
+    assert!(path.starts_with('/'), "{path}");
+    assert!(!AMBIGUOUS.iter().any(|wrong| path.contains(wrong)), "{path}");
+    assert!(!path.ends_with("/.") && !path.ends_with("/..") && !path.contains("%00"), "{path}");
+    let host = request.headers()[HOST].to_str().expect("a host in ASCII").to_ascii_lowercase();
+    if let Some(authority) = request.uri().authority() {
+        assert_eq!(authority.as_str().to_ascii_lowercase(), host);
+    }
+    if context.hosts.is_some() {
+        // Up to the port; an IPv6 address has brackets.
+        let end = host.rfind(':').filter(|colon| host.rfind(']').is_none_or(|bracket| bracket < *colon));
+        let name = host[..end.unwrap_or(host.len())].trim_end_matches('.');
+        let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
+        let is_own = name == "localhost" || name.ends_with(".localhost") || name == "a.example";
+        assert!(is_own || address.is_ok_and(|address| address.to_canonical().is_loopback()), "{host}");
+    }
 }
 
 fn check_refusal(reason: Reason) {

@@ -16,9 +16,8 @@ use tower_http::services::{ServeDir, fs::DefaultServeDirFallback};
 use super::{
     directory_tree::DirectoryTree,
     response::{Body, Refusal},
-    target::is_unambiguous,
 };
-use crate::outcome::Reason;
+use crate::{config::is_unambiguous, outcome::Reason};
 
 /// How long a file may take to open. A local one takes microseconds, one on a network mount that is gone hangs for ever.
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);

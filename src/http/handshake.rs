@@ -10,11 +10,8 @@ use http::{
 use http_body_util::{BodyExt, Empty};
 use tungstenite::handshake::server::create_response;
 
-use super::{
-    response::{Body, Refusal, route_page},
-    target::is_unambiguous,
-};
-use crate::{outcome::Reason, websocket::is_token};
+use super::response::{Body, Refusal, route_page};
+use crate::{config::is_unambiguous, outcome::Reason, websocket::is_token};
 
 /// The longest request target, in bytes.
 const MAX_TARGET: usize = 8 * 1024;

@@ -12,7 +12,6 @@ mod handshake;
 mod known_hosts;
 mod response;
 mod route;
-mod target;
 
 pub(crate) use decision::{AcceptedRequest, Decision, RequestContext, decide};
 pub(crate) use exchange::{Exchange, ExchangeError, refuse_without_request};

@@ -246,3 +246,20 @@ async fn without_a_root_no_files_are_served() {
     }
     gateway.finish().await;
 }
+
+#[tokio::test]
+async fn files_cannot_be_framed_by_other_sites() {
+    let (_directory, root) = site();
+    let gateway = Setup::new().web(&root).start().await;
+    let mut connection = gateway.connect(TLS).await;
+    let response = get(&gateway, &mut connection, "GET", "/").await;
+    for (name, value) in [
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "strict-origin-when-cross-origin"),
+        ("Content-Security-Policy", "frame-ancestors 'self'"),
+    ] {
+        assert_eq!(response.header(name), Some(value), "{response:?}");
+    }
+    drop(connection);
+    gateway.finish().await;
+}

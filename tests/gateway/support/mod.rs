@@ -11,6 +11,7 @@ mod head;
 mod identity;
 mod pattern;
 mod process;
+mod sources;
 mod subprocess;
 
 use std::future::Future;

@@ -442,3 +442,34 @@ async fn without_descriptors_sessions_continue_and_accepting_pauses() {
     drop((session, late));
     gateway.finish().await;
 }
+
+#[tokio::test]
+async fn the_pauses_after_failed_accepts_begin_anew_after_a_success() {
+    const ERRORS: &str = "portcullis_accept_errors_total";
+    let gateway = Setup::new()
+        .limits("max_sessions = 1000\nmax_handshakes = 1000")
+        .timeouts("tls = \"60s\"")
+        .descriptors(64)
+        .admin()
+        .start()
+        .await;
+    for round in 0..2 {
+        let before = gateway.metric(ERRORS).await.expect("a counter");
+        let mut silent = Vec::new();
+        for _ in 0..150 {
+            silent.push(gateway.untracked_socket(None, TLS, |_| {}).await);
+        }
+        let start = Instant::now();
+        // Failed accepts are counted over this interval.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for socket in silent {
+            gateway.expect_log_line(socket.local_addr().unwrap());
+        }
+        let errors = gateway.metric(ERRORS).await.expect("a counter") - before;
+        // 10, 20, 40, … 640 ms: seven within 630 ms, and then one every 640 ms.
+        assert!((7.0..20.0).contains(&errors), "round {round}: {errors} within {:?}", start.elapsed());
+        let late = gateway.connect(TLS).await;
+        drop(late);
+    }
+    gateway.finish().await;
+}

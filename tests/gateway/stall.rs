@@ -278,6 +278,34 @@ async fn a_slow_reader_does_not_count_as_stalled() {
 }
 
 #[tokio::test]
+async fn what_tls_has_buffered_arrives_while_both_peers_are_silent() {
+    const LENGTH: usize = 4 << 20;
+    let backend = Backend::scripted_with_small_buffers().await;
+    let gateway = Setup::new().route("echo", &backend).timeouts("ping = \"0s\"").start().await;
+    let connection = gateway.connect_with_small_buffers(TLS).await;
+    let mut session = gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await;
+    let mut served = backend.accept().await;
+    let taken = Arc::new(AtomicU64::new(0));
+    let sending = tokio::spawn({
+        let taken = taken.clone();
+        async move {
+            for part in pattern(0, LENGTH).chunks(10_000) {
+                served.write_all(part).await.expect("the gateway accepts more");
+                taken.fetch_add(part.len() as u64, Ordering::SeqCst);
+            }
+            served
+        }
+    });
+    // The client reads nothing until the gateway has no space left. Then it reads, and the backend says nothing more.
+    until_still("the backend is paused", || taken.load(Ordering::SeqCst)).await;
+    session.frames.pattern(&mut Check::default(), LENGTH as u64).await;
+    let served = sending.await.expect("the backend");
+    session.close(1000).await;
+    drop((session, served));
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn a_client_that_closes_and_reads_nothing_is_disconnected() {
     // The answer to its Close is queued behind data that it does not read.
     let backend = Backend::scripted().await;

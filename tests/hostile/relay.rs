@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, within};
+use crate::support::{
+    BINARY, Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, frame, header, isolated, within,
+};
 
 /// How many sessions are stalled at once, so that what one of them holds can be told from the rest.
 const STALLED: usize = 48;
@@ -116,6 +118,54 @@ async fn row_50_half_of_all_banners_arrive_within_10_ms() {
     took.sort();
     let median = took[took.len() / 2];
     assert!(median < Duration::from_millis(10), "the median banner took {median:?}: {took:?}");
+    gateway.finish().await;
+}
+
+/// Sends single bytes in one direction only, and returns how long half of them took at most: the receiver acknowledges none
+/// at once, so that a sender that waits for acknowledgements (Nagle's algorithm) takes 40 ms for each.
+async fn median_beat(
+    mut send: impl AsyncWrite + Unpin,
+    received: &TcpStream,
+    beat: &[u8],
+    length: usize,
+) -> Duration {
+    let mut took = Vec::new();
+    let mut buffer = [0; 64];
+    for _ in 0..41 {
+        rustix::net::sockopt::set_tcp_quickack(received, false).expect("TCP_QUICKACK");
+        let start = Instant::now();
+        // Two of them: the second would wait for the acknowledgement of the first.
+        for _ in 0..2 {
+            send.write_all(beat).await.unwrap();
+            let mut seen = 0;
+            while seen < length {
+                within("a beat", received.readable()).await.unwrap();
+                match received.try_read(&mut buffer) {
+                    Ok(read) => seen += read,
+                    Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+                }
+            }
+        }
+        took.push(start.elapsed());
+    }
+    took.sort();
+    took[took.len() / 2]
+}
+
+#[tokio::test]
+async fn row_50_a_byte_does_not_wait_for_the_acknowledgement_of_the_one_before() {
+    let backend = Backend::scripted().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let session = gateway.session_by(PLAIN, "/echo").await;
+    let (peer, mut served) = (session.peer, backend.accept().await);
+    let mut client = session.into_stream();
+    let to_client = median_beat(&mut served, client.socket(), b"!", 3).await;
+    let to_backend = median_beat(&mut client, &served, &frame(true, BINARY, b"!"), 1).await;
+    for (took, receiver) in [(to_client, "client"), (to_backend, "backend")] {
+        assert!(took < Duration::from_millis(10), "half of the beats took the {receiver} {took:?} or longer");
+    }
+    drop((client, served));
+    gateway.access_log_line(peer).await;
     gateway.finish().await;
 }
 

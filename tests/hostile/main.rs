@@ -16,4 +16,5 @@ mod frames;
 mod process;
 mod rate;
 mod relay;
+mod request_head;
 mod tcp_tls;

@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::site;
 use crate::support::{
-    ClientStream, Gateway, PLAIN, Request, Response, Setup, TLS, read_response, send_request, within,
+    ClientStream, Gateway, PLAIN, Request, Response, Setup, TLS, assert_took, read_response, read_to_end,
+    send_request, within,
 };
 
 async fn get(gateway: &Gateway, connection: &mut ClientStream, target: &str) -> Response {
@@ -48,6 +49,36 @@ async fn row_68_a_file_takes_longer_than_a_request_head_may() {
     assert_eq!(get(&gateway, &mut connection, "/index.html").await.status, 200);
     drop(connection);
     gateway.refused(peer, "served").await;
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn row_68_a_connection_has_the_time_of_one_head_after_each_file() {
+    const REQUEST: Duration = Duration::from_millis(800);
+    let (_directory, root) = site();
+    let gateway = Setup::new().web(&root).timeouts("request = \"800ms\"").start().await;
+    for (half, status) in [(&b""[..], None), (b"GET /index.html HTTP/1.1\r\nHo", Some(408))] {
+        let mut connection = gateway.connect(PLAIN).await;
+        let peer = connection.peer();
+        for _ in 0..3 {
+            assert_eq!(get(&gateway, &mut connection, "/index.html").await.status, 200);
+            tokio::time::sleep(REQUEST / 2).await;
+        }
+        assert_eq!(get(&gateway, &mut connection, "/index.html").await.status, 200);
+        let start = Instant::now();
+        connection.write_all(half).await.unwrap();
+        let (reply, ended) = read_to_end(&mut connection).await;
+        assert_took(start, REQUEST);
+        assert_eq!(
+            Response::parse(&reply, true).map(|response| response.status),
+            status,
+            "{:?}",
+            reply.escape_ascii()
+        );
+        ended.expect("a FIN");
+        drop(connection);
+        gateway.refused(peer, "served").await;
+    }
     gateway.finish().await;
 }
 

@@ -100,6 +100,30 @@ async fn row_62_an_absolute_target_must_name_the_host_of_the_host_field() {
 }
 
 #[tokio::test]
+async fn row_62_an_https_target_is_answered_over_tls_only() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    for (listener, scheme, refusal) in [
+        (TLS, "https", None),
+        (TLS, "http", None),
+        (PLAIN, "http", None),
+        (PLAIN, "https", Some((421, "misdirected"))),
+        (PLAIN, "HTTPS", Some((421, "misdirected"))),
+        (PLAIN, "ws", Some((400, "bad_request"))),
+        (TLS, "wss", Some((400, "bad_request"))),
+        (TLS, "ftp", Some((400, "bad_request"))),
+    ] {
+        let line = format!("GET {scheme}://{}/echo HTTP/1.1", gateway.host(listener));
+        let request = gateway.upgrade(listener, "/echo").line(&line);
+        match refusal {
+            None => accepted(&gateway, listener, &request).await,
+            Some((status, reason)) => refused(&gateway, listener, &request, status, reason).await,
+        }
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn row_71_a_plain_loopback_listener_refuses_hosts_that_it_does_not_know() {
     let backend = Backend::echo().await;
     let (_directory, root) = site();

@@ -186,6 +186,11 @@ async fn nothing_after_a_close_is_delivered() {
     assert_eq!(received, b"before");
     drop(served);
     assert_eq!(session.frames.until_close().await.1, Some(1000));
+    // The gateway has closed its direction, and reads on: a socket closed with unread bytes is reset.
+    assert_eq!((session.frames.next().await, session.frames.ended()), (None, Some(End::Closed)));
+    for _ in 0..64 {
+        session.send(&[0xff; 16 * 1024]).await;
+    }
     session.end().await;
     let end = gateway.ended(session.peer, "client_closed", Some(1000)).await;
     assert_eq!(end.number("bytes_in"), Some(6));

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal::{SIGCONT, SIGINT, SIGSTOP, SIGTERM};
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::{
     Backend, Gateway, PLAIN, Session, Setup, TIMEOUT, TLS, assert_took, eventually, frame, pattern,
-    read_response, read_to_end, within,
+    read_to_end, within,
 };
 
 async fn many(gateway: &Gateway, count: usize) -> Vec<Session> {
@@ -116,32 +116,6 @@ async fn no_client_is_accepted_during_a_drain_but_sessions_continue() {
     for mut session in sessions.into_iter().skip(1).chain([newest]) {
         let (data, code, _) = session.closed().await;
         assert_eq!((data.len(), code), (0, Some(1001)));
-    }
-    assert_eq!(gateway.exit().await.code(), Some(0));
-}
-
-#[tokio::test]
-async fn connections_that_wait_in_the_backlog_at_a_drain_are_accepted() {
-    const MANY: usize = 50;
-    let backend = Backend::echo().await;
-    let gateway = Setup::echo(&backend).timeouts("drain = \"8s\"").start().await;
-    gateway.signal(SIGSTOP);
-    let mut waiting = Vec::new();
-    for _ in 0..MANY {
-        let mut connection = gateway.connect(PLAIN).await;
-        connection.write_all(&gateway.upgrade(PLAIN, "/echo").bytes()).await.unwrap();
-        waiting.push(connection);
-    }
-    // The signal to stop is there before the gateway can accept any of them.
-    gateway.signal(SIGTERM);
-    gateway.signal(SIGCONT);
-    for mut connection in waiting {
-        let response = read_response(&mut connection, true).await;
-        assert_eq!(response.status, 101, "{response:?}");
-        let peer = connection.peer();
-        let mut session = Session::new(connection, peer, &response.rest);
-        assert_eq!(session.closed().await.1, Some(1001));
-        gateway.ended(peer, "draining", Some(1001)).await;
     }
     assert_eq!(gateway.exit().await.code(), Some(0));
 }

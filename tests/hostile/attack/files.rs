@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use super::site;
 use crate::support::{
@@ -22,8 +23,11 @@ async fn row_68_a_file_takes_longer_than_a_request_head_may() {
     let (_directory, root) = site();
     std::fs::write(root.join("large"), vec![b'a'; LENGTH]).unwrap();
     let gateway = Setup::new().web(&root).timeouts("request = \"1s\"").start().await;
-    let mut connection = gateway.connect(PLAIN).await;
+    // What its buffer holds when the gateway has sent everything is read within much less than a second.
+    let small = |socket: &TcpSocket| socket.set_recv_buffer_size(256 * 1024).expect("a receive buffer");
+    let mut connection = ClientStream::Plain(gateway.untracked_socket(None, PLAIN, small).await);
     let peer = connection.peer();
+    gateway.expect_log_line(peer);
     let head = format!("GET /large HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.host(PLAIN));
     connection.write_all(head.as_bytes()).await.unwrap();
     let (start, mut received, mut buffer) = (Instant::now(), Vec::new(), vec![0; 64 * 1024]);

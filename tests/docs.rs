@@ -40,6 +40,7 @@ fn documents() -> Vec<PathBuf> {
         "docs/configuration.md",
         "docs/reasons.md",
         "docs/operations.md",
+        "docs/standards.md",
     ] {
         assert!(documents.contains(&root().join(needed)), "{needed} is missing");
     }
@@ -330,6 +331,97 @@ fn a_promise_without_its_test_is_found() {
     assert_eq!(wrong("| 4 | a promise | `no_test`, `a_test`, `row_05_*` |"), 2);
     assert_eq!(wrong("| 5 | a promise | `row_05_*` |"), 1);
     assert_eq!(wrong("| 5 | a promise | |"), 1);
+}
+
+// The requirements of the standards.
+
+/// How many requirements the page lists.
+const REQUIREMENTS: usize = 69;
+/// Begins what a row says of a requirement that needs no test.
+const NOT_APPLICABLE: &str = "Not applicable: ";
+
+/// The rows of tables whose first cell is a section: the section, what the gateway does, and the tests.
+fn requirements(text: &str) -> Vec<[&str; 3]> {
+    let mut requirements = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        if let [section, _required, behaviour, tests] = cells[..]
+            && section.contains('§')
+        {
+            requirements.push([section, behaviour, tests]);
+        }
+    }
+    requirements
+}
+
+/// The links of a line whose texts are code: their texts and their targets.
+fn named_links(line: &str) -> Vec<(&str, &str)> {
+    let links = line.split("[`").skip(1).filter_map(|link| {
+        let (name, target) = link.split_once("`](")?;
+        Some((name, target.split_once(')')?.0))
+    });
+    links.collect()
+}
+
+/// What is wrong with the tests of a requirement, in a page of `directory`.
+fn unfounded([section, behaviour, tests]: [&str; 3], directory: &Path) -> Vec<String> {
+    let links = named_links(tests);
+    if links.is_empty() && !behaviour.starts_with(NOT_APPLICABLE) {
+        return vec![format!("{section}: no test ({behaviour})")];
+    }
+    let mut wrong = Vec::new();
+    for (name, file) in links {
+        let path = beside(&directory.join("page.md"), file);
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if !text.contains(&format!("fn {name}(")) {
+            wrong.push(format!("{section}: {} has no test {name:?}", path.display()));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_requirement_of_the_standards_has_a_test_in_the_named_file() {
+    let page = read(&root().join("docs/standards.md"));
+    let requirements = requirements(&page);
+    assert_eq!(requirements.len(), REQUIREMENTS, "the rows of docs/standards.md");
+    let docs = root().join("docs");
+    let wrong: Vec<String> = requirements.into_iter().flat_map(|row| unfounded(row, &docs)).collect();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn every_test_that_a_document_links_to_exists_in_its_file() {
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for document in documents() {
+        for line in prose(&read(&document)) {
+            let links = named_links(line).into_iter();
+            for (name, file) in links.filter(|(_, file)| file.ends_with(".rs")) {
+                seen += 1;
+                if !read(&beside(&document, file)).contains(&format!("fn {name}(")) {
+                    wrong.push(format!("{}: {file} has no test {name:?}", document.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "only {seen} links to tests were found");
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn a_requirement_without_its_test_is_found() {
+    let docs = root().join("docs");
+    let wrong = |behaviour: &str, tests: &str| {
+        let row = format!("| §1 | required | {behaviour} | {tests} |");
+        unfounded(requirements(&row)[0], &docs).len()
+    };
+    let own = "[`a_requirement_without_its_test_is_found`](../tests/docs.rs)";
+    assert_eq!(wrong("as required", own), 0);
+    assert_eq!(wrong("as required", &format!("{own}, [`no_such_test`](../tests/docs.rs)")), 1);
+    assert_eq!(wrong("as required", &own.replace("docs.rs", "config.rs")), 1);
+    assert_eq!(wrong("as required", "–"), 1);
+    assert_eq!(wrong("Not applicable: why", "–"), 0);
 }
 
 // Configurations.

@@ -201,3 +201,90 @@ async fn handle(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        task::JoinHandle,
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::admin::control::{BoxFuture, GatewayStatus};
+
+    /// A process that changes nothing.
+    #[derive(Debug)]
+    struct Unchanging;
+
+    impl ProcessControl for Unchanging {
+        fn reload(&self) -> BoxFuture<'_, Result<String, String>> {
+            Box::pin(async { Err("not here".to_owned()) })
+        }
+
+        fn drain(&self) {}
+
+        fn set_log_level(&self, _: tracing::Level) -> Result<(), String> {
+            Err("not here".to_owned())
+        }
+
+        fn status(&self) -> GatewayStatus {
+            GatewayStatus {
+                ready: true,
+                draining: false,
+                loaded: SystemTime::UNIX_EPOCH,
+                reloads: (0, 0),
+                sessions: (0, 1),
+                handshakes: (0, 1),
+                listeners: Vec::new(),
+                backends: Vec::new(),
+                dropped_log_lines: 0,
+            }
+        }
+    }
+
+    /// Serves one connection whose pipe holds this many bytes.
+    async fn serve(pipe: usize) -> (DuplexStream, JoinHandle<()>) {
+        let (client, server) = duplex(pipe);
+        let api = Arc::new(AdminApi::new(Arc::new(Unchanging), Arc::default(), Arc::default()));
+        let connection = Arc::new(Arc::new(Connections::new(1)).open().await);
+        let own = Some(([127, 0, 0, 1], 9101).into());
+        (client, tokio::spawn(serve_connection(server, own, api, connection)))
+    }
+
+    /// Of the paused clock.
+    async fn within_an_hour<F: Future>(future: F) -> F::Output {
+        time::timeout(Duration::from_secs(3600), future).await.expect("an end within an hour")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_and_half_a_body_have_five_seconds() {
+        for (half, status) in [
+            ("GET /metrics HTTP/1.1\r\nHost: loc", ""),
+            (
+                "POST /api/log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
+                "HTTP/1.1 408 ",
+            ),
+        ] {
+            let (mut client, served) = serve(64 * 1024).await;
+            client.write_all(half.as_bytes()).await.unwrap();
+            let (start, mut reply) = (Instant::now(), String::new());
+            within_an_hour(client.read_to_string(&mut reply)).await.unwrap();
+            assert_eq!(start.elapsed().as_secs(), 5, "{half:?}: {reply:?}");
+            assert!(reply.starts_with(status), "{half:?}: {reply:?}");
+            within_an_hour(served).await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_has_ten_seconds() {
+        let (mut client, served) = serve(256).await;
+        let start = Instant::now();
+        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        within_an_hour(served).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 10);
+        drop(client);
+    }
+}

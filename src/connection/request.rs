@@ -90,7 +90,7 @@ async fn close(
     served: bool,
     linger: Duration,
 ) -> Reason {
-    exchange.close_on_error(error, linger).await;
+    let error = exchange.close_on_error(error, linger).await;
     let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
     if served && idle { Reason::Served } else { error.reason() }
 }

@@ -319,11 +319,14 @@ mod tests {
     }
 
     async fn connect(to: SocketAddr, path: &str) -> io::Result<Option<WebSocketStream<TcpStream>>> {
-        let socket = TcpStream::connect(to).await?;
+        Ok(open(TcpStream::connect(to).await?, to, path).await)
+    }
+
+    async fn open(socket: TcpStream, to: SocketAddr, path: &str) -> Option<WebSocketStream<TcpStream>> {
         let uri = format!("ws://{to}{path}").parse().unwrap();
         let request = ClientRequestBuilder::new(uri).with_header("Origin", format!("http://{to}"));
         let opened = timeout(TEST_TIMEOUT, tokio_tungstenite::client_async(request, socket)).await.unwrap();
-        Ok(opened.ok().map(|(session, _)| session))
+        opened.ok().map(|(session, _)| session)
     }
 
     fn only_address(gateway: &Gateway) -> SocketAddr {
@@ -348,11 +351,13 @@ mod tests {
         assert_eq!((status.route.as_str(), status.up, status.sessions), ("desk", true, 1));
         assert_eq!(status.backend, format!("tcp://{backend}"));
 
-        let limited = config(&format!("{}[limits]\nmax_sessions = 7\n", route("/other", backend)));
+        let limits = "[limits]\nmax_sessions = 7\nmax_handshakes = 9\n";
+        let limited = config(&format!("{}{limits}", route("/other", backend)));
         let done = control.apply(limited).await.unwrap();
         assert_eq!(done, "reloaded: 1 listener(s), 1 route(s)");
         let after = control.status();
         assert_eq!((after.sessions, after.backends[0].sessions), ((1, 7), 1));
+        assert_eq!(after.handshakes.1, 9);
         assert!(after.loaded >= before.loaded);
         assert_eq!(only_address(&gateway), address, "the listener stays");
         assert!(connect(address, "/desk").await.unwrap().is_none(), "the route was removed");
@@ -394,6 +399,39 @@ mod tests {
         let mut running = Box::pin(gateway.run(std::future::pending()));
         assert!(timeout(Duration::from_millis(50), &mut running).await.is_err(), "it stopped without a stop");
         drop(running);
+    }
+
+    #[tokio::test]
+    async fn connections_that_wait_in_the_backlog_at_a_drain_are_accepted() {
+        let backend = backend().await;
+        let gateway = Gateway::bind(config(&route("/desk", backend))).await.unwrap();
+        let (control, address) = (gateway.control(), only_address(&gateway));
+        // Nothing is awaited until the drain has begun: the accept loop, on the same thread, sees none of them before.
+        let waiting: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        control.drain();
+        for socket in waiting {
+            socket.set_nonblocking(true).unwrap();
+            let session = open(TcpStream::from_std(socket).unwrap(), address, "/desk").await;
+            assert!(session.is_some(), "a connection of before the drain");
+        }
+        timeout(TEST_TIMEOUT, control.drained()).await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+    }
+
+    #[tokio::test]
+    async fn a_drain_that_begins_during_a_reload_prevents_it() {
+        let backend = backend().await;
+        let gateway = Gateway::bind(config(&route("/desk", backend))).await.unwrap();
+        let control = gateway.control();
+        let (draining, reloaded) = (control.clone(), config(&route("/other", backend)));
+        let result = control.reload_from(move || {
+            draining.state().draining = true;
+            Ok(reloaded)
+        });
+        assert!(matches!(result.await, Err(ReloadError::Draining)));
+        let snapshot = Arc::clone(&control.state().snapshot);
+        let paths = snapshot.routes.iter().map(|routed| routed.route.path.to_string());
+        assert_eq!(paths.collect::<Vec<_>>(), ["/desk"], "the configuration of before");
     }
 
     #[tokio::test]

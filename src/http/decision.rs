@@ -7,7 +7,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use http::{HeaderValue, Request, header::ORIGIN};
+use http::{HeaderValue, Request, header::ORIGIN, uri::Scheme};
 
 use super::{
     handshake::{Handshake, check_head, host_name},
@@ -63,7 +63,8 @@ pub(crate) struct AcceptedRequest<U, C> {
 /// matches, and only a static file can answer.
 ///
 /// # Errors
-/// The request head is invalid whatever it requests, or names a host that the listener does not know.
+/// The request head is invalid whatever it requests, names a host that the listener does not know, or an https URI without
+/// TLS (RFC 9110 §7.4).
 pub(crate) fn decide<'r, 'q, U: Deref, C>(
     routes: &'r Routes<U>,
     request: &'q Request<()>,
@@ -71,6 +72,10 @@ pub(crate) fn decide<'r, 'q, U: Deref, C>(
     choose: impl FnOnce(&U::Target, &RoutePath, &str, Option<&str>) -> Option<C>,
 ) -> Result<Option<Decision<'r, 'q, U, C>>, Refusal> {
     let own_host = check_head(request)?;
+    if request.uri().scheme() == Some(&Scheme::HTTPS) && !context.https {
+        let detail = "the request target is an https URI, and the connection does not use TLS".to_owned();
+        return Err(Refusal::new(Reason::Misdirected).with_detail(detail));
+    }
     let host = context.forwarded_host.map_or(own_host, str::to_ascii_lowercase);
     if context.hosts.is_some_and(|hosts| !hosts.contains(host_name(&host))) {
         let detail = format!("unknown host: {}", quoted(host.as_bytes()));
@@ -211,6 +216,22 @@ mod tests {
         let decision = decide(&routes, &request, context, |(), _, _, _| Some(())).unwrap().unwrap();
         assert_eq!(decision.own_origin, "https://gate.example".parse().ok());
         assert_eq!(decision.accept().unwrap().subprotocol.as_deref(), Some("binary"));
+    }
+
+    #[test]
+    fn an_https_target_needs_tls_here_or_at_a_trusted_proxy() {
+        for (target, https, expected) in [
+            ("https://gate.example/desk/one", true, None),
+            ("https://gate.example/desk/one", false, Some(Reason::Misdirected)),
+            ("HTTPS://gate.example/desk/one", false, Some(Reason::Misdirected)),
+            ("http://gate.example/desk/one", false, None),
+            ("http://gate.example/desk/one", true, None),
+        ] {
+            let (routes, request) = (routes(), request(target));
+            let context = RequestContext { https, ..HTTPS };
+            let refused = decide(&routes, &request, context, |(), _, _, _| Some(())).err();
+            assert_eq!(refused.map(|refusal| refusal.reason()), expected, "{target}, https: {https}");
+        }
     }
 
     #[test]

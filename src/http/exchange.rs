@@ -32,7 +32,10 @@ use self::{
     output::{Progress, SuppressedOutput, WatchedBody},
     request_slot::RequestSlot,
 };
-use super::response::{Body, Refusal};
+use super::{
+    handshake::MAX_TARGET,
+    response::{Body, Refusal},
+};
 use crate::outcome::Reason;
 
 /// The largest request head, in bytes.
@@ -65,6 +68,9 @@ pub(crate) enum ExchangeError {
     /// The head exceeds a limit.
     #[error("the request head is too large")]
     TooLarge,
+    /// The target alone exceeds its limit.
+    #[error("the request target is too long")]
+    TargetTooLong,
     /// The client did not read a response in time.
     #[error("the client reads nothing")]
     Stalled,
@@ -78,6 +84,7 @@ impl ExchangeError {
             Self::Timeout => Reason::RequestTimeout,
             Self::Malformed => Reason::BadRequest,
             Self::TooLarge => Reason::HeadTooLarge,
+            Self::TargetTooLong => Reason::UriTooLong,
             Self::Stalled => Reason::ClientStalled,
         }
     }
@@ -201,22 +208,30 @@ where
         }
     }
 
-    /// Closes the connection after an error. Sends an error response if the client has begun a request.
-    pub(crate) async fn close_on_error(self, error: ExchangeError, linger: Duration) {
+    /// Closes the connection after an error. Sends an error response if the client has begun a request. Returns the error,
+    /// more precisely if that is possible.
+    pub(crate) async fn close_on_error(self, mut error: ExchangeError, linger: Duration) -> ExchangeError {
         if error == ExchangeError::Stalled {
-            return;
+            return error;
         }
         let parts = self.connection.into_parts();
         let mut io = parts.io.into_inner();
+        if error == ExchangeError::TooLarge && is_target_too_long(&parts.read_buf) {
+            error = ExchangeError::TargetTooLong;
+        }
         // Browsers open connections before they need them. A timeout is reported only where a request has begun.
         let has_begun = error != ExchangeError::Disconnected
             && (error != ExchangeError::Timeout || !parts.read_buf.is_empty());
-        // Once a response of ours was sent, hyper's own error response is no longer suppressed and has been sent.
-        if has_begun && self.progress.suppressed.swap(false, Ordering::Relaxed) {
+        // Once a response of ours was sent, hyper's own error response is no longer suppressed and has been sent. It has none
+        // for a timeout.
+        let answered =
+            !self.progress.suppressed.swap(false, Ordering::Relaxed) && error != ExchangeError::Timeout;
+        if has_begun && !answered {
             let response = Refusal::new(error.reason()).into_bytes();
             let _ = timeout(linger, io.write_all(&response)).await;
         }
         close_lingering(io, linger).await;
+        error
     }
 
     /// Drives hyper until it has sent the response and released the connection.
@@ -246,6 +261,12 @@ where
             Err(ended.map_or_else(|error| ExchangeError::of(&error), |()| ExchangeError::Disconnected))
         })
     }
+}
+
+/// Whether the target of a request of which only a part was read is longer than any that is accepted.
+fn is_target_too_long(head: &[u8]) -> bool {
+    let mut words = head.split(|byte| byte.is_ascii_whitespace());
+    words.nth(1).is_some_and(|target| target.len() > MAX_TARGET)
 }
 
 /// Refuses, in HTTP, a client that has sent no request that could be read, such as plain HTTP on a TLS listener.

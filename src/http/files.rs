@@ -7,7 +7,10 @@ use std::{io, path::Path, time::Duration};
 
 use http::{
     HeaderName, HeaderValue, Method, Request, Response,
-    header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, REFERRER_POLICY, TRANSFER_ENCODING,
+        X_CONTENT_TYPE_OPTIONS,
+    },
 };
 use http_body_util::BodyExt;
 use tokio::time::timeout;
@@ -56,12 +59,15 @@ impl Files {
     /// The file does not exist or cannot be read, or the method is neither GET nor HEAD.
     pub async fn find(&self, request: Request<()>) -> Result<Response<Body>, Refusal> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return Err(Refusal::new(Reason::MethodNotAllowed));
+            return Err(Refusal::new(Reason::MethodNotAllowed).allow("GET, HEAD"));
         }
         // Every request was checked; a path that was not opens nothing either.
         if !is_unambiguous(request.uri().path()) {
             return Err(Refusal::new(Reason::UnknownRoute));
         }
+        // Whether Content-Length was announced too shows no more, and two servers could disagree where such a request ends:
+        // nothing behind it is read as a request (RFC 9112 §6.1).
+        let is_last = request.headers().contains_key(TRANSFER_ENCODING);
         let Ok(response) = timeout(OPEN_DEADLINE, self.directory.clone().try_call(request)).await else {
             let refusal = Refusal::new(Reason::Overloaded).retry_after(OPEN_DEADLINE.as_secs());
             return Err(refusal.with_detail("the file system of [web] root does not answer".to_owned()));
@@ -74,6 +80,9 @@ impl Files {
         let mut response = response.map(|body| body.map_err(io::Error::other).boxed_unsync());
         for (name, value) in FIELDS {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        if is_last {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
     }

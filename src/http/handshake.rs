@@ -3,9 +3,10 @@
 use http::{
     HeaderMap, HeaderName, Method, Request, Response, StatusCode, Version,
     header::{
-        ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-        SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+        ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
     },
+    uri::Scheme,
 };
 use http_body_util::{BodyExt, Empty};
 use tungstenite::handshake::server::create_response;
@@ -14,7 +15,7 @@ use super::response::{Body, Refusal, route_page};
 use crate::{config::is_unambiguous, outcome::Reason, websocket::is_token};
 
 /// The longest request target, in bytes.
-const MAX_TARGET: usize = 8 * 1024;
+pub(super) const MAX_TARGET: usize = 8 * 1024;
 /// A subprotocol that promises message framing, which a byte pipe does not have (RFC 7395). Never selected unless a route
 /// lists it.
 const FRAMED: &str = "xmpp";
@@ -31,6 +32,12 @@ pub(crate) fn check_head(request: &Request<()>) -> Result<String, Refusal> {
         return Err(Refusal::new(Reason::MethodNotAllowed));
     }
     let target = request.uri();
+    if target.scheme().is_some_and(|scheme| ![Scheme::HTTP, Scheme::HTTPS].contains(scheme)) {
+        return Err(Refusal::with_message(
+            Reason::BadRequest,
+            "the request target is not an http or https URI",
+        ));
+    }
     if !target.path().starts_with('/') {
         return Err(Refusal::with_message(Reason::BadRequest, "the request target must begin with /"));
     }
@@ -102,6 +109,9 @@ impl Handshake {
                 "exactly one Sec-WebSocket-Key of 16 bytes in base64 is required",
             )
         })?;
+        if !headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().all(lists_extensions) {
+            return Err(Refusal::with_message(Reason::BadRequest, "Sec-WebSocket-Extensions is malformed"));
+        }
         Ok(Self { accept, offered: offered_subprotocols(headers)? })
     }
 
@@ -190,6 +200,35 @@ fn offered_subprotocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     Ok(offered)
 }
 
+/// Whether a line of Sec-WebSocket-Extensions is a list of extensions. None is ever accepted, but RFC 6455 §9.1 requires a
+/// handshake with a malformed list to fail.
+fn lists_extensions(line: &HeaderValue) -> bool {
+    let mut extensions = line.to_str().unwrap_or("?\u{0}").split(',').filter(|item| !item.trim().is_empty());
+    extensions.all(|extension| {
+        let mut parts = extension.split(';').map(str::trim);
+        parts.next().is_some_and(is_token) && parts.all(is_extension_parameter)
+    })
+}
+
+/// Whether the text is a token, or a token and its value: a token as well, quoted or not.
+fn is_extension_parameter(text: &str) -> bool {
+    let Some((name, value)) = text.split_once('=') else { return is_token(text) };
+    let value = value.trim_start();
+    let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    is_token(name.trim_end()) && quoted.map_or_else(|| is_token(value), |quoted| is_token(&unescaped(quoted)))
+}
+
+/// The text of a quoted string (RFC 9110 §5.6.4).
+fn unescaped(quoted: &str) -> String {
+    let mut characters = quoted.chars();
+    let next = || {
+        let character = characters.next()?;
+        // A backslash at the end escapes nothing, and is no part of a token either.
+        Some(if character == '\\' { characters.next().unwrap_or(character) } else { character })
+    };
+    std::iter::from_fn(next).collect()
+}
+
 /// RFC 9110 §7.2, as far as it matters here: a host that is not empty, and no user information.
 fn is_host(host: &str) -> bool {
     let authority = host.parse::<http::uri::Authority>();
@@ -226,7 +265,7 @@ mod tests {
     fn set(request: &mut Request<()>, name: &'static str, values: &[&'static str]) {
         request.headers_mut().remove(name);
         for value in values {
-            request.headers_mut().append(name, HeaderValue::from_static(value));
+            request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
     }
 
@@ -262,6 +301,51 @@ mod tests {
         assert_eq!(refused("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ!!"]), Some(Reason::BadRequest));
         let twice = ["dGhlIHNhbXBsZSBub25jZQ=="; 2];
         assert_eq!(refused("sec-websocket-key", &twice), Some(Reason::BadRequest));
+    }
+
+    #[test]
+    fn a_malformed_list_of_extensions_is_refused() {
+        for valid in [
+            "permessage-deflate",
+            "permessage-deflate; client_max_window_bits",
+            "permessage-deflate;server_max_window_bits=10 ; a = \"b\", x-webkit-deflate-frame,",
+            "a; b=\"\\c\\d\"",
+            "",
+        ] {
+            assert_eq!(refused("sec-websocket-extensions", &[valid]), None, "{valid}");
+            assert_eq!(refused("sec-websocket-extensions", &["foo", valid]), None, "{valid}");
+        }
+        for malformed in [
+            "a b",
+            ";",
+            ";a",
+            "a;",
+            "a; =b",
+            "a; b=",
+            "a; b=c d",
+            "a; b=\"c d\"",
+            "a; b=\"\"",
+            "a; b=\"c",
+            "a; b=c\"",
+            "a; b=\"c\\\"",
+            "a; b=\"c,d\"",
+            "\"a\"",
+            "a, (b)",
+            "a; b=c=d",
+            "a; b=\"",
+            "caf\u{e9}",
+        ] {
+            assert_eq!(
+                refused("sec-websocket-extensions", &[malformed]),
+                Some(Reason::BadRequest),
+                "{malformed}"
+            );
+            assert_eq!(
+                refused("sec-websocket-extensions", &["a", malformed]),
+                Some(Reason::BadRequest),
+                "{malformed}"
+            );
+        }
     }
 
     #[test]
@@ -304,6 +388,10 @@ mod tests {
             ("http://server.example.com:80/chat", Some(Reason::BadRequest)),
             ("http://user@server.example.com/chat", Some(Reason::BadRequest)),
             ("http://other.example.com/chat", Some(Reason::BadRequest)),
+            ("https://server.example.com/chat", None),
+            ("HTTPS://server.example.com/chat", None),
+            ("ws://server.example.com/chat", Some(Reason::BadRequest)),
+            ("ftp://server.example.com/chat", Some(Reason::BadRequest)),
         ] {
             assert_eq!(reason(&|request| *request.uri_mut() = target.parse().unwrap()), refused, "{target}");
         }

@@ -24,6 +24,8 @@ pub struct Refusal {
     html: Option<String>,
     detail: Option<String>,
     retry_after: Option<u64>,
+    /// The methods that would be accepted, if the method is what is refused.
+    allow: &'static str,
 }
 
 impl Refusal {
@@ -34,12 +36,18 @@ impl Refusal {
 
     /// A refusal with a more specific text.
     pub fn with_message(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), html: None, detail: None, retry_after: None }
+        Self { reason, message: message.into(), html: None, detail: None, retry_after: None, allow: "GET" }
     }
 
     /// Adds Retry-After (RFC 9110 §10.2.3).
     pub fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Names the methods that would be accepted, if these are not only GET (RFC 9110 §15.5.6).
+    pub(super) fn allow(mut self, methods: &'static str) -> Self {
+        self.allow = methods;
         self
     }
 
@@ -82,7 +90,7 @@ impl Refusal {
         }
         match self.reason {
             Reason::MethodNotAllowed => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET"));
+                headers.insert(ALLOW, HeaderValue::from_static(self.allow));
             }
             Reason::UpgradeRequired => {
                 // RFC 9110 §15.5.22 and RFC 6455 §4.4 require the protocol and its version. Connection must name the

@@ -50,3 +50,51 @@ impl<U> Routes<U> {
         self.sorted.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Every order of the items.
+    fn orders<'a>(items: &[&'a str]) -> Vec<Vec<&'a str>> {
+        if items.is_empty() {
+            return vec![Vec::new()];
+        }
+        let mut orders_of_all = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let others = [&items[..index], &items[index + 1..]].concat();
+            orders_of_all.extend(orders(&others).into_iter().map(|others| [vec![*item], others].concat()));
+        }
+        orders_of_all
+    }
+
+    #[test]
+    fn precedence_depends_on_host_and_path_and_not_on_the_order_of_the_file() {
+        const ROUTES: [&str; 5] = [
+            "name = \"host-prefix\"\npath = \"/*\"\nhost = \"desk.example\"",
+            "name = \"exact\"\npath = \"/desk/one/two\"",
+            "name = \"longer\"\npath = \"/desk/one/*\"",
+            "name = \"shorter\"\npath = \"/desk/*\"",
+            "name = \"shortest\"\npath = \"/*\"",
+        ];
+        for order in orders(&ROUTES) {
+            let routes =
+                order.iter().map(|lines| format!("[[route]]\n{lines}\nbackend = \"tcp://127.0.0.1:1\"\n"));
+            let text = format!("[[listener]]\naddress = \"127.0.0.1:0\"\n{}", routes.collect::<String>());
+            let config = Config::parse(&text, Path::new("gateway.toml")).unwrap();
+            let routes = Routes::new(config.routes.into_iter().map(|route| Routed { route, upstream: () }));
+            let matching = |host: &str, path: &str| -> Vec<String> {
+                routes.matching(host, path).map(|routed| routed.route.name.clone()).collect()
+            };
+            let all = ["host-prefix", "exact", "longer", "shorter", "shortest"];
+            assert_eq!(matching("desk.example", "/desk/one/two"), all, "{order:?}");
+            assert_eq!(matching("a.example", "/desk/one/two"), all[1..], "{order:?}");
+            assert_eq!(matching("a.example", "/desk/one/three"), all[2..], "{order:?}");
+            assert_eq!(matching("a.example", "/desk/two"), all[3..], "{order:?}");
+            assert_eq!(matching("a.example", "/desk"), all[4..], "{order:?}");
+        }
+    }
+}

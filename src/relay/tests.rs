@@ -28,15 +28,22 @@ struct Pipe {
     /// After a write that had to wait, waits until it is forced: like a socket that is never reported as writable.
     is_reluctant: bool,
     waits: bool,
+    /// Holds what is written until it is flushed, as TLS does with records for which the socket has no space.
+    holds: bool,
+    held: Vec<u8>,
 }
 
 impl Pipe {
     fn new(inner: DuplexStream) -> Self {
-        Self { inner, bytes_written: 0, is_reluctant: false, waits: false }
+        Self { inner, bytes_written: 0, is_reluctant: false, waits: false, holds: false, held: Vec::new() }
     }
 
     fn reluctant(inner: DuplexStream) -> Self {
         Self { is_reluctant: true, ..Self::new(inner) }
+    }
+
+    fn holding(inner: DuplexStream) -> Self {
+        Self { holds: true, ..Self::new(inner) }
     }
 }
 
@@ -55,6 +62,10 @@ impl AsyncWrite for Pipe {
         if self.waits {
             return Poll::Pending;
         }
+        if self.holds {
+            self.held.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         if let Poll::Ready(Ok(len)) = written {
             self.bytes_written += len as u64;
@@ -64,10 +75,17 @@ impl AsyncWrite for Pipe {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let Self { inner, held, bytes_written, .. } = &mut *self;
+        while !held.is_empty() {
+            let len = std::task::ready!(Pin::new(&mut *inner).poll_write(cx, held))?;
+            held.drain(..len);
+            *bytes_written += len as u64;
+        }
+        Pin::new(inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.as_mut().poll_flush(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
@@ -171,12 +189,14 @@ fn close_code(payload: &[u8]) -> Option<u16> {
 #[tokio::test(start_paused = true)]
 async fn client_close_delivers_everything_before_it() {
     let mut harness = Harness::new(settings());
+    let start = Instant::now();
     harness.send(BINARY, b"final data").await;
     harness.send(CLOSE, b"\x0f\xa1bye").await;
     assert_eq!(harness.backend_receives(10).await, b"final data");
     assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "the backend receives end-of-file");
     assert_eq!(harness.receive().await, (CLOSE, b"\x0f\xa1".to_vec()), "the code is echoed");
     assert_eq!(harness.client.read(&mut [0]).await.unwrap(), 0, "and the connection is closed");
+    assert_eq!(start.elapsed().as_secs(), 0, "both are shut down at once, not dropped at a deadline");
     drop((harness.backend, harness.client));
     let end = harness.session.await.unwrap();
     assert_eq!(
@@ -821,21 +841,73 @@ async fn header_clock_is_suspended_while_the_backend_blocks() {
     }
 }
 
+/// Sends data and a Close at once to a relay whose backend has space for a part of the data.
+async fn close_with_data_that_waits(
+    settings: RelaySettings,
+    len: usize,
+) -> (DuplexStream, DuplexStream, JoinHandle<SessionEnd>) {
+    let ((mut client, near_client), (backend, near_backend)) = (duplex(1024), duplex(16));
+    let session = tokio::spawn(async move {
+        let entry = Arc::new(Registry::default()).open(session_info());
+        relay(Pipe::new(near_client), Bytes::new(), Pipe::new(near_backend), &settings, &entry).await
+    });
+    let bytes = [frame(BINARY, &vec![7; len]), frame(CLOSE, b"\x03\xe8")].concat();
+    client.write_all(&bytes).await.unwrap();
+    assert_eq!(receive(&mut client).await.unwrap(), (CLOSE, b"\x03\xe8".to_vec()));
+    (client, backend, session)
+}
+
 #[tokio::test(start_paused = true)]
 async fn close_of_the_client_delivers_what_the_backend_had_not_read() {
-    let mut harness = Harness::with_pipes(settings(), 64, b"");
-    let bytes = [frame(BINARY, &[7; 120]), frame(CLOSE, b"\x03\xe8")].concat();
-    let mut client = harness.client;
-    let writing = tokio::spawn(async move {
-        client.write_all(&bytes).await.unwrap();
+    let (client, mut backend, session) = close_with_data_that_waits(settings(), 120).await;
+    drop(client);
+    let mut received = Vec::new();
+    for _ in 0..120 {
+        sleep(secs(20)).await;
+        received.push(backend.read_u8().await.unwrap());
+    }
+    assert_eq!(received, [7; 120]);
+    assert_eq!(backend.read(&mut [0]).await.unwrap(), 0);
+    drop(backend);
+    assert_eq!(session.await.unwrap().bytes_in, 120);
+}
+
+#[tokio::test(start_paused = true)]
+async fn backend_that_reads_nothing_of_what_was_left_at_a_close_is_dropped_when_it_stalls() {
+    for (stall, expected) in [(Some(secs(30)), 30), (None, 2)] {
+        let start = Instant::now();
+        let (client, backend, session) =
+            close_with_data_that_waits(RelaySettings { stall, ..settings() }, 120).await;
+        drop(client);
+        let end =
+            timeout(secs(3600), session).await.expect("the session did not end within an hour").unwrap();
+        assert_eq!((end.reason, start.elapsed().as_secs()), (Reason::ClientClosed, expected));
+        drop(backend);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_buffers_is_flushed_while_the_peers_are_silent() {
+    let ((mut client, near_client), (mut backend, near_backend)) = (duplex(16), duplex(16));
+    let _session = relay_between(Pipe::holding(near_client), Pipe::holding(near_backend));
+    let soon = secs(1);
+    let sending = tokio::spawn(async move {
+        backend.write_all(&[1; 100]).await.unwrap();
+        backend
+    });
+    let mut received = Vec::new();
+    while received.len() < 100 {
+        let frame = timeout(soon, receive(&mut client)).await.expect("a frame is not flushed").unwrap();
+        received.extend(frame.1);
+    }
+    let mut backend = sending.await.unwrap();
+    let sending = tokio::spawn(async move {
+        client.write_all(&frame(BINARY, &[2; 100])).await.unwrap();
         client
     });
-    sleep(secs(1)).await;
-    let mut received = Vec::new();
-    harness.backend.read_to_end(&mut received).await.unwrap();
-    assert_eq!(received, [7; 120]);
-    drop((writing.await.unwrap(), harness.backend));
-    assert_eq!(harness.session.await.unwrap().bytes_in, 120);
+    let read = timeout(soon, backend.read_exact(&mut [0; 100])).await;
+    read.expect("payload is not flushed").unwrap();
+    drop(sending.await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,6 +58,7 @@ fn may_be_sent(code: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Reason;
 
     #[test]
     fn only_codes_that_may_be_sent_are_accepted() {
@@ -67,6 +68,13 @@ mod tests {
         }
         for code in [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535_u16] {
             assert_eq!(CloseFrame::parse(&code.to_be_bytes()), Err(Violation::CloseCode(code)));
+        }
+    }
+
+    #[test]
+    fn no_reason_has_a_code_that_must_not_be_sent() {
+        for code in Reason::ALL.iter().filter_map(|reason| reason.close_code()) {
+            assert!(may_be_sent(code), "{code}");
         }
     }
 

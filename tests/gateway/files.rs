@@ -225,7 +225,7 @@ async fn files_accept_only_get_and_head() {
         let mut connection = gateway.connect(TLS).await;
         let response = get(&gateway, &mut connection, method, "/index.html").await;
         assert_eq!(response.status, 405, "{method}: {response:?}");
-        assert!(response.header("Allow").unwrap_or_default().contains("GET"), "{method}: {response:?}");
+        assert_eq!(response.header("Allow"), Some("GET, HEAD"), "{method}: {response:?}");
         let peer = connection.peer();
         drop(connection);
         assert!(!gateway.access_log_line(peer).await.is_session());
@@ -244,5 +244,22 @@ async fn without_a_root_no_files_are_served() {
         drop(connection);
         gateway.refused(peer, "unknown_route").await;
     }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn files_cannot_be_framed_by_other_sites() {
+    let (_directory, root) = site();
+    let gateway = Setup::new().web(&root).start().await;
+    let mut connection = gateway.connect(TLS).await;
+    let response = get(&gateway, &mut connection, "GET", "/").await;
+    for (name, value) in [
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "strict-origin-when-cross-origin"),
+        ("Content-Security-Policy", "frame-ancestors 'self'"),
+    ] {
+        assert_eq!(response.header(name), Some(value), "{response:?}");
+    }
+    drop(connection);
     gateway.finish().await;
 }

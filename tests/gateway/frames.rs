@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    BINARY, Backend, CLOSE, CONTINUATION, MASK, PING, PLAIN, PONG, Setup, TEXT, assert_took, close_body,
-    eventually, frame, header, masked, pattern, within,
+    BINARY, Backend, CLOSE, CONTINUATION, End, MASK, PING, PLAIN, PONG, Setup, TEXT, TLS, assert_took,
+    close_body, eventually, frame, header, masked, pattern, within,
 };
 
 #[tokio::test]
@@ -186,6 +186,11 @@ async fn nothing_after_a_close_is_delivered() {
     assert_eq!(received, b"before");
     drop(served);
     assert_eq!(session.frames.until_close().await.1, Some(1000));
+    // The gateway has closed its direction, and reads on: a socket closed with unread bytes is reset.
+    assert_eq!((session.frames.next().await, session.frames.ended()), (None, Some(End::Closed)));
+    for _ in 0..64 {
+        session.send(&[0xff; 16 * 1024]).await;
+    }
     session.end().await;
     let end = gateway.ended(session.peer, "client_closed", Some(1000)).await;
     assert_eq!(end.number("bytes_in"), Some(6));
@@ -194,20 +199,54 @@ async fn nothing_after_a_close_is_delivered() {
 }
 
 #[tokio::test]
+async fn nothing_follows_a_close_although_the_backend_and_the_client_send_more() {
+    let backend = Backend::scripted().await;
+    let gateway = Setup::new().route("echo", &backend).admin().start().await;
+    for ordered in [false, true] {
+        let mut session = gateway.session("/echo").await;
+        let (unread, mut say) = backend.accept().await.into_split();
+        let talking = tokio::spawn(async move { while say.write_all(&[b'.'; 1000]).await.is_ok() {} });
+        session.frames.data().await;
+        if ordered {
+            let kill = gateway.request("POST", "/api/sessions/kill", "{\"route\":\"echo\"}").await;
+            assert_eq!(kill.status, 200, "{}", kill.text());
+            session.frames.until_close().await;
+            session.send(&frame(true, PING, b"late")).await;
+            session.send(&frame(true, CLOSE, &close_body(1008, b""))).await;
+        } else {
+            session.send(&frame(true, CLOSE, &close_body(1000, b""))).await;
+            session.frames.until_close().await;
+        }
+        session.end().await;
+        gateway.access_log_line(session.peer).await;
+        drop((session, unread));
+        within("the talking to end", talking).await.unwrap();
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn the_wait_for_an_answer_to_a_close_is_limited() {
     let backend = Backend::scripted().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("close = \"700ms\"").start().await;
-    let mut session = gateway.session("/echo").await;
-    drop(backend.accept().await);
-    let (data, code, _) = session.frames.until_close().await;
-    assert_eq!((data.len(), code), (0, Some(1000)));
-    let start = Instant::now();
-    // Other frames are no answer to a Close.
-    session.send(&frame(true, BINARY, b"too late")).await;
-    assert_eq!(session.frames.next().await, None);
-    assert_took(start, Duration::from_millis(700));
-    gateway.ended(session.peer, "backend_closed", Some(1000)).await;
-    drop(session);
+    for listener in [TLS, PLAIN] {
+        let mut session = gateway.session_by(listener, "/echo").await;
+        drop(backend.accept().await);
+        let (data, code, _) = session.frames.until_close().await;
+        assert_eq!((data.len(), code), (0, Some(1000)));
+        let start = Instant::now();
+        // Other frames are no answer to a Close.
+        session.send(&frame(true, BINARY, b"too late")).await;
+        assert_eq!(session.frames.next().await, None);
+        assert_took(start, Duration::from_millis(700));
+        assert_eq!(
+            session.frames.ended(),
+            Some(End::Closed),
+            "TLS and TCP are closed in good order all the same"
+        );
+        gateway.ended(session.peer, "backend_closed", Some(1000)).await;
+        drop(session);
+    }
     gateway.finish().await;
 }
 

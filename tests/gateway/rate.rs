@@ -6,31 +6,14 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    Backend, ClientStream, Gateway, PLAIN, Request, Response, Session, Setup, TIMEOUT, TLS, eventually,
-    read_to_end, send_request, within,
+    Backend, ClientStream, Gateway, PLAIN, Request, Response, Setup, TIMEOUT, TLS, eventually, read_to_end,
+    send_request, within,
 };
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 
 const fn loopback(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
-}
-
-/// Expects a connection that the gateway closes without sending anything, before TLS.
-async fn refused_before_tls(gateway: &Gateway, source: IpAddr, reason: &str) {
-    let mut socket = gateway.tcp_from(Some(source), TLS).await;
-    let peer = socket.local_addr().expect("a connected socket");
-    let (bytes, _) = read_to_end(&mut socket).await;
-    assert_eq!(bytes, b"", "TLS had not begun");
-    let end = gateway.refused(peer, reason).await;
-    assert_eq!(end.text("route"), None, "a route before any request: {end:?}");
-}
-
-async fn accepted_from(gateway: &Gateway, source: IpAddr) -> Session {
-    let connection = gateway.connect_from(Some(source), TLS).await;
-    let mut session = gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await;
-    session.echo(b"hello").await;
-    session
 }
 
 /// Sends a request through the proxy for the client that the headers name.
@@ -58,10 +41,10 @@ async fn a_client_over_its_rate_limit_is_closed_before_tls_and_others_are_served
     let greedy = loopback(2);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(accepted_from(&gateway, greedy).await);
+        sessions.push(gateway.session_from(greedy).await);
     }
-    refused_before_tls(&gateway, greedy, "rate_limited").await;
-    let other = accepted_from(&gateway, loopback(3)).await;
+    gateway.refused_before_tls(greedy, "rate_limited").await;
+    let other = gateway.session_from(loopback(3)).await;
     assert_eq!(backend.connections().await, 4);
 
     // Its open sessions continue, and soon its new ones are accepted again.
@@ -116,11 +99,11 @@ async fn sessions_per_address_are_limited() {
     let crowd = loopback(2);
     let mut sessions = Vec::new();
     for _ in 0..3 {
-        sessions.push(accepted_from(&gateway, crowd).await);
+        sessions.push(gateway.session_from(crowd).await);
     }
-    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
-    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
-    let other = accepted_from(&gateway, loopback(3)).await;
+    gateway.refused_before_tls(crowd, "too_many_sessions").await;
+    gateway.refused_before_tls(crowd, "too_many_sessions").await;
+    let other = gateway.session_from(loopback(3)).await;
 
     // When one ends, another may begin, however the connection ends.
     let mut leaving = sessions.pop().unwrap();
@@ -134,12 +117,12 @@ async fn sessions_per_address_are_limited() {
     drop(connection);
     gateway.refused(peer, "unknown_route").await;
     let silent = gateway.connect_from(Some(crowd), TLS).await;
-    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
+    gateway.refused_before_tls(crowd, "too_many_sessions").await;
     let peer = silent.peer();
     drop(silent);
     assert!(!gateway.access_log_line(peer).await.is_session());
-    sessions.push(accepted_from(&gateway, crowd).await);
-    refused_before_tls(&gateway, crowd, "too_many_sessions").await;
+    sessions.push(gateway.session_from(crowd).await);
+    gateway.refused_before_tls(crowd, "too_many_sessions").await;
     drop((sessions, other));
     gateway.finish().await;
 }
@@ -151,10 +134,10 @@ async fn exempt_networks_are_not_counted() {
     let gateway = Setup::echo(&backend).per_ip(limits).start().await;
     let mut sessions = Vec::new();
     for _ in 0..5 {
-        sessions.push(accepted_from(&gateway, loopback(65)).await);
+        sessions.push(gateway.session_from(loopback(65)).await);
     }
-    sessions.push(accepted_from(&gateway, loopback(63)).await);
-    refused_before_tls(&gateway, loopback(63), "rate_limited").await;
+    sessions.push(gateway.session_from(loopback(63)).await);
+    gateway.refused_before_tls(loopback(63), "rate_limited").await;
     drop(sessions);
     gateway.finish().await;
 }
@@ -288,7 +271,7 @@ async fn forwarding_headers_of_an_untrusted_client_have_no_effect() {
         let session = gateway.open(gateway.connect_from(Some(loopback(2)), TLS).await, &request).await;
         open.push(session);
     }
-    refused_before_tls(&gateway, loopback(2), "rate_limited").await;
+    gateway.refused_before_tls(loopback(2), "rate_limited").await;
     drop(open);
     gateway.finish().await;
 }
@@ -378,9 +361,9 @@ async fn a_full_gateway_closes_new_connections_before_tls_and_keeps_its_sessions
     let gateway = Setup::echo(&backend).limits("max_sessions = 4").start().await;
     let mut sessions = Vec::new();
     for last in 0..4 {
-        sessions.push(accepted_from(&gateway, loopback(10 + last)).await);
+        sessions.push(gateway.session_from(loopback(10 + last)).await);
     }
-    refused_before_tls(&gateway, loopback(20), "overloaded").await;
+    gateway.refused_before_tls(loopback(20), "overloaded").await;
     for session in &mut sessions {
         session.echo(b"still here").await;
     }
@@ -389,7 +372,7 @@ async fn a_full_gateway_closes_new_connections_before_tls_and_keeps_its_sessions
     leaving.close(1000).await;
     drop(leaving);
     gateway.ended(peer, "client_closed", Some(1000)).await;
-    sessions.push(accepted_from(&gateway, loopback(21)).await);
+    sessions.push(gateway.session_from(loopback(21)).await);
     drop(sessions);
     gateway.finish().await;
 }
@@ -404,13 +387,13 @@ async fn a_connection_beyond_max_handshakes_waits_for_a_permit_and_sessions_do_n
         .await;
     let mut sessions = Vec::new();
     for last in 0..10 {
-        sessions.push(accepted_from(&gateway, loopback(10 + last)).await);
+        sessions.push(gateway.session_from(loopback(10 + last)).await);
     }
     let mut slow = Vec::new();
     for last in 0..4 {
         slow.push(gateway.connect_from(Some(loopback(30 + last)), TLS).await);
     }
-    let mut newcomer = Box::pin(accepted_from(&gateway, loopback(40)));
+    let mut newcomer = Box::pin(gateway.session_from(loopback(40)));
     let early = tokio::time::timeout(Duration::from_millis(300), &mut newcomer).await;
     assert!(early.is_err(), "it has a session while others hold every permit");
     for session in &mut sessions {
@@ -457,5 +440,36 @@ async fn without_descriptors_sessions_continue_and_accepting_pauses() {
     late.echo(b"hello").await;
     late.close(1000).await;
     drop((session, late));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn the_pauses_after_failed_accepts_begin_anew_after_a_success() {
+    const ERRORS: &str = "portcullis_accept_errors_total";
+    let gateway = Setup::new()
+        .limits("max_sessions = 1000\nmax_handshakes = 1000")
+        .timeouts("tls = \"60s\"")
+        .descriptors(64)
+        .admin()
+        .start()
+        .await;
+    for round in 0..2 {
+        let before = gateway.metric(ERRORS).await.expect("a counter");
+        let mut silent = Vec::new();
+        for _ in 0..150 {
+            silent.push(gateway.untracked_socket(None, TLS, |_| {}).await);
+        }
+        let start = Instant::now();
+        // Failed accepts are counted over this interval.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        for socket in silent {
+            gateway.expect_log_line(socket.local_addr().unwrap());
+        }
+        let errors = gateway.metric(ERRORS).await.expect("a counter") - before;
+        // 10, 20, 40, … 640 ms: seven within 630 ms, and then one every 640 ms.
+        assert!((7.0..20.0).contains(&errors), "round {round}: {errors} within {:?}", start.elapsed());
+        let late = gateway.connect(TLS).await;
+        drop(late);
+    }
     gateway.finish().await;
 }

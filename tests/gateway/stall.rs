@@ -278,6 +278,41 @@ async fn a_slow_reader_does_not_count_as_stalled() {
 }
 
 #[tokio::test]
+async fn what_tls_has_buffered_arrives_while_both_peers_are_silent() {
+    // TLS takes up to 64 KiB more than the socket has space for. Of these lengths, one or two end there.
+    const STEP: usize = 40 * 1024;
+    const SESSIONS: usize = 12;
+    let backend = Backend::scripted_with_small_buffers().await;
+    let limits = "socket_buffer = 65536";
+    let gateway = Setup::new().route("echo", &backend).limits(limits).timeouts("ping = \"0s\"").start().await;
+    let taken = Arc::new(AtomicU64::new(0));
+    let (mut sessions, mut sending) = (Vec::new(), Vec::new());
+    for number in 1..=SESSIONS {
+        let connection = gateway.connect_with_small_buffers(TLS).await;
+        sessions.push(gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await);
+        let (mut served, taken) = (backend.accept().await, taken.clone());
+        sending.push(tokio::spawn(async move {
+            for part in pattern(0, number * STEP).chunks(10_000) {
+                served.write_all(part).await.expect("the gateway accepts more");
+                taken.fetch_add(part.len() as u64, Ordering::SeqCst);
+            }
+            served
+        }));
+    }
+    // The clients read nothing until the gateway has taken what it can. Then they read, and the backend says nothing more.
+    until_still("the backends are paused or have sent everything", || taken.load(Ordering::SeqCst)).await;
+    for (number, session) in (1..).zip(&mut sessions) {
+        session.frames.pattern(&mut Check::default(), (number * STEP) as u64).await;
+        session.close(1000).await;
+    }
+    for served in sending {
+        drop(within("everything to be sent", served).await.expect("the backend"));
+    }
+    drop(sessions);
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn a_client_that_closes_and_reads_nothing_is_disconnected() {
     // The answer to its Close is queued behind data that it does not read.
     let backend = Backend::scripted().await;

@@ -1,8 +1,10 @@
 //! Rows 52 to 60: the process and its limits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::{Backend, PLAIN, Session, Setup, eventually, send_request, within};
 
@@ -103,5 +105,29 @@ async fn row_59_a_panic_ends_only_its_own_session() {
     within("the other session's close", other.close(1000)).await;
     gateway.ended(other.peer, "client_closed", Some(1000)).await;
     drop(other);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn row_56_silent_clients_of_the_admin_address_do_not_delay_others() {
+    let gateway = Setup::new().admin().start().await;
+    let address = gateway.admin().await;
+    let mut silent = Vec::new();
+    for number in 0..160 {
+        let mut client = within("a connection", TcpStream::connect(&address)).await.unwrap();
+        let half: &[u8] = match number % 3 {
+            0 => b"",
+            1 => b"GET /metrics HTTP/1.1\r\nHost: loc",
+            _ => b"POST /api/log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
+        };
+        let _ = client.write_all(half).await;
+        silent.push(client);
+    }
+    let start = Instant::now();
+    assert_eq!(gateway.request("GET", "/metrics", "").await.status, 200);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "/metrics took {took:?} behind 160 silent clients");
+    assert!(gateway.open_descriptors() < 64 + 40, "{} descriptors", gateway.open_descriptors());
+    drop(silent);
     gateway.finish().await;
 }

@@ -1,14 +1,18 @@
 //! Rows 48 to 51: a session whose peers are slow, silent or gone.
 
+use std::any::Any;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::support::{Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, header, isolated, within};
+use crate::support::{
+    BINARY, Backend, Gateway, PLAIN, Session, Setup, TLS, eventually, frame, header, isolated, within,
+};
 
 /// How many sessions are stalled at once, so that what one of them holds can be told from the rest.
 const STALLED: usize = 48;
@@ -35,11 +39,7 @@ async fn until_still(what: &str, count: &AtomicU64) {
 }
 
 /// Opens sessions whose kernel buffers are small; the other ends are those of the backend.
-async fn open_small(
-    gateway: &Gateway,
-    backend: &Backend,
-    listener: usize,
-) -> (Vec<Session>, Vec<tokio::net::TcpStream>) {
+async fn open_small(gateway: &Gateway, backend: &Backend, listener: usize) -> (Vec<Session>, Vec<TcpStream>) {
     let (mut sessions, mut served) = (Vec::new(), Vec::new());
     for _ in 0..STALLED {
         let connection = gateway.connect_with_small_buffers(listener).await;
@@ -49,78 +49,55 @@ async fn open_small(
     (sessions, served)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn row_48_a_client_that_never_reads_costs_what_is_promised() {
+/// The end of a session that sends for ever, and what must stay open without being read meanwhile.
+type Ends = (Box<dyn AsyncWrite + Send + Unpin>, Box<dyn Any + Send>);
+
+/// Stalls sessions on each listener: of both ends, one sends `first` and then bytes for ever, the other reads nothing.
+/// Compares what the gateway holds for each session with what is promised.
+async fn a_stalled_session_costs_what_is_promised(first: &[u8], ends: impl Fn(Session, TcpStream) -> Ends) {
     let backend = Backend::scripted_with_small_buffers().await;
     let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"120s\"").start().await;
-    // TLS keeps the records that the socket has not taken, as long as the direction itself.
+    // To a client, TLS keeps the records that the socket has not taken, as long as the direction itself. From a client, what
+    // a TLS record holds beyond the direction's own 64 KiB has been decrypted, but not been read: at most 64 KiB.
     for (listener, promised) in [(PLAIN, PROMISED), (TLS, 2 * PROMISED)] {
         let (sessions, served) = open_small(&gateway, &backend, listener).await;
         let before = gateway.memory();
         let accepted = Arc::new(AtomicU64::new(0));
-        let talking: Vec<_> = served
-            .into_iter()
-            .map(|mut socket| {
-                let accepted = Arc::clone(&accepted);
-                tokio::spawn(async move {
-                    while let Ok(length) = socket.write(&[7; 16 * 1024]).await {
-                        accepted.fetch_add(length as u64, Ordering::SeqCst);
-                    }
-                })
-            })
-            .collect();
-        until_still("every backend is paused", &accepted).await;
+        let (mut silent, mut talking) = (Vec::new(), Vec::new());
+        for (session, socket) in sessions.into_iter().zip(served) {
+            let (mut writer, unread) = ends(session, socket);
+            silent.push(unread);
+            let (accepted, first) = (Arc::clone(&accepted), first.to_owned());
+            talking.push(tokio::spawn(async move {
+                writer.write_all(&first).await.expect("the session is open");
+                while let Ok(length) = writer.write(&[7; 16 * 1024]).await {
+                    accepted.fetch_add(length as u64, Ordering::SeqCst);
+                }
+            }));
+        }
+        until_still("every sender is paused", &accepted).await;
         let each = gateway.memory().saturating_sub(before) / STALLED as u64;
         eprintln!("{each} bytes for each session, {promised} are promised");
-        assert!(
-            each <= promised + SLACK,
-            "{each} bytes for a client that reads none, {promised} are promised"
-        );
-        drop(sessions);
+        assert!(each <= promised + SLACK, "{each} bytes for each session, {promised} are promised");
+        drop(silent);
         for task in talking {
-            within("the backend to be disconnected", task).await.unwrap();
+            within("the sender to be disconnected", task).await.unwrap();
         }
     }
     gateway.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_48_a_client_that_never_reads_costs_what_is_promised() {
+    let ends = |session, served| -> Ends { (Box::new(served), Box::new(session)) };
+    a_stalled_session_costs_what_is_promised(b"", ends).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_48_a_backend_that_never_reads_costs_what_is_promised() {
-    let backend = Backend::scripted_with_small_buffers().await;
-    let gateway = Setup::new().route("echo", &backend).timeouts("stall = \"120s\"").start().await;
-    // What a TLS record holds beyond the direction's own 64 KiB has been decrypted, but not been read: at most 64 KiB.
-    for (listener, promised) in [(PLAIN, PROMISED), (TLS, 2 * PROMISED)] {
-        let (sessions, served) = open_small(&gateway, &backend, listener).await;
-        let before = gateway.memory();
-        let accepted = Arc::new(AtomicU64::new(0));
-        let (mut readers, mut talking) = (Vec::new(), Vec::new());
-        for Session { frames, mut writer, .. } in sessions {
-            readers.push(frames);
-            let accepted = Arc::clone(&accepted);
-            talking.push(tokio::spawn(async move {
-                writer.write_all(&header(0x82, 1 << 40)).await.expect("the session is open");
-                while let Ok(length) = writer.write(&[7; 16 * 1024]).await {
-                    accepted.fetch_add(length as u64, Ordering::SeqCst);
-                }
-            }));
-        }
-        until_still("every client is paused", &accepted).await;
-        let each = gateway.memory().saturating_sub(before) / STALLED as u64;
-        eprintln!("{each} bytes for each session, {promised} are promised");
-        assert!(
-            each <= promised + SLACK,
-            "{each} bytes for a backend that reads none, {promised} are promised"
-        );
-        drop(served);
-        for task in &talking {
-            task.abort();
-        }
-        for task in talking {
-            let _ = task.await;
-        }
-        drop(readers);
-    }
-    gateway.finish().await;
+    let ends =
+        |Session { frames, writer, .. }, served| -> Ends { (Box::new(writer), Box::new((frames, served))) };
+    a_stalled_session_costs_what_is_promised(&header(0x82, 1 << 40), ends).await;
 }
 
 #[tokio::test]
@@ -141,6 +118,54 @@ async fn row_50_half_of_all_banners_arrive_within_10_ms() {
     took.sort();
     let median = took[took.len() / 2];
     assert!(median < Duration::from_millis(10), "the median banner took {median:?}: {took:?}");
+    gateway.finish().await;
+}
+
+/// Sends single bytes in one direction only, and returns how long half of them took at most: the receiver acknowledges none
+/// at once, so that a sender that waits for acknowledgements (Nagle's algorithm) takes 40 ms for each.
+async fn median_beat(
+    mut send: impl AsyncWrite + Unpin,
+    received: &TcpStream,
+    beat: &[u8],
+    length: usize,
+) -> Duration {
+    let mut took = Vec::new();
+    let mut buffer = [0; 64];
+    for _ in 0..41 {
+        rustix::net::sockopt::set_tcp_quickack(received, false).expect("TCP_QUICKACK");
+        let start = Instant::now();
+        // Two of them: the second would wait for the acknowledgement of the first.
+        for _ in 0..2 {
+            send.write_all(beat).await.unwrap();
+            let mut seen = 0;
+            while seen < length {
+                within("a beat", received.readable()).await.unwrap();
+                match received.try_read(&mut buffer) {
+                    Ok(read) => seen += read,
+                    Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+                }
+            }
+        }
+        took.push(start.elapsed());
+    }
+    took.sort();
+    took[took.len() / 2]
+}
+
+#[tokio::test]
+async fn row_50_a_byte_does_not_wait_for_the_acknowledgement_of_the_one_before() {
+    let backend = Backend::scripted().await;
+    let gateway = Setup::new().route("echo", &backend).start().await;
+    let session = gateway.session_by(PLAIN, "/echo").await;
+    let (peer, mut served) = (session.peer, backend.accept().await);
+    let mut client = session.into_stream();
+    let to_client = median_beat(&mut served, client.socket(), b"!", 3).await;
+    let to_backend = median_beat(&mut client, &served, &frame(true, BINARY, b"!"), 1).await;
+    for (took, receiver) in [(to_client, "client"), (to_backend, "backend")] {
+        assert!(took < Duration::from_millis(10), "half of the beats took the {receiver} {took:?} or longer");
+    }
+    drop((client, served));
+    gateway.access_log_line(peer).await;
     gateway.finish().await;
 }
 

@@ -41,6 +41,31 @@ fn in_tiny_records(hello: &[u8], size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn row_03_a_good_client_is_served_while_2000_silent_ones_hold_all_permits() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).limits("max_handshakes = 1024").admin().start().await;
+    let mut silent = Vec::new();
+    for n in 0..2_000_u32 {
+        // From 200 addresses, each in a network of its own.
+        let source = [127, 1, (n % 200) as u8, 1].into();
+        silent.push(gateway.untracked_socket(Some(source), TLS, |_| {}).await);
+    }
+    for socket in &silent {
+        gateway.expect_log_line(socket.local_addr().unwrap());
+    }
+    assert!(gateway.handshakes().await <= 1024);
+    let mut took = Vec::new();
+    for n in 1..=20 {
+        took.push(gateway.time_to_session([127, 1, 250, n].into()).await);
+        assert!(gateway.handshakes().await <= 1024);
+    }
+    took.sort_unstable();
+    assert!(took[18] <= Duration::from_secs(1), "{took:?}");
+    drop(silent);
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn row_06_half_a_hello_in_tiny_records_costs_no_processor_time() {
     const PAUSE: Duration = Duration::from_secs(2);
     let gateway = Setup::new().timeouts("tls = \"30s\"").start().await;

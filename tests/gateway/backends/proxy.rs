@@ -113,6 +113,36 @@ async fn the_client_of_the_header_is_the_peer() {
 }
 
 #[tokio::test]
+async fn a_header_without_a_client_tells_whose_forwarding_headers_are_trusted() {
+    let backend = Backend::echo().await;
+    let gateway = gateway(&backend).await;
+    const FORWARDED: &str = "203.0.113.9";
+    // LOCAL: the proxy made the connection, so that what it forwards is its own word. UNKNOWN and UNSPEC: the connection is
+    // that of a client, who may have written the field.
+    for (header, is_trusted) in
+        [(v2(0x20, 0x00, b""), true), (v2(0x21, 0x00, b""), false), (b"PROXY UNKNOWN\r\n".to_vec(), false)]
+    {
+        for field in ["X-Forwarded-For: 203.0.113.9", "Forwarded: for=203.0.113.9"] {
+            let mut socket = gateway.untracked_socket(None, PLAIN, |_| {}).await;
+            let own = socket.local_addr().expect("a connected socket");
+            let client = if is_trusted { (FORWARDED.parse::<IpAddr>().unwrap(), 0).into() } else { own };
+            gateway.expect_log_line(client);
+            socket.write_all(&header).await.unwrap();
+            let mut connection = gateway.secure(socket).await;
+            let (name, value) = field.split_once(": ").unwrap();
+            let request = gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a");
+            let response = send_request(&mut connection, &request.add(name, value)).await;
+            assert_eq!(response.status, 101, "{response:?}");
+            let mut session = Session::new(connection, client, &response.rest);
+            session.close(1000).await;
+            drop(session);
+            gateway.ended(client, "client_closed", Some(1000)).await;
+        }
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn header_and_hello_may_share_a_packet_or_arrive_byte_by_byte() {
     let backend = Backend::echo().await;
     let gateway = Setup::echo(&backend)

@@ -61,6 +61,11 @@ impl Gateway {
         }
     }
 
+    /// How many handshake permits are in use.
+    pub(crate) async fn handshakes(&self) -> u64 {
+        self.get_json("/api/status").await["handshakes"]["in_use"].as_u64().expect("a number")
+    }
+
     /// The value of one series, if it exists.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let metrics = self.request("GET", "/metrics", "").await;

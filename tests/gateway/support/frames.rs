@@ -1,5 +1,6 @@
 //! WebSocket frames as a test needs them, valid or not (RFC 6455 §5.2).
 
+use std::io;
 use std::net::SocketAddr;
 
 use bytes::{Buf, BytesMut};
@@ -71,19 +72,31 @@ impl Frame {
     }
 }
 
+/// How the gateway ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// In good order, between two frames: with a FIN, and a close_notify before it if the connection uses TLS.
+    Closed,
+    /// With a FIN alone although the connection uses TLS, or inside a frame.
+    Truncated,
+    /// With a RST.
+    Reset,
+}
+
 /// Reads the gateway's frames and checks that a server may send them (RFC 6455 §5.1, §5.2, §5.5).
 pub(crate) struct Frames<R> {
     stream: R,
     bytes: BytesMut,
     in_message: bool,
+    end: Option<End>,
 }
 
 impl<R: AsyncRead + Unpin> Frames<R> {
     pub(crate) fn new(stream: R, already: &[u8]) -> Self {
-        Self { stream, bytes: already.into(), in_message: false }
+        Self { stream, bytes: already.into(), in_message: false, end: None }
     }
 
-    /// The next frame; `None` when the gateway has closed the connection.
+    /// The next frame; `None` when the gateway has ended the connection, see [`Frames::ended`].
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         within("a frame or the end", self.next_without_deadline()).await
     }
@@ -95,11 +108,21 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 return Some(frame);
             }
             self.bytes.reserve(64 * 1024);
-            match self.stream.read_buf(&mut self.bytes).await {
-                Ok(1..) => {}
-                _ => return None,
-            }
+            let end = match self.stream.read_buf(&mut self.bytes).await {
+                Ok(1..) => continue,
+                Ok(0) if self.bytes.is_empty() => End::Closed,
+                Ok(0) => End::Truncated,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => End::Truncated,
+                Err(_) => End::Reset,
+            };
+            self.end.get_or_insert(end);
+            return None;
         }
+    }
+
+    /// How the gateway ended the connection, if it has.
+    pub(crate) fn ended(&self) -> Option<End> {
+        self.end
     }
 
     fn parse(&mut self) -> Option<Frame> {
@@ -249,9 +272,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         closed
     }
 
-    /// Waits for the end of the connection, and closes this side too: until then the gateway lingers.
+    /// Waits for the end of the connection, which must be a good one, and closes this side too: until then the gateway
+    /// lingers.
     pub(crate) async fn end(&mut self) {
         assert_eq!(self.frames.next().await, None, "nothing follows a Close");
+        assert_eq!(self.frames.ended(), Some(End::Closed), "how the gateway ended the connection");
         // The socket may be closed already.
         let _ = self.writer.shutdown().await;
     }

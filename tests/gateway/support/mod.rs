@@ -11,6 +11,7 @@ mod head;
 mod identity;
 mod pattern;
 mod process;
+mod sources;
 mod subprocess;
 
 use std::future::Future;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 pub(crate) use admin::{command, request_on};
 pub(crate) use backend::Backend;
 pub(crate) use client::{ClientStream, SmallWrites};
-pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, Frame, Frames, MASK, PING, PONG, Session, TEXT};
+pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, End, Frame, Frames, MASK, PING, PONG, Session, TEXT};
 pub(crate) use frames::{close_body, frame, header, masked};
 pub(crate) use head::{KEY, Request, Response, read_response, read_to_end};
 pub(crate) use identity::{Identity, client_config, client_config_with};

@@ -1,4 +1,4 @@
-//! Ends that the gateway orders: from then on the client's data does not reach the backend, and all is over in time.
+//! Row 63: ends that the gateway orders: from then on the client's data does not reach the backend, and all is over in time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! More connections than there are handshake permits: from clients that mean no harm, and from attackers that hold theirs.
+//! Rows 64, 65 and 72: more connections than there are handshake permits, from clients that mean no harm and from attackers
+//! that hold theirs, and the quotas of one network.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -16,7 +17,7 @@ use crate::support::{
     read_response, send_request, within,
 };
 
-/// The directory of this file, as a web root.
+/// A web root: its `main.rs` ends with a line that tells the end of the response.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway");
 
 fn address(third: u8, last: u8) -> IpAddr {
@@ -49,25 +50,10 @@ async fn request_files(gateway: &Gateway, mut socket: TcpStream) -> Option<TcpSt
     Some(socket)
 }
 
-/// How long it takes from the connection of a good client to its 101.
-async fn good_client(gateway: &Gateway, source: IpAddr) -> Duration {
-    let start = Instant::now();
-    let connection = gateway.connect_from(Some(source), TLS).await;
-    let mut session = gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await;
-    let took = start.elapsed();
-    session.echo(b"hello").await;
-    session.close(1000).await;
-    took
-}
-
-async fn handshakes(gateway: &Gateway) -> u64 {
-    gateway.get_json("/api/status").await["handshakes"]["in_use"].as_u64().expect("a number")
-}
-
 async fn until_handshakes(gateway: &Gateway, count: u64) {
     let start = Instant::now();
     loop {
-        let in_use = handshakes(gateway).await;
+        let in_use = gateway.handshakes().await;
         if in_use >= count {
             return;
         }
@@ -94,7 +80,7 @@ async fn held_by(keep_alive: bool) {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let mut took = Vec::new();
         for n in 0..100 {
-            took.push(good_client(&gateway, address(1 + n / 50, 1 + n % 50)).await);
+            took.push(gateway.time_to_session(address(1 + n / 50, 1 + n % 50)).await);
         }
         stop.cancel();
         took
@@ -166,31 +152,6 @@ async fn row_64_a_connection_that_waits_for_a_request_gives_way_at_once() {
     gateway.finish().await;
 }
 
-#[tokio::test]
-async fn row_03_a_good_client_is_served_while_2000_silent_ones_hold_all_permits() {
-    let backend = Backend::echo().await;
-    let gateway = Setup::echo(&backend).limits("max_handshakes = 1024").admin().start().await;
-    let mut silent = Vec::new();
-    for n in 0..2_000_u32 {
-        // From 200 addresses, each in a network of its own.
-        let source = address((n % 200) as u8, 1);
-        silent.push(gateway.untracked_socket(Some(source), TLS, |_| {}).await);
-    }
-    for socket in &silent {
-        gateway.expect_log_line(socket.local_addr().unwrap());
-    }
-    assert!(handshakes(&gateway).await <= 1024);
-    let mut took = Vec::new();
-    for n in 1..=20 {
-        took.push(good_client(&gateway, address(250, n)).await);
-        assert!(handshakes(&gateway).await <= 1024);
-    }
-    took.sort_unstable();
-    assert!(took[18] <= Duration::from_secs(1), "{took:?}");
-    drop(silent);
-    gateway.finish().await;
-}
-
 /// A client of a herd: connects, opens a session and holds it.
 async fn one_of_a_herd(
     gateway: &Gateway,
@@ -258,18 +219,14 @@ async fn row_72_one_network_is_limited_and_its_neighbours_are_served() {
         .await;
     let mut sessions = Vec::new();
     for last in 1..=5 {
-        let connection = gateway.connect_from(Some(address(2, last)), TLS).await;
-        sessions.push(gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await);
+        sessions.push(gateway.session_from(address(2, last)).await);
     }
     for last in 1..=9 {
-        let mut refused = gateway.tcp_from(Some(address(2, last)), TLS).await;
-        assert!(!matches!(within("the end", refused.read(&mut [0])).await, Ok(1..)), "TLS had begun");
-        let line = gateway.refused(refused.local_addr().unwrap(), "too_many_sessions").await;
+        let line = gateway.refused_before_tls(address(2, last), "too_many_sessions").await;
         assert_eq!(line.text("detail"), Some("its network holds as many connections as it may"));
     }
     for third in [1, 3] {
-        let connection = gateway.connect_from(Some(address(third, 1)), TLS).await;
-        sessions.push(gateway.open(connection, &gateway.upgrade(TLS, "/echo")).await);
+        sessions.push(gateway.session_from(address(third, 1)).await);
     }
     for session in &mut sessions {
         session.echo(b"still here").await;
@@ -295,15 +252,12 @@ async fn row_72_the_handshakes_of_an_address_and_of_a_network_are_limited() {
         (3, None),
         (4, Some("its network has as many connections that are not sessions yet as it may")),
     ] {
-        let mut socket = gateway.tcp_from(Some(address(2, last)), TLS).await;
-        match detail {
-            None => silent.push(socket),
-            Some(_) => {
-                assert!(!matches!(within("the end", socket.read(&mut [0])).await, Ok(1..)), "TLS had begun");
-                let line = gateway.refused(socket.local_addr().unwrap(), "too_many_sessions").await;
-                assert_eq!(line.text("detail"), detail);
-            }
+        if detail.is_none() {
+            silent.push(gateway.tcp_from(Some(address(2, last)), TLS).await);
+            continue;
         }
+        let line = gateway.refused_before_tls(address(2, last), "too_many_sessions").await;
+        assert_eq!(line.text("detail"), detail);
     }
     drop(silent);
     gateway.finish().await;

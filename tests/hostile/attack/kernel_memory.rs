@@ -1,4 +1,4 @@
-//! What the kernel holds for a session whose peers read nothing.
+//! Row 67: what the kernel holds for a session whose peers read nothing.
 
 use std::time::Duration;
 

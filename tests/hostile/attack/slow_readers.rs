@@ -1,4 +1,4 @@
-//! Peers that read slowly, while there is always more for them: however slowly, they are not stalled.
+//! Row 66: peers that read slowly, while there is always more for them: however slowly, they are not stalled.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::backends::authority::{Authority, Server};
+use crate::authority::{Authority, Server};
 use crate::support::{Backend, ClientStream, Gateway, ListenerIndex, PLAIN, Setup, TLS, header, within};
 
 const KIB: usize = 1024;

@@ -1,15 +1,12 @@
-//! What no client, token file or hostile server reaches: the gateway's own addresses, and the operator's terminal.
+//! Row 70: no route and no token leads to an address of the gateway itself.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Backend, Gateway, PLAIN, Setup, command, send_request, within};
+use crate::support::{Backend, Gateway, PLAIN, Setup, command, send_request};
 
 /// A route on which a token selects the backend.
 fn desks(tokens: &Path, unix: &Path) -> String {
@@ -137,76 +134,4 @@ async fn row_70_a_token_line_that_the_route_does_not_allow_prevents_the_start() 
         }
         assert!(!error.contains("secret"), "{error}");
     }
-}
-
-#[tokio::test]
-async fn row_73_escape_sequences_of_a_hostile_server_do_not_reach_the_terminal() {
-    const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
-         xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>";
-    let hostile = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = hostile.local_addr().unwrap();
-    let server = tokio::spawn(async move {
-        while let Ok((mut socket, _)) = hostile.accept().await {
-            let answer = format!("{HEADER}<stream:features><a></b\x1b[2J\x1b]0;owned\x07\u{9b}31m\u{202e}>");
-            let _ = socket.write_all(answer.as_bytes()).await;
-            let _ = socket.read_to_end(&mut Vec::new()).await;
-        }
-    });
-    let directory = TempDir::new().unwrap();
-    let text = format!(
-        "[[listener]]\naddress = \"127.0.0.1:8080\"\n[[route]]\nname = \"a\"\npath = \"/a\"\n\
-         missing_origin = \"allow\"\nxmpp_domain = \"example.com\"\nbackend = \"starttls+xmpp://{address}\"\n\
-         tls = {{ insecure_no_verify = true }}\n"
-    );
-    fs::write(directory.path().join("gateway.toml"), text).unwrap();
-    for arguments in [&["check", "--dial"][..], &["explain", "ws://localhost:8080/a", "--dial"]] {
-        let arguments = arguments.iter().map(ToString::to_string).collect();
-        let output = command(directory.path().to_owned(), arguments).await;
-        let all = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        let is_bad = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
-        assert!(!all.contains(is_bad), "{all:?}");
-        assert!(all.contains("[2J"), "the text is not shown: {all:?}");
-    }
-    server.abort();
-}
-
-#[tokio::test]
-async fn row_56_silent_clients_of_the_admin_address_do_not_delay_others() {
-    let gateway = Setup::new().admin().start().await;
-    let address = gateway.admin().await;
-    let mut silent = Vec::new();
-    for number in 0..160 {
-        let mut client = within("a connection", TcpStream::connect(&address)).await.unwrap();
-        let half: &[u8] = match number % 3 {
-            0 => b"",
-            1 => b"GET /metrics HTTP/1.1\r\nHost: loc",
-            _ => b"POST /api/log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
-        };
-        let _ = client.write_all(half).await;
-        silent.push(client);
-    }
-    let start = Instant::now();
-    assert_eq!(gateway.request("GET", "/metrics", "").await.status, 200);
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(1), "/metrics took {took:?} behind 160 silent clients");
-    assert!(gateway.open_descriptors() < 64 + 40, "{} descriptors", gateway.open_descriptors());
-    drop(silent);
-    gateway.finish().await;
-}
-
-#[tokio::test]
-async fn no_core_dump_of_the_keys_is_written_unless_configured() {
-    let core = |gateway: &Gateway| {
-        let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.pid())).unwrap();
-        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
-        line.split_whitespace().nth(4).unwrap().to_owned()
-    };
-    let gateway = Setup::new().start().await;
-    assert_eq!(core(&gateway), "0");
-    gateway.finish().await;
-    let own = fs::read_to_string("/proc/self/limits").unwrap();
-    let own = own.lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
-    let gateway = Setup::new().limits("core_dumps = true").start().await;
-    assert_eq!(Some(core(&gateway).as_str()), own.split_whitespace().nth(4));
-    gateway.finish().await;
 }

@@ -1,15 +1,7 @@
-//! Requests that a proxy and the gateway could read differently, hosts that nobody configured, and files that take long.
+//! Rows 61, 62 and 71: requests that a proxy and the gateway could read differently, and hosts that nobody configured.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use crate::support::{
-    Backend, ClientStream, Gateway, ListenerIndex, PLAIN, Request, Response, Setup, TLS, read_response,
-    send_request, within,
-};
+use super::site;
+use crate::support::{Backend, Gateway, ListenerIndex, PLAIN, Request, Setup, TLS, send_request};
 
 const PROXY: &str = "127.0.0.9";
 
@@ -28,25 +20,6 @@ async fn accepted(gateway: &Gateway, listener: ListenerIndex, request: &Request)
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
-}
-
-async fn get(gateway: &Gateway, connection: &mut ClientStream, target: &str) -> Response {
-    let request = Request::new(&format!("GET {target} HTTP/1.1")).add("Host", &gateway.host(PLAIN));
-    send_request(connection, &request).await
-}
-
-fn site() -> (TempDir, PathBuf) {
-    let directory = TempDir::new().expect("a directory");
-    let root = directory.path().join("web");
-    for sub in [".git", ".well-known", "chat"] {
-        std::fs::create_dir_all(root.join(sub)).expect("a directory");
-    }
-    for file in
-        ["index.html", ".git/config", ".env", ".htpasswd", ".well-known/security.txt", "a.html~", "a.bak"]
-    {
-        std::fs::write(root.join(file), "text").expect("a file");
-    }
-    (directory, root)
 }
 
 #[tokio::test]
@@ -127,6 +100,30 @@ async fn row_62_an_absolute_target_must_name_the_host_of_the_host_field() {
 }
 
 #[tokio::test]
+async fn row_62_an_https_target_is_answered_over_tls_only() {
+    let backend = Backend::echo().await;
+    let gateway = Setup::echo(&backend).start().await;
+    for (listener, scheme, refusal) in [
+        (TLS, "https", None),
+        (TLS, "http", None),
+        (PLAIN, "http", None),
+        (PLAIN, "https", Some((421, "misdirected"))),
+        (PLAIN, "HTTPS", Some((421, "misdirected"))),
+        (PLAIN, "ws", Some((400, "bad_request"))),
+        (TLS, "wss", Some((400, "bad_request"))),
+        (TLS, "ftp", Some((400, "bad_request"))),
+    ] {
+        let line = format!("GET {scheme}://{}/echo HTTP/1.1", gateway.host(listener));
+        let request = gateway.upgrade(listener, "/echo").line(&line);
+        match refusal {
+            None => accepted(&gateway, listener, &request).await,
+            Some((status, reason)) => refused(&gateway, listener, &request, status, reason).await,
+        }
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn row_71_a_plain_loopback_listener_refuses_hosts_that_it_does_not_know() {
     let backend = Backend::echo().await;
     let (_directory, root) = site();
@@ -196,137 +193,5 @@ async fn row_71_a_list_of_hosts_holds_for_tls_and_for_proxies_too() {
     assert_eq!(send_request(&mut connection, &request).await.status, 421);
     drop(connection);
     gateway.refused(client.parse().unwrap(), "misdirected").await;
-    gateway.finish().await;
-}
-
-#[tokio::test]
-async fn row_68_a_file_takes_longer_than_a_request_head_may() {
-    const LENGTH: usize = 24 * 1024 * 1024;
-    const PER_SECOND: usize = 6 * 1024 * 1024;
-    let (_directory, root) = site();
-    std::fs::write(root.join("large"), vec![b'a'; LENGTH]).unwrap();
-    let gateway = Setup::new().web(&root).timeouts("request = \"1s\"").start().await;
-    let mut connection = gateway.connect(PLAIN).await;
-    let peer = connection.peer();
-    let head = format!("GET /large HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.host(PLAIN));
-    connection.write_all(head.as_bytes()).await.unwrap();
-    let (start, mut received, mut buffer) = (Instant::now(), Vec::new(), vec![0; 64 * 1024]);
-    while received.len() < LENGTH {
-        let read = within("the file", connection.read(&mut buffer)).await;
-        let seen = received.len();
-        assert!(matches!(read, Ok(1..)), "{read:?} after {seen} of {LENGTH} bytes, {:?}", start.elapsed());
-        received.extend_from_slice(&buffer[..read.unwrap()]);
-        let due = Duration::from_secs_f64(received.len() as f64 / PER_SECOND as f64);
-        tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
-    }
-    assert!(start.elapsed() > Duration::from_secs(3), "{:?}", start.elapsed());
-    let response = loop {
-        if let Some(response) = Response::parse(&received, true) {
-            break response;
-        }
-        let read = within("the rest of the file", connection.read(&mut buffer)).await.unwrap();
-        assert!(read > 0, "{} bytes", received.len());
-        received.extend_from_slice(&buffer[..read]);
-    };
-    assert_eq!((response.status, response.body.len()), (200, LENGTH));
-    // The same connection is still good for another request.
-    assert_eq!(get(&gateway, &mut connection, "/index.html").await.status, 200);
-    drop(connection);
-    gateway.refused(peer, "served").await;
-    gateway.finish().await;
-}
-
-#[tokio::test]
-async fn row_68_a_client_that_does_not_read_a_file_is_stalled() {
-    let (_directory, root) = site();
-    std::fs::write(root.join("large"), vec![b'a'; 24 * 1024 * 1024]).unwrap();
-    let gateway = Setup::new().web(&root).timeouts("stall = \"1s\"\nrequest = \"60s\"").start().await;
-    for listener in [PLAIN, TLS] {
-        let mut connection = gateway.connect(listener).await;
-        let peer = connection.peer();
-        let head = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        connection.write_all(head).await.unwrap();
-        connection.flush().await.unwrap();
-        let reader = tokio::spawn(async move {
-            while connection.read_u8().await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        });
-        gateway.refused(peer, "client_stalled").await;
-        reader.abort();
-    }
-    gateway.finish().await;
-}
-
-#[tokio::test]
-async fn row_68_requests_for_files_count_against_the_rate_of_their_address() {
-    let (_directory, root) = site();
-    let gateway = Setup::new().web(&root).per_ip("rate = 1\nburst = 10").start().await;
-    let mut connection = gateway.connect(PLAIN).await;
-    let peer = connection.peer();
-    let mut served = 0;
-    let refused = loop {
-        let response = get(&gateway, &mut connection, "/index.html").await;
-        if response.status != 200 {
-            break response;
-        }
-        served += 1;
-        assert!(served < 2000, "no limit");
-    };
-    assert_eq!(refused.status, 429, "{refused:?}");
-    assert!(refused.header("Retry-After").is_some(), "{refused:?}");
-    // The connection itself is the first of the burst.
-    assert!(served >= 160, "{served} files");
-    drop(connection);
-    gateway.refused(peer, "rate_limited").await;
-    gateway.finish().await;
-}
-
-#[tokio::test]
-async fn row_69_hidden_files_backups_and_what_is_no_file_are_not_served() {
-    let (_directory, root) = site();
-    nix::unistd::mkfifo(&root.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    std::os::unix::fs::symlink("/dev/zero", root.join("device")).unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
-    let gateway = Setup::new().web(&root).limits("max_handshakes = 4").start().await;
-    let start = Instant::now();
-    // More than there are permits: none may be lost.
-    for _ in 0..3 {
-        for target in
-            ["/.git/config", "/.env", "/.htpasswd", "/a.html~", "/a.bak", "/fifo", "/device", "/socket"]
-        {
-            for method in ["GET", "HEAD"] {
-                let mut connection = gateway.connect(PLAIN).await;
-                let peer = connection.peer();
-                let request = Request::new(&format!("{method} {target} HTTP/1.1")).add("Host", "localhost");
-                connection.write_all(&request.bytes()).await.unwrap();
-                let response = read_response(&mut connection, method != "HEAD").await;
-                assert_eq!(response.status, 404, "{method} {target}: {response:?}");
-                drop(connection);
-                gateway.refused(peer, "unknown_route").await;
-            }
-        }
-    }
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
-    let mut connection = gateway.connect(PLAIN).await;
-    assert_eq!(get(&gateway, &mut connection, "/.well-known/security.txt").await.text(), "text");
-    drop(connection);
-    gateway.finish().await;
-}
-
-#[tokio::test]
-async fn files_cannot_be_framed_by_other_sites() {
-    let (_directory, root) = site();
-    let gateway = Setup::new().web(&root).start().await;
-    let mut connection = gateway.connect(PLAIN).await;
-    let response = get(&gateway, &mut connection, "/").await;
-    for (name, value) in [
-        ("X-Content-Type-Options", "nosniff"),
-        ("Referrer-Policy", "strict-origin-when-cross-origin"),
-        ("Content-Security-Policy", "frame-ancestors 'self'"),
-    ] {
-        assert_eq!(response.header(name), Some(value), "{response:?}");
-    }
-    drop(connection);
     gateway.finish().await;
 }

@@ -1,1 +1,0 @@
-//! Rows 37 to 40: backends that fail, and clients that try to choose one.

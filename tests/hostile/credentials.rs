@@ -1,1 +1,0 @@
-//! Rows 33 to 36: credentials of clients. No listener or route asks for any yet.

@@ -1,1 +1,0 @@
-//! Rows 24 to 27: the Origin of a request.

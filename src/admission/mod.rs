@@ -6,6 +6,7 @@
 
 pub(crate) mod concurrency;
 pub(crate) mod handshakes;
+mod limits;
 pub(crate) mod origin;
 pub(crate) mod rate;
 mod source;
@@ -13,6 +14,5 @@ mod source;
 pub(crate) use concurrency::{ConcurrencyLimit, Permit};
 pub(crate) use handshakes::{Admission, HandshakeLimits, HandshakePermit, Handshakes, Newcomer};
 pub(crate) use origin::{MissingOrigin, Origin, OriginPolicy, OriginRefused};
-pub(crate) use rate::{
-    AddressPermit, LimitExceeded, PerIp, PerNetwork, RateLimiter, TrackedSources, canonical,
-};
+pub(crate) use limits::{LimitExceeded, PerIp, PerNetwork, TrackedSources};
+pub(crate) use rate::{AddressPermit, RateLimiter, canonical};

@@ -7,7 +7,7 @@ use std::{hash::BuildHasher, num::NonZeroU32, time::Duration};
 
 use indexmap::IndexMap;
 
-use super::LimitExceeded;
+use crate::admission::limits::LimitExceeded;
 
 /// The limits of a level as the parameters of GCRA, and the connection limit.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    accepted::{ConnectionInfo, refused, secure},
+    accepted::{ConnectionInfo, count_refusal, refused, secure},
     access_log::AccessLogLine,
     dial::{DialOutcome, dial},
     request::read_requests,
@@ -156,12 +156,18 @@ impl NewConnection {
     pub(crate) async fn serve(self, permit: HandshakePermit) {
         let Parts { socket, info, address_permit, settings, shared, mut log_line } = *self.parts;
         // Boxed, so that the handshake's state, which is large, is freed before relaying.
+        let (kept_settings, kept_shared) = (Arc::clone(&settings), Arc::clone(&shared));
         let established =
             Box::pin(establish(socket, info, address_permit, permit, settings, shared, &mut log_line)).await;
         let established = match established {
             Ok(established) => established,
-            Err(reason) => return log_line.write(reason, None),
+            Err(reason) => {
+                count_refusal(reason, &kept_settings, &kept_shared, &log_line);
+                return log_line.write(reason, None);
+            }
         };
+        // A session must not keep the configuration in memory.
+        drop((kept_settings, kept_shared));
         let Established { stream, pipelined, backend, relay_settings, session, guards } = *established;
         #[cfg(debug_assertions)]
         panic_on_request(log_line.route.as_deref());

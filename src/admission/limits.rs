@@ -34,6 +34,14 @@ pub struct PerNetwork {
     pub handshakes: NonZeroU32,
 }
 
+impl PerNetwork {
+    /// Limits that no network reaches.
+    pub(crate) const UNLIMITED: Self = {
+        const MAX: NonZeroU32 = NonZeroU32::MAX;
+        Self { rate: MAX, burst: MAX, sessions: MAX, handshakes: MAX }
+    };
+}
+
 /// How many rows the tables may have, per address family. Each number should exceed that of the connections that the
 /// gateway can hold. At least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +49,8 @@ pub(crate) struct TrackedSources {
     pub sources: usize,
     /// For each size of networks.
     pub networks: usize,
+    /// Sources that were refused. May be fewer than there are connections.
+    pub refused: usize,
 }
 
 /// Why a source was refused.
@@ -49,6 +59,12 @@ pub(crate) enum LimitExceeded {
     /// It connects faster than `rate` and `burst` allow.
     #[error("connects too fast; the next connection is permitted in {retry_after:?}")]
     Rate {
+        /// How long until the next connection is permitted. Never zero.
+        retry_after: Duration,
+    },
+    /// It was refused too often.
+    #[error("was refused too often; the next connection is permitted in {retry_after:?}")]
+    Penalty {
         /// How long until the next connection is permitted. Never zero.
         retry_after: Duration,
     },
@@ -77,7 +93,9 @@ impl LimitExceeded {
     /// How long until the next connection is permitted, if waiting is enough.
     pub(crate) fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Rate { retry_after } | Self::NetworkRate { retry_after } => Some(retry_after),
+            Self::Rate { retry_after }
+            | Self::NetworkRate { retry_after }
+            | Self::Penalty { retry_after } => Some(retry_after),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! The rate limits and the connection limits per client address and per network.
+//! The rate limits and the connection limits per client address and per network, and the penalties per client address.
 //!
 //! A rate limit is a token bucket of `rate` and `burst`, computed with GCRA (the generic cell rate algorithm). Owns the
 //! state of recent sources and of their networks: bounded tables for each address family. Knows nothing of clocks (`now`
@@ -9,8 +9,8 @@
 //! neighbouring IPv4 addresses. Invariants: a table never exceeds its bound, regardless of the traffic; a source or network
 //! that holds a permit is never evicted; a refused attempt consumes no quota, on no level.
 
+mod bucket;
 mod family;
-mod table;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 
 use self::family::{Family, LimiterSettings, V4_LEVELS, V6_LEVELS};
 use super::limits::{LimitExceeded, PerIp, PerNetwork, TrackedSources};
+use super::penalties::Penalties;
 use super::source::Source;
 
 /// Limits the rate and the number of connections of every source and every network.
@@ -40,11 +41,12 @@ impl RateLimiter {
     pub(crate) fn new(
         per_ip: PerIp,
         per_network: &PerNetwork,
+        penalties: Option<Penalties>,
         rows: TrackedSources,
         epoch: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
-            settings: RwLock::new(LimiterSettings::new(per_ip, per_network)),
+            settings: RwLock::new(LimiterSettings::new(per_ip, per_network, penalties)),
             epoch,
             v4: Mutex::new(Family::new(&V4_LEVELS, rows)),
             v6: Mutex::new(Family::new(&V6_LEVELS, rows)),
@@ -55,7 +57,8 @@ impl RateLimiter {
     /// [`AddressPermit`] is dropped; the same for its networks. The permit of an exempt address counts nothing.
     ///
     /// # Errors
-    /// [`LimitExceeded`] if the source may not connect now: [`LimitExceeded::Sessions`] in preference to
+    /// [`LimitExceeded`] if the source may not connect now: [`LimitExceeded::Penalty`] in preference to all others,
+    /// [`LimitExceeded::Sessions`] in preference to
     /// [`LimitExceeded::Rate`], because waiting does not lift it. A refused attempt does not count against the rate.
     pub(crate) fn admit(
         self: &Arc<Self>,
@@ -73,11 +76,33 @@ impl RateLimiter {
         Ok(AddressPermit { held: Some((Arc::clone(self), source)) })
     }
 
-    /// Changes the limits and the bounds of the tables. The state of the sources and all permits stay valid.
-    pub(crate) fn set_limits(&self, per_ip: PerIp, per_network: &PerNetwork, rows: TrackedSources) {
-        *self.settings.write() = LimiterSettings::new(per_ip, per_network);
-        self.v4.lock().set_bounds(rows);
-        self.v6.lock().set_bounds(rows);
+    /// Counts one refusal of `address` at `now`, after which its next connections can be refused for some time. Exempt
+    /// addresses are not counted. Returns the length of a penalty that begins now.
+    pub(crate) fn count_refusal(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let settings = self.settings.read();
+        if covers(&settings.exempt, address) {
+            return None;
+        }
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        let (family, key) = self.family(Source::of(address));
+        family.lock().count_refusal(key, now, &settings)
+    }
+
+    /// Changes the limits and the bounds of the tables. The state of the sources and all permits stay valid; all penalties
+    /// end, because what the new configuration mends may have caused them.
+    pub(crate) fn set_limits(
+        &self,
+        per_ip: PerIp,
+        per_network: &PerNetwork,
+        penalties: Option<Penalties>,
+        rows: TrackedSources,
+    ) {
+        *self.settings.write() = LimiterSettings::new(per_ip, per_network, penalties);
+        for family in [&self.v4, &self.v6] {
+            let mut family = family.lock();
+            family.set_bounds(rows);
+            family.refused.clear();
+        }
     }
 
     fn family(&self, source: Source) -> (&Mutex<Family>, u64) {

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use super::machine::Machine;
 use crate::{
+    admission::PerNetwork,
     config::{Backend, Config, Destinations, Limits, Route},
     transport::listener::BACKLOG,
 };
@@ -206,11 +207,13 @@ fn notes(config: &Config, machine: &Machine) -> Vec<String> {
              address, or behind a proxy that is not in trusted_proxies, share that",
             per_ip.sessions, per_ip.rate
         ),
-        format!(
+    ];
+    if *per_network != PerNetwork::UNLIMITED {
+        notes.push(format!(
             "one IPv4 /24 or IPv6 /56 may hold {} sessions and open {} per second (limits.per_network)",
             per_network.sessions, per_network.rate
-        ),
-    ];
+        ));
+    }
     let backlog = u64::from(BACKLOG);
     if let Some(somaxconn) = machine.somaxconn.filter(|somaxconn| *somaxconn < backlog) {
         notes.push(format!(

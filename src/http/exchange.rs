@@ -203,10 +203,11 @@ where
         }
     }
 
-    /// Closes the connection after an error. Sends an error response if the client has begun a request.
-    pub(crate) async fn close_on_error(self, error: ExchangeError, linger: Duration) {
+    /// Closes the connection after an error. Sends an error response if the client has begun a request, and returns whether
+    /// it has.
+    pub(crate) async fn close_on_error(self, error: ExchangeError, linger: Duration) -> bool {
         if error == ExchangeError::Stalled {
-            return;
+            return true;
         }
         let parts = self.connection.into_parts();
         let mut io = parts.io.into_inner();
@@ -219,6 +220,7 @@ where
             let _ = timeout(linger, io.write_all(&response)).await;
         }
         close_lingering(io, linger).await;
+        has_begun
     }
 
     /// Drives hyper until it has sent the response and released the connection.

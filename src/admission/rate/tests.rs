@@ -3,42 +3,45 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::{
-    table::{SourceState, SourceTable, TokenBucket},
+    bucket::{SourceState, TokenBucket},
     *,
 };
+use crate::admission::table::BoundedTable;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 impl RateLimiter {
     /// The number of sources in both tables.
     fn source_count(&self) -> usize {
-        self.v4.lock().sources().sources.len() + self.v6.lock().sources().sources.len()
+        self.v4.lock().sources().len() + self.v6.lock().sources().len()
     }
 }
 
 impl Family {
-    fn sources(&self) -> &SourceTable {
+    fn sources(&self) -> &BoundedTable<SourceState> {
         &self.tables.last().unwrap().1
     }
 }
 
-const UNLIMITED: PerNetwork = {
-    const MAX: NonZeroU32 = NonZeroU32::MAX;
-    PerNetwork {
-        rate: NonZeroU32::new(1_000_000_000).unwrap(),
-        burst: MAX,
-        sessions: MAX,
-        handshakes: MAX,
-    }
-};
-
 fn rows(rows: usize) -> TrackedSources {
-    TrackedSources { sources: rows, networks: rows }
+    TrackedSources { sources: rows, networks: rows, refused: rows }
 }
 
 /// Without limits on networks.
 fn new_limiter(limits: PerIp, sources: usize, epoch: Instant) -> Arc<RateLimiter> {
-    RateLimiter::new(limits, &UNLIMITED, rows(sources), epoch)
+    RateLimiter::new(limits, &PerNetwork::UNLIMITED, None, rows(sources), epoch)
+}
+
+fn penalties(rate: u32, burst: u32) -> Penalties {
+    let some = |n| NonZeroU32::new(n).unwrap();
+    Penalties { rate: some(rate), burst: some(burst), min: SECOND * 10, max: SECOND * 600 }
+}
+
+/// With penalties, and limits that are not reached.
+fn penalizing(rate: u32, burst: u32, refused: usize, epoch: Instant) -> Arc<RateLimiter> {
+    let rows = TrackedSources { sources: 16, networks: 16, refused };
+    let limits = limits(u32::MAX, u32::MAX, u32::MAX);
+    RateLimiter::new(limits, &PerNetwork::UNLIMITED, Some(penalties(rate, burst)), rows, epoch)
 }
 
 fn limits(rate: u32, burst: u32, sessions: u32) -> PerIp {
@@ -137,7 +140,7 @@ fn network_limits(rate: u32, burst: u32, sessions: u32) -> PerNetwork {
 #[test]
 fn row_72_neighbours_share_the_quota_of_their_network_and_others_do_not() {
     let epoch = Instant::now();
-    let new = || RateLimiter::new(limits(1000, 1000, 9), &network_limits(1, 1000, 20), rows(99), epoch);
+    let new = || RateLimiter::new(limits(1000, 1000, 9), &network_limits(1, 1000, 20), None, rows(99), epoch);
     for (inside, outside) in
         [(ip("192.0.2.0"), ip("192.0.3.0")), (ip("2001:db8:0:ff00::"), ip("2001:db8:0:fe00::"))]
     {
@@ -162,7 +165,7 @@ fn row_72_neighbours_share_the_quota_of_their_network_and_others_do_not() {
 fn row_72_the_networks_of_an_ipv6_48_share_four_times_the_quota_of_one() {
     let epoch = Instant::now();
     let limiter =
-        RateLimiter::new(limits(1000, 1000, 9), &network_limits(1000, 1000, 5), rows(99), epoch);
+        RateLimiter::new(limits(1000, 1000, 9), &network_limits(1000, 1000, 5), None, rows(99), epoch);
     let mut held = Vec::new();
     for n in 0..256 {
         held.extend(limiter.admit(v6(0x2001_0db8_0000_0000 | n << 8, 1), epoch));
@@ -174,7 +177,7 @@ fn row_72_the_networks_of_an_ipv6_48_share_four_times_the_quota_of_one() {
 #[test]
 fn row_72_the_rate_of_a_network_is_limited_and_a_refused_attempt_counts_on_no_level() {
     let epoch = Instant::now();
-    let limiter = RateLimiter::new(limits(1, 2, 99), &network_limits(10, 5, 99), rows(99), epoch);
+    let limiter = RateLimiter::new(limits(1, 2, 99), &network_limits(10, 5, 99), None, rows(99), epoch);
     let mut held = Vec::new();
     // The source's own limit refuses all but two of these, which therefore do not count for the network.
     for _ in 0..100 {
@@ -201,11 +204,11 @@ fn new_limits_apply_at_once_and_permits_stay_valid() {
     let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap());
     let held = limiter.admit(one, epoch).unwrap();
     assert!(matches!(limiter.admit(one, epoch), Err(LimitExceeded::Rate { .. })));
-    limiter.set_limits(limits(1000, 1000, 2), &UNLIMITED, rows(16));
+    limiter.set_limits(limits(1000, 1000, 2), &PerNetwork::UNLIMITED, None, rows(16));
     let second = limiter.admit(one, epoch + SECOND).unwrap();
     assert_eq!(limiter.admit(one, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
     // The bound is lower now, but a source that holds a permit is not evicted.
-    limiter.set_limits(limits(1000, 1000, 2), &UNLIMITED, rows(1));
+    limiter.set_limits(limits(1000, 1000, 2), &PerNetwork::UNLIMITED, None, rows(1));
     assert_eq!(limiter.admit(other, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
     drop((held, second));
     assert!(limiter.admit(other, epoch + SECOND).is_ok());
@@ -257,9 +260,9 @@ fn one_million_sources_stay_within_the_bound_and_permits_survive() {
     }
     let (v4_family, v6_family) = (limiter.v4.lock(), limiter.v6.lock());
     let (v4_table, v6_table) = (v4_family.sources(), v6_family.sources());
-    assert_eq!((v4_table.sources.len(), v6_table.sources.len()), (BOUND, BOUND));
+    assert_eq!((v4_table.len(), v6_table.len()), (BOUND, BOUND));
     // A row takes 32 bytes with its hash, an index entry 9; growth may have over-allocated both twofold.
-    for capacity in [v4_table.sources.capacity(), v6_table.sources.capacity()] {
+    for capacity in [v4_table.capacity(), v6_table.capacity()] {
         assert!(capacity <= 4 * BOUND, "capacity for {capacity} rows in a table of {BOUND}");
     }
     drop((v4_family, v6_family));
@@ -293,19 +296,88 @@ fn row_30_one_million_sources_and_networks_add_at_most_16_mib() {
         line.trim_end_matches(" kB").parse::<u64>().unwrap()
     };
     let epoch = Instant::now();
-    let bounds = TrackedSources { sources: 65_536, networks: 20_048 };
+    let bounds = TrackedSources { sources: 65_536, networks: 20_048, refused: 16_384 };
     let per_network = network_limits(160, 480, 1600);
-    let limiter = RateLimiter::new(limits(20, 60, 200), &per_network, bounds, epoch);
+    let limiter = RateLimiter::new(limits(20, 60, 200), &per_network, Some(penalties(2, 200)), bounds, epoch);
     let before = resident();
     for n in 0..1_000_000_u32 {
         let now = epoch + Duration::from_micros(n.into());
         // Half of them IPv4, each in a /24 of its own; half of them IPv6, each in a /48 of its own.
         let source = if n % 2 == 0 { v4(n << 8) } else { v6(0x2000 << 48 | u64::from(n) << 16, 1) };
         drop(limiter.admit(source, now).unwrap());
+        limiter.count_refusal(source, now);
     }
     let added = resident().saturating_sub(before);
     assert!(added <= 16 * 1024, "{added} KiB");
     eprintln!("{added} KiB");
+}
+
+#[test]
+fn row_28_a_penalty_is_that_of_one_source_and_ends() {
+    let epoch = Instant::now();
+    for (hostile, same, neighbour) in [
+        (ip("192.0.2.1"), ip("::ffff:192.0.2.1"), ip("192.0.2.2")),
+        (ip("2001:db8:0:1::1"), ip("2001:db8:0:1:ffff::9"), ip("2001:db8:0:2::1")),
+    ] {
+        let limiter = penalizing(1, 3, 16, epoch);
+        let before = limiter.admit(hostile, epoch).unwrap();
+        let begun: Vec<_> = (0..5).map(|_| limiter.count_refusal(hostile, epoch)).collect();
+        assert_eq!(begun, [None, None, None, Some(SECOND * 10), None]);
+        let retry_after = SECOND * 9;
+        for address in [hostile, same] {
+            let refused = limiter.admit(address, epoch + SECOND).unwrap_err();
+            assert_eq!(refused, LimitExceeded::Penalty { retry_after });
+            assert_eq!(refused.retry_after(), Some(retry_after));
+        }
+        assert!(limiter.admit(neighbour, epoch + SECOND).is_ok(), "a neighbour of {hostile}");
+        assert!(limiter.admit(same, epoch + SECOND * 10).is_ok(), "the penalty of {hostile} has ended");
+        drop(before);
+    }
+}
+
+#[test]
+fn row_28_exempt_sources_and_disabled_penalties_leave_no_row() {
+    let epoch = Instant::now();
+    let exempt = vec!["192.0.2.0/24".parse().unwrap()];
+    let limits = PerIp { exempt, ..limits(1, 1, 1) };
+    let exempting =
+        RateLimiter::new(limits.clone(), &PerNetwork::UNLIMITED, Some(penalties(1, 1)), rows(9), epoch);
+    let disabled = new_limiter(PerIp { exempt: Vec::new(), ..limits }, 9, epoch);
+    for limiter in [exempting, disabled] {
+        for _ in 0..100 {
+            assert_eq!(limiter.count_refusal(ip("192.0.2.1"), epoch), None);
+        }
+        assert!(limiter.admit(ip("192.0.2.1"), epoch).is_ok());
+        assert_eq!(limiter.v4.lock().refused.len(), 0);
+    }
+}
+
+#[test]
+fn row_28_a_reload_ends_all_penalties() {
+    let epoch = Instant::now();
+    let limiter = penalizing(1, 1, 16, epoch);
+    while limiter.count_refusal(v4(1), epoch).is_none() {}
+    assert!(limiter.admit(v4(1), epoch).is_err());
+    limiter.set_limits(limits(9, 9, 9), &PerNetwork::UNLIMITED, Some(penalties(1, 1)), rows(16));
+    assert!(limiter.admit(v4(1), epoch).is_ok());
+    assert_eq!(limiter.count_refusal(v4(1), epoch), None);
+}
+
+#[test]
+fn row_28_refused_sources_are_bounded_and_penalties_are_evicted_last() {
+    const BOUND: usize = 1_024;
+    let epoch = Instant::now();
+    let limiter = penalizing(1, 3, BOUND, epoch);
+    while limiter.count_refusal(v4(0), epoch).is_none() {}
+    while limiter.count_refusal(v6(0, 1), epoch).is_none() {}
+    for n in 1..100_000 {
+        limiter.count_refusal(v4(n), epoch);
+        limiter.count_refusal(v6(n.into(), 1), epoch);
+        assert!(limiter.v4.lock().refused.len() <= BOUND && limiter.v6.lock().refused.len() <= BOUND);
+    }
+    for hostile in [v4(0), v6(0, 1)] {
+        assert!(limiter.admit(hostile, epoch).is_err(), "other sources evicted the penalty of {hostile}");
+    }
 }
 
 #[test]
@@ -319,7 +391,7 @@ fn table_full_of_permits_refuses_only_new_sources() {
     drop(permits.remove(17));
     let _new_source = limiter.admit(v4(64), epoch).unwrap();
     assert_eq!(limiter.source_count(), 64);
-    assert!(!limiter.v4.lock().sources().sources.contains_key(&17));
+    assert!(limiter.v4.lock().sources().get(17).is_none());
 }
 
 #[test]
@@ -372,7 +444,7 @@ fn permits_cross_threads() {
             scope.spawn(|| (0..2_000).for_each(|_| drop(limiter.admit(v4(1), epoch))));
         }
     });
-    assert_eq!(limiter.v4.lock().sources().sources[&1].held, 0);
+    assert_eq!(limiter.v4.lock().sources().get(1).unwrap().held, 0);
     let held: Vec<_> = (0..8).filter_map(|_| limiter.admit(v4(1), epoch).ok()).collect();
     assert_eq!(held.len(), 7);
 }
@@ -425,6 +497,20 @@ proptest! {
     }
 
     #[test]
+    fn row_28_a_source_without_refusals_is_never_refused(
+        refusals in prop::collection::vec((0_u32..64, 0_u64..2_000_000_000), 1..500),
+    ) {
+        let epoch = Instant::now();
+        let limiter = penalizing(1, 2, 16, epoch);
+        let mut now = epoch;
+        for (n, gap) in refusals {
+            now += Duration::from_nanos(gap);
+            limiter.count_refusal(v4(2 * n), now);
+            prop_assert!(limiter.admit(v4(2 * n + 1), now).is_ok(), "{} was never refused", 2 * n + 1);
+        }
+    }
+
+    #[test]
     fn permits_are_counted_exactly(steps in prop::collection::vec((0_u32..12, any::<bool>()), 1..400)) {
         let epoch = Instant::now();
         let limiter = new_limiter(limits(u32::MAX, u32::MAX, 3), 8, epoch);
@@ -440,7 +526,7 @@ proptest! {
                 drop(held.swap_remove(index));
             }
             prop_assert!(limiter.source_count() <= 8);
-            let counted: u32 = limiter.v4.lock().sources().sources.values().map(|source| source.held).sum();
+            let counted: u32 = limiter.v4.lock().sources().rows().map(|source| source.held).sum();
             prop_assert_eq!(counted as usize, held.len());
         }
     }

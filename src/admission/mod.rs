@@ -16,7 +16,7 @@ mod table;
 
 pub(crate) use concurrency::{ConcurrencyLimit, Permit};
 pub(crate) use handshakes::{Admission, HandshakeLimits, HandshakePermit, Handshakes, Newcomer};
-pub(crate) use origin::{MissingOrigin, Origin, OriginPolicy, OriginRefused};
 pub(crate) use limits::{LimitExceeded, PerIp, PerNetwork, TrackedSources};
+pub(crate) use origin::{MissingOrigin, Origin, OriginPolicy, OriginRefused};
 pub(crate) use penalties::Penalties;
 pub(crate) use rate::{AddressPermit, RateLimiter, canonical};

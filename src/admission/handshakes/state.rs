@@ -73,7 +73,11 @@ impl State {
         self.silent.count(network) + self.active.count(network)
     }
 
-    pub(super) fn admit(&mut self, newcomer: Newcomer, now: Instant) -> Result<(Key, CancellationToken), NotAdmitted> {
+    pub(super) fn admit(
+        &mut self,
+        newcomer: Newcomer,
+        now: Instant,
+    ) -> Result<(Key, CancellationToken), NotAdmitted> {
         let Newcomer { address, limited, deadline } = newcomer;
         let source = Source::of(address);
         let network = source.network();
@@ -134,7 +138,12 @@ impl State {
         }
     }
 
-    pub(super) fn set_client(&mut self, key: Key, address: IpAddr, limited: bool) -> Result<Key, LimitExceeded> {
+    pub(super) fn set_client(
+        &mut self,
+        key: Key,
+        address: IpAddr,
+        limited: bool,
+    ) -> Result<Key, LimitExceeded> {
         let source = Source::of(address);
         if limited {
             self.check(source)?;

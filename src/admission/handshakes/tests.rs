@@ -84,8 +84,7 @@ fn row_64_connections_that_wait_for_another_request_give_way_first() {
     let now = Instant::now();
     let handshakes = Handshakes::new(limits(3, 3, 3));
     let working = heard(&handshakes, from(1, 1), now);
-    let (mut first, mut second) =
-        (heard(&handshakes, from(2, 1), now), heard(&handshakes, from(2, 2), now));
+    let (mut first, mut second) = (heard(&handshakes, from(2, 1), now), heard(&handshakes, from(2, 2), now));
     second.wait();
     first.wait();
     first.resume();
@@ -128,8 +127,7 @@ fn row_72_a_source_and_a_network_have_a_share_of_their_own() {
         Admission::Refused(exceeded) => exceeded,
         other => panic!("{other:?}"),
     };
-    let (mut first, second) =
-        (granted(&handshakes, from(1, 1), now), granted(&handshakes, from(1, 1), now));
+    let (mut first, second) = (granted(&handshakes, from(1, 1), now), granted(&handshakes, from(1, 1), now));
     assert_eq!(refused(from(1, 1)), LimitExceeded::Handshakes);
     let third = granted(&handshakes, from(1, 2), now);
     assert_eq!(refused(from(1, 3)), LimitExceeded::NetworkHandshakes);

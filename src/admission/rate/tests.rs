@@ -47,13 +47,7 @@ fn penalizing(rate: u32, burst: u32, refused: usize, epoch: Instant) -> Arc<Rate
 fn limits(rate: u32, burst: u32, sessions: u32) -> PerIp {
     let some = |n| NonZeroU32::new(n).unwrap();
     let handshakes = NonZeroU32::MAX;
-    PerIp {
-        rate: some(rate),
-        burst: some(burst),
-        sessions: some(sessions),
-        handshakes,
-        exempt: Vec::new(),
-    }
+    PerIp { rate: some(rate), burst: some(burst), sessions: some(sessions), handshakes, exempt: Vec::new() }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -281,8 +275,7 @@ fn one_million_sources_stay_within_the_bound_and_permits_survive() {
 /// Runs in a process of its own, whose memory no other test changes.
 #[test]
 fn row_30_one_million_sources_and_networks_add_at_most_16_mib() {
-    const NAME: &str =
-        "admission::rate::tests::row_30_one_million_sources_and_networks_add_at_most_16_mib";
+    const NAME: &str = "admission::rate::tests::row_30_one_million_sources_and_networks_add_at_most_16_mib";
     const ALONE: &str = "PORTCULLIS_TEST_ALONE";
     if std::env::var_os(ALONE).is_none() {
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());

@@ -62,6 +62,7 @@ pub struct Metrics {
     dial_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     tls_seconds: Histogram,
     accept_errors: Counter,
+    penalties: Counter,
 }
 
 impl Default for Metrics {
@@ -77,6 +78,7 @@ impl Default for Metrics {
             dial_seconds: Family::new_with_constructor(seconds),
             tls_seconds: seconds(),
             accept_errors: Counter::default(),
+            penalties: Counter::default(),
         };
         metrics.register();
         metrics
@@ -99,6 +101,8 @@ impl Metrics {
             "Connections that could not be accepted",
             self.accept_errors.clone(),
         );
+        let penalties = "Penalties of client addresses for repeated refusals";
+        registry.register("penalties", penalties, self.penalties.clone());
     }
 
     /// Counts one connection that ended for `reason`; `route` is `None` if its request matched no route.
@@ -142,6 +146,11 @@ impl Metrics {
 
     pub(crate) fn count_accept_error(&self) {
         self.accept_errors.inc();
+    }
+
+    /// Counts one penalty of a client address.
+    pub(crate) fn count_penalty(&self) {
+        self.penalties.inc();
     }
 
     /// The number of connections that ended for `reason`, on all routes together.

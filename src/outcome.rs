@@ -67,7 +67,8 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// One address, or one network, opens connections faster than `limits.per_ip` or `limits.per_network` allow.
+    /// One address, or one network, opens connections faster than `limits.per_ip` or `limits.per_network` allow; or one
+    /// address has a penalty for repeated refusals.
     RateLimited = "rate_limited", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many new connections from your address, try again later";
     /// One address, or one network, already holds as many connections as `limits.per_ip` or `limits.per_network` allow.
     TooManySessions = "too_many_sessions", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many connections from your address";
@@ -163,6 +164,29 @@ impl Reason {
             _ if session => Level::INFO,
             _ => Level::DEBUG,
         }
+    }
+}
+
+impl Reason {
+    /// Whether a client that is refused for this reason again and again gets a penalty: only for what a healthy client does
+    /// not do, even if the gateway, a backend or the network has a problem.
+    pub const fn counts_for_penalty(self) -> bool {
+        matches!(
+            self,
+            Self::ProxyHeaderInvalid
+                | Self::TlsTimeout
+                | Self::TlsFailed
+                | Self::NotTls
+                | Self::RequestTimeout
+                | Self::BadRequest
+                | Self::Misdirected
+                | Self::MethodNotAllowed
+                | Self::UriTooLong
+                | Self::HeadTooLarge
+                | Self::UnknownRoute
+                | Self::OriginRefused
+                | Self::SubprotocolRefused
+        )
     }
 }
 

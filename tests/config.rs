@@ -108,6 +108,7 @@ fn known() -> Keys {
         "[limits]",
         "[limits.per_ip]",
         "[limits.per_network]",
+        "[limits.penalties]",
         "[timeouts]",
         "[web]",
         "[admin]",
@@ -124,6 +125,7 @@ fn known() -> Keys {
     for (table, inner) in [
         ("[limits]", "per_ip"),
         ("[limits]", "per_network"),
+        ("[limits]", "penalties"),
         ("[[route]]", "tls"),
         ("[[route]]", "health"),
         ("[[route]]", "targets"),

@@ -6,6 +6,8 @@
 mod backend;
 mod client;
 mod driver;
+mod flood;
+mod live;
 mod pipe;
 mod process;
 mod protocol;
@@ -18,6 +20,8 @@ use anyhow::{Context, bail};
 
 pub(crate) use self::{
     driver::{Driver, Operation},
+    flood::Flood,
+    live::{Latencies, LiveSessions},
     process::Process,
     protocol::Transport,
     targets::{BASELINE, Bench, Target},
@@ -44,6 +48,13 @@ pub(crate) fn run_role() -> anyhow::Result<bool> {
         ["driver", protocol, address, certificate, handshake] => {
             let (protocol, address, handshake) = (protocol.parse()?, address.parse()?, handshake.parse()?);
             runtime.block_on(driver::serve(protocol, address, Path::new(certificate), handshake))?;
+        }
+        ["live", protocol, address, certificate] => {
+            runtime.block_on(live::serve(protocol.parse()?, address.parse()?, Path::new(certificate)))?;
+        }
+        ["flood", address, certificate, handshake, concurrency] => {
+            let (address, certificate) = (address.parse()?, Path::new(certificate));
+            runtime.block_on(flood::serve(address, certificate, handshake.parse()?, concurrency.parse()?))?;
         }
         _ => bail!("unknown role {rest:?}"),
     }

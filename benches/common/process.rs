@@ -59,6 +59,13 @@ impl Process {
         Self::start(role.first().copied().unwrap_or("role"), command.arg("--role").args(role), false)
     }
 
+    /// The same with the lowest priority: it takes no processor time from the others.
+    pub(super) fn nice_role(role: &[&str]) -> anyhow::Result<Self> {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg("--role").args(role);
+        Self::start(role.first().copied().unwrap_or("role"), &mut command, false)
+    }
+
     /// Waits for the next line of output.
     pub(super) fn read_line(&self) -> anyhow::Result<String> {
         match self.lines.recv_timeout(OUTPUT_TIMEOUT) {

@@ -1,4 +1,5 @@
-//! Admission control: the Origin check, the limits per address and network, the concurrency limits and which handshakes
+//! Admission control: the Origin check, the limits per address and network, the penalties for
+//! repeated refusals, the concurrency limits and which handshakes
 //! give way when there are too many.
 //!
 //! Every decision here is pure: no sockets, no clock (time is an argument), no globals. Knows nothing of HTTP statuses,
@@ -6,13 +7,16 @@
 
 pub(crate) mod concurrency;
 pub(crate) mod handshakes;
+mod limits;
 pub(crate) mod origin;
+mod penalties;
 pub(crate) mod rate;
 mod source;
+mod table;
 
 pub(crate) use concurrency::{ConcurrencyLimit, Permit};
 pub(crate) use handshakes::{Admission, HandshakeLimits, HandshakePermit, Handshakes, Newcomer};
+pub(crate) use limits::{LimitExceeded, PerIp, PerNetwork, TrackedSources};
 pub(crate) use origin::{MissingOrigin, Origin, OriginPolicy, OriginRefused};
-pub(crate) use rate::{
-    AddressPermit, LimitExceeded, PerIp, PerNetwork, RateLimiter, TrackedSources, canonical,
-};
+pub(crate) use penalties::Penalties;
+pub(crate) use rate::{AddressPermit, RateLimiter, canonical};

@@ -1,4 +1,4 @@
-//! The rate limits and the connection limits per client address and per network.
+//! The rate limits and the connection limits per client address and per network, and the penalties per client address.
 //!
 //! A rate limit is a token bucket of `rate` and `burst`, computed with GCRA (the generic cell rate algorithm). Owns the
 //! state of recent sources and of their networks: bounded tables for each address family. Knows nothing of clocks (`now`
@@ -9,107 +9,20 @@
 //! neighbouring IPv4 addresses. Invariants: a table never exceeds its bound, regardless of the traffic; a source or network
 //! that holds a permit is never evicted; a refused attempt consumes no quota, on no level.
 
-mod table;
+mod bucket;
+mod family;
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use parking_lot::{Mutex, RwLock};
 
-use self::table::{SourceTable, TokenBucket};
-use super::source::{NETWORK_BITS, SITE_BITS, Source};
-
-/// How much more than one network a site may use.
-const NETWORKS_PER_SITE: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
-
-/// The limits of one source: one IPv4 address or one IPv6 /64.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PerIp {
-    /// New connections per second, on average: the rate at which the token bucket refills.
-    pub rate: NonZeroU32,
-    /// New connections at once after a quiet period: the size of the token bucket.
-    pub burst: NonZeroU32,
-    /// Concurrent connections.
-    pub sessions: NonZeroU32,
-    /// Concurrent connections that are not sessions yet.
-    pub handshakes: NonZeroU32,
-    /// Networks that are exempt from all limits.
-    pub exempt: Vec<IpNet>,
-}
-
-/// The limits of one network: one IPv4 /24 or one IPv6 /56. An IPv6 /48 may use four times as much.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PerNetwork {
-    /// See [`PerIp::rate`].
-    pub rate: NonZeroU32,
-    /// See [`PerIp::burst`].
-    pub burst: NonZeroU32,
-    /// See [`PerIp::sessions`].
-    pub sessions: NonZeroU32,
-    /// See [`PerIp::handshakes`].
-    pub handshakes: NonZeroU32,
-}
-
-/// How many rows the tables may have, per address family. Each number should exceed that of the connections that the
-/// gateway can hold. At least one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TrackedSources {
-    pub sources: usize,
-    /// For each size of networks.
-    pub networks: usize,
-}
-
-/// Why a source was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum LimitExceeded {
-    /// It connects faster than `rate` and `burst` allow.
-    #[error("connects too fast; the next connection is permitted in {retry_after:?}")]
-    Rate {
-        /// How long until the next connection is permitted. Never zero.
-        retry_after: Duration,
-    },
-    /// It already holds `sessions` connections. Also returned for a new source if every row of the table holds a
-    /// connection, which cannot happen if the table has more rows than the gateway has connections.
-    #[error("holds as many connections as one address may")]
-    Sessions,
-    /// Its network connects faster than its `rate` and `burst` allow.
-    #[error("its network connects too fast; the next connection is permitted in {retry_after:?}")]
-    NetworkRate {
-        /// How long until the next connection is permitted. Never zero.
-        retry_after: Duration,
-    },
-    /// Its network holds as many connections as it may.
-    #[error("its network holds as many connections as it may")]
-    NetworkSessions,
-    /// It has as many connections that are not sessions yet as it may.
-    #[error("has as many connections that are not sessions yet as one address may")]
-    Handshakes,
-    /// Its network has as many connections that are not sessions yet as it may.
-    #[error("its network has as many connections that are not sessions yet as it may")]
-    NetworkHandshakes,
-}
-
-impl LimitExceeded {
-    /// How long until the next connection is permitted, if waiting is enough.
-    pub(crate) fn retry_after(self) -> Option<Duration> {
-        match self {
-            Self::Rate { retry_after } | Self::NetworkRate { retry_after } => Some(retry_after),
-            _ => None,
-        }
-    }
-
-    /// The same limit on the level of networks.
-    fn of_network(self) -> Self {
-        match self {
-            Self::Rate { retry_after } => Self::NetworkRate { retry_after },
-            Self::Sessions => Self::NetworkSessions,
-            other => other,
-        }
-    }
-}
+use self::family::{Family, LimiterSettings, V4_LEVELS, V6_LEVELS};
+use super::limits::{LimitExceeded, PerIp, PerNetwork, TrackedSources};
+use super::penalties::Penalties;
+use super::source::Source;
 
 /// Limits the rate and the number of connections of every source and every network.
 ///
@@ -128,11 +41,12 @@ impl RateLimiter {
     pub(crate) fn new(
         per_ip: PerIp,
         per_network: &PerNetwork,
+        penalties: Option<Penalties>,
         rows: TrackedSources,
         epoch: Instant,
     ) -> Arc<Self> {
         Arc::new(Self {
-            settings: RwLock::new(LimiterSettings::new(per_ip, per_network)),
+            settings: RwLock::new(LimiterSettings::new(per_ip, per_network, penalties)),
             epoch,
             v4: Mutex::new(Family::new(&V4_LEVELS, rows)),
             v6: Mutex::new(Family::new(&V6_LEVELS, rows)),
@@ -143,7 +57,8 @@ impl RateLimiter {
     /// [`AddressPermit`] is dropped; the same for its networks. The permit of an exempt address counts nothing.
     ///
     /// # Errors
-    /// [`LimitExceeded`] if the source may not connect now: [`LimitExceeded::Sessions`] in preference to
+    /// [`LimitExceeded`] if the source may not connect now: [`LimitExceeded::Penalty`] in preference to all others,
+    /// [`LimitExceeded::Sessions`] in preference to
     /// [`LimitExceeded::Rate`], because waiting does not lift it. A refused attempt does not count against the rate.
     pub(crate) fn admit(
         self: &Arc<Self>,
@@ -161,11 +76,33 @@ impl RateLimiter {
         Ok(AddressPermit { held: Some((Arc::clone(self), source)) })
     }
 
-    /// Changes the limits and the bounds of the tables. The state of the sources and all permits stay valid.
-    pub(crate) fn set_limits(&self, per_ip: PerIp, per_network: &PerNetwork, rows: TrackedSources) {
-        *self.settings.write() = LimiterSettings::new(per_ip, per_network);
-        self.v4.lock().set_bounds(rows);
-        self.v6.lock().set_bounds(rows);
+    /// Counts one refusal of `address` at `now`, after which its next connections can be refused for some time. Exempt
+    /// addresses are not counted. Returns the length of a penalty that begins now.
+    pub(crate) fn count_refusal(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let settings = self.settings.read();
+        if covers(&settings.exempt, address) {
+            return None;
+        }
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        let (family, key) = self.family(Source::of(address));
+        family.lock().count_refusal(key, now, &settings)
+    }
+
+    /// Changes the limits and the bounds of the tables. The state of the sources and all permits stay valid; all penalties
+    /// end, because what the new configuration mends may have caused them.
+    pub(crate) fn set_limits(
+        &self,
+        per_ip: PerIp,
+        per_network: &PerNetwork,
+        penalties: Option<Penalties>,
+        rows: TrackedSources,
+    ) {
+        *self.settings.write() = LimiterSettings::new(per_ip, per_network, penalties);
+        for family in [&self.v4, &self.v6] {
+            let mut family = family.lock();
+            family.set_bounds(rows);
+            family.refused.clear();
+        }
     }
 
     fn family(&self, source: Source) -> (&Mutex<Family>, u64) {
@@ -221,561 +158,10 @@ pub(crate) fn covers(networks: &[IpNet], address: IpAddr) -> bool {
     })
 }
 
-/// What a reload can change.
-#[derive(Debug)]
-struct LimiterSettings {
-    source: TokenBucket,
-    network: TokenBucket,
-    site: TokenBucket,
-    exempt: Vec<IpNet>,
-}
-
-impl LimiterSettings {
-    fn new(per_ip: PerIp, per_network: &PerNetwork) -> Self {
-        let PerNetwork { rate, burst, sessions, .. } = per_network;
-        let site = |limit: &NonZeroU32| limit.saturating_mul(NETWORKS_PER_SITE);
-        Self {
-            source: TokenBucket::new(per_ip.rate, per_ip.burst, per_ip.sessions),
-            network: TokenBucket::new(*rate, *burst, *sessions),
-            site: TokenBucket::new(site(rate), site(burst), site(sessions)),
-            exempt: per_ip.exempt,
-        }
-    }
-
-    fn bucket(&self, level: Level) -> &TokenBucket {
-        match level {
-            Level::Site => &self.site,
-            Level::Network => &self.network,
-            Level::Source => &self.source,
-        }
-    }
-}
-
-/// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
-    /// An IPv6 /48.
-    Site,
-    /// An IPv4 /24 or IPv6 /56.
-    Network,
-    /// An IPv4 address or IPv6 /64.
-    Source,
-}
-
-/// The widest level comes first: an attempt that it refuses then creates no row for its source.
-const V4_LEVELS: [Level; 2] = [Level::Network, Level::Source];
-const V6_LEVELS: [Level; 3] = [Level::Site, Level::Network, Level::Source];
-
-impl Level {
-    /// The key of this level for a source.
-    fn key(self, source: u64) -> u64 {
-        match self {
-            Self::Site => source >> SITE_BITS,
-            Self::Network => source >> NETWORK_BITS,
-            Self::Source => source,
-        }
-    }
-}
-
-/// The tables of one address family. One lock guards them all, so that a connection counts on every level or on none.
-#[derive(Debug)]
-struct Family {
-    tables: Vec<(Level, SourceTable)>,
-}
-
-impl Family {
-    fn new(levels: &[Level], rows: TrackedSources) -> Self {
-        let table = |&level| (level, SourceTable::new(rows.of(level)));
-        Self { tables: levels.iter().map(table).collect() }
-    }
-
-    fn set_bounds(&mut self, rows: TrackedSources) {
-        for (level, table) in &mut self.tables {
-            table.set_bound(rows.of(*level));
-        }
-    }
-
-    fn admit(&mut self, source: u64, now: u64, settings: &LimiterSettings) -> Result<(), LimitExceeded> {
-        let mut previous = [0; V6_LEVELS.len()];
-        for index in 0..self.tables.len() {
-            let (level, table) = &mut self.tables[index];
-            match table.admit(level.key(source), now, settings.bucket(*level)) {
-                Ok(tat) => previous[index] = tat,
-                Err(exceeded) => {
-                    let exceeded = if *level == Level::Source { exceeded } else { exceeded.of_network() };
-                    for ((level, table), tat) in self.tables[..index].iter_mut().zip(previous) {
-                        table.undo(level.key(source), tat);
-                    }
-                    return Err(exceeded);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, source: u64) {
-        for (level, table) in &mut self.tables {
-            table.release(level.key(source));
-        }
-    }
-}
-
-impl TrackedSources {
-    fn of(self, level: Level) -> usize {
-        match level {
-            Level::Source => self.sources,
-            Level::Network | Level::Site => self.networks,
-        }
-    }
-}
-
 /// Saturates; 64 bits hold 584 years.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::{table::SourceState, *};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    impl RateLimiter {
-        /// The number of sources in both tables.
-        fn source_count(&self) -> usize {
-            self.v4.lock().sources().sources.len() + self.v6.lock().sources().sources.len()
-        }
-    }
-
-    impl Family {
-        fn sources(&self) -> &SourceTable {
-            &self.tables.last().unwrap().1
-        }
-    }
-
-    const UNLIMITED: PerNetwork = {
-        const MAX: NonZeroU32 = NonZeroU32::MAX;
-        PerNetwork {
-            rate: NonZeroU32::new(1_000_000_000).unwrap(),
-            burst: MAX,
-            sessions: MAX,
-            handshakes: MAX,
-        }
-    };
-
-    fn rows(rows: usize) -> TrackedSources {
-        TrackedSources { sources: rows, networks: rows }
-    }
-
-    /// Without limits on networks.
-    fn new_limiter(limits: PerIp, sources: usize, epoch: Instant) -> Arc<RateLimiter> {
-        RateLimiter::new(limits, &UNLIMITED, rows(sources), epoch)
-    }
-
-    fn limits(rate: u32, burst: u32, sessions: u32) -> PerIp {
-        let some = |n| NonZeroU32::new(n).unwrap();
-        let handshakes = NonZeroU32::MAX;
-        PerIp {
-            rate: some(rate),
-            burst: some(burst),
-            sessions: some(sessions),
-            handshakes,
-            exempt: Vec::new(),
-        }
-    }
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn v4(n: u32) -> IpAddr {
-        IpAddr::V4(n.into())
-    }
-
-    fn v6(prefix: u64, interface: u64) -> IpAddr {
-        IpAddr::V6((u128::from(prefix) << 64 | u128::from(interface)).into())
-    }
-
-    #[test]
-    fn burst_is_admitted_and_then_the_rate() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(20, 3, 100), 16, epoch);
-        let admit = |at| limiter.admit(ip("192.0.2.1"), epoch + at);
-        let _held: Vec<AddressPermit> = (0..3).map(|_| admit(SECOND).unwrap()).collect();
-        let wait = Duration::from_millis(50);
-        assert_eq!(admit(SECOND).unwrap_err(), LimitExceeded::Rate { retry_after: wait });
-        let almost = SECOND + wait - Duration::from_nanos(1);
-        assert_eq!(admit(almost).unwrap_err(), LimitExceeded::Rate { retry_after: Duration::from_nanos(1) });
-        let _fourth = admit(SECOND + wait).unwrap();
-        assert_eq!(admit(SECOND + wait).unwrap_err(), LimitExceeded::Rate { retry_after: wait });
-        let _burst_again: Vec<AddressPermit> = (0..3).map(|_| admit(SECOND * 2).unwrap()).collect();
-        assert!(admit(SECOND * 2).is_err());
-    }
-
-    #[test]
-    fn refused_attempts_consume_no_quota() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(1, 1, 100), 16, epoch);
-        let _held = limiter.admit(v4(1), epoch).unwrap();
-        for n in 0..1000 {
-            let at = Duration::from_micros(n);
-            let refused = limiter.admit(v4(1), epoch + at).unwrap_err();
-            assert_eq!(refused, LimitExceeded::Rate { retry_after: SECOND - at });
-        }
-        assert!(limiter.admit(v4(1), epoch + SECOND).is_ok());
-    }
-
-    #[test]
-    fn permit_is_held_until_dropped_and_the_session_limit_consumes_no_rate() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(1, 3, 2), 16, epoch);
-        let first = limiter.admit(v4(1), epoch).unwrap();
-        let _second = limiter.admit(v4(1), epoch).unwrap();
-        for _ in 0..10 {
-            assert_eq!(limiter.admit(v4(1), epoch).unwrap_err(), LimitExceeded::Sessions);
-        }
-        let _other = limiter.admit(v4(2), epoch).unwrap();
-        drop(first);
-        let _third = limiter.admit(v4(1), epoch).unwrap();
-        // Both limits are reached; the one that waiting does not lift is returned.
-        assert_eq!(limiter.admit(v4(1), epoch).unwrap_err(), LimitExceeded::Sessions);
-    }
-
-    #[test]
-    fn ipv6_64_is_one_source_and_mapped_addresses_are_ipv4() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(1, 2, 100), 16, epoch);
-        let admit = |address: IpAddr| limiter.admit(address, epoch).map(std::mem::forget);
-        assert!(admit(v6(0x2001_0db8_0000_0001, 1)).is_ok());
-        assert!(admit(v6(0x2001_0db8_0000_0001, u64::MAX)).is_ok());
-        assert!(
-            admit(v6(0x2001_0db8_0000_0001, 77)).is_err(),
-            "another address of the same /64 does not evade the limit"
-        );
-        assert!(admit(v6(0x2001_0db8_0000_0002, 77)).is_ok(), "the next /64 is another source");
-        assert!(admit(ip("::ffff:192.0.2.1")).is_ok());
-        assert!(admit(ip("192.0.2.1")).is_ok());
-        assert!(admit(ip("::ffff:192.0.2.1")).is_err());
-        assert!(admit(ip("::ffff:192.0.2.2")).is_ok(), "mapped addresses do not share a /64");
-        assert_eq!(limiter.source_count(), 4);
-    }
-
-    fn network_limits(rate: u32, burst: u32, sessions: u32) -> PerNetwork {
-        let PerIp { rate, burst, sessions, handshakes, .. } = limits(rate, burst, sessions);
-        PerNetwork { rate, burst, sessions, handshakes }
-    }
-
-    #[test]
-    fn row_72_neighbours_share_the_quota_of_their_network_and_others_do_not() {
-        let epoch = Instant::now();
-        let new = || RateLimiter::new(limits(1000, 1000, 9), &network_limits(1, 1000, 20), rows(99), epoch);
-        for (inside, outside) in
-            [(ip("192.0.2.0"), ip("192.0.3.0")), (ip("2001:db8:0:ff00::"), ip("2001:db8:0:fe00::"))]
-        {
-            let (limiter, mut held) = (new(), Vec::new());
-            let neighbour = |n: u8| match inside {
-                IpAddr::V4(base) => v4(base.to_bits() + u32::from(n)),
-                IpAddr::V6(base) => IpAddr::V6((base.to_bits() + (u128::from(n) << 64)).into()),
-            };
-            for n in 0..20 {
-                held.push(limiter.admit(neighbour(n), epoch).unwrap());
-            }
-            for n in 0..=255 {
-                assert_eq!(limiter.admit(neighbour(n), epoch).unwrap_err(), LimitExceeded::NetworkSessions);
-            }
-            let _other = limiter.admit(outside, epoch).unwrap();
-            held.pop();
-            let _again = limiter.admit(neighbour(200), epoch).unwrap();
-        }
-    }
-
-    #[test]
-    fn row_72_the_networks_of_an_ipv6_48_share_four_times_the_quota_of_one() {
-        let epoch = Instant::now();
-        let limiter =
-            RateLimiter::new(limits(1000, 1000, 9), &network_limits(1000, 1000, 5), rows(99), epoch);
-        let mut held = Vec::new();
-        for n in 0..256 {
-            held.extend(limiter.admit(v6(0x2001_0db8_0000_0000 | n << 8, 1), epoch));
-        }
-        assert_eq!(held.len(), 20);
-        let _other = limiter.admit(v6(0x2001_0db8_0001_0000, 1), epoch).unwrap();
-    }
-
-    #[test]
-    fn row_72_the_rate_of_a_network_is_limited_and_a_refused_attempt_counts_on_no_level() {
-        let epoch = Instant::now();
-        let limiter = RateLimiter::new(limits(1, 2, 99), &network_limits(10, 5, 99), rows(99), epoch);
-        let mut held = Vec::new();
-        // The source's own limit refuses all but two of these, which therefore do not count for the network.
-        for _ in 0..100 {
-            held.extend(limiter.admit(v4(1), epoch));
-        }
-        for n in 2..5 {
-            held.push(limiter.admit(v4(n), epoch).unwrap());
-        }
-        let retry_after = Duration::from_millis(100);
-        for _ in 0..100 {
-            assert_eq!(limiter.admit(v4(5), epoch).unwrap_err(), LimitExceeded::NetworkRate { retry_after });
-        }
-        // What the network refused did not count for the source.
-        held.push(limiter.admit(v4(5), epoch + retry_after).unwrap());
-        held.push(limiter.admit(v4(5), epoch + retry_after * 2).unwrap());
-        assert_eq!(limiter.source_count(), 5);
-        assert!(limiter.admit(v4(0x100), epoch).is_ok());
-    }
-
-    #[test]
-    fn new_limits_apply_at_once_and_permits_stay_valid() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(1, 1, 9), 16, epoch);
-        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap());
-        let held = limiter.admit(one, epoch).unwrap();
-        assert!(matches!(limiter.admit(one, epoch), Err(LimitExceeded::Rate { .. })));
-        limiter.set_limits(limits(1000, 1000, 2), &UNLIMITED, rows(16));
-        let second = limiter.admit(one, epoch + SECOND).unwrap();
-        assert_eq!(limiter.admit(one, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
-        // The bound is lower now, but a source that holds a permit is not evicted.
-        limiter.set_limits(limits(1000, 1000, 2), &UNLIMITED, rows(1));
-        assert_eq!(limiter.admit(other, epoch + SECOND).unwrap_err(), LimitExceeded::Sessions);
-        drop((held, second));
-        assert!(limiter.admit(other, epoch + SECOND).is_ok());
-        assert_eq!(limiter.source_count(), 1);
-    }
-
-    #[test]
-    fn exempt_networks_are_neither_counted_nor_refused() {
-        let epoch = Instant::now();
-        let exempt = ["10.0.0.0/8", "2001:db8::/32", "::ffff:192.0.2.0/120"].map(|net| net.parse().unwrap());
-        let limiter = new_limiter(PerIp { exempt: exempt.to_vec(), ..limits(1, 1, 1) }, 16, epoch);
-        for address in ["10.1.2.3", "::ffff:10.1.2.3", "2001:db8:7::1", "192.0.2.9", "::ffff:192.0.2.9"] {
-            let held: Vec<_> = (0..5).map(|_| limiter.admit(ip(address), epoch)).collect();
-            assert!(held.iter().all(Result::is_ok), "{address}");
-        }
-        assert_eq!(limiter.source_count(), 0);
-        let _one = limiter.admit(ip("192.0.3.9"), epoch).unwrap();
-        assert!(limiter.admit(ip("192.0.3.9"), epoch).is_err());
-    }
-
-    #[test]
-    fn mapped_ipv4_networks_cover_ipv4_addresses() {
-        let covers = |net: &str, address: &str| covers(&[net.parse().unwrap()], ip(address));
-        assert!(covers("0.0.0.0/0", "::ffff:1.2.3.4"));
-        assert!(covers("::ffff:0:0/96", "1.2.3.4"));
-        assert!(covers("::ffff:10.0.0.0/104", "10.9.9.9"));
-        assert!(!covers("::ffff:10.0.0.0/104", "11.9.9.9"));
-        assert!(!covers("::/0", "1.2.3.4"));
-        assert!(!covers("0.0.0.0/0", "::1"));
-        assert!(covers("10.0.0.7/8", "10.200.0.1"), "host bits of a network are ignored");
-        assert!(covers("192.0.2.1/32", "192.0.2.1") && !covers("192.0.2.1/32", "192.0.2.2"));
-    }
-
-    #[test]
-    fn one_million_sources_stay_within_the_bound_and_permits_survive() {
-        const BOUND: usize = 65_536;
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(20, 2, 1), BOUND, epoch);
-        let permits: Vec<AddressPermit> = (0..9_000).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
-        for n in 0..1_000_000_u32 {
-            let now = epoch + Duration::from_micros(n.into());
-            drop(limiter.admit(v4(0x0100_0000 + n), now).unwrap());
-            if n % 4 == 0 {
-                drop(limiter.admit(v6(0x2001_0db8 << 32 | u64::from(n), 1), now).unwrap());
-            }
-            if n % 4096 == 0 {
-                assert!(limiter.source_count() <= 2 * BOUND, "{} sources after {n}", limiter.source_count());
-            }
-        }
-        let (v4_family, v6_family) = (limiter.v4.lock(), limiter.v6.lock());
-        let (v4_table, v6_table) = (v4_family.sources(), v6_family.sources());
-        assert_eq!((v4_table.sources.len(), v6_table.sources.len()), (BOUND, BOUND));
-        // A row takes 32 bytes with its hash, an index entry 9; growth may have over-allocated both twofold.
-        for capacity in [v4_table.sources.capacity(), v6_table.sources.capacity()] {
-            assert!(capacity <= 4 * BOUND, "capacity for {capacity} rows in a table of {BOUND}");
-        }
-        drop((v4_family, v6_family));
-        let later = epoch + SECOND * 60;
-        for n in 0..9_000 {
-            assert_eq!(
-                limiter.admit(v4(n), later).unwrap_err(),
-                LimitExceeded::Sessions,
-                "source {n} was evicted"
-            );
-        }
-        drop(permits);
-        assert!(limiter.admit(v4(0), later).is_ok());
-    }
-
-    /// Runs in a process of its own, whose memory no other test changes.
-    #[test]
-    fn row_30_one_million_sources_and_networks_add_at_most_16_mib() {
-        const NAME: &str =
-            "admission::rate::tests::row_30_one_million_sources_and_networks_add_at_most_16_mib";
-        const ALONE: &str = "PORTCULLIS_TEST_ALONE";
-        if std::env::var_os(ALONE).is_none() {
-            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-            let output = alone.args(["--exact", NAME, "--nocapture"]).env(ALONE, "1").output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            return;
-        }
-        let resident = || {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim();
-            line.trim_end_matches(" kB").parse::<u64>().unwrap()
-        };
-        let epoch = Instant::now();
-        let bounds = TrackedSources { sources: 65_536, networks: 20_048 };
-        let per_network = network_limits(160, 480, 1600);
-        let limiter = RateLimiter::new(limits(20, 60, 200), &per_network, bounds, epoch);
-        let before = resident();
-        for n in 0..1_000_000_u32 {
-            let now = epoch + Duration::from_micros(n.into());
-            // Half of them IPv4, each in a /24 of its own; half of them IPv6, each in a /48 of its own.
-            let source = if n % 2 == 0 { v4(n << 8) } else { v6(0x2000 << 48 | u64::from(n) << 16, 1) };
-            drop(limiter.admit(source, now).unwrap());
-        }
-        let added = resident().saturating_sub(before);
-        assert!(added <= 16 * 1024, "{added} KiB");
-        eprintln!("{added} KiB");
-    }
-
-    #[test]
-    fn table_full_of_permits_refuses_only_new_sources() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(1000, 1000, 2), 64, epoch);
-        let mut permits: Vec<AddressPermit> = (0..64).map(|n| limiter.admit(v4(n), epoch).unwrap()).collect();
-        assert_eq!(limiter.admit(v4(64), epoch).unwrap_err(), LimitExceeded::Sessions);
-        assert!(limiter.admit(v4(63), epoch).is_ok(), "a known source is admitted");
-        // The one evictable row of 64 is found, even if the random sample misses it.
-        drop(permits.remove(17));
-        let _new_source = limiter.admit(v4(64), epoch).unwrap();
-        assert_eq!(limiter.source_count(), 64);
-        assert!(!limiter.v4.lock().sources().sources.contains_key(&17));
-    }
-
-    #[test]
-    fn refused_source_is_evicted_after_quiet_ones() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(1, 60, 100), 1024, epoch);
-        let greedy = v4(0);
-        while limiter.admit(greedy, epoch).is_ok() {}
-        for n in 1..100_000 {
-            drop(limiter.admit(v4(n), epoch).unwrap());
-        }
-        assert!(limiter.admit(greedy, epoch).is_err(), "other sources evicted the greedy one from the table");
-    }
-
-    #[test]
-    fn table_has_at_least_one_row() {
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(1, 1, 1), 0, epoch);
-        let held = limiter.admit(v4(1), epoch).unwrap();
-        assert_eq!(limiter.admit(v4(2), epoch).unwrap_err(), LimitExceeded::Sessions);
-        drop(held);
-        assert!(limiter.admit(v4(2), epoch).is_ok());
-    }
-
-    #[test]
-    fn extreme_limits_and_times_saturate() {
-        let epoch = Instant::now() + SECOND;
-        let limiter = new_limiter(limits(u32::MAX, u32::MAX, u32::MAX), 16, epoch);
-        assert!(limiter.admit(v4(1), epoch).is_ok());
-        assert!(limiter.admit(v4(1), epoch - SECOND).is_ok(), "a time before the epoch counts as the epoch");
-        let slow = new_limiter(limits(1, u32::MAX, u32::MAX), 16, epoch);
-        assert!(slow.admit(v4(1), epoch + SECOND).is_ok());
-        assert!(slow.admit(v4(1), epoch).is_ok(), "a time that steps back does not panic");
-        let mut source = SourceState { tat: u64::MAX, held: 0 };
-        let one = NonZeroU32::MIN;
-        let bucket = TokenBucket::new(one, one, one);
-        assert_eq!(source.admit(u64::MAX, &bucket), Ok(u64::MAX));
-        assert_eq!(source.tat, u64::MAX);
-    }
-
-    #[test]
-    fn permits_cross_threads() {
-        fn is_send_and_sync<T: Send + Sync + 'static>() {}
-        is_send_and_sync::<RateLimiter>();
-        is_send_and_sync::<AddressPermit>();
-        let epoch = Instant::now();
-        let limiter = new_limiter(limits(u32::MAX, 1_000_000, 7), 16, epoch);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| (0..2_000).for_each(|_| drop(limiter.admit(v4(1), epoch))));
-            }
-        });
-        assert_eq!(limiter.v4.lock().sources().sources[&1].held, 0);
-        let held: Vec<_> = (0..8).filter_map(|_| limiter.admit(v4(1), epoch).ok()).collect();
-        assert_eq!(held.len(), 7);
-    }
-
-    proptest! {
-        #[test]
-        fn no_window_admits_more_than_burst_and_rate(
-            rate in 1_u32..2_000,
-            burst in 1_u32..50,
-            gaps in prop::collection::vec(0_u64..20_000_000, 1..300),
-        ) {
-            let epoch = Instant::now();
-            let limiter = new_limiter(limits(rate, burst, u32::MAX), 16, epoch);
-            let (mut at, mut admitted, mut held) = (0, Vec::new(), Vec::new());
-            for gap in gaps {
-                at += gap;
-                match limiter.admit(v4(1), epoch + Duration::from_nanos(at)) {
-                    Ok(permit) => { admitted.push(at); held.push(permit); }
-                    Err(LimitExceeded::Rate { retry_after }) => {
-                        prop_assert!(retry_after > Duration::ZERO);
-                        prop_assert!(retry_after <= SECOND.div_f64(f64::from(rate)) + Duration::from_nanos(2));
-                    }
-                    Err(other) => prop_assert!(false, "{other}"),
-                }
-            }
-            for (first, &from) in admitted.iter().enumerate() {
-                for (count, &to) in (1_u64..).zip(&admitted[first..]) {
-                    let allowed = u64::from(burst) + (to - from) * u64::from(rate) / 1_000_000_000;
-                    prop_assert!(count <= allowed, "{count} in {} ns, {allowed} allowed", to - from);
-                }
-            }
-        }
-
-        #[test]
-        fn waiting_for_retry_after_is_enough(
-            rate in 1_u32..2_000, burst in 1_u32..20, gaps in prop::collection::vec(0_u64..5_000_000, 1..100),
-        ) {
-            let epoch = Instant::now();
-            let limiter = new_limiter(limits(rate, burst, u32::MAX), 16, epoch);
-            let mut now = epoch;
-            for gap in gaps {
-                now += Duration::from_nanos(gap);
-                if let Err(refused) = limiter.admit(v4(1), now) {
-                    let LimitExceeded::Rate { retry_after } = refused else { panic!("{refused}") };
-                    prop_assert!(limiter.admit(v4(1), now + retry_after - Duration::from_nanos(1)).is_err());
-                    now += retry_after;
-                    prop_assert!(limiter.admit(v4(1), now).is_ok());
-                }
-            }
-        }
-
-        #[test]
-        fn permits_are_counted_exactly(steps in prop::collection::vec((0_u32..12, any::<bool>()), 1..400)) {
-            let epoch = Instant::now();
-            let limiter = new_limiter(limits(u32::MAX, u32::MAX, 3), 8, epoch);
-            let mut held: Vec<(u32, AddressPermit)> = Vec::new();
-            for (n, connect) in steps {
-                let mine = held.iter().filter(|(source, _)| *source == n).count();
-                let others = held.iter().map(|(source, _)| source).collect::<std::collections::HashSet<_>>().len();
-                if connect {
-                    let permit = limiter.admit(v4(n), epoch);
-                    prop_assert_eq!(permit.is_ok(), mine < 3 && (mine > 0 || others < 8));
-                    held.extend(permit.ok().map(|permit| (n, permit)));
-                } else if let Some(index) = held.iter().position(|(source, _)| *source == n) {
-                    drop(held.swap_remove(index));
-                }
-                prop_assert!(limiter.source_count() <= 8);
-                let counted: u32 = limiter.v4.lock().sources().sources.values().map(|source| source.held).sum();
-                prop_assert_eq!(counted as usize, held.len());
-            }
-        }
-    }
-}
+mod tests;

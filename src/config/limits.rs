@@ -5,10 +5,11 @@
 use std::{num::NonZeroU32, ops::RangeInclusive};
 
 use super::error::ConfigWarning;
+use super::penalties::{self, RawPenalties};
 use super::scalar::{Integer, OptionalKey, StringList};
 use super::values::{MAX_CONNECTIONS, Result, integer, integer_from, networks};
 use crate::{
-    admission::{PerIp, PerNetwork},
+    admission::{Penalties, PerIp, PerNetwork},
     socket_buffer::DEFAULT_SOCKET_BUFFER,
 };
 
@@ -35,6 +36,8 @@ pub struct Limits {
     pub per_ip: PerIp,
     /// Limits for each network of client addresses.
     pub per_network: PerNetwork,
+    /// Penalties for client addresses that are refused again and again, if there are any.
+    pub penalties: Option<Penalties>,
     /// Leave the system's limit of core dumps as it is, instead of forbidding them.
     pub core_dumps: bool,
 }
@@ -65,6 +68,7 @@ impl Default for Limits {
             socket_buffer: DEFAULT_SOCKET_BUFFER,
             per_ip,
             per_network,
+            penalties: Some(penalties::DEFAULT),
             core_dumps: false,
         }
     }
@@ -82,6 +86,8 @@ pub(super) struct RawLimits {
     per_ip: RawPerIp,
     #[serde(default)]
     per_network: RawPerNetwork,
+    #[serde(default)]
+    penalties: RawPenalties,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]
@@ -98,6 +104,7 @@ pub(super) struct RawPerIp {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPerNetwork {
+    enabled: OptionalKey<bool>,
     rate: OptionalKey<Integer>,
     burst: OptionalKey<Integer>,
     sessions: OptionalKey<Integer>,
@@ -117,6 +124,7 @@ pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Resul
         max_requests: max_requests.unwrap_or(default.max_requests),
         per_network: per_network(raw.per_network, &network_of(&per_ip))?,
         per_ip,
+        penalties: penalties::penalties(raw.penalties)?,
         socket_buffer: socket_buffer.unwrap_or(default.socket_buffer),
         core_dumps: raw.core_dumps.is_some_and(|on| *on.get_ref()),
     })
@@ -145,10 +153,12 @@ fn network_of(per_ip: &PerIp) -> PerNetwork {
 
 fn per_network(raw: RawPerNetwork, default: &PerNetwork) -> Result<PerNetwork> {
     let limit = |key: &str, written, default| Ok(integer(key, written, u32::MAX)?.unwrap_or(default));
-    Ok(PerNetwork {
+    let per_network = PerNetwork {
         rate: limit("limits.per_network.rate", raw.rate, default.rate)?,
         burst: limit("limits.per_network.burst", raw.burst, default.burst)?,
         sessions: limit("limits.per_network.sessions", raw.sessions, default.sessions)?,
         handshakes: limit("limits.per_network.handshakes", raw.handshakes, default.handshakes)?,
-    })
+    };
+    let is_enabled = raw.enabled.is_none_or(|on| *on.get_ref());
+    Ok(if is_enabled { per_network } else { PerNetwork::UNLIMITED })
 }

@@ -19,6 +19,7 @@ mod limits;
 mod listener;
 mod log;
 mod path;
+mod penalties;
 mod raw;
 mod route;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::health::RawHealth;
 use super::limits::{RawLimits, RawPerIp, RawPerNetwork};
 use super::listener::RawListener;
 use super::log::RawLog;
+use super::penalties::RawPenalties;
 use super::scalar::{Integer, OptionalKey, StringList, StringOrList};
 use super::targets::RawTargets;
 use super::timeouts::RawTimeouts;
@@ -68,7 +69,7 @@ pub(super) struct Table {
 }
 
 /// Every table, the top level first.
-pub(super) fn tables() -> [Table; 13] {
+pub(super) fn tables() -> [Table; 14] {
     [
         Table { path: &[], header: "", keys: keys::<RawFile>() },
         Table { path: &["listener"], header: "[[listener]]", keys: keys::<RawListener>() },
@@ -83,6 +84,7 @@ pub(super) fn tables() -> [Table; 13] {
             header: "[limits.per_network]",
             keys: keys::<RawPerNetwork>(),
         },
+        Table { path: &["limits", "penalties"], header: "[limits.penalties]", keys: keys::<RawPenalties>() },
         Table { path: &["timeouts"], header: "[timeouts]", keys: keys::<RawTimeouts>() },
         Table { path: &["web"], header: "[web]", keys: keys::<RawWeb>() },
         Table { path: &["admin"], header: "[admin]", keys: keys::<RawAdmin>() },

@@ -100,6 +100,26 @@ pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit
     shared.limiter.admit(client.ip(), StdInstant::now())
 }
 
+/// Counts a refusal for a penalty, unless the client is not to blame, or is a proxy that has not named the client.
+pub(super) fn count_refusal(
+    reason: Reason,
+    settings: &ListenerSettings,
+    shared: &Shared,
+    log_line: &AccessLogLine,
+) {
+    let client = log_line.peer.ip();
+    // Browsers request files that do not exist, such as icons. On a route, it is the token that is unknown.
+    let is_file = reason == Reason::UnknownRoute && log_line.route.is_none();
+    if reason.counts_for_penalty()
+        && !is_file
+        && !log_line.excused
+        && !peer::is_trusted(&settings.trusted_proxies, client)
+        && shared.limiter.count_refusal(client, StdInstant::now()).is_some()
+    {
+        shared.metrics.count_penalty();
+    }
+}
+
 /// Records which limit was exceeded. Returns why the connection ends.
 pub(super) fn refused(exceeded: &LimitExceeded, log_line: &mut AccessLogLine) -> Reason {
     log_line.detail = Some(exceeded.to_string());
@@ -153,6 +173,9 @@ pub(super) async fn secure(
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
             log_line.detail = Some(error.to_string());
+            // An alert: most likely the client does not trust the certificate, which is a problem of the gateway.
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+            log_line.excused = matches!(cause, Some(rustls::Error::AlertReceived(_)));
             Err(Reason::TlsFailed)
         }
         Ok(Ok(TlsAccept::Stream(stream))) => {

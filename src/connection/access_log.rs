@@ -25,6 +25,8 @@ pub(super) struct AccessLogLine {
     pub(super) backend: Option<Backend>,
     /// Details for the operator. The client does not receive them.
     pub(super) detail: Option<String>,
+    /// Whether the client is not to blame for a refusal, so that it does not count for a penalty.
+    pub(super) excused: bool,
     started: Instant,
     metrics: Arc<Metrics>,
     written: bool,
@@ -40,6 +42,7 @@ impl AccessLogLine {
             session: None,
             backend: None,
             detail: None,
+            excused: false,
             started,
             metrics,
             written: false,

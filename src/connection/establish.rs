@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     ListenerSettings, Shared,
-    accepted::{ConnectionInfo, gave_way, secure},
+    accepted::{ConnectionInfo, count_refusal, gave_way, secure},
     access_log::AccessLogLine,
     dial::{DialOutcome, dial},
     drain_grace,
@@ -48,17 +48,32 @@ pub(super) struct OpenSession {
 /// What a session holds until it ends.
 type Guards = (Option<AddressPermit>, Permit, Option<balance::BackendPermit>, Option<SessionGauge>);
 
-/// Serves the connection until it is a session.
+/// Serves the connection until it is a session. A refusal counts against the client's address.
 pub(super) async fn establish(
-    mut socket: Socket,
-    mut info: ConnectionInfo,
-    mut address_permit: Option<AddressPermit>,
-    mut permit: HandshakePermit,
+    socket: Socket,
+    info: ConnectionInfo,
+    address_permit: Option<AddressPermit>,
+    permit: HandshakePermit,
     settings: Arc<ListenerSettings>,
     shared: Arc<Shared>,
     log_line: &mut AccessLogLine,
 ) -> Result<Box<Established>, Reason> {
-    let (settings, shared) = (&*settings, &*shared);
+    let established = serve_stages(socket, info, address_permit, permit, &settings, &shared, log_line).await;
+    if let Err(reason) = established {
+        count_refusal(reason, &settings, &shared, log_line);
+    }
+    established
+}
+
+async fn serve_stages(
+    mut socket: Socket,
+    mut info: ConnectionInfo,
+    mut address_permit: Option<AddressPermit>,
+    mut permit: HandshakePermit,
+    settings: &ListenerSettings,
+    shared: &Shared,
+    log_line: &mut AccessLogLine,
+) -> Result<Box<Established>, Reason> {
     // One deadline for everything up to the first request head, however the client spreads it.
     let first_head = Instant::now() + settings.handshake_limit();
     if settings.proxy_protocol {

@@ -47,7 +47,9 @@ pub(super) async fn read_requests<'a>(
         };
         let request = match request {
             Ok(request) => request,
-            Err(error) => return Err(close(exchange, error, files_requested > 0, timeouts.close).await),
+            Err(error) => {
+                return Err(close(exchange, error, files_requested > 0, timeouts.close, log_line).await);
+            }
         };
         if files_requested > 0 {
             permit.resume();
@@ -76,7 +78,7 @@ pub(super) async fn read_requests<'a>(
             () = drain_grace(shared) => return Err(Reason::Served),
         };
         if let Err(error) = sent {
-            return Err(close(exchange, error, true, timeouts.close).await);
+            return Err(close(exchange, error, true, timeouts.close, log_line).await);
         }
         permit.wait();
         head_deadline = Instant::now() + timeouts.request;
@@ -89,8 +91,11 @@ async fn close(
     error: ExchangeError,
     served: bool,
     linger: Duration,
+    log_line: &mut AccessLogLine,
 ) -> Reason {
-    let error = exchange.close_on_error(error, linger).await;
+    let (error, has_begun) = exchange.close_on_error(error, linger).await;
+    // Browsers open connections before they need them.
+    log_line.excused = !has_begun;
     let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
     if served && idle { Reason::Served } else { error.reason() }
 }

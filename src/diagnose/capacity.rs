@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use super::machine::Machine;
 use crate::{
+    admission::PerNetwork,
     config::{Backend, Config, Destinations, Limits, Route},
     transport::listener::BACKLOG,
 };
@@ -200,17 +201,17 @@ fn address(backend: &Backend) -> Option<String> {
 
 fn notes(config: &Config, machine: &Machine) -> Vec<String> {
     let Limits { max_sessions, max_handshakes, socket_buffer, per_ip, per_network, .. } = &config.limits;
-    let mut notes = vec![
-        format!(
-            "one client address may hold {} sessions and open {} per second (limits.per_ip); clients behind one \
+    let mut notes = vec![format!(
+        "one client address may hold {} sessions and open {} per second (limits.per_ip); clients behind one \
              address, or behind a proxy that is not in trusted_proxies, share that",
-            per_ip.sessions, per_ip.rate
-        ),
-        format!(
+        per_ip.sessions, per_ip.rate
+    )];
+    if *per_network != PerNetwork::UNLIMITED {
+        notes.push(format!(
             "one IPv4 /24 or IPv6 /56 may hold {} sessions and open {} per second (limits.per_network)",
             per_network.sessions, per_network.rate
-        ),
-    ];
+        ));
+    }
     let backlog = u64::from(BACKLOG);
     if let Some(somaxconn) = machine.somaxconn.filter(|somaxconn| *somaxconn < backlog) {
         notes.push(format!(

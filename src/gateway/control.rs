@@ -34,6 +34,8 @@ use crate::{
 const MIN_TRACKED_SOURCES: usize = 65_536;
 /// The same for each size of networks.
 const MIN_TRACKED_NETWORKS: usize = 16_384;
+/// How many sources it remembers whose connections were refused, per address family.
+const TRACKED_REFUSED: usize = 16_384;
 
 /// A handle to a running gateway. Clones control the same gateway.
 #[derive(Debug, Clone)]
@@ -249,6 +251,7 @@ fn shared(limits: &Limits) -> Shared {
         limiter: RateLimiter::new(
             limits.per_ip.clone(),
             &limits.per_network,
+            limits.penalties,
             tracked_sources(limits),
             Instant::now(),
         ),
@@ -264,7 +267,11 @@ fn shared(limits: &Limits) -> Shared {
 /// than there can be connections.
 pub(super) fn tracked_sources(limits: &Limits) -> TrackedSources {
     let least = 2 * (limits.max_sessions + limits.max_handshakes);
-    TrackedSources { sources: least.max(MIN_TRACKED_SOURCES), networks: least.max(MIN_TRACKED_NETWORKS) }
+    TrackedSources {
+        sources: least.max(MIN_TRACKED_SOURCES),
+        networks: least.max(MIN_TRACKED_NETWORKS),
+        refused: TRACKED_REFUSED,
+    }
 }
 
 pub(super) fn handshake_limits(limits: &Limits) -> HandshakeLimits {

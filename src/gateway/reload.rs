@@ -81,7 +81,7 @@ impl Control {
         shared.sessions.set_limit(limits.max_sessions);
         context.socket_buffer.set(limits.socket_buffer);
         let rows = tracked_sources(&limits);
-        shared.limiter.set_limits(limits.per_ip, &limits.per_network, rows);
+        shared.limiter.set_limits(limits.per_ip, &limits.per_network, limits.penalties, rows);
         let mut previous = std::mem::take(&mut state.listeners);
         let (listener_count, route_count) = (listeners.len(), snapshot.routes.iter().count());
         for ReadyListener { configured, bound, settings } in listeners {

@@ -209,10 +209,14 @@ where
     }
 
     /// Closes the connection after an error. Sends an error response if the client has begun a request. Returns the error,
-    /// more precisely if that is possible.
-    pub(crate) async fn close_on_error(self, mut error: ExchangeError, linger: Duration) -> ExchangeError {
+    /// more precisely if that is possible, and whether a request has begun.
+    pub(crate) async fn close_on_error(
+        self,
+        mut error: ExchangeError,
+        linger: Duration,
+    ) -> (ExchangeError, bool) {
         if error == ExchangeError::Stalled {
-            return error;
+            return (error, true);
         }
         let parts = self.connection.into_parts();
         let mut io = parts.io.into_inner();
@@ -231,7 +235,7 @@ where
             let _ = timeout(linger, io.write_all(&response)).await;
         }
         close_lingering(io, linger).await;
-        error
+        (error, has_begun)
     }
 
     /// Drives hyper until it has sent the response and released the connection.

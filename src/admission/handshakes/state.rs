@@ -1,0 +1,185 @@
+//! The handshakes by network and age, and the rules by which they give way.
+//!
+//! Owns the counts of each source and network. Knows nothing of locks and of those who wait. Invariant: the counts are those
+//! of the entries.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    HandshakeLimits, Newcomer,
+    by_network::{ByNetwork, Entry, Key},
+};
+use crate::admission::{limits::LimitExceeded, source::Source};
+
+/// The handshakes of a network are disproportionate if they are more than this part of the limit beyond twice those of the
+/// newcomer's network.
+const DISPROPORTIONATE: usize = 32;
+/// The least of that margin, for small limits.
+const LEAST_MARGIN: usize = 8;
+/// The part of its deadline that a handshake is given in any case, unless its client is silent and all others are as well. A
+/// handshake takes a few round trips, and clients speak first.
+pub(super) const SUSPECT: u32 = 10;
+/// That part if all clients are silent.
+pub(super) const ALL_SILENT: u32 = 20;
+/// The part that is given to a client that speaks and whose network has no more than its share.
+const SLOW: u32 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    /// The client has sent nothing yet.
+    Silent,
+    /// In the middle of TLS or of the first request, or served.
+    Active,
+    /// Between two requests.
+    Waiting,
+}
+
+pub(super) enum NotAdmitted {
+    Full(Duration),
+    Exceeded(LimitExceeded),
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) limits: HandshakeLimits,
+    last_number: u64,
+    /// When a client was last heard for the first time.
+    pub(super) last_heard: Option<Instant>,
+    pub(super) silent: ByNetwork,
+    pub(super) active: ByNetwork,
+    pub(super) waiting: ByNetwork,
+    /// The limited handshakes of each source, without those that wait.
+    pub(super) sources: HashMap<Source, usize>,
+}
+
+impl State {
+    pub(super) fn new(limits: HandshakeLimits) -> Self {
+        let (silent, active, waiting) = Default::default();
+        Self { limits, last_number: 0, last_heard: None, silent, active, waiting, sources: HashMap::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.silent.entries.len() + self.active.entries.len() + self.waiting.entries.len()
+    }
+
+    /// The handshakes of a network, without those that wait.
+    fn count(&self, network: Source) -> usize {
+        self.silent.count(network) + self.active.count(network)
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        newcomer: Newcomer,
+        now: Instant,
+    ) -> Result<(Key, CancellationToken), NotAdmitted> {
+        let Newcomer { address, limited, deadline } = newcomer;
+        let source = Source::of(address);
+        let network = source.network();
+        if limited {
+            self.check(source).map_err(NotAdmitted::Exceeded)?;
+        }
+        while self.len() >= self.limits.total.max(1) {
+            let key = self.to_take_away(network, now).map_err(NotAdmitted::Full)?;
+            if let Some((entry, _)) = self.remove(key) {
+                entry.taken_away.cancel();
+            }
+        }
+        self.last_number += 1;
+        let key = Key { network, number: self.last_number };
+        let taken_away = CancellationToken::new();
+        let entry = Entry { source, limited, since: now, deadline, taken_away: taken_away.clone() };
+        self.insert(key, entry, Group::Silent);
+        Ok((key, taken_away))
+    }
+
+    /// Checks the limits of a source and of its network.
+    fn check(&self, source: Source) -> Result<(), LimitExceeded> {
+        if self.sources.get(&source).is_some_and(|count| *count >= self.limits.per_ip) {
+            return Err(LimitExceeded::Handshakes);
+        }
+        if self.count(source.network()) >= self.limits.per_network {
+            return Err(LimitExceeded::NetworkHandshakes);
+        }
+        Ok(())
+    }
+
+    /// The connection that gives way to one from `network`, or how long it takes until there is one.
+    fn to_take_away(&self, network: Source, now: Instant) -> Result<Key, Duration> {
+        let longest_waiting = self.waiting.largest().find_map(|(_, largest)| self.waiting.oldest(largest));
+        if let Some((key, _)) = longest_waiting {
+            return Ok(key);
+        }
+        // For how long has no client been heard? If none ever was, for longer than any deadline.
+        let quiet = self.last_heard.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
+        let silent = self.silent.to_take_away(now, |_, deadline| match deadline / ALL_SILENT {
+            least if quiet >= least => least,
+            _ => deadline / SUSPECT,
+        });
+        let Err(soonest) = silent else { return silent };
+        let margin = (self.limits.total / DISPROPORTIONATE).max(LEAST_MARGIN);
+        let fair = 2 * self.count(network) + margin;
+        let active = self.active.to_take_away(now, |largest, deadline| match self.count(largest) {
+            count if count >= fair => deadline / SUSPECT,
+            _ => deadline / SLOW,
+        });
+        active.map_err(|soon| soon.min(soonest))
+    }
+
+    pub(super) fn move_to(&mut self, key: Key, group: Group) {
+        // It is absent if the permit was taken away.
+        if let Some((entry, _)) = self.remove(key) {
+            self.insert(key, entry, group);
+        }
+    }
+
+    pub(super) fn set_client(
+        &mut self,
+        key: Key,
+        address: IpAddr,
+        limited: bool,
+    ) -> Result<Key, LimitExceeded> {
+        let source = Source::of(address);
+        if limited {
+            self.check(source)?;
+        }
+        let moved = Key { network: source.network(), ..key };
+        if let Some((entry, group)) = self.remove(key) {
+            self.insert(moved, Entry { source, limited, ..entry }, group);
+        }
+        Ok(moved)
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry, group: Group) {
+        if group != Group::Waiting && entry.limited {
+            *self.sources.entry(entry.source).or_default() += 1;
+        }
+        match group {
+            Group::Silent => self.silent.insert(key, entry),
+            Group::Active => self.active.insert(key, entry),
+            Group::Waiting => self.waiting.insert(key, entry),
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<(Entry, Group)> {
+        if let Some(entry) = self.waiting.remove(key) {
+            return Some((entry, Group::Waiting));
+        }
+        let silent = self.silent.remove(key).map(|entry| (entry, Group::Silent));
+        let (entry, group) = silent.or_else(|| Some((self.active.remove(key)?, Group::Active)))?;
+        if entry.limited
+            && let Some(count) = self.sources.get_mut(&entry.source)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&entry.source);
+            }
+        }
+        Some((entry, group))
+    }
+}

@@ -5,7 +5,7 @@
 //!
 //! The receive buffer is fixed, so a peer that sends cannot make it grow. The send buffer still grows with the path,
 //! because data in flight must be kept until it is acknowledged, but what is not yet sent is bounded: a peer that reads
-//! nothing costs this much, a long path with a high bandwidth is not slowed down.
+//! nothing costs [`UNSENT_FACTOR`] times this much, a long path with a high bandwidth is not slowed down.
 
 use std::{
     io,
@@ -21,6 +21,11 @@ use socket2::SockRef;
 
 /// `limits.socket_buffer` if it is not set, in bytes.
 pub(crate) const DEFAULT_SOCKET_BUFFER: u32 = 512 * 1024;
+
+/// How many times `limits.socket_buffer` may wait in the kernel to be sent. The kernel reports a socket writable when half
+/// of that is free: with once instead of four times as much, a client that downloads at full speed costs 7 % more
+/// processor time, because each wake-up moves less.
+const UNSENT_FACTOR: u32 = 4;
 
 /// `limits.socket_buffer` in bytes. Clones share the value, so that a reload can change it.
 #[derive(Debug, Clone)]
@@ -48,7 +53,7 @@ impl SocketBuffer {
     pub(crate) fn apply<S: AsFd>(&self, socket: &S) -> io::Result<()> {
         let bytes = self.get();
         set_socket_recv_buffer_size(socket, bytes as usize)?;
-        SockRef::from(socket).set_tcp_notsent_lowat(bytes)
+        SockRef::from(socket).set_tcp_notsent_lowat(bytes.saturating_mul(UNSENT_FACTOR))
     }
 }
 
@@ -69,6 +74,6 @@ mod tests {
         let accepted = SockRef::from(&accepted);
         // The kernel doubles the size, for its own overhead.
         assert_eq!(accepted.recv_buffer_size().unwrap(), 200_000);
-        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), 100_000);
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), 400_000);
     }
 }

@@ -22,8 +22,8 @@ const KERNEL: u64 = 8 * 1024;
 /// The most that a session buffers while both peers stall, beside its socket buffers, in bytes.
 const STALLED: u64 = 2 * 128 * 1024;
 /// The most that the kernel keeps for it in that case, in units of `limits.socket_buffer`: for each of its two sockets
-/// twice the size for what was received, and once for what is not yet sent.
-const SOCKET_BUFFERS: u64 = 6;
+/// twice the size for what was received, and four times for what is not yet sent.
+const SOCKET_BUFFERS: u64 = 12;
 /// Processor time of a short session with a full TLS handshake, from accept to close, in µs.
 const HANDSHAKE: u64 = 400;
 

@@ -6,6 +6,7 @@
 mod backend;
 mod client;
 mod driver;
+mod herd;
 mod pipe;
 mod process;
 mod protocol;
@@ -18,6 +19,7 @@ use anyhow::{Context, bail};
 
 pub(crate) use self::{
     driver::{Driver, Operation},
+    herd::{Arrival, Herd},
     process::Process,
     protocol::Transport,
     targets::{BASELINE, Bench, Target},
@@ -44,6 +46,10 @@ pub(crate) fn run_role() -> anyhow::Result<bool> {
         ["driver", protocol, address, certificate, handshake] => {
             let (protocol, address, handshake) = (protocol.parse()?, address.parse()?, handshake.parse()?);
             runtime.block_on(driver::serve(protocol, address, Path::new(certificate), handshake))?;
+        }
+        ["herd", protocol, address, certificate, handshake] => {
+            let (protocol, address, handshake) = (protocol.parse()?, address.parse()?, handshake.parse()?);
+            runtime.block_on(herd::serve(protocol, address, Path::new(certificate), handshake))?;
         }
         _ => bail!("unknown role {rest:?}"),
     }

@@ -3,7 +3,7 @@
 use std::{
     io,
     io::Write as _,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use rustls::{HandshakeKind, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -40,8 +40,22 @@ impl Connection {
         address: SocketAddr,
         connector: &TlsConnector,
     ) -> anyhow::Result<Self> {
+        Self::open_from(None, protocol, address, connector).await
+    }
+
+    /// The same from an address of this machine.
+    pub(super) async fn open_from(
+        source: Option<IpAddr>,
+        protocol: ClientProtocol,
+        address: SocketAddr,
+        connector: &TlsConnector,
+    ) -> anyhow::Result<Self> {
         with_timeout("opening", async {
-            let socket = TcpStream::connect(address).await?;
+            let socket = TcpSocket::new_v4()?;
+            if let Some(source) = source {
+                socket.bind((source, 0).into())?;
+            }
+            let socket = socket.connect(address).await?;
             socket.set_nodelay(true)?;
             let stream = if protocol == ClientProtocol::Ws {
                 ClientStream::Plain(socket)
@@ -113,6 +127,11 @@ impl Connection {
         message.extend_from_slice(payload);
         self.send(&message).await?;
         self.receive(payload.len() as u64, &mut [0; 1024]).await
+    }
+
+    /// Waits for the end of the connection.
+    pub(super) async fn ended(mut self) {
+        while self.stream.read(&mut [0; 1024]).await.is_ok_and(|len| len > 0) {}
     }
 
     /// Performs the closing handshake of the protocol and waits for the end of the stream.

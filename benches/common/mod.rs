@@ -7,6 +7,7 @@ mod backend;
 mod client;
 mod driver;
 mod flood;
+mod herd;
 mod live;
 mod pipe;
 mod process;
@@ -21,6 +22,7 @@ use anyhow::{Context, bail};
 pub(crate) use self::{
     driver::{Driver, Operation},
     flood::Flood,
+    herd::{Arrival, Herd},
     live::{Latencies, LiveSessions},
     process::Process,
     protocol::Transport,
@@ -55,6 +57,10 @@ pub(crate) fn run_role() -> anyhow::Result<bool> {
         ["flood", address, certificate, handshake, concurrency] => {
             let (address, certificate) = (address.parse()?, Path::new(certificate));
             runtime.block_on(flood::serve(address, certificate, handshake.parse()?, concurrency.parse()?))?;
+        }
+        ["herd", protocol, address, certificate, handshake] => {
+            let (protocol, address, handshake) = (protocol.parse()?, address.parse()?, handshake.parse()?);
+            runtime.block_on(herd::serve(protocol, address, Path::new(certificate), handshake))?;
         }
         _ => bail!("unknown role {rest:?}"),
     }

@@ -84,6 +84,11 @@ impl Process {
         self.child.stdin.as_mut().with_context(|| format!("{}: no standard input", self.name))
     }
 
+    /// kill -9, without waiting for its end.
+    pub(crate) fn kill(&self) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL)?)
+    }
+
     /// The process ids of the program and all its descendants.
     pub(crate) fn tree(&self) -> Vec<u32> {
         let mut tree = vec![self.child.id()];

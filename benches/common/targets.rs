@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -28,6 +28,11 @@ const WEBSOCKIFY: &str = "websockify-0.13.0";
 const HAPROXY_TUNING: &str = " tune.bufsize 65536\n tune.maxrewrite 0\n";
 /// How many connections each program must accept.
 const CONNECTIONS: u64 = 9000;
+
+/// A free port.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// No limits for clients of this machine.
+const NO_LIMITS: &str = "[limits.per_ip]\nexempt = [\"127.0.0.0/8\"]\n";
 
 /// The name of the raw pipe in the tables.
 pub(crate) const BASELINE: &str = "raw rustls pipe";
@@ -80,7 +85,21 @@ impl Bench {
 
     /// Portcullis with its defaults, but without limits per client address: all clients have the same one.
     pub(crate) fn portcullis(&self, tls: bool, transport: Transport) -> anyhow::Result<Target> {
-        self.start_portcullis(Path::new(env!("CARGO_BIN_EXE_portcullis")), "Portcullis", tls, transport)
+        self.start_portcullis(
+            Path::new(env!("CARGO_BIN_EXE_portcullis")),
+            "Portcullis",
+            tls,
+            transport,
+            ANY,
+            NO_LIMITS,
+        )
+    }
+
+    /// Portcullis with TLS and all its defaults, on any address or on that of `previous`, which was killed.
+    pub(crate) fn portcullis_with_limits(&self, previous: Option<&Target>) -> anyhow::Result<Target> {
+        let address = previous.map_or(ANY, |previous| previous.address);
+        let program = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+        self.start_portcullis(program, "Portcullis", true, Transport::Tcp, address, "")
     }
 
     /// Another build of Portcullis, configured in the same way.
@@ -90,7 +109,7 @@ impl Bench {
         tls: bool,
         transport: Transport,
     ) -> anyhow::Result<Target> {
-        self.start_portcullis(program, "Portcullis, other build", tls, transport)
+        self.start_portcullis(program, "Portcullis, other build", tls, transport, ANY, NO_LIMITS)
     }
 
     fn start_portcullis(
@@ -99,6 +118,8 @@ impl Bench {
         name: &str,
         tls: bool,
         transport: Transport,
+        address: SocketAddr,
+        limits: &str,
     ) -> anyhow::Result<Target> {
         let backend_tls = match transport {
             Transport::Tls => {
@@ -118,9 +139,9 @@ impl Bench {
         let config = self.write(
             &format!("gateway-{transport}.toml"),
             &format!(
-                "[[listener]]\naddress = \"127.0.0.1:0\"\n{identity}\
+                "[[listener]]\naddress = \"{address}\"\n{identity}\
                  [[route]]\nname = \"bench\"\npath = \"/bench\"\nbackend = {backend:?}\nmissing_origin = \"allow\"\n{backend_tls}\
-                 [limits.per_ip]\nexempt = [\"127.0.0.0/8\"]\n[log]\nformat = \"json\"\n",
+                 {limits}[log]\nformat = \"json\"\n",
             ),
         )?;
         let mut command = Command::new(program);
@@ -168,18 +189,23 @@ impl Bench {
 
     /// HAProxy with its default buffers, terminating TLS.
     pub(crate) fn haproxy(&self) -> anyhow::Result<Target> {
-        self.haproxy_with("TLS pipe", "")
+        self.haproxy_with("TLS pipe", "", free_address()?)
+    }
+
+    /// The same on the address of `previous`, which was killed, if there is one.
+    pub(crate) fn haproxy_at(&self, previous: Option<&Target>) -> anyhow::Result<Target> {
+        let address = previous.map_or_else(free_address, |previous| Ok(previous.address))?;
+        self.haproxy_with("TLS pipe", "", address)
     }
 
     /// HAProxy with buffers as large as the gateway's, terminating TLS.
     pub(crate) fn haproxy_tuned(&self) -> anyhow::Result<Target> {
-        self.haproxy_with("TLS pipe, tuned", HAPROXY_TUNING)
+        self.haproxy_with("TLS pipe, tuned", HAPROXY_TUNING, free_address()?)
     }
 
-    fn haproxy_with(&self, kind: &str, tuning: &str) -> anyhow::Result<Target> {
+    fn haproxy_with(&self, kind: &str, tuning: &str, address: SocketAddr) -> anyhow::Result<Target> {
         let program = find_program("haproxy")?;
         let name = format!("HAProxy {}, {kind}", version(Command::new(&program).arg("-v"))?);
-        let address = free_address()?;
         let (certificate, key) = (fs::read_to_string(&self.certificate)?, fs::read_to_string(&self.key)?);
         let pair = self.write("haproxy.pem", &(certificate + &key))?;
         let config = self.write(

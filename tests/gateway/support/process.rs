@@ -43,7 +43,8 @@ pub(crate) struct Setup {
     limits: String,
     per_ip: String,
     level: &'static str,
-    descriptors: Option<usize>,
+    log: String,
+    prefix: Vec<String>,
     variables: Vec<(&'static str, String)>,
 }
 
@@ -60,7 +61,8 @@ impl Setup {
             limits: String::new(),
             per_ip: "exempt = [\"127.0.0.0/8\", \"::1/128\"]\n".to_owned(),
             level: "debug",
-            descriptors: None,
+            log: String::new(),
+            prefix: Vec::new(),
             variables: Vec::new(),
         }
     }
@@ -140,9 +142,20 @@ impl Setup {
         self
     }
 
+    /// More lines for `[log]`.
+    pub(crate) fn log(mut self, lines: &str) -> Self {
+        self.log += lines;
+        self
+    }
+
     /// Starts the gateway with this limit of descriptors, which it cannot raise. Inherited ones above it do not count.
-    pub(crate) fn descriptors(mut self, limit: usize) -> Self {
-        self.descriptors = Some(limit);
+    pub(crate) fn descriptors(self, limit: usize) -> Self {
+        self.through(&["sh", "-c", "ulimit -n $0 && exec \"$@\"", &limit.to_string()])
+    }
+
+    /// Starts the gateway through another command, which must become the gateway (`exec`).
+    pub(crate) fn through(mut self, command: &[&str]) -> Self {
+        self.prefix.extend(command.iter().map(|&word| word.to_owned()));
         self
     }
 
@@ -164,24 +177,19 @@ impl Setup {
         write("localhost.key", &identity.private_key);
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(directory.path().join("localhost.key"), private).expect("a key of the test");
-        let Self { listeners: [tls, plain], rest, limits, per_ip, level, descriptors, variables } = self;
+        let Self { listeners: [tls, plain], rest, limits, per_ip, level, log, prefix, variables } = self;
         let rest = format!(
             "[[listener]]\n{tls}\n[[listener]]\n{plain}\n\
              [[route]]\nname = \"canary\"\npath = \"/canary\"\nbackend = \"tcp://{}\"\n\n{rest}\n\
-             [limits]\n{limits}\n[limits.per_ip]\n{per_ip}\n[log]\nformat = \"json\"\nlevel = \"{level}\"\nrefused_per_second = 1000000\n",
+             [limits]\n{limits}\n[limits.per_ip]\n{per_ip}\n[log]\nformat = \"json\"\nlevel = \"{level}\"\nrefused_per_second = 1000000\n{log}\n",
             canary.address
         );
         write("gateway.toml", &rest);
 
         let binary = env!("CARGO_BIN_EXE_portcullis");
-        let mut command = match descriptors {
-            None => Command::new(binary),
-            Some(limit) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "ulimit -n $0 && exec \"$@\""]).arg(limit.to_string()).arg(binary);
-                shell
-            }
-        };
+        let mut words = prefix.iter().map(String::as_str).chain([binary]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words);
         command.args(["run", "--config"]).arg(directory.path().join("gateway.toml"));
         command.envs(variables).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the gateway's binary");

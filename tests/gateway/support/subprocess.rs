@@ -16,7 +16,7 @@ pub(crate) fn role() -> Option<String> {
 /// A command that runs one test of this binary, given by its full name, in a role. Its output is not captured.
 pub(crate) fn rerun(test: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().expect("the test binary"));
-    command.args(["--exact", test, "--nocapture"]).env(ROLE, role);
+    command.args(["--exact", test, "--nocapture", "--include-ignored"]).env(ROLE, role);
     command
 }
 
@@ -37,12 +37,13 @@ pub(crate) fn isolated(test: &str) -> bool {
     let run = unshare(command_prefix)
         .args(["ip link set lo up && exec env \"$@\"", "sh", &format!("{ROLE}={ISOLATED}")])
         .arg(this)
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
         .output()
         .expect("unshare");
     let output = [&run.stdout, &run.stderr].map(|output| String::from_utf8_lossy(output).into_owned());
     let passed = run.status.success() && output[0].contains("test result: ok. 1 passed");
     assert!(passed, "{test}, isolated: {}\n{}\n{}", run.status, output[0], output[1]);
+    eprint!("{}", output[1]);
     false
 }
 

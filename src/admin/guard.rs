@@ -2,13 +2,14 @@
 //!
 //! Pure. Any web page can make a browser on this machine send requests here: through a name that resolves to a loopback
 //! address (DNS rebinding), or with a form. What a page cannot do is forge Host and Origin. Invariants: a request with a
-//! foreign Host is refused; so is one with an Origin, except a change requested by the status page itself: it has our own
-//! Origin and a header field that no page of another origin can send without a CORS preflight, which is refused.
+//! foreign Host, or a target of another host, is refused; so is one with an Origin, except a change requested by the status
+//! page itself: it has our own Origin and a header field that no page of another origin can send without a CORS preflight,
+//! which is refused.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{
-    HeaderMap, Method,
+    HeaderMap, Method, Uri,
     header::{HOST, HeaderName, ORIGIN},
 };
 
@@ -24,6 +25,9 @@ pub(super) enum GuardRefusal {
     NoHost,
     #[error("invalid Host: use localhost, a loopback address, or the address in [admin]")]
     ForeignHost,
+    /// An absolute-form target (RFC 9112 §3.2.2) of another host than the Host field.
+    #[error("the host of the request target and the Host field differ")]
+    OtherTarget,
     #[error("web pages other than the status page may not use this address")]
     Page,
 }
@@ -31,6 +35,7 @@ pub(super) enum GuardRefusal {
 /// Checks a request. `own`: the address listened on, if it has a port.
 pub(super) fn check(
     method: &Method,
+    target: &Uri,
     headers: &HeaderMap,
     own: Option<SocketAddr>,
 ) -> Result<(), GuardRefusal> {
@@ -39,6 +44,9 @@ pub(super) fn check(
     let host = host.to_str().map_err(|_| GuardRefusal::ForeignHost)?;
     if !is_own(host, own) {
         return Err(GuardRefusal::ForeignHost);
+    }
+    if target.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(host)) {
+        return Err(GuardRefusal::OtherTarget);
     }
     // A request from a page of another site. For a typed address or a bookmark browsers send "none".
     let is_change = method == Method::POST || method == Method::DELETE;
@@ -86,11 +94,15 @@ mod tests {
     use super::*;
 
     fn checked(method: Method, fields: &[(HeaderName, &str)]) -> Result<(), GuardRefusal> {
+        checked_for("/api/drain", method, fields)
+    }
+
+    fn checked_for(target: &str, method: Method, fields: &[(HeaderName, &str)]) -> Result<(), GuardRefusal> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        check(&method, &headers, Some(([127, 0, 0, 1], 9101).into()))
+        check(&method, &target.parse().unwrap(), &headers, Some(([127, 0, 0, 1], 9101).into()))
     }
 
     #[test]
@@ -137,6 +149,20 @@ mod tests {
             checked(Method::GET, &[(HOST, "localhost"), (HOST, "localhost")]),
             Err(GuardRefusal::NoHost)
         );
+    }
+
+    #[test]
+    fn a_target_of_another_host_is_refused() {
+        for (target, result) in [
+            ("http://localhost:9101/api/drain", Ok(())),
+            ("http://LOCALHOST:9101/api/drain", Ok(())),
+            ("http://evil.example:9101/api/drain", Err(GuardRefusal::OtherTarget)),
+            ("http://localhost:91/api/drain", Err(GuardRefusal::OtherTarget)),
+            ("http://localhost/api/drain", Err(GuardRefusal::OtherTarget)),
+            ("http://user@localhost:9101/api/drain", Err(GuardRefusal::OtherTarget)),
+        ] {
+            assert_eq!(checked_for(target, Method::POST, &[(HOST, "localhost:9101")]), result, "{target}");
+        }
     }
 
     #[test]

@@ -184,7 +184,7 @@ async fn handle(
     api: &AdminApi,
     connection: &Connection,
 ) -> AdminResponse {
-    match guard::check(request.method(), request.headers(), own) {
+    match guard::check(request.method(), request.uri(), request.headers(), own) {
         Ok(()) => {
             let request = read(request).await;
             let _answering = connection.answering();
@@ -194,7 +194,7 @@ async fn handle(
             let host = request.headers().get(HOST).map(|host| quoted(host.as_bytes()));
             tracing::debug!(host, why = %refusal, "admin request refused");
             let status = match refusal {
-                GuardRefusal::NoHost => StatusCode::BAD_REQUEST,
+                GuardRefusal::NoHost | GuardRefusal::OtherTarget => StatusCode::BAD_REQUEST,
                 GuardRefusal::ForeignHost | GuardRefusal::Page => StatusCode::FORBIDDEN,
             };
             response(status, TEXT, format!("{refusal}\n"))

@@ -86,8 +86,21 @@ pub fn admin_request(data: &[u8]) {
         block_on(service.serve(Pieces::new(data, usize::MAX)));
         let is_killed = block_on(std::future::poll_fn(|cx| session.poll_end(cx).is_ready().into()));
         if is_killed || control.changes.load(Ordering::Relaxed) != before {
-            let asks = |method: &[u8]| data.windows(method.len()).any(|window| window == method);
-            assert!(asks(b"POST /api/") || asks(b"DELETE /api/"), "something changed");
+            assert!(asks_for_a_change(data), "something changed");
         }
     });
+}
+
+/// Whether a request line asks for a change, by its path or by an absolute target whose host occurs elsewhere too.
+fn asks_for_a_change(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let is_change = |target: &str| {
+        let Some((_, absolute)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+            return target.starts_with("/api/");
+        };
+        let Some((authority, _)) = absolute.split_once("/api/") else { return false };
+        let hosts = text.to_ascii_lowercase().matches(&authority.to_ascii_lowercase()).count();
+        !authority.contains(char::is_whitespace) && hosts > 1
+    };
+    ["POST ", "DELETE "].iter().any(|method| text.split(method).skip(1).any(is_change))
 }

@@ -81,7 +81,7 @@ async fn a_stalled_session_costs_what_is_promised(first: &[u8], ends: impl Fn(Se
         assert!(each <= promised + SLACK, "{each} bytes for each session, {promised} are promised");
         drop(silent);
         for task in talking {
-            within("the sender to be disconnected", task).await.unwrap();
+            within("the sender to be disconnected", task).await.expect("no panic");
         }
     }
     gateway.finish().await;
@@ -136,10 +136,10 @@ async fn median_beat(
         let start = Instant::now();
         // Two of them: the second would wait for the acknowledgement of the first.
         for _ in 0..2 {
-            send.write_all(beat).await.unwrap();
+            send.write_all(beat).await.expect("the session is open");
             let mut seen = 0;
             while seen < length {
-                within("a beat", received.readable()).await.unwrap();
+                within("a beat", received.readable()).await.expect("the session is open");
                 match received.try_read(&mut buffer) {
                     Ok(read) => seen += read,
                     Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),

@@ -229,10 +229,14 @@ fn unescaped(quoted: &str) -> String {
     std::iter::from_fn(next).collect()
 }
 
-/// RFC 9110 §7.2, as far as it matters here: a host that is not empty, and no user information.
+/// RFC 9110 §7.2, as far as it matters here: a host that is not empty, no user information, and a number as the port, which
+/// the parser of authorities does not demand.
 fn is_host(host: &str) -> bool {
-    let authority = host.parse::<http::uri::Authority>();
-    authority.is_ok_and(|authority| !authority.host().is_empty() && !host.contains('@'))
+    let Ok(authority) = host.parse::<http::uri::Authority>() else { return false };
+    // User information would come first.
+    let Some(port) = host.strip_prefix(authority.host()) else { return false };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    !authority.host().is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// The host without its port.
@@ -421,6 +425,25 @@ mod tests {
         assert_eq!(select(&["mqtt"], &["binary"]), Err(Reason::SubprotocolRefused));
         assert_eq!(select(&["mqtt, mqtt"], &[]), Err(Reason::BadRequest));
         assert_eq!(select(&["not a token"], &[]), Err(Reason::BadRequest));
+    }
+
+    #[test]
+    fn a_host_has_a_number_as_its_port() {
+        for host in ["a.example", "a.example:8443", "a.example:", "[::1]", "[::1]:80", "192.0.2.1:80"] {
+            assert!(is_host(host), "{host}");
+        }
+        for host in [
+            "",
+            ":80",
+            "a:b",
+            "a:80:90",
+            "user@a",
+            "a@b:80",
+            "attacker.example:6.localhost",
+            "[::1]:6.localhost",
+        ] {
+            assert!(!is_host(host), "{host}");
+        }
     }
 
     #[test]

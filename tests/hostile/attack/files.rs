@@ -47,8 +47,11 @@ async fn row_68_a_file_takes_longer_than_a_request_head_may() {
             let end = head.windows(4).position(|window| window == b"\r\n\r\n");
             total = end.map_or(total, |end| end + 4 + LENGTH);
         }
-        let due = Duration::from_secs_f64(received as f64 / PER_SECOND as f64);
-        tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
+        // The end is read as fast as it comes, so that little is left when the gateway has sent everything.
+        if received < LENGTH - LENGTH / 6 {
+            let due = Duration::from_secs_f64(received as f64 / PER_SECOND as f64);
+            tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
+        }
     }
     assert!(start.elapsed() > Duration::from_secs(3), "{:?}", start.elapsed());
     let head = String::from_utf8_lossy(&head).to_lowercase();
@@ -73,8 +76,9 @@ async fn row_68_a_connection_has_the_time_of_one_head_after_each_file() {
             assert_eq!(get(&gateway, &mut connection, "/index.html").await.status, 200);
             tokio::time::sleep(REQUEST / 2).await;
         }
-        assert_eq!(get(&gateway, &mut connection, "/index.html").await.status, 200);
+        // Before the last file: the time begins when the gateway has sent it, not when the client has read it.
         let start = Instant::now();
+        assert_eq!(get(&gateway, &mut connection, "/index.html").await.status, 200);
         connection.write_all(half).await.unwrap();
         let (reply, ended) = read_to_end(&mut connection).await;
         assert_took(start, REQUEST);

@@ -20,11 +20,11 @@ const MINUTES: f64 = 15.0;
 const LONGEST_ROUND: Duration = Duration::from_secs(40);
 /// How long a client takes for one step at most.
 const CLIENT_LIMIT: Duration = Duration::from_secs(10);
-/// How much more memory the gateway may hold after a round than before the first: the allocator keeps some of what thousands
-/// of sessions at a time have used.
-const MEMORY_TOLERANCE: u64 = 48 << 20;
-/// How much more it may hold after the last round than after the first, which had the same peak.
-const MEMORY_GROWTH: u64 = 8 << 20;
+/// How much more memory the gateway may hold after a round than before the first: the C library keeps what 9,000 sessions
+/// at a time have used (about 100 MiB), and uses it again. A leak is found by the growth from round to round.
+const MEMORY_TOLERANCE: u64 = 160 << 20;
+/// How much more it may hold after the last round than after the first, whose peak was about the same.
+const MEMORY_GROWTH: u64 = 16 << 20;
 /// How long a scenario may take at most, on a slow and busy machine too.
 const DEADLINE: Duration = Duration::from_secs(1_800);
 /// How long descriptors may stay open after the last session.

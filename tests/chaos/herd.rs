@@ -68,7 +68,7 @@ async fn nine_thousand_sessions_are_opened_held_and_dropped() {
         .per_ip("exempt = [\"127.0.0.0/24\"]")
         .limits("max_sessions = 9200")
         // What is slow here are the clients, which share two threads. `cargo bench --bench herd` has the defaults.
-        .timeouts("tls = \"60s\"\nrequest = \"60s\"\nping = \"60s\"\npong = \"60s\"");
+        .timeouts("tls = \"300s\"\nrequest = \"300s\"\nconnect = \"60s\"\nping = \"60s\"\npong = \"60s\"");
     let mut scenario = Scenario::start("herd", 160, setup).await;
     let targets = scenario.targets("/echo");
     while let Some(time) = scenario.next_round() {

@@ -1,11 +1,11 @@
 //! A herd: thousands of clients that connect at the same moment, and again after the gateway was killed.
 //!
-//! `cargo bench --bench herd [-- --clients 9000] [-- --rounds 3]` lets that many clients from 400 addresses in 40 networks
+//! `cargo bench --bench herd [-- --clients 9000] [-- --rounds 3] [-- --program PATH]` lets that many clients from 400 addresses in 40 networks
 //! connect by `wss://` at once (TLS 1.3, X25519, no resumption), upgrade, and echo a small message. Then the gateway gets
 //! kill -9, is started again, and all of them connect at once again. It prints how many did not get in, and how long the
 //! others took from the common start. HAProxy, which only terminates TLS, does the same work if it is installed. The clients
 //! are a process of their own; their processor time is printed too, because on a machine with few processors they are slower
-//! than what they measure. The gateway has its default limits, `limits.per_ip` and `limits.per_network` included.
+//! than what they measure. `--program` measures another build of the gateway. The gateway has its default limits, `limits.per_ip` and `limits.per_network` included.
 
 #[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     if common::run_role()? {
         return Ok(());
     }
-    let arguments = Arguments::read(&["--clients", "--rounds"])?;
+    let arguments = Arguments::read(&["--clients", "--rounds", "--program"])?;
     let clients = arguments.number("--clients", CLIENTS)?;
     let rounds = arguments.number("--rounds", ROUNDS)?;
     ensure!(clients > 0 && rounds > 0, "at least one client and one round are needed");
@@ -34,9 +34,11 @@ fn main() -> anyhow::Result<()> {
         "", "", "not in", "p50", "p99", "all in", "CPU", "clients"
     );
     let mut failed = 0;
+    let program = arguments.path("--program")?;
     for _ in 0..rounds {
-        let gateway = bench.portcullis_with_limits(None)?;
-        failed += round(&bench, clients, &gateway, Bench::portcullis_with_limits)?;
+        let gateway = bench.portcullis_with_limits(program, None)?;
+        failed +=
+            round(&bench, clients, &gateway, |bench, killed| bench.portcullis_with_limits(program, killed))?;
         drop(gateway);
         match bench.haproxy_at(None) {
             Ok(peer) => drop(round(&bench, clients, &peer, Bench::haproxy_at)?),

@@ -95,10 +95,14 @@ impl Bench {
         )
     }
 
-    /// Portcullis with TLS and all its defaults, on any address or on that of `previous`, which was killed.
-    pub(crate) fn portcullis_with_limits(&self, previous: Option<&Target>) -> anyhow::Result<Target> {
+    /// Portcullis, this build or another one, with TLS and all its defaults, on any address or on that of `previous`, which was killed.
+    pub(crate) fn portcullis_with_limits(
+        &self,
+        program: Option<&Path>,
+        previous: Option<&Target>,
+    ) -> anyhow::Result<Target> {
         let address = previous.map_or(ANY, |previous| previous.address);
-        let program = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+        let program = program.unwrap_or(Path::new(env!("CARGO_BIN_EXE_portcullis")));
         self.start_portcullis(program, "Portcullis", true, Transport::Tcp, address, "")
     }
 

@@ -94,6 +94,8 @@ fn spawn(test: &str, address: SocketAddr) -> (Child, SocketAddr) {
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     // The test harness prints lines of its own.
     let address = lines.find_map(|line| line.expect("text").split_once("listening ")?.1.parse().ok());
+    // It prints more later, and ends if it cannot.
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
     (child, address.expect("a line with the address"))
 }
 

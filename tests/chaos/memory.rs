@@ -109,8 +109,12 @@ async fn stuck_client(target: Target, hold: Duration, stuck: Arc<AtomicUsize>) -
 async fn thousands_of_stuck_sessions_stay_within_the_memory_limit() {
     let _turn = turn().await;
     let backend = Backend::echo().await;
+    // What is slow in a handshake here are the clients, which share two threads.
+    let timeouts = TIMEOUTS.replace("stall = \"5s\"", "stall = \"15s\"").replace("\"3s\"", "\"60s\"");
+    let timeouts =
+        timeouts.replace("connect = \"2s\"", "connect = \"30s\"").replace("pong = \"5s\"", "pong = \"30s\"");
     let setup = Setup::echo(&backend)
-        .timeouts(&TIMEOUTS.replace("stall = \"5s\"", "stall = \"15s\""))
+        .timeouts(&timeouts)
         .route_to("stuck", "/stuck", &format!("tcp://{}", stuck_backend().await), "")
         .limits("socket_buffer = 16384");
     let mut scenario = Scenario::start("memory", 100, setup).await;

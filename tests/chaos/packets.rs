@@ -18,6 +18,7 @@ const EACH: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy)]
 enum Loss {
     Nothing,
+    Everything,
     Thousandths(u32),
     FromClients,
     ToClients,
@@ -29,13 +30,14 @@ const LOSSES: [Loss; 6] = [
     Loss::Nothing,
     Loss::FromClients,
     Loss::ToClients,
-    Loss::Thousandths(1000),
+    Loss::Everything,
 ];
 
 /// The filter's rules: those of one loss, but nothing of the admin address.
 fn rules(loss: Loss, admin: u16, listeners: &str) -> String {
     let rule = match loss {
         Loss::Nothing => String::new(),
+        Loss::Everything => "drop".to_owned(),
         Loss::Thousandths(part) => format!("numgen random mod 1000 < {part} drop"),
         Loss::FromClients => format!("tcp dport {{ {listeners} }} drop"),
         Loss::ToClients => format!("tcp sport {{ {listeners} }} drop"),

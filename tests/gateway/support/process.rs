@@ -44,6 +44,7 @@ pub(crate) struct Setup {
     per_ip: String,
     level: &'static str,
     log: String,
+    deadline: Duration,
     prefix: Vec<String>,
     variables: Vec<(&'static str, String)>,
 }
@@ -62,6 +63,7 @@ impl Setup {
             per_ip: "exempt = [\"127.0.0.0/8\", \"::1/128\"]\n".to_owned(),
             level: "debug",
             log: String::new(),
+            deadline: DEADLINE,
             prefix: Vec::new(),
             variables: Vec::new(),
         }
@@ -142,6 +144,12 @@ impl Setup {
         self
     }
 
+    /// Another time than [`DEADLINE`].
+    pub(crate) fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
     /// More lines for `[log]`.
     pub(crate) fn log(mut self, lines: &str) -> Self {
         self.log += lines;
@@ -177,7 +185,8 @@ impl Setup {
         write("localhost.key", &identity.private_key);
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(directory.path().join("localhost.key"), private).expect("a key of the test");
-        let Self { listeners: [tls, plain], rest, limits, per_ip, level, log, prefix, variables } = self;
+        let Self { listeners: [tls, plain], rest, limits, per_ip, level, log, deadline, prefix, variables } =
+            self;
         let rest = format!(
             "[[listener]]\n{tls}\n[[listener]]\n{plain}\n\
              [[route]]\nname = \"canary\"\npath = \"/canary\"\nbackend = \"tcp://{}\"\n\n{rest}\n\
@@ -202,7 +211,7 @@ impl Setup {
         });
         let child = Arc::new(Mutex::new(child));
         let mut gateway = Gateway {
-            _deadline: deadline(Arc::clone(&child)),
+            _deadline: kill_after(deadline, Arc::clone(&child)),
             child,
             addresses: Vec::new(),
             log,
@@ -321,12 +330,12 @@ pub(crate) struct Gateway {
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Kills the gateway of a test that does not end, so that everything the test waits for fails. Stops with the sender.
-fn deadline(child: Arc<Mutex<Child>>) -> Sender<()> {
+fn kill_after(deadline: Duration, child: Arc<Mutex<Child>>) -> Sender<()> {
     let (sender, ended) = mpsc::channel();
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     std::thread::spawn(move || {
-        if ended.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("{test}: not ended after {DEADLINE:?}, its gateway is killed");
+        if ended.recv_timeout(deadline) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{test}: not ended after {deadline:?}, its gateway is killed");
             // An error means that it has exited already.
             let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
         }

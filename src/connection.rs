@@ -39,7 +39,7 @@ use crate::{
     outcome::Reason,
     relay::{self, RelaySettings, RelayStream},
     session::{Registry, Session, SessionInfo},
-    transport::{socket::Socket, stream::ClientStream, tls::Tls},
+    transport::{socket::Socket, stream::ClientStream, tls::Tls, turns::Turns},
 };
 
 /// How long a client that has just connected may take to send its request once a drain has begun.
@@ -77,6 +77,8 @@ pub struct Shared {
     pub limiter: Arc<RateLimiter>,
     /// Connections that are not sessions yet, up to `limits.max_handshakes`.
     pub handshakes: Arc<Handshakes>,
+    /// The turns of TLS handshakes at the processor.
+    pub turns: Turns,
     /// Sessions, those being dialled included, up to `limits.max_sessions`.
     pub sessions: Arc<ConcurrencyLimit>,
     /// The open sessions.
@@ -244,7 +246,7 @@ async fn establish(
     let taken_away = permit.taken_away();
     let (mut stream, head_deadline) = tokio::select! {
         biased;
-        tls_stream = secure(socket, settings, &shared.metrics, &mut permit, log_line) => tls_stream?,
+        tls_stream = secure(socket, settings, shared, &mut permit, log_line) => tls_stream?,
         () = taken_away => return Err(gave_way(log_line)),
         () = drain_grace(shared) => return Err(Reason::Draining),
     };

@@ -11,7 +11,6 @@ use crate::{
     config::Timeouts,
     counting_stream::CountingStream,
     http::{self, Refusal},
-    metrics::Metrics,
     outcome::Reason,
     transport::{
         peer,
@@ -116,7 +115,7 @@ pub(super) fn reason_of(exceeded: &LimitExceeded) -> Reason {
 pub(super) async fn secure(
     socket: Socket,
     settings: &ListenerSettings,
-    metrics: &Metrics,
+    shared: &Shared,
     permit: &mut HandshakePermit,
     log_line: &mut AccessLogLine,
 ) -> Result<(ClientStream, Instant), Reason> {
@@ -138,7 +137,7 @@ pub(super) async fn secure(
         // An error is reported when the socket is read.
         let _ = socket.peek(&mut [0]).await;
         permit.set_heard(StdInstant::now());
-        tls.accept(socket).await
+        shared.turns.run(tls.accept(socket)).await
     };
     match time::timeout(tls_limit, accept).await {
         Err(_) => Err(Reason::TlsTimeout),
@@ -150,7 +149,7 @@ pub(super) async fn secure(
             Err(Reason::TlsFailed)
         }
         Ok(Ok(TlsAccept::Stream(stream))) => {
-            metrics.count_tls(start.elapsed());
+            shared.metrics.count_tls(start.elapsed());
             Ok((stream, Instant::now() + request))
         }
         Ok(Ok(TlsAccept::NotTls(socket))) => {

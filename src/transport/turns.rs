@@ -129,6 +129,7 @@ mod tests {
             order.chunk_by(|one, other| one == other).filter(|run| run[0] == "step").map(<[_]>::len);
         // At the end there are no messages any more.
         let before_the_last = together.take(STEPS - 2).max();
-        assert_eq!(before_the_last, Some(1), "{order:?}");
+        // At the beginning the first two follow each other.
+        assert!(before_the_last.is_some_and(|run| run <= 2), "{order:?}");
     }
 }

@@ -33,7 +33,7 @@ use crate::{
     outcome::Reason,
     relay,
     session::Registry,
-    transport::{socket::Socket, tls::Tls},
+    transport::{socket::Socket, tls::Tls, turns::Turns},
 };
 
 /// How long a client that has just connected may take to send its request once a drain has begun.
@@ -71,6 +71,8 @@ pub struct Shared {
     pub limiter: Arc<RateLimiter>,
     /// Connections that are not sessions yet, up to `limits.max_handshakes`.
     pub handshakes: Arc<Handshakes>,
+    /// The turns of TLS handshakes at the processor.
+    pub turns: Turns,
     /// Sessions, those being dialled included, up to `limits.max_sessions`.
     pub sessions: Arc<ConcurrencyLimit>,
     /// The open sessions.

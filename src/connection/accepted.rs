@@ -11,7 +11,6 @@ use crate::{
     config::Timeouts,
     counting_stream::CountingStream,
     http::{self, Refusal},
-    metrics::Metrics,
     outcome::Reason,
     transport::{
         peer,
@@ -150,7 +149,7 @@ pub(super) fn reason_of(exceeded: &LimitExceeded) -> Reason {
 pub(super) async fn secure(
     socket: Socket,
     settings: &ListenerSettings,
-    metrics: &Metrics,
+    shared: &Shared,
     permit: &mut HandshakePermit,
     log_line: &mut AccessLogLine,
 ) -> Result<(ClientStream, Instant), Reason> {
@@ -169,7 +168,7 @@ pub(super) async fn secure(
     };
     let start = StdInstant::now();
     let heard = || permit.set_heard(StdInstant::now());
-    match time::timeout(tls_limit, tls.accept(socket, heard)).await {
+    match time::timeout(tls_limit, shared.turns.run(tls.accept(socket, heard))).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
             log_line.detail = Some(error.to_string());
@@ -179,7 +178,7 @@ pub(super) async fn secure(
             Err(Reason::TlsFailed)
         }
         Ok(Ok(TlsAccept::Stream(stream))) => {
-            metrics.count_tls(start.elapsed());
+            shared.metrics.count_tls(start.elapsed());
             Ok((stream, Instant::now() + request))
         }
         Ok(Ok(TlsAccept::NotTls(socket))) => {

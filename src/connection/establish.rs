@@ -83,7 +83,7 @@ async fn serve_stages(
     let taken_away = permit.taken_away();
     let (mut stream, head_deadline) = tokio::select! {
         biased;
-        tls_stream = secure(socket, settings, &shared.metrics, &mut permit, log_line) => tls_stream?,
+        tls_stream = secure(socket, settings, shared, &mut permit, log_line) => tls_stream?,
         () = taken_away => return Err(gave_way(log_line)),
         () = drain_grace(shared) => return Err(Reason::Draining),
     };

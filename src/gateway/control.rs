@@ -27,7 +27,7 @@ use crate::{
     config::{Address, Admin, AdminAddress, Config, Limits},
     connection::{ConfigSnapshot, Shared},
     service::{logging::Logging, systemd},
-    transport::listener::InheritedSockets,
+    transport::{listener::InheritedSockets, turns::Turns},
 };
 
 /// The least number of sources that the rate limiter remembers, per address family.
@@ -256,6 +256,7 @@ fn shared(limits: &Limits) -> Shared {
             Instant::now(),
         ),
         handshakes: Handshakes::new(handshake_limits(limits)),
+        turns: Turns::default(),
         sessions: ConcurrencyLimit::new(limits.max_sessions),
         registry: Arc::default(),
         metrics: Arc::default(),

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{pin, sync::watch, time};
+use tokio::{pin, sync::watch, task::yield_now, time};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -31,6 +31,8 @@ use crate::{
 
 /// The shortest interval between two warnings about failed accepts.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// After so many accepted connections the sessions have their turn, even if more connections wait.
+const YIELD_AFTER: u32 = 8;
 /// The longest pause until the handshakes are examined again: how long they may take depends on what other clients do.
 const PERMIT_RECHECK: Duration = Duration::from_millis(100);
 /// How long the connections that wait in the backlog of a socket that closes may wait for handshake permits.
@@ -119,12 +121,16 @@ impl AcceptLoop {
     async fn run(self, socket: ListeningSocket, closing: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut warned: Option<Instant> = None;
-        let mut give_up = None;
+        let (mut give_up, mut accepted_count) = (None, 0_u32);
         while let Some(accepted) = closing.run_until_cancelled(socket.accept()).await {
             match accepted {
                 Ok((stream, peer)) => {
                     backoff.reset();
                     self.serve(stream, peer, &closing, &mut give_up).await;
+                    accepted_count = accepted_count.wrapping_add(1);
+                    if accepted_count.is_multiple_of(YIELD_AFTER) {
+                        yield_now().await;
+                    }
                 }
                 Err(error) => {
                     self.shared.metrics.count_accept_error();

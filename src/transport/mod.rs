@@ -12,4 +12,5 @@ pub(crate) mod self_signed;
 pub(crate) mod socket;
 pub(crate) mod stream;
 pub(crate) mod tls;
+pub(crate) mod turns;
 pub(crate) mod unix;

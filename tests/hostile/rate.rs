@@ -30,7 +30,7 @@ async fn session_from(gateway: &Gateway, source: IpAddr) -> Session {
 /// Connects and disconnects without TLS. Returns what is left of the penalty of this address, if it has one.
 async fn attempt(gateway: &Gateway, source: IpAddr) -> Option<Duration> {
     let mut socket = gateway.tcp_from(Some(source), TLS).await;
-    let peer = socket.local_addr().unwrap();
+    let peer = socket.local_addr().expect("a connected socket");
     // A penalised connection may be closed already.
     let _ = socket.shutdown().await;
     let line = gateway.access_log_line(peer).await;

@@ -1,6 +1,6 @@
 //! The first stages of a connection: client address, PROXY header, TLS.
 
-use std::{net::SocketAddr, time::Instant as StdInstant};
+use std::net::SocketAddr;
 
 use rustls::ProtocolVersion;
 use tokio::time::{self, Instant};
@@ -76,7 +76,7 @@ impl ConnectionInfo {
 
 /// Applies the rate limit and the connection limit of the client's address.
 pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit, LimitExceeded> {
-    shared.limiter.admit(client.ip(), StdInstant::now())
+    shared.limiter.admit(client.ip(), Instant::now().into_std())
 }
 
 /// Records which limit was exceeded. Returns why the connection ends.
@@ -106,18 +106,18 @@ pub(super) async fn secure(
         let head_deadline = Instant::now() + request;
         if let Ok(is_proxy_header) = time::timeout_at(head_deadline, begins_with_proxy_header(&socket)).await
         {
-            permit.set_heard(StdInstant::now());
+            permit.set_heard(Instant::now().into_std());
             if is_proxy_header {
                 return Err(Reason::ProxyHeaderInvalid);
             }
         }
         return Ok((ClientStream::Plain(CountingStream::new(socket)), head_deadline));
     };
-    let start = StdInstant::now();
+    let start = Instant::now();
     let accept = async {
         // An error is reported when the socket is read.
         let _ = socket.peek(&mut [0]).await;
-        permit.set_heard(StdInstant::now());
+        permit.set_heard(Instant::now().into_std());
         tls.accept(socket).await
     };
     match time::timeout(tls_limit, accept).await {

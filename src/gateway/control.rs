@@ -7,11 +7,11 @@
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync;
+use tokio::{sync, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -250,7 +250,7 @@ fn shared(limits: &Limits) -> Shared {
             limits.per_ip.clone(),
             &limits.per_network,
             tracked_sources(limits),
-            Instant::now(),
+            time::Instant::now().into_std(),
         ),
         handshakes: Handshakes::new(handshake_limits(limits)),
         sessions: ConcurrencyLimit::new(limits.max_sessions),

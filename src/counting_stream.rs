@@ -22,9 +22,9 @@ use rustix::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Implements `AsyncRead` and `AsyncWrite` for an enum whose variants hold one stream each, by delegation to the
-/// variant. Every stream must support vectored writes.
+/// variant. Every stream must support vectored writes. A variant for tests is written with its `#[cfg(test)]`.
 macro_rules! delegate_io {
-    ($name:ident { $($variant:ident),+ }) => {
+    ($name:ident { $($(#[$attribute:meta])* $variant:ident),+ }) => {
         impl tokio::io::AsyncRead for $name {
             fn poll_read(
                 self: std::pin::Pin<&mut Self>,
@@ -32,7 +32,7 @@ macro_rules! delegate_io {
                 buf: &mut tokio::io::ReadBuf<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_read(cx, buf),)+
+                    $($(#[$attribute])* Self::$variant(stream) => std::pin::Pin::new(stream).poll_read(cx, buf),)+
                 }
             }
         }
@@ -44,7 +44,7 @@ macro_rules! delegate_io {
                 buf: &[u8],
             ) -> std::task::Poll<std::io::Result<usize>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_write(cx, buf),)+
+                    $($(#[$attribute])* Self::$variant(stream) => std::pin::Pin::new(stream).poll_write(cx, buf),)+
                 }
             }
 
@@ -54,7 +54,7 @@ macro_rules! delegate_io {
                 bufs: &[std::io::IoSlice<'_>],
             ) -> std::task::Poll<std::io::Result<usize>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_write_vectored(cx, bufs),)+
+                    $($(#[$attribute])* Self::$variant(stream) => std::pin::Pin::new(stream).poll_write_vectored(cx, bufs),)+
                 }
             }
 
@@ -67,7 +67,7 @@ macro_rules! delegate_io {
                 cx: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_flush(cx),)+
+                    $($(#[$attribute])* Self::$variant(stream) => std::pin::Pin::new(stream).poll_flush(cx),)+
                 }
             }
 
@@ -76,7 +76,7 @@ macro_rules! delegate_io {
                 cx: &mut std::task::Context<'_>,
             ) -> std::task::Poll<std::io::Result<()>> {
                 match self.get_mut() {
-                    $(Self::$variant(stream) => std::pin::Pin::new(stream).poll_shutdown(cx),)+
+                    $($(#[$attribute])* Self::$variant(stream) => std::pin::Pin::new(stream).poll_shutdown(cx),)+
                 }
             }
         }

@@ -33,6 +33,8 @@ mod pem;
 mod relay;
 mod service;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod socket_buffer;
 mod transport;
 mod watched_file;

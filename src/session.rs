@@ -14,7 +14,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -99,6 +99,7 @@ impl Registry {
             since: info.since,
             backend: OnceLock::new(),
             request_end: OnceLock::new(),
+            killed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -248,6 +249,11 @@ impl Session {
             None => Poll::Pending,
         }
     }
+
+    /// Whether it was requested to kill the session, at first or later. A later request wakes the task too.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.entry.killed.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for Session {
@@ -269,6 +275,8 @@ struct SessionEntry {
     backend: OnceLock<Arc<str>>,
     /// The first request; later ones are ignored.
     request_end: OnceLock<Box<EndRequest>>,
+    /// Whether any of the requests was to kill it.
+    killed: AtomicBool,
     waker: AtomicWaker,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -279,6 +287,9 @@ struct SessionEntry {
 
 impl SessionEntry {
     fn request_end(&self, request_end: EndRequest) {
+        if request_end.reason == Reason::Killed {
+            self.killed.store(true, Ordering::Release);
+        }
         let _ = self.request_end.set(Box::new(request_end));
         self.waker.wake();
     }

@@ -30,7 +30,7 @@ use syn::{
 
 /// The modules of the library, from the top layer down.
 const LAYERS: &[&[&str]] = &[
-    &["main", "fuzzing"],
+    &["main", "fuzzing", "simulation"],
     &["cli"],
     &["gateway"],
     &["connection", "admin", "diagnose", "service"],

@@ -22,6 +22,8 @@ use super::{
     stream::BackendStream,
     tls::{SystemRoots, TlsConfigError, TlsConnector, TlsError},
 };
+#[cfg(test)]
+use crate::simulation::Network;
 use crate::{
     config::{Backend, Destinations, SendProxy, UpstreamConfig},
     counting_stream::CountingStream,
@@ -175,6 +177,15 @@ impl Connector {
         };
         let addresses = self.resolver.resolve(host, deadline).await?;
         let (allowed, buffer) = (&self.allowed, &self.socket_buffer);
+        #[cfg(test)]
+        if let Some(network) = Network::current() {
+            let connect = |address| network.dial(address);
+            let connected =
+                happy_eyeballs::happy_eyeballs(addresses, port, allowed, deadline, connect).await?;
+            let mut stream = CountingStream::new(connected);
+            self.send_proxy_header(&mut stream, client_info, deadline).await?;
+            return Ok(BackendStream::Simulated(stream));
+        }
         let connected = happy_eyeballs::tcp(addresses, port, allowed, buffer, deadline).await?;
         let mut stream = CountingStream::new(connected);
         self.send_proxy_header(&mut stream, client_info, deadline).await?;

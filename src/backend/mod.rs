@@ -22,10 +22,7 @@ pub(crate) mod targets;
 mod test_log;
 pub(crate) mod tls;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant as StdInstant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -190,7 +187,7 @@ impl Upstream {
     /// included. Empty for a token file.
     pub fn status(&self) -> Vec<(Backend, bool, usize)> {
         let BackendSet::Pool { pool, backends } = &self.backend_set else { return Vec::new() };
-        let now = StdInstant::now();
+        let now = Instant::now().into_std();
         let status = |(index, backend): (usize, &Backend)| {
             (backend.clone(), pool.is_up(index, now), pool.sessions(index))
         };
@@ -226,7 +223,7 @@ impl Upstream {
             }
             (BackendSet::Tokens(_), BackendChoice::Any) => return Err(DialError::NoneHealthy),
         };
-        let order = pool.order(StdInstant::now(), client_info.client.ip());
+        let order = pool.order(Instant::now().into_std(), client_info.client.ip());
         let mut last = DialError::NoneHealthy;
         for (position, &index) in order.iter().enumerate() {
             let Some(permit) = pool.try_acquire(index) else { continue };
@@ -246,7 +243,7 @@ impl Upstream {
                     let is_backend_fault = cause.reason() != Reason::Overloaded;
                     // Only the first failure is logged: clients must not be able to flood the log.
                     if is_backend_fault
-                        && let Some(away) = pool.failed(index, StdInstant::now())
+                        && let Some(away) = pool.failed(index, Instant::now().into_std())
                         && backends.len() > 1
                     {
                         tracing::warn!(%backend, error = %cause, ?away, "backend does not answer, using the others");

@@ -10,6 +10,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use crate::counting_stream::{CountingStream, delegate_io};
+#[cfg(test)]
+use crate::simulation::Stream;
 
 /// A connection to a backend.
 #[derive(Debug)]
@@ -21,6 +23,9 @@ pub enum BackendStream {
     /// `tls://`, and `starttls+xmpp://` after the handshake. Boxed, so that sessions without TLS do not pay for its
     /// size.
     Tls(Box<TlsStream<CountingStream<TcpStream>>>),
+    /// `tcp://` in a simulated network.
+    #[cfg(test)]
+    Simulated(CountingStream<Stream>),
 }
 
 impl BackendStream {
@@ -30,6 +35,8 @@ impl BackendStream {
             Self::Tcp(stream) => stream.bytes_written(),
             Self::Unix(stream) => stream.bytes_written(),
             Self::Tls(stream) => stream.get_ref().0.bytes_written(),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.bytes_written(),
         }
     }
 
@@ -39,11 +46,19 @@ impl BackendStream {
             Self::Tcp(stream) => stream.force_write(),
             Self::Unix(stream) => stream.force_write(),
             Self::Tls(stream) => stream.get_mut().0.force_write(),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.force_write(),
         }
     }
 }
 
-delegate_io!(BackendStream { Tcp, Unix, Tls });
+delegate_io!(BackendStream {
+    Tcp,
+    Unix,
+    Tls,
+    #[cfg(test)]
+    Simulated
+});
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! The first stages of a connection: client address, PROXY header, TLS.
 
-use std::{net::SocketAddr, time::Instant as StdInstant};
+use std::net::SocketAddr;
 
 use rustls::ProtocolVersion;
 use tokio::time::{self, Instant};
@@ -96,7 +96,7 @@ impl ConnectionInfo {
 
 /// Applies the rate limit and the connection limit of the client's address.
 pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit, LimitExceeded> {
-    shared.limiter.admit(client.ip(), StdInstant::now())
+    shared.limiter.admit(client.ip(), Instant::now().into_std())
 }
 
 /// Counts a refusal for a penalty, unless the client is not to blame, or is a proxy that has not named the client.
@@ -113,7 +113,7 @@ pub(super) fn count_refusal(
         && !is_file
         && !log_line.excused
         && !peer::is_trusted(&settings.trusted_proxies, client)
-        && shared.limiter.count_refusal(client, StdInstant::now()).is_some()
+        && shared.limiter.count_refusal(client, Instant::now().into_std()).is_some()
     {
         shared.metrics.count_penalty();
     }
@@ -159,15 +159,15 @@ pub(super) async fn secure(
         let head_deadline = Instant::now() + request;
         if let Ok(is_proxy_header) = time::timeout_at(head_deadline, begins_with_proxy_header(&socket)).await
         {
-            permit.set_heard(StdInstant::now());
+            permit.set_heard(Instant::now().into_std());
             if is_proxy_header {
                 return Err(Reason::ProxyHeaderInvalid);
             }
         }
         return Ok((ClientStream::Plain(CountingStream::new(socket)), head_deadline));
     };
-    let start = StdInstant::now();
-    let heard = || permit.set_heard(StdInstant::now());
+    let start = Instant::now();
+    let heard = || permit.set_heard(Instant::now().into_std());
     match time::timeout(tls_limit, shared.turns.run(tls.accept(socket, heard))).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {

@@ -1,7 +1,8 @@
 //! The access log: one line for each connection, written when it ends.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc};
 
+use tokio::time::Instant;
 use tracing::Level;
 
 use crate::{

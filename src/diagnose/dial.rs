@@ -77,6 +77,10 @@ pub(crate) async fn dial(
     };
     match stream {
         BackendStream::Tcp(stream) => Ok(Reached { took, address: peer(stream.get_ref()), tls: None }),
+        #[cfg(test)]
+        BackendStream::Simulated(stream) => {
+            Ok(Reached { took, address: stream.get_ref().peer_addr().to_string(), tls: None })
+        }
         BackendStream::Unix(_) => {
             let address = match backend {
                 Backend::Unix(path) => path.display().to_string(),

@@ -7,11 +7,11 @@
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync;
+use tokio::{sync, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -253,7 +253,7 @@ fn shared(limits: &Limits) -> Shared {
             &limits.per_network,
             limits.penalties,
             tracked_sources(limits),
-            Instant::now(),
+            time::Instant::now().into_std(),
         ),
         handshakes: Handshakes::new(handshake_limits(limits)),
         turns: Turns::default(),

@@ -165,7 +165,7 @@ impl AcceptLoop {
             let released = self.shared.handshakes.released();
             pin!(released);
             released.as_mut().enable();
-            match self.shared.handshakes.admit(connection.newcomer(), Instant::now()) {
+            match self.shared.handshakes.admit(connection.newcomer(), time::Instant::now().into_std()) {
                 Admission::Granted(permit) => {
                     self.connections.spawn(connection.serve(permit));
                     return;

@@ -135,8 +135,10 @@ impl Closing {
         session: &Session,
     ) -> Result<Option<Instant>, SessionEnd> {
         let now = Instant::now();
+        // A kill orders the end even of a session that was requested to end for a drain.
         let requested = self.deadline.is_none()
-            && matches!(session.poll_end(cx), Poll::Ready(request) if is_ordered(request.reason));
+            && (matches!(session.poll_end(cx), Poll::Ready(request) if is_ordered(request.reason))
+                || session.is_killed());
         if requested || self.lifetime.is_some_and(|lifetime| lifetime <= now) {
             self.order(now, relay);
         }

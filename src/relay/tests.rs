@@ -776,6 +776,25 @@ async fn kill_ends_a_session_that_is_closing_for_another_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn kill_ends_a_session_that_is_draining() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    // The client leaves no space for the Close that follows this, and goes on typing.
+    harness.backend.write_all(&[1; 14]).await.unwrap();
+    sleep(secs(1)).await;
+    assert!(harness.registry.end(1, Reason::Draining));
+    harness.send(BINARY, b"before").await;
+    assert_eq!(harness.backend_receives(6).await, b"before");
+    assert!(harness.registry.end(1, Reason::Killed));
+    let start = Instant::now();
+    sleep(Duration::from_millis(1)).await;
+    harness.send(BINARY, b"after").await;
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "nothing but the end");
+    drop(harness.backend);
+    let end = harness.session.await.unwrap();
+    assert_eq!((end.reason, end.bytes_in, start.elapsed().as_secs()), (Reason::Draining, 6, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_pong_follows_our_close() {
     let mut harness = Harness::new(settings());
     assert!(harness.registry.end(1, Reason::Draining));

@@ -19,6 +19,8 @@ use super::{
     socket::{LOCAL, Socket},
     unix::{self, SocketPath},
 };
+#[cfg(test)]
+use crate::simulation::{self, Network};
 use crate::{
     config::{Address, SocketAccess},
     socket_buffer::SocketBuffer,
@@ -44,6 +46,8 @@ pub(crate) struct ListeningSocket {
 enum ListenerKind {
     Tcp(TcpListener, BufferSize),
     Unix(UnixListener),
+    #[cfg(test)]
+    Simulated(simulation::Listener),
 }
 
 /// The buffer size that accepted sockets inherit.
@@ -84,6 +88,12 @@ impl ListeningSocket {
                 let (stream, _) = listener.accept().await?;
                 Ok((Socket::Unix(stream), LOCAL))
             }
+            #[cfg(test)]
+            ListenerKind::Simulated(listener) => {
+                let stream = listener.accept().await;
+                let peer = stream.peer_addr();
+                Ok((Socket::Simulated(stream), peer))
+            }
         }
     }
 
@@ -117,6 +127,14 @@ impl ListeningSocket {
                     },
                 )
             }
+            #[cfg(test)]
+            ListenerKind::Simulated(listener) => {
+                let accepted = |stream: simulation::Stream| {
+                    let peer = stream.peer_addr();
+                    (Socket::Simulated(stream), peer)
+                };
+                listener.into_waiting().into_iter().map(accepted).collect()
+            }
         }
     }
 
@@ -132,6 +150,8 @@ impl ListeningSocket {
                 let path = self.name.as_ref().map(SocketPath::path).or(bound);
                 Address::Unix(path.unwrap_or(Path::new("")).to_path_buf())
             }
+            #[cfg(test)]
+            ListenerKind::Simulated(listener) => Address::Ip(listener.local_addr()),
         }
     }
 }
@@ -223,6 +243,11 @@ pub(crate) fn listen(
     inherited: &InheritedSockets,
     buffer: &SocketBuffer,
 ) -> io::Result<Vec<ListeningSocket>> {
+    #[cfg(test)]
+    if let (Address::Ip(address), Some(network)) = (address, Network::current()) {
+        let socket = ListenerKind::Simulated(network.listen(*address)?);
+        return Ok(vec![ListeningSocket { socket, shared: false, name: None }]);
+    }
     match address {
         Address::Ip(address) => Ok(vec![ListeningSocket {
             socket: ListenerKind::Tcp(on_ip(*address, buffer)?, BufferSize::new(buffer)),

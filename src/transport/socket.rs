@@ -13,6 +13,8 @@ use tokio::{
 };
 
 use crate::counting_stream::delegate_io;
+#[cfg(test)]
+use crate::simulation::Stream;
 
 /// The address that stands for clients of a Unix socket, which are processes on this machine.
 pub(crate) const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -24,6 +26,9 @@ pub(crate) enum Socket {
     Tcp(TcpStream),
     /// A process on this machine.
     Unix(UnixStream),
+    /// A client in a simulated network.
+    #[cfg(test)]
+    Simulated(Stream),
 }
 
 impl Socket {
@@ -32,6 +37,8 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.local_addr().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into()),
             Self::Unix(_) => LOCAL,
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.local_addr(),
         }
     }
 
@@ -54,6 +61,8 @@ impl Socket {
                 let peek = || Ok(recv(stream, &mut *first, RecvFlags::PEEK)?.0);
                 stream.async_io(Interest::READABLE, peek).await
             }
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.peek(first).await,
         }
     }
 }
@@ -63,11 +72,18 @@ impl AsFd for Socket {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
+            #[cfg(test)]
+            Self::Simulated(stream) => stream.as_fd(),
         }
     }
 }
 
-delegate_io!(Socket { Tcp, Unix });
+delegate_io!(Socket {
+    Tcp,
+    Unix,
+    #[cfg(test)]
+    Simulated
+});
 
 #[cfg(test)]
 mod tests {

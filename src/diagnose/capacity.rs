@@ -393,7 +393,7 @@ mod tests {
             ),
             "{notes}"
         );
-        assert!(notes.contains("2520 of them could stall in both directions"), "{notes}");
+        assert!(notes.contains("1310 of them could stall in both directions"), "{notes}");
     }
 
     #[test]

@@ -168,7 +168,7 @@ pub(super) async fn secure(
     };
     let start = Instant::now();
     let heard = || permit.set_heard(Instant::now().into_std());
-    match time::timeout(tls_limit, shared.turns.run(tls.accept(socket, heard))).await {
+    match time::timeout(tls_limit, tls.accept(socket, &shared.turns, heard)).await {
         Err(_) => Err(Reason::TlsTimeout),
         Ok(Err(error)) => {
             log_line.detail = Some(error.to_string());

@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use super::certificate::IdentityError;
-use super::{certificate::CertificateResolver, socket::Socket, stream::ClientStream};
+use super::{certificate::CertificateResolver, socket::Socket, stream::ClientStream, turns::Turns};
 use crate::{
     config::{Identity, TlsVersion},
     counting_stream::CountingStream,
@@ -87,12 +87,17 @@ impl Tls {
         watched_file::poll(move || self.certificate.check(), stop).await;
     }
 
-    /// Does the handshake; calls `heard` when the first byte has arrived. It takes as long as the client does: put a
-    /// deadline around it.
+    /// Does the handshake, whose steps take turns; calls `heard` when the first byte has arrived, which no turn delays. It
+    /// takes as long as the client does: put a deadline around it.
     ///
     /// # Errors
     /// The connection broke, or the handshake failed and the client has been sent the alert that says why.
-    pub(crate) async fn accept(&self, socket: Socket, heard: impl FnOnce()) -> io::Result<TlsAccept> {
+    pub(crate) async fn accept(
+        &self,
+        socket: Socket,
+        turns: &Turns,
+        heard: impl FnOnce(),
+    ) -> io::Result<TlsAccept> {
         let mut first = [0];
         if socket.peek(&mut first).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -101,7 +106,7 @@ impl Tls {
         if first[0] != HANDSHAKE_RECORD {
             return Ok(TlsAccept::NotTls(socket));
         }
-        let stream = self.acceptor.accept(CountingStream::new(socket)).await?;
+        let stream = turns.run(self.acceptor.accept(CountingStream::new(socket))).await?;
         Ok(TlsAccept::Stream(ClientStream::Tls(Box::new(stream))))
     }
 }

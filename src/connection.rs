@@ -75,7 +75,6 @@ pub struct Shared {
     pub turns: Turns,
     /// Sessions, those being dialled included, up to `limits.max_sessions`.
     pub sessions: Arc<ConcurrencyLimit>,
-    /// The open sessions.
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
     /// Cancelled when a drain begins: connections without a request are closed soon after.

@@ -15,39 +15,26 @@ use rustls::pki_types::{
 pub enum PemError {
     /// A file cannot be read.
     #[error("cannot read {origin}: {cause}; {}", hint(.origin, .cause))]
-    Unreadable {
-        /// The file.
-        origin: PemSource,
-        /// The system's error.
-        cause: io::Error,
-    },
+    Unreadable { origin: PemSource, cause: io::Error },
     /// There is no certificate or no key in it.
     #[error(
         "{origin} holds no {wanted} in PEM form ({cause}); it should contain \"-----BEGIN {label}-----\"",
         wanted = .kind.name(), label = .kind.label()
     )]
     NotPem {
-        /// The file.
         origin: PemSource,
         /// What was looked for.
         kind: PemKind,
-        /// The parser's error.
         cause: pem::Error,
     },
     /// The certificate is for another key.
     #[error(
         "{certificate} and {private_key} do not belong together; check that both are of the same renewal"
     )]
-    Mismatch {
-        /// The certificate's file.
-        certificate: PemSource,
-        /// The key's file.
-        private_key: PemSource,
-    },
+    Mismatch { certificate: PemSource, private_key: PemSource },
     /// The certificate or key is of a kind that is not supported.
     #[error("{origin} cannot be used: {cause}")]
     Unusable {
-        /// The certificate's file.
         origin: PemSource,
         /// The TLS library's error.
         cause: rustls::Error,
@@ -98,7 +85,6 @@ impl fmt::Display for PemSource {
 pub enum PemKind {
     /// At least one certificate.
     Certificate,
-    /// A private key.
     PrivateKey,
 }
 

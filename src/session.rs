@@ -45,7 +45,6 @@ struct RegistryState {
 /// The metadata of a session, known when it is opened.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SessionInfo<'a> {
-    /// The client's address.
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: &'a str,
@@ -72,7 +71,6 @@ impl Payload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SessionSnapshot {
     pub id: u64,
-    /// The client's address.
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: Arc<str>,

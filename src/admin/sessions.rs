@@ -111,7 +111,6 @@ impl RateTable {
 /// The body of `GET /api/sessions`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SessionList {
-    /// All open sessions.
     pub live: usize,
     /// Those that match the filter.
     pub matching: usize,

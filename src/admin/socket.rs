@@ -19,7 +19,6 @@ pub enum SocketError {
     /// The path exists and is not a socket.
     #[error("the file there is not a socket; remove it, or set another path")]
     NotASocket,
-    /// The system's error.
     #[error("{0}; {advice}", advice = advice(.0))]
     System(io::Error),
 }

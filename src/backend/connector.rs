@@ -34,7 +34,6 @@ use crate::{
 /// What the connectors of all routes share.
 #[derive(Debug, Default)]
 pub struct DialContext {
-    /// Name resolution.
     pub resolver: Arc<Resolver>,
     /// The state of all backends.
     pub registry: Arc<BackendRegistry>,
@@ -66,7 +65,6 @@ impl DialContext {
 /// Why one backend was not reached. The messages continue "cannot reach tcp://…: ".
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Name resolution failed.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     /// No address could be connected to.
@@ -81,7 +79,6 @@ pub enum ConnectError {
     /// The connection was established, but the PROXY header could not be sent.
     #[error("it does not accept a PROXY header: {0}")]
     ProxyHeader(io::Error),
-    /// STARTTLS failed.
     #[error(transparent)]
     StartTls(#[from] StartTlsError),
     /// A token selects a backend with TLS, and no authority is trusted.

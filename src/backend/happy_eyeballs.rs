@@ -32,7 +32,6 @@ const LISTED_FAILURES: usize = 4;
 /// Why no address of a backend could be connected to. The texts continue "cannot reach tcp://…: ".
 #[derive(Debug, thiserror::Error)]
 pub enum TcpConnectError {
-    /// Every address failed.
     #[error("{0}")]
     Refused(Failures),
     /// The deadline came first.

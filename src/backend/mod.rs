@@ -49,7 +49,6 @@ pub enum UpstreamError {
     /// A certificate or key for TLS with backends.
     #[error(transparent)]
     Tls(#[from] TlsConfigError),
-    /// The token file.
     #[error(transparent)]
     Targets(#[from] TargetsError),
 }
@@ -63,7 +62,6 @@ pub enum DialError {
     /// The last one tried.
     #[error("cannot reach {backend}: {cause}")]
     Unreached {
-        /// The backend.
         backend: Backend,
         /// Why it was not reached.
         cause: ConnectError,
@@ -91,9 +89,7 @@ impl DialError {
 /// A connection to a backend.
 #[derive(Debug)]
 pub struct Connected {
-    /// The connection.
     pub stream: BackendStream,
-    /// The backend.
     pub backend: Backend,
     /// The session's share of the backend's `max_sessions`; `None` for one that a token selected.
     pub permit: Option<BackendPermit>,

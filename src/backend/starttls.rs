@@ -57,7 +57,6 @@ pub enum StartTlsError {
     /// It closed the connection.
     #[error("the XMPP server closed the connection before TLS")]
     Closed,
-    /// The connection broke.
     #[error("the connection broke before TLS: {0}")]
     Broken(io::Error),
     /// The deadline came first.

@@ -39,7 +39,6 @@ pub(crate) struct Decision<'r, 'q, U, C> {
     pub routed: &'r Arc<Routed<U>>,
     /// Routes of lower precedence that match too.
     pub shadowed: Vec<&'r Arc<Routed<U>>>,
-    /// The WebSocket handshake.
     pub handshake: Result<Handshake, Refusal>,
     /// The origin that `same-origin` stands for, if the Host can be part of one.
     pub own_origin: Option<Origin>,

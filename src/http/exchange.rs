@@ -62,7 +62,6 @@ pub(crate) enum ExchangeError {
     /// No complete request head in time.
     #[error("no complete request head in time")]
     Timeout,
-    /// Not HTTP/1.1.
     #[error("not a valid request head")]
     Malformed,
     /// The head exceeds a limit.

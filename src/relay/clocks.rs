@@ -34,7 +34,6 @@ pub(super) struct Activity {
     pub(super) backend_written: u64,
 }
 
-/// What is due.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ClockEvent {
     /// Nothing before this time; nothing at all if it is `None`.

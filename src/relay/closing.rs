@@ -264,11 +264,12 @@ impl Closing {
 
 /// What to do with a side after its current stage was polled.
 enum ClosingStep<Side> {
-    /// Enter this stage.
     Next(Side),
     /// Wait, but drop the side at `until`; poll it again at `poll_at`, whatever happens.
-    Wait { until: Option<Instant>, poll_at: Option<Instant> },
-    /// Drop the side.
+    Wait {
+        until: Option<Instant>,
+        poll_at: Option<Instant>,
+    },
     Done,
 }
 

@@ -112,7 +112,6 @@ impl Outbound {
         }
     }
 
-    /// Requests a Ping.
     pub(super) fn ping(&mut self) {
         self.ping = true;
     }

@@ -40,7 +40,6 @@ pub enum IdentityError {
     /// The TLS library does not accept its settings.
     #[error("certificate {certificate} cannot be used: {cause}")]
     Library {
-        /// The certificate's file.
         certificate: String,
         /// The TLS library's error.
         cause: rustls::Error,
@@ -48,7 +47,6 @@ pub enum IdentityError {
     /// A renewed certificate has expired already.
     #[error("certificate {certificate} expired on {}; renew it", at(*.expiry))]
     Expired {
-        /// The certificate's file.
         certificate: String,
         /// The end of its validity.
         expiry: SystemTime,
@@ -56,7 +54,6 @@ pub enum IdentityError {
     /// A renewed certificate is not valid yet.
     #[error("certificate {certificate} is not valid before {}; check the clock", at(*.begin))]
     NotYetValid {
-        /// The certificate's file.
         certificate: String,
         /// The begin of its validity.
         begin: SystemTime,

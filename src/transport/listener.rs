@@ -33,7 +33,6 @@ const OWNER_ONLY: SocketAccess = SocketAccess { mode: 0o600, group: None };
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
-/// A listening socket.
 #[derive(Debug)]
 pub(crate) struct ListeningSocket {
     socket: ListenerKind,
@@ -290,7 +289,6 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// An accept succeeded.
     pub(crate) fn reset(&mut self) {
         self.pause = Duration::ZERO;
     }

@@ -82,7 +82,6 @@ pub(crate) enum ProxyHeaderError {
     /// The header took longer than [`DEADLINE`].
     #[error("no complete PROXY header within {DEADLINE:?}")]
     Late,
-    /// The connection broke.
     #[error("the connection broke before its PROXY header ended: {0}")]
     Broken(io::Error),
 }

@@ -24,7 +24,6 @@ const HANDSHAKE_RECORD: u8 = 22;
 /// The result of accepting a connection on a TLS listener.
 #[derive(Debug)]
 pub(crate) enum TlsAccept {
-    /// TLS is established.
     Stream(ClientStream),
     /// The client does not speak TLS; nothing was read.
     NotTls(Socket),

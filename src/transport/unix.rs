@@ -43,7 +43,6 @@ enum UnixError {
         "the socket cannot be given to group {group}: {cause}; make the gateway's user a member of that group"
     )]
     Group { group: Group, cause: io::Error },
-    /// The system's error.
     #[error(transparent)]
     System(#[from] io::Error),
 }

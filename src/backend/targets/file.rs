@@ -25,19 +25,14 @@ pub enum TargetsError {
     Unreadable {
         /// The file or directory.
         path: PathBuf,
-        /// The system's error.
         cause: io::Error,
     },
     /// The path is that of a socket, a device or the like.
     #[error("{path} is neither a file nor a directory; name a file with tokens", path = .path.display())]
-    Kind {
-        /// The path.
-        path: PathBuf,
-    },
+    Kind { path: PathBuf },
     /// A line is invalid.
     #[error("{path}:{line}: {problem}", path = .path.display())]
     Line {
-        /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -83,7 +78,6 @@ pub enum LineError {
     Twice {
         /// The other line's file.
         path: PathBuf,
-        /// The other line.
         line: usize,
     },
 }

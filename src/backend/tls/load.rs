@@ -32,7 +32,6 @@ pub enum TlsConfigError {
     /// A certificate in `ca` is invalid.
     #[error("tls.ca {path} holds a certificate that cannot be used: {cause}; export it again", path = .path.display())]
     BadAuthority {
-        /// The file.
         path: PathBuf,
         /// The TLS library's error.
         cause: rustls::Error,

@@ -76,7 +76,6 @@ pub enum TlsError {
     /// It closed the connection.
     #[error("it closed the connection during the TLS handshake; does it speak TLS on this port?")]
     Closed,
-    /// The connection broke.
     #[error("the connection broke during the TLS handshake: {0}")]
     Broken(io::Error),
     /// The deadline came first.

@@ -6,23 +6,13 @@ use std::io;
 pub enum LogError {
     /// The access log file cannot be opened.
     #[error("log.sessions: cannot append to {path}: {cause}; check the directory and its permissions")]
-    Sessions {
-        /// The file.
-        path: String,
-        /// The system's error.
-        cause: io::Error,
-    },
+    Sessions { path: String, cause: io::Error },
     /// journald is not reachable.
     #[error(
         "log.format \"journald\": the journal does not listen on {path}: {cause}; write format = \"text\" where \
          systemd-journald does not run"
     )]
-    Journal {
-        /// The socket.
-        path: String,
-        /// The system's error.
-        cause: io::Error,
-    },
+    Journal { path: String, cause: io::Error },
     /// No thread could be started.
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(io::Error),

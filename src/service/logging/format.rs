@@ -20,7 +20,6 @@ pub(super) fn text(line: &Line, now: SystemTime, colours: bool) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// One JSON object.
 pub(super) fn json(line: &Line, now: SystemTime) -> Vec<u8> {
     let mut text = String::with_capacity(384);
     let _ = write!(text, "{{\"timestamp\":\"{}\",\"level\":\"{}\",\"message\":", micros(now), line.level);

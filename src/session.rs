@@ -37,7 +37,7 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct RegistryState {
-    sessions: HashMap<u64, Arc<SessionEntry>>,
+    sessions: HashMap<u64, Arc<RegistryEntry>>,
     /// Every route that ever had a session, with the payload of its ended sessions.
     routes: HashMap<Arc<str>, Payload>,
 }
@@ -91,7 +91,7 @@ impl Registry {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let mut state = self.state.lock();
         let route = state.route(info.route);
-        let entry = Arc::new(SessionEntry {
+        let entry = Arc::new(RegistryEntry {
             peer: info.peer,
             route,
             since: info.since,
@@ -120,7 +120,7 @@ impl Registry {
     pub(crate) fn snapshot(&self) -> Vec<SessionSnapshot> {
         let entries = self.state.lock().sessions.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
         // The entries are read outside of the lock, so that a long list blocks no session.
-        let mut entries: Vec<(u64, Arc<SessionEntry>)> = entries;
+        let mut entries: Vec<(u64, Arc<RegistryEntry>)> = entries;
         entries.sort_unstable_by_key(|(id, _)| *id);
         entries.into_iter().map(|(id, entry)| entry.snapshot(id)).collect()
     }
@@ -136,7 +136,7 @@ impl Registry {
         let state = self.state.lock();
         let mut routes: BTreeMap<_, _> =
             state.routes.iter().map(|(route, payload)| (Arc::clone(route), *payload)).collect();
-        let entries: Vec<Arc<SessionEntry>> = state.sessions.values().cloned().collect();
+        let entries: Vec<Arc<RegistryEntry>> = state.sessions.values().cloned().collect();
         drop(state);
         // A session that ends from here on is not yet in the totals of ended sessions, but its entry is in `entries`.
         for entry in entries {
@@ -207,7 +207,7 @@ pub(crate) struct SessionProgress {
 #[derive(Debug)]
 pub(crate) struct Session {
     id: u64,
-    entry: Arc<SessionEntry>,
+    entry: Arc<RegistryEntry>,
     registry: Arc<Registry>,
 }
 
@@ -266,7 +266,7 @@ impl Drop for Session {
 
 /// The state shared by the registry and the session.
 #[derive(Debug)]
-struct SessionEntry {
+struct RegistryEntry {
     peer: SocketAddr,
     route: Arc<str>,
     since: SystemTime,
@@ -283,7 +283,7 @@ struct SessionEntry {
     buffered: AtomicU32,
 }
 
-impl SessionEntry {
+impl RegistryEntry {
     fn request_end(&self, request_end: EndRequest) {
         if request_end.reason == Reason::Killed {
             self.killed.store(true, Ordering::Release);
@@ -407,6 +407,6 @@ mod tests {
 
     #[test]
     fn registry_entry_is_small() {
-        assert!(size_of::<SessionEntry>() <= 176, "{} bytes", size_of::<SessionEntry>());
+        assert!(size_of::<RegistryEntry>() <= 176, "{} bytes", size_of::<RegistryEntry>());
     }
 }

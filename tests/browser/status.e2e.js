@@ -100,7 +100,7 @@ class Load {
     ];
     const kind = kinds[Math.floor(Math.random() * kinds.length)];
     const upgrade = { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==' };
-    const request = http.get({ port: this.port, path: kind.path, agent: false, headers: { ...upgrade, ...kind.headers } });
+    const request = http.get({ host: '127.0.0.1', port: this.port, path: kind.path, agent: false, headers: { ...upgrade, ...kind.headers } });
     request.on('error', () => {});
     request.on('response', (response) => response.resume());
   }

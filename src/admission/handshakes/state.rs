@@ -22,12 +22,15 @@ use crate::admission::{limits::LimitExceeded, source::Source};
 const DISPROPORTIONATE: usize = 32;
 /// The least of that margin, for small limits.
 const LEAST_MARGIN: usize = 8;
-/// The part of its deadline that a handshake is given in any case, unless its client is silent and all others are as well. A
-/// handshake takes a few round trips, and clients speak first.
+/// The part of its deadline that a handshake is given if its network is disproportionate. A handshake takes a few round
+/// trips.
 pub(super) const SUSPECT: u32 = 10;
-/// That part if all clients are silent.
+/// The part that is given to a silent client if all clients are silent. Clients speak first.
 pub(super) const ALL_SILENT: u32 = 20;
-/// The part that is given to a client that speaks and whose network has no more than its share.
+/// The part that is given to a silent client while others are heard. Thousands of clients that return at once can keep each
+/// other from sending anything for seconds, where they share a processor or a line.
+pub(super) const SILENT: u32 = 4;
+/// The part that is given to a client that was heard.
 const SLOW: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,16 +120,17 @@ impl State {
         }
         // For how long has no client been heard? If none ever was, for longer than any deadline.
         let quiet = self.last_heard.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
-        let silent = self.silent.to_take_away(now, |_, deadline| match deadline / ALL_SILENT {
-            least if quiet >= least => least,
-            _ => deadline / SUSPECT,
-        });
-        let Err(soonest) = silent else { return silent };
         let margin = (self.limits.total / DISPROPORTIONATE).max(LEAST_MARGIN);
         let fair = 2 * self.count(network) + margin;
-        let active = self.active.to_take_away(now, |largest, deadline| match self.count(largest) {
-            count if count >= fair => deadline / SUSPECT,
-            _ => deadline / SLOW,
+        let is_disproportionate = |network| self.count(network) >= fair;
+        let silent = self.silent.to_take_away(now, |network, deadline| match deadline / ALL_SILENT {
+            least if quiet >= least => least,
+            _ if is_disproportionate(network) => deadline / SUSPECT,
+            _ => deadline / SILENT,
+        });
+        let Err(soonest) = silent else { return silent };
+        let active = self.active.to_take_away(now, |network, deadline| {
+            deadline / if is_disproportionate(network) { SUSPECT } else { SLOW }
         });
         active.map_err(|soon| soon.min(soonest))
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     by_network::Entry,
-    state::{ALL_SILENT, SUSPECT},
+    state::{ALL_SILENT, SILENT, SUSPECT},
     *,
 };
 use crate::admission::source::Source;
@@ -113,10 +113,22 @@ fn row_03_silent_clients_give_way_soon() {
     held[0].set_heard(later);
     let mut last = silent.drain(..).find(|permit| !lost(permit)).unwrap();
     last.set_heard(later);
-    assert_eq!(wait(&handshakes, from(202, 1), later), DEADLINE / SUSPECT);
+    assert_eq!(wait(&handshakes, from(202, 1), later), DEADLINE / SILENT);
     assert!(!lost(&held[0]) && !lost(&last));
-    let _newcomer = granted(&handshakes, from(202, 1), later + DEADLINE / SUSPECT);
+    let _newcomer = granted(&handshakes, from(202, 1), later + DEADLINE / SILENT);
     assert!(!lost(&last), "older, but it was heard");
+}
+
+#[test]
+fn row_64_silent_clients_of_a_network_with_many_handshakes_give_way_sooner() {
+    let now = Instant::now();
+    let handshakes = Handshakes::new(limits(64, 64, 64));
+    let good = granted(&handshakes, from(1, 1), now);
+    let attack: Vec<_> = (0..62).map(|n| granted(&handshakes, from(2, n), now)).collect();
+    let _heard = heard(&handshakes, from(3, 1), now);
+    assert_eq!(wait(&handshakes, from(4, 1), now), DEADLINE / SUSPECT);
+    let _newcomer = granted(&handshakes, from(4, 1), now + DEADLINE / SUSPECT);
+    assert!(lost(&attack[0]) && !lost(&good), "the client that is alone in its network gave way");
 }
 
 #[test]

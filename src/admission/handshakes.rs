@@ -129,9 +129,7 @@ impl HandshakePermit {
 
     /// The client has sent something.
     pub(crate) fn set_heard(&mut self, now: Instant) {
-        let mut state = self.handshakes.state.lock();
-        state.last_heard = Some(now);
-        state.move_to(self.key, Group::Active);
+        self.handshakes.state.lock().set_heard(self.key, now);
     }
 
     /// From now on the connection waits for another request, and is the first to give way.

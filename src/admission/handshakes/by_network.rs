@@ -31,6 +31,15 @@ pub(super) struct Entry {
     pub(super) taken_away: CancellationToken,
 }
 
+/// For how long a connection keeps its permit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowance {
+    /// Since it was accepted.
+    pub(super) time: Duration,
+    /// How long this is so, if nothing happens; then it may be less.
+    pub(super) holds: Duration,
+}
+
 /// Connections by network. Every operation takes logarithmic time.
 #[derive(Debug, Default)]
 pub(super) struct ByNetwork {
@@ -57,11 +66,11 @@ impl ByNetwork {
     }
 
     /// The oldest connection of the network that has most of those whose oldest is older than `allowed` says, given the
-    /// network and the deadline; else the oldest of all, if it is; or how long it takes until there is one.
+    /// network and the deadline; else the oldest of all, if it is; or when to ask again.
     pub(super) fn to_take_away(
         &self,
         now: Instant,
-        allowed: impl Fn(Source, Duration) -> Duration,
+        allowed: impl Fn(Source, Duration) -> Allowance,
     ) -> Result<Key, Duration> {
         let mut soonest = Duration::MAX;
         let of_oldest = self.by_age.values().next().copied();
@@ -69,11 +78,12 @@ impl ByNetwork {
         for network in largest.chain(of_oldest) {
             let Some((key, Entry { since, deadline, .. })) = self.oldest(network) else { continue };
             let age = now.saturating_duration_since(*since);
-            let left = allowed(network, *deadline).saturating_sub(age);
+            let Allowance { time, holds } = allowed(network, *deadline);
+            let left = time.saturating_sub(age);
             if left.is_zero() {
                 return Ok(key);
             }
-            soonest = soonest.min(left);
+            soonest = soonest.min(left).min(holds);
         }
         Err(soonest)
     }

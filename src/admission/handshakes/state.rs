@@ -4,7 +4,7 @@
 //! of the entries.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     HandshakeLimits, Newcomer,
-    by_network::{ByNetwork, Entry, Key},
+    by_network::{Allowance, ByNetwork, Entry, Key},
 };
 use crate::admission::{limits::LimitExceeded, source::Source};
 
@@ -22,16 +22,16 @@ use crate::admission::{limits::LimitExceeded, source::Source};
 const DISPROPORTIONATE: usize = 32;
 /// The least of that margin, for small limits.
 const LEAST_MARGIN: usize = 8;
-/// The part of its deadline that a handshake is given if its network is disproportionate. A handshake takes a few round
-/// trips.
+/// The part of its deadline that a handshake is given if its client is silent or its network is disproportionate. A
+/// handshake takes a few round trips, and clients speak first.
 pub(super) const SUSPECT: u32 = 10;
-/// The part that is given to a silent client if all clients are silent. Clients speak first.
+/// The part that is given to a silent client if all clients are silent.
 pub(super) const ALL_SILENT: u32 = 20;
-/// The part that is given to a silent client while others are heard. Thousands of clients that return at once can keep each
-/// other from sending anything for seconds, where they share a processor or a line.
-pub(super) const SILENT: u32 = 4;
-/// The part that is given to a client that was heard.
-const SLOW: u32 = 2;
+/// The part that is given to all others: to a client that was heard, and to a silent one while many are heard. Thousands of
+/// clients that return at once can keep each other from sending anything for seconds, where they share a processor or a line.
+pub(super) const SLOW: u32 = 2;
+/// Many clients are heard if, within the time that [`SUSPECT`] is given, they are this part of the limit.
+pub(super) const MANY: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
@@ -52,8 +52,8 @@ pub(super) enum NotAdmitted {
 pub(super) struct State {
     pub(super) limits: HandshakeLimits,
     last_number: u64,
-    /// When a client was last heard for the first time.
-    pub(super) last_heard: Option<Instant>,
+    /// When the last clients were heard for the first time, as many as [`MANY`] needs.
+    heard: VecDeque<Instant>,
     pub(super) silent: ByNetwork,
     pub(super) active: ByNetwork,
     pub(super) waiting: ByNetwork,
@@ -64,7 +64,15 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(limits: HandshakeLimits) -> Self {
         let (silent, active, waiting) = Default::default();
-        Self { limits, last_number: 0, last_heard: None, silent, active, waiting, sources: HashMap::new() }
+        Self {
+            limits,
+            last_number: 0,
+            heard: VecDeque::new(),
+            silent,
+            active,
+            waiting,
+            sources: HashMap::new(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -118,21 +126,43 @@ impl State {
         if let Some((key, _)) = longest_waiting {
             return Ok(key);
         }
-        // For how long has no client been heard? If none ever was, for longer than any deadline.
-        let quiet = self.last_heard.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
+        // Since when has no client been heard, and since when many of them? If never, for longer than any deadline.
+        let age =
+            |heard: Option<&Instant>| heard.map_or(Duration::MAX, |&at| now.saturating_duration_since(at));
+        let many = self.heard.len().checked_sub(self.many()).and_then(|first| self.heard.get(first));
+        let (since_one, since_many) = (age(self.heard.back()), age(many));
         let margin = (self.limits.total / DISPROPORTIONATE).max(LEAST_MARGIN);
         let fair = 2 * self.count(network) + margin;
         let is_disproportionate = |network| self.count(network) >= fair;
-        let silent = self.silent.to_take_away(now, |network, deadline| match deadline / ALL_SILENT {
-            least if quiet >= least => least,
-            _ if is_disproportionate(network) => deadline / SUSPECT,
-            _ => deadline / SILENT,
+        let silent = self.silent.to_take_away(now, |network, deadline| {
+            let (suspect, all_silent) = (deadline / SUSPECT, deadline / ALL_SILENT);
+            if since_many < suspect && !is_disproportionate(network) {
+                Allowance { time: deadline / SLOW, holds: suspect - since_many }
+            } else if since_one < all_silent {
+                Allowance { time: suspect, holds: all_silent - since_one }
+            } else {
+                Allowance { time: all_silent, holds: Duration::MAX }
+            }
         });
         let Err(soonest) = silent else { return silent };
-        let active = self.active.to_take_away(now, |network, deadline| {
-            deadline / if is_disproportionate(network) { SUSPECT } else { SLOW }
+        let active = self.active.to_take_away(now, |network, deadline| Allowance {
+            time: deadline / if is_disproportionate(network) { SUSPECT } else { SLOW },
+            holds: Duration::MAX,
         });
         active.map_err(|soon| soon.min(soonest))
+    }
+
+    /// How many clients are many.
+    fn many(&self) -> usize {
+        (self.limits.total / MANY).max(1)
+    }
+
+    /// A client was heard for the first time.
+    pub(super) fn set_heard(&mut self, key: Key, now: Instant) {
+        self.heard.push_back(now);
+        let surplus = self.heard.len().saturating_sub(self.many());
+        self.heard.drain(..surplus);
+        self.move_to(key, Group::Active);
     }
 
     pub(super) fn move_to(&mut self, key: Key, group: Group) {

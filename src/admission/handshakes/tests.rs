@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     by_network::Entry,
-    state::{ALL_SILENT, SILENT, SUSPECT},
+    state::{ALL_SILENT, MANY, SLOW, SUSPECT},
     *,
 };
 use crate::admission::source::Source;
@@ -112,11 +112,40 @@ fn row_03_silent_clients_give_way_soon() {
     // Clients speak: there are handshakes in progress, and silent ones are given more time.
     held[0].set_heard(later);
     let mut last = silent.drain(..).find(|permit| !lost(permit)).unwrap();
-    last.set_heard(later);
-    assert_eq!(wait(&handshakes, from(202, 1), later), DEADLINE / SILENT);
-    assert!(!lost(&held[0]) && !lost(&last));
-    let _newcomer = granted(&handshakes, from(202, 1), later + DEADLINE / SILENT);
-    assert!(!lost(&last), "older, but it was heard");
+    last.set_heard(later + 400 * MILLISECOND);
+    // Unless no more of them speak for as long.
+    assert_eq!(wait(&handshakes, from(202, 1), later + 400 * MILLISECOND), DEADLINE / ALL_SILENT);
+    assert_eq!(wait(&handshakes, from(202, 1), later + 600 * MILLISECOND), 300 * MILLISECOND);
+    held[1].set_heard(later + 800 * MILLISECOND);
+    assert_eq!(wait(&handshakes, from(202, 1), later + 900 * MILLISECOND), 100 * MILLISECOND);
+    assert!(!lost(&held[0]) && !lost(&held[2]) && !lost(&last));
+    let _newcomer = granted(&handshakes, from(202, 1), later + DEADLINE / SUSPECT);
+    assert!(lost(&held[2]) && !lost(&last), "older, but it was heard");
+}
+
+#[test]
+fn row_65_silent_clients_are_given_time_while_many_others_are_heard() {
+    let now = Instant::now();
+    let handshakes = Handshakes::new(limits(160, 160, 160));
+    let mut herd: VecDeque<_> = (0..160).map(|n| granted(&handshakes, from(n, 1), now)).collect();
+    // Each time, a sixteenth is heard, and is done at once.
+    let mut finish = |at: Instant| {
+        for _ in 0..160 / MANY {
+            herd.pop_front().unwrap().set_heard(at);
+        }
+        for n in 0..160 / MANY {
+            herd.push_back(granted(&handshakes, from(n as u8, 2), at));
+        }
+    };
+    for tenths in 0..47 {
+        finish(now + tenths * DEADLINE / 100);
+    }
+    let at = now + 46 * DEADLINE / 100;
+    assert_eq!(wait(&handshakes, from(250, 1), at), DEADLINE / SUSPECT, "as long as many are heard");
+    assert!(herd.iter().all(|permit| !lost(permit)));
+    // When no more are heard, silence counts again.
+    let _newcomer = granted(&handshakes, from(250, 1), at + DEADLINE / SUSPECT);
+    assert_eq!(herd.iter().filter(|permit| lost(permit)).count(), 1);
 }
 
 #[test]
@@ -125,9 +154,13 @@ fn row_64_silent_clients_of_a_network_with_many_handshakes_give_way_sooner() {
     let handshakes = Handshakes::new(limits(64, 64, 64));
     let good = granted(&handshakes, from(1, 1), now);
     let attack: Vec<_> = (0..62).map(|n| granted(&handshakes, from(2, n), now)).collect();
-    let _heard = heard(&handshakes, from(3, 1), now);
-    assert_eq!(wait(&handshakes, from(4, 1), now), DEADLINE / SUSPECT);
-    let _newcomer = granted(&handshakes, from(4, 1), now + DEADLINE / SUSPECT);
+    for n in 0..20 {
+        drop(heard(&handshakes, from(3, n), now + u32::from(n) * DEADLINE / 200));
+    }
+    let _last = granted(&handshakes, from(4, 1), now);
+    let shortly_before = now + DEADLINE / SUSPECT - MILLISECOND;
+    assert_eq!(wait(&handshakes, from(5, 1), shortly_before), MILLISECOND);
+    let _newcomer = granted(&handshakes, from(5, 1), now + DEADLINE / SUSPECT);
     assert!(lost(&attack[0]) && !lost(&good), "the client that is alone in its network gave way");
 }
 

@@ -36,6 +36,7 @@ mod session;
 #[cfg(test)]
 mod simulation;
 mod socket_buffer;
+mod sync;
 mod transport;
 mod watched_file;
 mod websocket;

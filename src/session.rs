@@ -6,25 +6,27 @@
 //! session is counted for its route exactly once.
 
 mod connection_id;
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests;
 #[cfg(test)]
 mod race_tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
-use atomic_waker::AtomicWaker;
-use parking_lot::Mutex;
-
 pub(crate) use self::connection_id::{ConnectionId, ConnectionIds};
-use crate::outcome::Reason;
+use crate::{
+    outcome::Reason,
+    sync::{
+        AtomicWaker, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
 
 /// Every open session of the process, by number.
 #[derive(Debug, Default)]

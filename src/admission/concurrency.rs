@@ -4,7 +4,8 @@
 //! the number of [`Permit`]s that exist, and acquiring one never makes it exceed the limit, not even for a moment.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// A limit on how many of something exist at once.
 #[derive(Debug)]

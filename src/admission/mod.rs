@@ -8,6 +8,8 @@
 pub(crate) mod concurrency;
 pub(crate) mod handshakes;
 mod limits;
+#[cfg(all(test, feature = "loom"))]
+mod loom_tests;
 pub(crate) mod origin;
 mod penalties;
 pub(crate) mod rate;

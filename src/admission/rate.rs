@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use self::family::{Family, LimiterSettings, V4_LEVELS, V6_LEVELS};
 use super::limits::{LimitExceeded, PerIp, PerNetwork, TrackedSources};
 use super::penalties::Penalties;
 use super::source::Source;
+use crate::sync::Mutex;
 
 /// Limits the rate and the number of connections of every source and every network.
 ///

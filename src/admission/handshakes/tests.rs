@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     by_network::Entry,
-    state::{ALL_SILENT, MANY, SLOW, SUSPECT},
+    state::{ALL_SILENT, MANY, SUSPECT},
     *,
 };
 use crate::admission::source::Source;

@@ -6,6 +6,7 @@
 //! log lines or metrics: a check admits, or returns why not.
 
 pub(crate) mod concurrency;
+mod gcra;
 pub(crate) mod handshakes;
 mod limits;
 #[cfg(all(test, feature = "loom"))]

@@ -11,7 +11,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::table::Row;
+use super::{gcra::Gcra, table::Row};
 
 /// The penalties for repeated refusals of one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +26,10 @@ pub struct Penalties {
     pub max: Duration,
 }
 
-/// The same in nanoseconds, with the parameters of GCRA.
+/// The same, with the durations in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PenaltyRule {
-    /// How long the bucket needs for one token.
-    interval: u64,
-    /// How long it needs for all but one.
-    tolerance: u64,
+    tolerated: Gcra,
     min: u64,
     max: u64,
 }
@@ -40,11 +37,9 @@ pub(super) struct PenaltyRule {
 impl PenaltyRule {
     pub(super) fn new(penalties: Penalties) -> Self {
         let Penalties { rate, burst, min, max } = penalties;
-        let interval = 1_000_000_000 / u64::from(rate.get());
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let min = nanos(min);
-        let tolerance = interval.saturating_mul(u64::from(burst.get()) - 1);
-        Self { interval, tolerance, min, max: nanos(max).max(min) }
+        Self { tolerated: Gcra::new(rate, burst), min, max: nanos(max).max(min) }
     }
 }
 
@@ -68,11 +63,9 @@ impl PenaltyState {
 
     /// Counts one refusal. Returns the length of a penalty that begins now.
     pub(super) fn count_refusal(&mut self, now: u64, rule: &PenaltyRule) -> Option<Duration> {
-        let due = self.full_at.max(now);
-        let is_tolerated = due - now <= rule.tolerance;
         // An empty bucket stays empty: what comes beyond it is not remembered for longer.
-        if is_tolerated {
-            self.full_at = due.saturating_add(rule.interval);
+        if let Ok(full_at) = rule.tolerated.take(self.full_at, now) {
+            self.full_at = full_at;
             return None;
         }
         // A refusal during a penalty is that of a connection which began before it.
@@ -213,7 +206,7 @@ mod tests {
                 prop_assert!(state.remaining(now) <= Some(Duration::from_secs(max)));
                 prop_assert!(state.expiry() >= before.expiry(), "a refusal is forgotten sooner");
                 // The bucket and twice the longest penalty.
-                let longest = (u64::from(burst) * SECOND / u64::from(rate)).max(2 * max * SECOND);
+                let longest = (u64::from(burst) * SECOND.div_ceil(rate.into())).max(2 * max * SECOND);
                 prop_assert!(state.expiry() <= now + longest, "{state:?} at {now} is kept too long");
                 if let Some(penalty) = penalty {
                     prop_assert!(penalty >= Duration::from_secs(min) && penalty <= Duration::from_secs(max));

@@ -1,8 +1,8 @@
 //! The rate limits and the connection limits per client address and per network, and the penalties per client address.
 //!
-//! A rate limit is a token bucket of `rate` and `burst`, computed with GCRA (the generic cell rate algorithm). Owns the
-//! state of recent sources and of their networks: bounded tables for each address family. Knows nothing of clocks (`now`
-//! is an argument), of sockets, and of what a connection does while it holds its [`AddressPermit`].
+//! A rate limit is a token bucket of `rate` and `burst`. Owns the state of recent sources and of their networks: bounded
+//! tables for each address family. Knows nothing of clocks (`now` is an argument), of sockets, and of what a connection
+//! does while it holds its [`AddressPermit`].
 //!
 //! Every connection counts on several levels: for its source, for the network around it (IPv4 /24, IPv6 /56), and with
 //! IPv6 for its site (/48). The wider levels exist because a subscriber can have 256 IPv6 /64s or more, and a tenant many
@@ -26,9 +26,6 @@ use super::source::Source;
 use crate::sync::Mutex;
 
 /// Limits the rate and the number of connections of every source and every network.
-///
-/// The rate limit is GCRA (ITU-T I.371 Annex A, "virtual scheduling"): a token bucket whose whole state is one number,
-/// the theoretical arrival time of the next connection.
 #[derive(Debug)]
 pub struct RateLimiter {
     settings: RwLock<LimiterSettings>,

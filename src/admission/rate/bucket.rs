@@ -1,26 +1,21 @@
-//! The token bucket of one source or network.
+//! The limits and the state of one source or network: its token bucket, and its connections.
 //!
-//! Owns GCRA. Knows nothing of addresses and tables.
+//! Knows nothing of addresses and tables. Invariant: a refused attempt changes nothing.
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::admission::{limits::LimitExceeded, table::Row};
+use crate::admission::{gcra::Gcra, limits::LimitExceeded, table::Row};
 
-/// The limits of a level as the parameters of GCRA, and the connection limit.
+/// The limits of a level: its token bucket, and its connection limit.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
-    /// Nanoseconds between connections at exactly `rate`; rounded up, so that `rate` is never exceeded.
-    interval: u64,
-    /// How many nanoseconds before its theoretical arrival time a connection may arrive: the burst tolerance.
-    tolerance: u64,
+    gcra: Gcra,
     sessions: u32,
 }
 
 impl TokenBucket {
     pub(super) fn new(rate: NonZeroU32, burst: NonZeroU32, sessions: NonZeroU32) -> Self {
-        let interval = 1_000_000_000_u64.div_ceil(rate.get().into());
-        let tolerance = interval.saturating_mul(u64::from(burst.get()) - 1);
-        Self { interval, tolerance, sessions: sessions.get() }
+        Self { gcra: Gcra::new(rate, burst), sessions: sessions.get() }
     }
 }
 
@@ -40,13 +35,10 @@ impl SourceState {
         if self.held >= bucket.sessions {
             return Err(LimitExceeded::Sessions);
         }
-        let due = self.tat.max(now);
-        let early = (due - now).saturating_sub(bucket.tolerance);
-        if early > 0 {
-            return Err(LimitExceeded::Rate { retry_after: Duration::from_nanos(early) });
-        }
+        let rate_exceeded = |early| LimitExceeded::Rate { retry_after: Duration::from_nanos(early) };
+        let tat = bucket.gcra.take(self.tat, now).map_err(rate_exceeded)?;
         self.held += 1;
-        Ok(std::mem::replace(&mut self.tat, due.saturating_add(bucket.interval)))
+        Ok(std::mem::replace(&mut self.tat, tat))
     }
 
     pub(super) fn release(&mut self) {

@@ -30,6 +30,8 @@ mod http;
 mod metrics;
 pub mod outcome;
 mod pem;
+#[cfg(test)]
+mod random;
 mod relay;
 mod service;
 mod session;

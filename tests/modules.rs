@@ -37,7 +37,7 @@ const LAYERS: &[&[&str]] = &[
     &["http", "relay", "backend", "transport"],
     &["config"],
     &["session", "metrics", "admission", "websocket"],
-    &["counting_stream", "outcome", "pem", "socket_buffer", "sync", "watched_file"],
+    &["counting_stream", "outcome", "pem", "random", "socket_buffer", "sync", "watched_file"],
 ];
 
 #[test]

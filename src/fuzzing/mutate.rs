@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{TARGETS, Target};
+use crate::random::Random;
 
 /// In a usual run of the tests.
 const SHORT: Duration = Duration::from_millis(300);
@@ -72,8 +73,8 @@ fn targets_keep_their_promises() {
         }
         let seeds = seeds(name);
         assert!(!seeds.is_empty(), "fuzz/corpus/{name} is empty");
-        let mut random = Random(match seconds {
-            Some(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1,
+        let mut random = Random::new(match seconds {
+            Some(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
             None => 1,
         });
         let (begin, mut count) = (Instant::now(), 0_u64);
@@ -104,47 +105,36 @@ fn seeds(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// A seed with a few changes.
 fn mutate(seeds: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
-    let mut input = seeds[random.below(seeds.len())].1.clone();
-    for _ in 0..=random.below(7) {
-        let at = random.below(input.len() + 1);
-        let end = (at + random.below(32)).min(input.len());
-        match random.below(8) {
-            0 if at < input.len() => input[at] ^= 1 << random.below(8),
-            1 if at < input.len() => input[at] = random.below(256) as u8,
+    let mut below = |limit: usize| random.below(limit as u64) as usize;
+    let mut input = seeds[below(seeds.len())].1.clone();
+    for _ in 0..=below(7) {
+        let at = below(input.len() + 1);
+        let end = (at + below(32)).min(input.len());
+        match below(8) {
+            0 if at < input.len() => input[at] ^= 1 << below(8),
+            1 if at < input.len() => input[at] = below(256) as u8,
             2 => drop(input.drain(at..end)),
             3 => {
                 let copy = input[at..end].to_vec();
-                let to = random.below(input.len() + 1);
+                let to = below(input.len() + 1);
                 input.splice(to..to, copy);
             }
             4 => input.truncate(at),
             5 => {
-                let other = &seeds[random.below(seeds.len())].1;
-                let from = random.below(other.len() + 1);
+                let other = &seeds[below(seeds.len())].1;
+                let from = below(other.len() + 1);
                 input.splice(at.., other[from..].iter().copied());
             }
             6 => {
-                let copy = input[at..end].repeat(random.below(40));
+                let copy = input[at..end].repeat(below(40));
                 input.splice(at..at, copy);
             }
             _ => {
-                let special = SPECIAL[random.below(SPECIAL.len())];
-                input.splice(at..end.min(at + random.below(3)), special.iter().copied());
+                let special = SPECIAL[below(SPECIAL.len())];
+                input.splice(at..end.min(at + below(3)), special.iter().copied());
             }
         }
     }
     input.truncate(LONGEST);
     input
-}
-
-/// Xorshift (Marsaglia, 2003): the same numbers in every usual run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % limit
-    }
 }

@@ -11,9 +11,9 @@ use tokio::{
 use super::{
     network::Network,
     payload::{self, Received},
-    random::Random,
     stream::Stream,
 };
+use crate::random::Random;
 
 /// What the servers of a route do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

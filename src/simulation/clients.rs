@@ -18,9 +18,8 @@ use tokio_rustls::TlsConnector;
 use super::{
     network::Network,
     payload::{self, Received},
-    random::Random,
 };
-use crate::websocket::client::frame;
+use crate::{random::Random, websocket::client::frame};
 
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
@@ -234,7 +233,7 @@ impl Client {
             writer.write_all(&bytes).await?;
             writer.flush().await?;
             if self.plan.pause > 0 {
-                sleep(Duration::from_millis(self.random.between(0, self.plan.pause))).await;
+                sleep(self.random.millis(self.plan.pause)).await;
             }
         }
         writer.write_all(self.plan.last).await?;
@@ -278,7 +277,7 @@ impl Reading {
                 self.handle(opcode, &payload)?;
             }
             if self.plan.read_pause > 0 {
-                sleep(Duration::from_millis(self.random.between(0, self.plan.read_pause))).await;
+                sleep(self.random.millis(self.plan.read_pause)).await;
             }
             let len = self.random.between(1, 4096) as usize;
             let read = (&mut self.reader).take(len as u64).read_buf(&mut self.buffer).await?;

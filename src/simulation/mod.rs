@@ -19,7 +19,6 @@ mod clients;
 mod log;
 mod network;
 mod payload;
-mod random;
 mod run;
 mod scenario;
 mod stream;

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::random::Random;
+use crate::random::Random;
 
 /// The pause before a packet is sent again, which doubles each time.
 const FIRST_RETRY: u64 = 200;

@@ -28,7 +28,6 @@ use super::{
     clients::{self, Client, Seen, SeenLog},
     log::{AccessLog, Line},
     network::{Event, LinkState, Network},
-    random::Random,
     scenario::{Fault, GATEWAY, Scenario},
 };
 use crate::{
@@ -37,6 +36,7 @@ use crate::{
     config::Config,
     gateway::{Control, Gateway},
     outcome::Reason,
+    random::Random,
     self_signed,
 };
 
@@ -240,7 +240,7 @@ impl Simulation {
                         patience,
                     };
                     one.run().await;
-                    sleep(Duration::from_millis(random.between(0, 300))).await;
+                    sleep(random.millis(300)).await;
                 }
             }));
         }

@@ -10,8 +10,8 @@ use super::{
     backends::Server,
     clients::{Closes, Plan},
     network::Conditions,
-    random::Random,
 };
+use crate::random::Random;
 
 pub(super) const GATEWAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 8080);
 const BACKEND_PORT: u16 = 5900;
@@ -100,8 +100,8 @@ impl Scenario {
             (0..random.between(3, 12)).map(|index| client(random, index, &routes)).collect();
         let faults = if calm { Vec::new() } else { faults(random, &routes, &clients) };
         let drain_at = (!calm && random.per_mille(350)).then(|| moment(random));
-        let lifetime = if calm { 0 } else { random.one_of(&[0, 0, 3000, 8000, 20_000]) };
-        let idle = if calm { 0 } else { random.one_of(&[0, 0, 4000, 10_000]) };
+        let lifetime = if calm { 0 } else { *random.one_of(&[0, 0, 3000, 8000, 20_000]) };
+        let idle = if calm { 0 } else { *random.one_of(&[0, 0, 4000, 10_000]) };
         Self {
             calm,
             tls: random.per_mille(150),
@@ -110,9 +110,9 @@ impl Scenario {
                 handshake: 3000,
                 connect: 2000,
                 close: 2000,
-                drain: random.one_of(&[3000, 8000]),
-                stall: if calm { 20_000 } else { random.one_of(&[3000, 8000, 20_000]) },
-                pong: if calm { 10_000 } else { random.one_of(&[3000, 10_000]) },
+                drain: *random.one_of(&[3000, 8000]),
+                stall: if calm { 20_000 } else { *random.one_of(&[3000, 8000, 20_000]) },
+                pong: if calm { 10_000 } else { *random.one_of(&[3000, 10_000]) },
                 idle,
                 lifetime,
             },
@@ -167,9 +167,9 @@ fn conditions(random: &mut Random, calm: bool) -> Conditions {
     let least = random.between(1, 20);
     Conditions {
         delay: (least, least + random.between(0, 40)),
-        loss: if calm { 0 } else { random.one_of(&[0, 10, 50]) },
-        segment: random.one_of(&[100, 536, 1460, 9000]),
-        window: random.one_of(&[9000, 16_384, 65_536]),
+        loss: if calm { 0 } else { *random.one_of(&[0, 10, 50]) },
+        segment: *random.one_of(&[100, 536, 1460, 9000]),
+        window: *random.one_of(&[9000, 16_384, 65_536]),
         short: random.per_mille(500),
         holds_back: random.per_mille(300).then_some(GATEWAY.ip()),
     }
@@ -185,10 +185,10 @@ fn limits(random: &mut Random, calm: bool) -> Limits {
         };
     }
     Limits {
-        max_sessions: random.one_of(&[2, 5, 100]),
-        max_handshakes: random.one_of(&[1, 2, 4, 100]),
-        backend_sessions: random.one_of(&[1, 3, 100]),
-        address_sessions: random.one_of(&[1, 2, 20]),
+        max_sessions: *random.one_of(&[2, 5, 100]),
+        max_handshakes: *random.one_of(&[1, 2, 4, 100]),
+        backend_sessions: *random.one_of(&[1, 3, 100]),
+        address_sessions: *random.one_of(&[1, 2, 20]),
     }
 }
 
@@ -230,9 +230,9 @@ fn plan(random: &mut Random, routes: &[SimulatedRoute]) -> Plan {
         origin: "",
         head: 100,
         upload,
-        frame: random.one_of(&[10, 200, 5000, 40_000]).max(upload / 50),
+        frame: (*random.one_of(&[10, 200, 5000, 40_000])).max(upload / 50),
         pipelined: 0,
-        pause: random.one_of(&[0, 0, 20, 200]).min(20_000 / (upload / 1000 + 1)),
+        pause: (*random.one_of(&[0, 0, 20, 200])).min(20_000 / (upload / 1000 + 1)),
         last: b"",
         closes: Closes::AfterEcho,
         reads: true,

@@ -15,11 +15,14 @@
 #[allow(dead_code, unused_imports, reason = "the tests of tests/gateway use more of it")]
 mod support;
 
+#[path = "../../src/random.rs"]
+#[allow(dead_code, reason = "the simulation uses more of it")]
+mod random;
+
 mod client;
 mod echo_process;
 mod ledger;
 mod load;
-mod random;
 mod reloads;
 mod scenario;
 

@@ -52,6 +52,24 @@ pub(crate) struct GatewayStatus {
     pub dropped_log_lines: u64,
 }
 
+#[cfg(any(test, fuzzing))]
+impl GatewayStatus {
+    /// That of a gateway which is ready, without listeners, backends and sessions, as test doubles report it.
+    pub(crate) fn empty() -> Self {
+        Self {
+            ready: true,
+            draining: false,
+            loaded: SystemTime::UNIX_EPOCH,
+            reloads: (0, 0),
+            sessions: (0, 1),
+            handshakes: (0, 1),
+            listeners: Vec::new(),
+            backends: Vec::new(),
+            dropped_log_lines: 0,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListenerStatus {
     /// As configured.

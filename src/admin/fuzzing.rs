@@ -1,4 +1,4 @@
-//! The admin address without a socket, for fuzzing.
+//! The admin address without a socket, for fuzzing and tests.
 
 use std::sync::Arc;
 

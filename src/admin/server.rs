@@ -204,8 +204,6 @@ async fn handle(
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         task::JoinHandle,
@@ -213,7 +211,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::admin::control::{BoxFuture, GatewayStatus};
+    use crate::admin::{
+        control::{BoxFuture, GatewayStatus},
+        fuzzing::AdminService,
+    };
 
     /// A process that changes nothing.
     #[derive(Debug)]
@@ -231,27 +232,15 @@ mod tests {
         }
 
         fn status(&self) -> GatewayStatus {
-            GatewayStatus {
-                ready: true,
-                draining: false,
-                loaded: SystemTime::UNIX_EPOCH,
-                reloads: (0, 0),
-                sessions: (0, 1),
-                handshakes: (0, 1),
-                listeners: Vec::new(),
-                backends: Vec::new(),
-                dropped_log_lines: 0,
-            }
+            GatewayStatus::empty()
         }
     }
 
     /// Serves one connection whose pipe holds this many bytes.
-    async fn serve(pipe: usize) -> (DuplexStream, JoinHandle<()>) {
+    fn serve(pipe: usize) -> (DuplexStream, JoinHandle<()>) {
         let (client, server) = duplex(pipe);
-        let api = Arc::new(AdminApi::new(Arc::new(Unchanging), Arc::default(), Arc::default()));
-        let connection = Arc::new(Arc::new(Connections::new(1)).open().await);
-        let own = Some(([127, 0, 0, 1], 9101).into());
-        (client, tokio::spawn(serve_connection(server, own, api, connection)))
+        let service = AdminService::new(Arc::new(Unchanging), Arc::default());
+        (client, tokio::spawn(async move { service.serve(server).await }))
     }
 
     /// Of the paused clock.
@@ -268,7 +257,7 @@ mod tests {
                 "HTTP/1.1 408 ",
             ),
         ] {
-            let (mut client, served) = serve(64 * 1024).await;
+            let (mut client, served) = serve(64 * 1024);
             client.write_all(half.as_bytes()).await.unwrap();
             let (start, mut reply) = (Instant::now(), String::new());
             within_an_hour(client.read_to_string(&mut reply)).await.unwrap();
@@ -280,7 +269,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_nothing_has_ten_seconds() {
-        let (mut client, served) = serve(256).await;
+        let (mut client, served) = serve(256);
         let start = Instant::now();
         client.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         within_an_hour(served).await.unwrap();

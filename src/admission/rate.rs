@@ -64,11 +64,9 @@ impl RateLimiter {
         now: Instant,
     ) -> Result<AddressPermit, LimitExceeded> {
         let settings = self.settings.read();
-        if covers(&settings.exempt, address) {
+        let Some((source, now)) = self.counted(address, now, &settings) else {
             return Ok(AddressPermit { held: None });
-        }
-        let now = nanos(now.saturating_duration_since(self.epoch));
-        let source = Source::of(address);
+        };
         let (family, key) = self.family(source);
         family.lock().admit(key, now, &settings)?;
         Ok(AddressPermit { held: Some((Arc::clone(self), source)) })
@@ -78,11 +76,8 @@ impl RateLimiter {
     /// addresses are not counted. Returns the length of a penalty that begins now.
     pub(crate) fn count_refusal(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let settings = self.settings.read();
-        if covers(&settings.exempt, address) {
-            return None;
-        }
-        let now = nanos(now.saturating_duration_since(self.epoch));
-        let (family, key) = self.family(Source::of(address));
+        let (source, now) = self.counted(address, now, &settings)?;
+        let (family, key) = self.family(source);
         family.lock().count_refusal(key, now, &settings)
     }
 
@@ -101,6 +96,12 @@ impl RateLimiter {
             family.set_bounds(rows);
             family.refused.clear();
         }
+    }
+
+    /// The source of `address`, and `now` on the clock of the tables; `None` if the address is exempt.
+    fn counted(&self, address: IpAddr, now: Instant, settings: &LimiterSettings) -> Option<(Source, u64)> {
+        let since_epoch = nanos(now.saturating_duration_since(self.epoch));
+        (!covers(&settings.exempt, address)).then(|| (Source::of(address), since_epoch))
     }
 
     fn family(&self, source: Source) -> (&Mutex<Family>, u64) {

@@ -757,31 +757,9 @@ async fn ordered_end_has_one_deadline_for_all_stages() {
     assert_eq!(start.elapsed().as_secs(), 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn kill_ends_a_session_that_is_closing_for_another_reason() {
-    let mut harness = Harness::with_pipes(settings(), 16, b"");
-    // The client leaves no space for the Close that follows this, and goes on typing.
-    harness.backend.write_all(&[1; 14]).await.unwrap();
-    harness.backend.shutdown().await.unwrap();
-    sleep(secs(1)).await;
-    harness.send(BINARY, b"before").await;
-    assert_eq!(harness.backend_receives(6).await, b"before");
-    assert!(harness.registry.end(1, Reason::Killed));
-    let start = Instant::now();
-    sleep(Duration::from_millis(1)).await;
-    harness.send(BINARY, b"after").await;
-    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "nothing but the end");
-    let end = harness.session.await.unwrap();
-    assert_eq!((end.reason, end.bytes_in, start.elapsed().as_secs()), (Reason::BackendClosed, 6, 2));
-}
-
-#[tokio::test(start_paused = true)]
-async fn kill_ends_a_session_that_is_draining() {
-    let mut harness = Harness::with_pipes(settings(), 16, b"");
-    // The client leaves no space for the Close that follows this, and goes on typing.
-    harness.backend.write_all(&[1; 14]).await.unwrap();
-    sleep(secs(1)).await;
-    assert!(harness.registry.end(1, Reason::Draining));
+/// Kills a session that is closing for `reason`, while its client types: what it typed before still arrives, and all is over
+/// after `timeouts.close`.
+async fn kill_ends_a_closing_session(mut harness: Harness, reason: Reason) {
     harness.send(BINARY, b"before").await;
     assert_eq!(harness.backend_receives(6).await, b"before");
     assert!(harness.registry.end(1, Reason::Killed));
@@ -791,7 +769,27 @@ async fn kill_ends_a_session_that_is_draining() {
     assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "nothing but the end");
     drop(harness.backend);
     let end = harness.session.await.unwrap();
-    assert_eq!((end.reason, end.bytes_in, start.elapsed().as_secs()), (Reason::Draining, 6, 2));
+    assert_eq!((end.reason, end.bytes_in, start.elapsed().as_secs()), (reason, 6, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn kill_ends_a_session_that_is_closing_for_another_reason() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    // The client leaves no space for the Close that follows this, and goes on typing.
+    harness.backend.write_all(&[1; 14]).await.unwrap();
+    harness.backend.shutdown().await.unwrap();
+    sleep(secs(1)).await;
+    kill_ends_a_closing_session(harness, Reason::BackendClosed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kill_ends_a_session_that_is_draining() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    // The client leaves no space for the Close that follows this, and goes on typing.
+    harness.backend.write_all(&[1; 14]).await.unwrap();
+    sleep(secs(1)).await;
+    assert!(harness.registry.end(1, Reason::Draining));
+    kill_ends_a_closing_session(harness, Reason::Draining).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,8 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    BINARY, Backend, ClientStream, Gateway, PLAIN, Session, Setup, TLS, assert_took, frame, read_to_end,
-    send_request, within,
+    BINARY, Backend, ClientStream, Gateway, PLAIN, Request, Session, Setup, TLS, assert_took, frame,
+    read_to_end, send_request, within,
 };
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -48,23 +48,33 @@ async fn announced(gateway: &Gateway, header: &[u8], client: Option<&str>) -> (T
 }
 
 async fn session(gateway: &Gateway, socket: TcpStream, client: SocketAddr) -> Session {
+    session_of(gateway, socket, client, &upgrade(gateway)).await
+}
+
+fn upgrade(gateway: &Gateway) -> Request {
+    gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a")
+}
+
+/// The session that a request opens.
+async fn session_of(gateway: &Gateway, socket: TcpStream, client: SocketAddr, request: &Request) -> Session {
     let mut connection = gateway.secure(socket).await;
-    let response = send_request(
-        &mut connection,
-        &gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a"),
-    )
-    .await;
+    let response = send_request(&mut connection, request).await;
     assert_eq!(response.status, 101, "{response:?}");
     Session::new(connection, client, &response.rest)
+}
+
+/// Closes a session in good order.
+async fn close(gateway: &Gateway, mut session: Session) {
+    session.close(1000).await;
+    let peer = session.peer;
+    drop(session);
+    gateway.ended(peer, "client_closed", Some(1000)).await;
 }
 
 async fn works(gateway: &Gateway, socket: TcpStream, client: SocketAddr) {
     let mut session = session(gateway, socket, client).await;
     session.echo(b"hello").await;
-    session.close(1000).await;
-    let peer = session.peer;
-    drop(session);
-    gateway.ended(peer, "client_closed", Some(1000)).await;
+    close(gateway, session).await;
 }
 
 /// Expects that a connection without a valid header receives nothing, and is closed within two seconds.
@@ -128,15 +138,9 @@ async fn a_header_without_a_client_tells_whose_forwarding_headers_are_trusted() 
             let client = if is_trusted { (FORWARDED.parse::<IpAddr>().unwrap(), 0).into() } else { own };
             gateway.expect_log_line(client);
             socket.write_all(&header).await.unwrap();
-            let mut connection = gateway.secure(socket).await;
             let (name, value) = field.split_once(": ").unwrap();
-            let request = gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a");
-            let response = send_request(&mut connection, &request.add(name, value)).await;
-            assert_eq!(response.status, 101, "{response:?}");
-            let mut session = Session::new(connection, client, &response.rest);
-            session.close(1000).await;
-            drop(session);
-            gateway.ended(client, "client_closed", Some(1000)).await;
+            let request = upgrade(&gateway).add(name, value);
+            close(&gateway, session_of(&gateway, socket, client, &request).await).await;
         }
     }
     gateway.finish().await;
@@ -165,9 +169,7 @@ async fn header_and_hello_may_share_a_packet_or_arrive_byte_by_byte() {
             assert_eq!(response.status, 101);
             let mut session = Session::new(connection, client, &response.rest);
             assert_eq!(session.frames.payload(7).await, b"at once");
-            session.close(1000).await;
-            drop(session);
-            gateway.ended(client, "client_closed", Some(1000)).await;
+            close(&gateway, session).await;
         }
     }
     gateway.finish().await;
@@ -340,21 +342,11 @@ async fn limits_count_the_client_of_the_header() {
         works(&gateway, socket, client).await;
     }
     // The client's own forwarding headers are not trusted.
-    for mut session in held {
-        session.close(1000).await;
-        let peer = session.peer;
-        drop(session);
-        gateway.ended(peer, "client_closed", Some(1000)).await;
+    for session in held {
+        close(&gateway, session).await;
     }
     let (socket, client) = announced(&gateway, V1, Some(CLIENT)).await;
-    let mut connection = gateway.secure(socket).await;
-    let request = gateway.upgrade(TLS, "/echo").with("Host", "a").with("Origin", "https://a");
-    let request = request.add("X-Forwarded-For", "203.0.113.9").add("Forwarded", "for=203.0.113.9");
-    let response = send_request(&mut connection, &request).await;
-    assert_eq!(response.status, 101, "{response:?}");
-    let mut session = Session::new(connection, client, &response.rest);
-    session.close(1000).await;
-    drop(session);
-    gateway.ended(client, "client_closed", Some(1000)).await;
+    let request = upgrade(&gateway).add("X-Forwarded-For", "203.0.113.9").add("Forwarded", "for=203.0.113.9");
+    close(&gateway, session_of(&gateway, socket, client, &request).await).await;
     gateway.finish().await;
 }

@@ -1,6 +1,5 @@
-//! Admission control: the Origin check, the limits per address and network, the penalties for
-//! repeated refusals, the concurrency limits and which handshakes
-//! give way when there are too many.
+//! Admission control: the Origin check, the limits per address and network, the penalties for repeated refusals, the
+//! concurrency limits, and which handshakes give way when there are too many.
 //!
 //! Every decision here is pure: no sockets, no clock (time is an argument), no globals. Knows nothing of HTTP statuses,
 //! log lines or metrics: a check admits, or returns why not.

@@ -55,9 +55,9 @@ impl RateLimiter {
     /// [`AddressPermit`] is dropped; the same for its networks. The permit of an exempt address counts nothing.
     ///
     /// # Errors
-    /// [`LimitExceeded`] if the source may not connect now: [`LimitExceeded::Penalty`] in preference to all others,
-    /// [`LimitExceeded::Sessions`] in preference to
-    /// [`LimitExceeded::Rate`], because waiting does not lift it. A refused attempt does not count against the rate.
+    /// The address or one of its networks exceeds a limit. A penalty comes before all others, and on each level
+    /// [`LimitExceeded::Sessions`] before [`LimitExceeded::Rate`], because waiting does not lift it. A refused attempt
+    /// does not count against the rate.
     pub(crate) fn admit(
         self: &Arc<Self>,
         address: IpAddr,
@@ -81,8 +81,8 @@ impl RateLimiter {
         family.lock().count_refusal(key, now, &settings)
     }
 
-    /// Changes the limits and the bounds of the tables. The state of the sources and all permits stay valid; all penalties
-    /// end, because what the new configuration mends may have caused them.
+    /// Changes the limits and the bounds of the tables. The state of the sources and all permits stay valid. All penalties
+    /// end, because a mistake in the old configuration may have caused them.
     pub(crate) fn set_limits(
         &self,
         per_ip: PerIp,

@@ -1,7 +1,7 @@
 //! What is counted in one address family: sources, their networks and, with IPv6, their sites.
 //!
-//! Owns the levels, the limit of each and a table for each, and the table of sources that were refused. Knows nothing of locks, clocks and addresses: a source has a number.
-//! Invariant: a connection counts on every level or on none.
+//! Owns the levels, the limit of each and a table for each, and the table of sources that were refused. Knows nothing of
+//! locks, clocks and addresses: a source has a number. Invariant: a connection counts on every level or on none.
 
 use std::{num::NonZeroU32, time::Duration};
 

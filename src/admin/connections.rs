@@ -34,7 +34,7 @@ struct ConnectionState {
 /// Instead of a time: a request is being answered.
 const ANSWERS: u64 = u64::MAX;
 
-/// One open connection; dropping it makes room for another.
+/// One open connection; it counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
     connections: Arc<Connections>,
@@ -62,7 +62,8 @@ impl Connections {
         }
     }
 
-    /// Adds a connection if there is room for it. Otherwise sees to it that one is being closed, if one waits.
+    /// Adds a connection if fewer than `most` are open. Otherwise closes the one that has waited longest, if one waits and
+    /// none is being closed already.
     fn try_open(&self) -> Option<Arc<ConnectionState>> {
         let mut open = self.open.lock();
         if open.len() < self.most {

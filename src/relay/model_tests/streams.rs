@@ -126,8 +126,8 @@ impl Side {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         self.drain_buffer();
-        let room = if self.buffer_size > 0 { self.buffer_size - self.buffer.len() } else { self.window };
-        let len = room.min(self.max_write).min(bytes.len());
+        let space = if self.buffer_size > 0 { self.buffer_size - self.buffer.len() } else { self.window };
+        let len = space.min(self.max_write).min(bytes.len());
         if len == 0 {
             self.writer = Some(cx.waker().clone());
             return Poll::Pending;

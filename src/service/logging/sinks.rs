@@ -172,19 +172,19 @@ mod tests {
         lines.iter().map(|line| line.as_bytes().to_vec()).collect()
     }
 
-    /// Accepts up to `room` bytes, a few at a time.
+    /// Accepts up to `space` bytes, a few at a time.
     struct Full {
-        room: usize,
+        space: usize,
         written: Vec<u8>,
     }
 
     impl Write for Full {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = bytes.len().min(3).min(self.room);
+            let count = bytes.len().min(3).min(self.space);
             if count == 0 {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            self.room -= count;
+            self.space -= count;
             self.written.extend_from_slice(&bytes[..count]);
             Ok(count)
         }
@@ -196,17 +196,17 @@ mod tests {
 
     #[test]
     fn a_torn_line_is_lost_and_does_not_join_the_next() {
-        for (room, whole, is_torn) in
+        for (space, whole, is_torn) in
             [(0, 0, false), (3, 0, true), (4, 1, false), (5, 1, true), (8, 2, false)]
         {
-            let mut out = Full { room, written: Vec::new() };
+            let mut out = Full { space, written: Vec::new() };
             let first = write_lines(&mut out, false, &lines(&["abc\n", "def\n"]));
             assert_eq!(
                 (first.whole, first.is_torn, first.error.is_some()),
-                (whole, is_torn, room < 8),
-                "{room}"
+                (whole, is_torn, space < 8),
+                "{space}"
             );
-            out.room = 100;
+            out.space = 100;
             let then = write_lines(&mut out, first.is_torn, &lines(&["ghi\n"]));
             assert_eq!((then.whole, then.is_torn, then.error.is_some()), (1, false, false));
             let text = String::from_utf8(out.written).unwrap();

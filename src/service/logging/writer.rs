@@ -257,7 +257,7 @@ mod tests {
         writer.wait_until_written(soon());
         writer.push(line);
         drop(writer);
-        assert_eq!(seen.iter().flatten().count(), fitting + 1, "there is room again");
+        assert_eq!(seen.iter().flatten().count(), fitting + 1, "the queue has space again");
         assert_eq!(dropped.load(Ordering::Relaxed), 7);
     }
 

@@ -166,7 +166,7 @@ async fn no_backend_exceeds_its_max_sessions() {
         (2, 2),
         "a backend was dialled for these"
     );
-    // A session that ends makes room.
+    // A session that ends releases its permit.
     for _ in 0..3 {
         let mut leaves = held.remove(0);
         leaves.close(1000).await;

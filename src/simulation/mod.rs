@@ -16,12 +16,17 @@
 mod backends;
 mod checks;
 mod clients;
+mod endpoint;
+mod faults;
+mod link;
 mod log;
 mod network;
+mod packet;
 mod payload;
 mod run;
 mod scenario;
 mod stream;
+mod world;
 
 use std::{
     env,

@@ -26,9 +26,12 @@ use super::{
     backends::{self, Served, ServedLog, Server},
     checks,
     clients::{self, Client, Seen, SeenLog},
+    link::LinkState,
     log::{AccessLog, Line},
-    network::{Event, LinkState, Network},
+    network::Network,
+    packet::Event,
     scenario::{Fault, GATEWAY, Scenario},
+    world::World,
 };
 use crate::{
     SelfSigned,
@@ -248,7 +251,7 @@ impl Simulation {
 
     fn inject(&mut self, fault: Fault, control: &Control, outcome: &mut Outcome) {
         let network = self.network.clone();
-        let later = move |after, change: Box<dyn FnOnce(&mut super::network::World) + Send>| {
+        let later = move |after, change: Box<dyn FnOnce(&mut World) + Send>| {
             tokio::spawn(async move {
                 sleep(after).await;
                 network.change(|world| change(world));

@@ -9,7 +9,7 @@ use std::{
 use super::{
     backends::Server,
     clients::{Closes, Plan},
-    network::Conditions,
+    link::Conditions,
 };
 use crate::random::Random;
 

@@ -16,7 +16,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::network::{Backlog, Kind, Network, World};
+use super::{
+    network::Network,
+    packet::Kind,
+    world::{Backlog, World},
+};
 
 /// A connection. Dropping it closes it.
 pub struct Stream {

@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     backends::Served,
-    clients::{Closes, Plan, Seen},
     log::Line,
     network::Network,
+    plan::{Closes, Plan, Seen},
     run::{Kill, Outcome},
     scenario::{GATEWAY, Scenario},
 };

@@ -23,6 +23,7 @@ mod log;
 mod network;
 mod packet;
 mod payload;
+mod plan;
 mod run;
 mod scenario;
 mod stream;

@@ -25,11 +25,12 @@ use tokio_rustls::TlsConnector;
 use super::{
     backends::{self, Served, ServedLog, Server},
     checks,
-    clients::{self, Client, Seen, SeenLog},
+    clients::{self, Client},
     link::LinkState,
     log::{AccessLog, Line},
     network::Network,
     packet::Event,
+    plan::{Seen, SeenLog},
     scenario::{Fault, GATEWAY, Scenario},
     world::World,
 };

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     backends::Server,
-    clients::{Closes, Plan},
     link::Conditions,
+    plan::{Closes, Plan},
 };
 use crate::random::Random;
 

@@ -14,6 +14,7 @@
 //! command that runs its seed alone, with all events.
 
 mod backends;
+mod certificate;
 mod checks;
 mod clients;
 mod endpoint;

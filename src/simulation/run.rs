@@ -4,26 +4,20 @@ use std::{
     cell::Cell,
     net::SocketAddr,
     panic,
-    path::{Path, PathBuf},
-    sync::{Arc, Once, OnceLock},
+    path::Path,
+    sync::{Arc, Once},
     time::Duration,
 };
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
-};
-use tempfile::TempDir;
 use tokio::{
     runtime::Builder,
     task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_rustls::TlsConnector;
 
 use super::{
     backends::{self, Served, ServedLog, Server},
+    certificate::certificate,
     checks,
     clients::{self, Client},
     link::LinkState,
@@ -35,13 +29,11 @@ use super::{
     world::World,
 };
 use crate::{
-    SelfSigned,
     admin::control::ProcessControl,
     config::Config,
     gateway::{Control, Gateway},
     outcome::Reason,
     random::Random,
-    self_signed,
 };
 
 /// How long the gateway may take for what its clients have left behind.
@@ -318,35 +310,4 @@ async fn drain_now(control: &Control, start: Instant) -> (u64, u64) {
     control.drain();
     control.drained().await;
     (begin.as_millis() as u64, start.elapsed().as_millis() as u64)
-}
-
-/// The certificate of all simulations.
-struct Certificate {
-    /// The lines of the configuration that name its files.
-    lines: String,
-    connector: TlsConnector,
-    _directory: TempDir,
-}
-
-fn certificate() -> &'static Certificate {
-    static CERTIFICATE: OnceLock<Certificate> = OnceLock::new();
-    CERTIFICATE.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let SelfSigned { certificate, private_key } = self_signed(&[GATEWAY.ip().to_string()]).unwrap();
-        let write = |name: &str, text: &str| -> PathBuf {
-            let path = directory.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            path
-        };
-        let (crt, key) = (write("gateway.crt", &certificate), write("gateway.key", &private_key));
-        let lines = format!("certificate = \"{}\"\nprivate_key = \"{}\"\n", crt.display(), key.display());
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Certificate { lines, connector: TlsConnector::from(Arc::new(config)), _directory: directory }
-    })
 }

@@ -9,19 +9,17 @@
 //! client reaches the backend, even if the client answers no Close; and one deadline, `timeouts.close`, bounds all
 //! stages together.
 
+mod step;
+
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    time::Instant,
-};
+use tokio::time::Instant;
 
-use super::{
-    READS_PER_WAKE, Relay, RelaySettings, RelayStream, SessionEnd, Stop, clocks::StallClock, scratch,
-};
+use self::step::{ClosingStep, deliver, poll_discard};
+use super::{Relay, RelayStream, SessionEnd, Stop, clocks::StallClock};
 use crate::{outcome::Reason, session::Session};
 
 /// How far a session has got with its end.
@@ -260,65 +258,4 @@ impl Closing {
             }
         }
     }
-}
-
-/// What to do with a side after its current stage was polled.
-enum ClosingStep<Side> {
-    Next(Side),
-    /// Wait, but drop the side at `until`; poll it again at `poll_at`, whatever happens.
-    Wait {
-        until: Option<Instant>,
-        poll_at: Option<Instant>,
-    },
-    Done,
-}
-
-impl<Side> ClosingStep<Side> {
-    fn wait(until: Instant) -> Self {
-        Self::Wait { until: Some(until), poll_at: None }
-    }
-
-    /// Enters the next stage, or drops the peer if its side is done. Returns when to poll again if it is to wait.
-    fn apply<S>(self, now: Instant, side: &mut Side, peer: &mut Option<S>) -> Option<Instant> {
-        match self {
-            Self::Next(next) => *side = next,
-            Self::Wait { until: Some(until), poll_at } if until > now => {
-                return Some(poll_at.map_or(until, |at| at.min(until)));
-            }
-            Self::Wait { .. } | Self::Done => *peer = None,
-        }
-        None
-    }
-}
-
-/// Waits for a peer to read what was accepted for it: as long as it does not stall, and not beyond `deadline`.
-fn deliver<Side>(
-    stall: &mut StallClock,
-    now: Instant,
-    written: u64,
-    settings: &RelaySettings,
-    deadline: Option<Instant>,
-) -> ClosingStep<Side> {
-    stall.update(now, settings.stall, true, written);
-    let stalled = stall.deadline(settings.stall.unwrap_or(settings.close));
-    ClosingStep::Wait { until: stalled.into_iter().chain(deadline).min(), poll_at: stall.retry_at() }
-}
-
-/// Reads and discards; ready at the end of the stream or on an error.
-fn poll_discard<S>(cx: &mut Context<'_>, stream: &mut S) -> Poll<()>
-where
-    S: AsyncRead + Unpin,
-{
-    for _ in 0..READS_PER_WAKE {
-        let ended = scratch::with(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
-            Poll::Ready(read.is_err() || buffer.filled().is_empty())
-        });
-        if ready!(ended) {
-            return Poll::Ready(());
-        }
-    }
-    cx.waker().wake_by_ref();
-    Poll::Pending
 }

@@ -9,8 +9,8 @@ use super::{
     backends::Served,
     log::Line,
     network::Network,
+    outcome::{Kill, Outcome},
     plan::{Closes, Plan, Seen},
-    run::{Kill, Outcome},
     scenario::{GATEWAY, Scenario},
 };
 use crate::{admin::control::ProcessControl, gateway::Control, outcome::Reason};

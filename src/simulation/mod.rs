@@ -22,6 +22,7 @@ mod faults;
 mod link;
 mod log;
 mod network;
+mod outcome;
 mod packet;
 mod payload;
 mod plan;
@@ -37,11 +38,11 @@ use std::{
     thread,
 };
 
-use self::run::{Outcome, run};
 pub(crate) use self::{
     network::Network,
     stream::{Listener, Stream},
 };
+use self::{outcome::Outcome, run::run};
 
 /// In a usual run of the tests.
 const SEEDS: u64 = 200;

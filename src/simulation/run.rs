@@ -16,15 +16,15 @@ use tokio::{
 };
 
 use super::{
-    backends::{self, Served, ServedLog, Server},
+    backends::{self, ServedLog, Server},
     certificate::certificate,
     checks,
     clients::{self, Client},
     link::LinkState,
-    log::{AccessLog, Line},
+    log::AccessLog,
     network::Network,
-    packet::Event,
-    plan::{Seen, SeenLog},
+    outcome::{Kill, Outcome},
+    plan::SeenLog,
     scenario::{Fault, GATEWAY, Scenario},
     world::World,
 };
@@ -41,31 +41,6 @@ const REMAINING: Duration = Duration::from_secs(120);
 
 thread_local! {
     static PANICS: Cell<u32> = const { Cell::new(0) };
-}
-
-/// A session that was killed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Kill {
-    pub(super) session: u64,
-    /// The payload accepted of its client before.
-    pub(super) bytes_in: u64,
-    /// In milliseconds since the beginning.
-    pub(super) at: u64,
-}
-
-/// What happened in a simulation.
-#[derive(Debug, Default)]
-pub(super) struct Outcome {
-    pub(super) tls: bool,
-    pub(super) lines: Vec<Line>,
-    pub(super) seen: Vec<Seen>,
-    pub(super) served: Vec<Served>,
-    pub(super) kills: Vec<Kill>,
-    /// When the drain began and ended, in milliseconds since the beginning.
-    pub(super) drain: Option<(u64, u64)>,
-    pub(super) events: Vec<Event>,
-    /// What does not hold.
-    pub(super) problems: Vec<String>,
 }
 
 /// Runs the simulation of a seed.

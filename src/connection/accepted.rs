@@ -99,19 +99,32 @@ pub(super) fn admit(shared: &Shared, client: SocketAddr) -> Result<AddressPermit
     shared.limiter.admit(client.ip(), Instant::now().into_std())
 }
 
+/// Why a connection ends before it is a session.
+pub(super) struct EarlyEnd {
+    pub(super) reason: Reason,
+    /// Whether the client is not to blame for it, so that it does not count for a penalty.
+    pub(super) excused: bool,
+}
+
+impl From<Reason> for EarlyEnd {
+    fn from(reason: Reason) -> Self {
+        Self { reason, excused: false }
+    }
+}
+
 /// Counts a refusal for a penalty, unless the client is not to blame, or is a proxy that has not named the client.
 pub(super) fn count_refusal(
-    reason: Reason,
+    end: &EarlyEnd,
     settings: &ListenerSettings,
     shared: &Shared,
     log_line: &AccessLogLine,
 ) {
     let client = log_line.peer.ip();
     // Browsers request files that do not exist, such as icons. On a route, it is the token that is unknown.
-    let is_file = reason == Reason::UnknownRoute && log_line.route.is_none();
-    if reason.counts_for_penalty()
+    let is_file = end.reason == Reason::UnknownRoute && log_line.route.is_none();
+    if end.reason.counts_for_penalty()
         && !is_file
-        && !log_line.excused
+        && !end.excused
         && !peer::is_trusted(&settings.trusted_proxies, client)
         && shared.limiter.count_refusal(client, Instant::now().into_std()).is_some()
     {
@@ -152,7 +165,7 @@ pub(super) async fn secure(
     shared: &Shared,
     permit: &mut HandshakePermit,
     log_line: &mut AccessLogLine,
-) -> Result<(ClientStream, Instant), Reason> {
+) -> Result<(ClientStream, Instant), EarlyEnd> {
     socket.set_nodelay();
     let Timeouts { tls: tls_limit, request, close, .. } = settings.snapshot.timeouts;
     let Some(tls) = &settings.tls else {
@@ -161,7 +174,7 @@ pub(super) async fn secure(
         {
             permit.set_heard(Instant::now().into_std());
             if is_proxy_header {
-                return Err(Reason::ProxyHeaderInvalid);
+                return Err(Reason::ProxyHeaderInvalid.into());
             }
         }
         return Ok((ClientStream::Plain(CountingStream::new(socket)), head_deadline));
@@ -169,13 +182,13 @@ pub(super) async fn secure(
     let start = Instant::now();
     let heard = || permit.set_heard(Instant::now().into_std());
     match time::timeout(tls_limit, tls.accept(socket, &shared.turns, heard)).await {
-        Err(_) => Err(Reason::TlsTimeout),
+        Err(_) => Err(Reason::TlsTimeout.into()),
         Ok(Err(error)) => {
             log_line.detail = Some(error.to_string());
             // An alert: most likely the client does not trust the certificate, which is a problem of the gateway.
             let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-            log_line.excused = matches!(cause, Some(rustls::Error::AlertReceived(_)));
-            Err(Reason::TlsFailed)
+            let excused = matches!(cause, Some(rustls::Error::AlertReceived(_)));
+            Err(EarlyEnd { reason: Reason::TlsFailed, excused })
         }
         Ok(Ok(TlsAccept::Stream(stream))) => {
             shared.metrics.count_tls(start.elapsed());
@@ -183,11 +196,11 @@ pub(super) async fn secure(
         }
         Ok(Ok(TlsAccept::NotTls(socket))) => {
             if begins_with_proxy_header(&socket).await {
-                return Err(Reason::ProxyHeaderInvalid);
+                return Err(Reason::ProxyHeaderInvalid.into());
             }
             // Most likely plain HTTP: the refusal says to use https://.
             http::refuse_without_request(socket, Refusal::new(Reason::NotTls), close).await;
-            Err(Reason::NotTls)
+            Err(Reason::NotTls.into())
         }
     }
 }

@@ -26,8 +26,6 @@ pub(super) struct AccessLogLine {
     pub(super) backend: Option<Backend>,
     /// Details for the operator. The client does not receive them.
     pub(super) detail: Option<String>,
-    /// Whether the client is not to blame for a refusal, so that it does not count for a penalty.
-    pub(super) excused: bool,
     started: Instant,
     metrics: Arc<Metrics>,
     written: bool,
@@ -43,7 +41,6 @@ impl AccessLogLine {
             session: None,
             backend: None,
             detail: None,
-            excused: false,
             started,
             metrics,
             written: false,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     ListenerSettings, Shared,
-    accepted::{ConnectionInfo, count_refusal, gave_way, secure},
+    accepted::{ConnectionInfo, EarlyEnd, count_refusal, gave_way, secure},
     access_log::AccessLogLine,
     dial::{DialOutcome, dial},
     drain_grace,
@@ -59,10 +59,10 @@ pub(super) async fn establish(
     log_line: &mut AccessLogLine,
 ) -> Result<Box<Established>, Reason> {
     let established = serve_stages(socket, info, address_permit, permit, &settings, &shared, log_line).await;
-    if let Err(reason) = established {
-        count_refusal(reason, &settings, &shared, log_line);
-    }
-    established
+    established.map_err(|end| {
+        count_refusal(&end, &settings, &shared, log_line);
+        end.reason
+    })
 }
 
 async fn serve_stages(
@@ -73,7 +73,7 @@ async fn serve_stages(
     settings: &ListenerSettings,
     shared: &Shared,
     log_line: &mut AccessLogLine,
-) -> Result<Box<Established>, Reason> {
+) -> Result<Box<Established>, EarlyEnd> {
     // One deadline for everything up to the first request head, however the client spreads it.
     let first_head = Instant::now() + settings.handshake_limit();
     if settings.proxy_protocol {
@@ -84,8 +84,8 @@ async fn serve_stages(
     let (mut stream, head_deadline) = tokio::select! {
         biased;
         tls_stream = secure(socket, settings, shared, &mut permit, log_line) => tls_stream?,
-        () = taken_away => return Err(gave_way(log_line)),
-        () = drain_grace(shared) => return Err(Reason::Draining),
+        () = taken_away => return Err(gave_way(log_line).into()),
+        () = drain_grace(shared) => return Err(Reason::Draining.into()),
     };
     info.tls = stream.tls_version();
     let exchange = Exchange::new(&mut stream, settings.snapshot.timeouts.stall);
@@ -94,7 +94,10 @@ async fn serve_stages(
     let (exchange, mut request) = tokio::select! {
         biased;
         requested = read_requests(exchange, head_deadline, info, settings, shared, &mut permit, log_line) => requested?,
-        () = taken_away => return Err(if permit.is_waiting() { Reason::Served } else { gave_way(log_line) }),
+        () = taken_away => {
+            let reason = if permit.is_waiting() { Reason::Served } else { gave_way(log_line) };
+            return Err(reason.into());
+        }
     };
     // It is a session from here on, and has the permit of one.
     drop(permit);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     ConfigSnapshot, ListenerSettings, Shared,
-    accepted::{ConnectionInfo, admit, reason_of},
+    accepted::{ConnectionInfo, EarlyEnd, admit, reason_of},
     access_log::AccessLogLine,
     drain_grace,
 };
@@ -34,7 +34,7 @@ pub(super) async fn read_requests<'a>(
     shared: &Shared,
     permit: &mut HandshakePermit,
     log_line: &mut AccessLogLine,
-) -> Result<(Exchange<'a, ClientStream>, SessionRequest), Reason> {
+) -> Result<(Exchange<'a, ClientStream>, SessionRequest), EarlyEnd> {
     let ConfigSnapshot { timeouts, max_requests, .. } = &*settings.snapshot;
     let last_request_at = Instant::now() + timeouts.keep_alive;
     let mut files_requested = 0_u32;
@@ -42,13 +42,13 @@ pub(super) async fn read_requests<'a>(
         let request = tokio::select! {
             biased;
             request = exchange.next(head_deadline) => request,
-            () = shared.draining.cancelled(), if files_requested > 0 => return Err(Reason::Served),
-            () = drain_grace(shared), if files_requested == 0 => return Err(Reason::Draining),
+            () = shared.draining.cancelled(), if files_requested > 0 => return Err(Reason::Served.into()),
+            () = drain_grace(shared), if files_requested == 0 => return Err(Reason::Draining.into()),
         };
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                return Err(close(exchange, error, files_requested > 0, timeouts.close, log_line).await);
+                return Err(close(exchange, error, files_requested > 0, timeouts.close).await);
             }
         };
         if files_requested > 0 {
@@ -68,17 +68,17 @@ pub(super) async fn read_requests<'a>(
                 let reason = refusal.reason();
                 log_line.detail = refusal.detail().map(str::to_owned);
                 exchange.respond_and_close(refusal, timeouts.close).await;
-                return Err(reason);
+                return Err(reason.into());
             }
         }
         // A file may take longer than a head: the time for the next head begins when the file is sent.
         let sent = tokio::select! {
             biased;
             sent = exchange.sent() => sent,
-            () = drain_grace(shared) => return Err(Reason::Served),
+            () = drain_grace(shared) => return Err(Reason::Served.into()),
         };
         if let Err(error) = sent {
-            return Err(close(exchange, error, true, timeouts.close, log_line).await);
+            return Err(close(exchange, error, true, timeouts.close).await);
         }
         permit.wait();
         head_deadline = Instant::now() + timeouts.request;
@@ -91,13 +91,12 @@ async fn close(
     error: ExchangeError,
     served: bool,
     linger: Duration,
-    log_line: &mut AccessLogLine,
-) -> Reason {
+) -> EarlyEnd {
     let (error, has_begun) = exchange.close_on_error(error, linger).await;
-    // Browsers open connections before they need them.
-    log_line.excused = !has_begun;
     let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
-    if served && idle { Reason::Served } else { error.reason() }
+    let reason = if served && idle { Reason::Served } else { error.reason() };
+    // Browsers open connections before they need them.
+    EarlyEnd { reason, excused: !has_begun }
 }
 
 /// What an authorised request gets.

@@ -73,7 +73,7 @@ reasons! {
     /// One address, or one network, already holds as many connections as `limits.per_ip` or `limits.per_network` allow.
     TooManySessions = "too_many_sessions", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many connections from your address";
     /// The gateway as a whole is full: `max_sessions`, file descriptors or local ports; or the handshake was too slow while
-    /// there were `max_handshakes` of them.
+    /// there were `max_handshakes` of them; or the file system of `[web] root` does not answer or fails.
     Overloaded = "overloaded", Handshake, Some(StatusCode::SERVICE_UNAVAILABLE), Some(1013), "the gateway is full, try again later";
     /// No valid PROXY header on a listener that requires one, or one from a peer that may not send it.
     ProxyHeaderInvalid = "proxy_header_invalid", Handshake, None, None, "no valid PROXY header";

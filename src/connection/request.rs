@@ -48,7 +48,7 @@ pub(super) async fn read_requests<'a>(
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                return Err(close(exchange, error, files_requested > 0, timeouts.close).await);
+                return Err(close(exchange, error, files_requested > 0, timeouts.close, log_line).await);
             }
         };
         if files_requested > 0 {
@@ -78,7 +78,7 @@ pub(super) async fn read_requests<'a>(
             () = drain_grace(shared) => return Err(Reason::Served.into()),
         };
         if let Err(error) = sent {
-            return Err(close(exchange, error, true, timeouts.close).await);
+            return Err(close(exchange, error, true, timeouts.close, log_line).await);
         }
         permit.wait();
         head_deadline = Instant::now() + timeouts.request;
@@ -91,8 +91,12 @@ async fn close(
     error: ExchangeError,
     served: bool,
     linger: Duration,
+    log_line: &mut AccessLogLine,
 ) -> EarlyEnd {
     let (error, has_begun) = exchange.close_on_error(error, linger).await;
+    if error == ExchangeError::BodyFailed {
+        log_line.detail = Some(error.to_string());
+    }
     let idle = matches!(error, ExchangeError::Disconnected | ExchangeError::Timeout);
     let reason = if served && idle { Reason::Served } else { error.reason() };
     // Browsers open connections before they need them.

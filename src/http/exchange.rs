@@ -73,6 +73,9 @@ pub(crate) enum ExchangeError {
     /// The client did not read a response in time.
     #[error("the client reads nothing")]
     Stalled,
+    /// The body of a response failed, or ended early: its file cannot be read to its end.
+    #[error("the file system of [web] root does not deliver the rest of a file")]
+    BodyFailed,
 }
 
 impl ExchangeError {
@@ -85,6 +88,7 @@ impl ExchangeError {
             Self::TooLarge => Reason::HeadTooLarge,
             Self::TargetTooLong => Reason::UriTooLong,
             Self::Stalled => Reason::ClientStalled,
+            Self::BodyFailed => Reason::Overloaded,
         }
     }
 
@@ -93,6 +97,9 @@ impl ExchangeError {
             Self::TooLarge
         } else if error.is_parse() {
             Self::Malformed
+        } else if error.is_user() {
+            // What we gave to hyper: in an exchange, only the body can fail.
+            Self::BodyFailed
         } else if is_timeout(error) {
             Self::Stalled
         } else {
@@ -296,9 +303,13 @@ where
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
+    use futures_util::{StreamExt, stream};
+    use http::{HeaderValue, header::CONTENT_LENGTH};
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
     use tokio::{
         io::{DuplexStream, duplex},
+        task::yield_now,
         time::sleep,
     };
 
@@ -362,6 +373,38 @@ mod tests {
             let (sent, took) = send(2_000_000, rate).await;
             assert_eq!(sent, Err(ExchangeError::Stalled), "{rate} bytes per second");
             assert!((30..=400).contains(&took), "{rate} bytes per second: {took} s");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_cannot_be_read_to_its_end_is_no_fault_of_the_client() {
+        let part = || Ok(Frame::data(Bytes::from_static(b"the first part")));
+        let failed = vec![part(), Err(io::Error::other("the file system does not answer"))];
+        for (what, parts) in [("a failure", failed), ("an early end", vec![part()])] {
+            let (mut client, mut server) = duplex(4096);
+            client.write_all(REQUEST).await.unwrap();
+            let mut exchange = Exchange::new(&mut server, None);
+            exchange.next(Instant::now() + Duration::from_secs(5)).await.unwrap();
+            // As files are read: each part takes a while.
+            let parts = stream::iter(parts).then(|part| async {
+                yield_now().await;
+                part
+            });
+            let mut response = Response::new(StreamBody::new(parts).boxed_unsync());
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("1000"));
+            exchange.respond(response);
+            let error = exchange.sent().await.unwrap_err();
+            assert_eq!((error, error.reason()), (ExchangeError::BodyFailed, Reason::Overloaded), "{what}");
+            let closing = exchange.close_on_error(error, Duration::from_secs(5));
+            let mut received = String::new();
+            let client_reads = async {
+                client.read_to_string(&mut received).await.unwrap();
+                drop(client);
+            };
+            // No second response: the client sees that the body is shorter than announced.
+            tokio::join!(closing, client_reads);
+            assert!(received.starts_with("HTTP/1.1 200 OK\r\n"), "{what}: {received:?}");
+            assert_eq!(received.matches("HTTP/1.1").count(), 1, "{what}: {received:?}");
         }
     }
 

@@ -4,9 +4,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Backend, ClientStream, Gateway, Request, Response, Setup, TLS, read_response};
+use crate::support::{
+    Backend, ClientStream, Gateway, PLAIN, Request, Response, Setup, TLS, read_response, read_to_end, within,
+};
 
 const SECRET: &str = "not for your eyes";
 
@@ -261,5 +263,34 @@ async fn files_cannot_be_framed_by_other_sites() {
         assert_eq!(response.header(name), Some(value), "{response:?}");
     }
     drop(connection);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_becomes_shorter_while_it_is_sent_is_not_logged_as_served() {
+    const LENGTH: usize = 24 * 1024 * 1024;
+    let (_directory, root) = site();
+    let file = std::fs::File::create(root.join("large")).expect("a file");
+    let gateway = Setup::new().web(&root).start().await;
+    for listener in [PLAIN, TLS] {
+        file.set_len(LENGTH as u64).expect("a large file");
+        let mut connection = gateway.connect_with_small_buffers(listener).await;
+        let peer = connection.peer();
+        connection
+            .write_all(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .expect("the gateway reads");
+        connection.flush().await.expect("the gateway reads");
+        let mut first = [0; 15];
+        within("the first bytes", connection.read_exact(&mut first)).await.expect("the response begins");
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+        // Most of it is not read yet, because it does not fit into the buffers.
+        file.set_len(0).expect("an empty file");
+        let (rest, _) = read_to_end(&mut connection).await;
+        assert!(rest.len() < LENGTH, "{} bytes", rest.len());
+        drop(connection);
+        let end = gateway.refused(peer, "overloaded").await;
+        assert!(end.text("detail").is_some_and(|detail| detail.contains("the rest of a file")), "{end:?}");
+    }
     gateway.finish().await;
 }

@@ -190,6 +190,10 @@ async fn row_51_a_client_whose_packets_are_dropped_is_gone_within_ping_and_pong(
     if !isolated("relay::row_51_a_client_whose_packets_are_dropped_is_gone_within_ping_and_pong") {
         return;
     }
+    const PING: Duration = Duration::from_secs(1);
+    const PONG: Duration = Duration::from_secs(1);
+    /// How late a busy machine may notice it.
+    const SCHEDULING: Duration = Duration::from_secs(1);
     let backend = Backend::scripted().await;
     let timeouts = "ping = \"1s\"\npong = \"1s\"";
     let gateway = Setup::new().route("echo", &backend).timeouts(timeouts).start().await;
@@ -203,7 +207,7 @@ async fn row_51_a_client_whose_packets_are_dropped_is_gone_within_ping_and_pong(
         let mut rest = Vec::new();
         within("the backend to be disconnected", served.read_to_end(&mut rest)).await.ok();
         let took = start.elapsed();
-        assert!(took < Duration::from_millis(3_500), "the session lived for {took:?}");
+        assert!(took < PING + PONG + SCHEDULING, "the session lived for {took:?}");
         gateway.ended(session.peer, "pong_timeout", None).await;
         drop(session);
     }

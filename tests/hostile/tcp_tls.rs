@@ -42,8 +42,10 @@ fn in_tiny_records(hello: &[u8], size: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn row_03_a_good_client_is_served_while_2000_silent_ones_hold_all_permits() {
+    const PERMITS: u64 = 1024;
     let backend = Backend::echo().await;
-    let gateway = Setup::echo(&backend).limits("max_handshakes = 1024").admin().start().await;
+    let limits = format!("max_handshakes = {PERMITS}");
+    let gateway = Setup::echo(&backend).limits(&limits).admin().start().await;
     let mut silent = Vec::new();
     for n in 0..2_000_u32 {
         // From 200 addresses, each in a network of its own.
@@ -53,11 +55,13 @@ async fn row_03_a_good_client_is_served_while_2000_silent_ones_hold_all_permits(
     for socket in &silent {
         gateway.expect_log_line(socket.local_addr().unwrap());
     }
-    assert!(gateway.handshakes().await <= 1024);
+    gateway.wait_for_handshakes(PERMITS).await;
     let mut took = Vec::new();
     for n in 1..=20 {
         took.push(gateway.time_to_session([127, 1, 250, n].into()).await);
-        assert!(gateway.handshakes().await <= 1024);
+        // Nearly all of them, so that what is compared with the limit is what the silent clients hold.
+        let in_use = gateway.handshakes().await;
+        assert!((PERMITS / 2..=PERMITS).contains(&in_use), "{in_use} of {PERMITS} permits are in use");
     }
     took.sort_unstable();
     assert!(took[18] <= Duration::from_secs(1), "{took:?}");

@@ -66,6 +66,18 @@ impl Gateway {
         self.get_json("/api/status").await["handshakes"]["in_use"].as_u64().expect("a number")
     }
 
+    /// Waits until at least this many handshake permits are in use.
+    pub(crate) async fn wait_for_handshakes(&self, count: u64) {
+        let start = std::time::Instant::now();
+        loop {
+            let in_use = self.handshakes().await;
+            if in_use >= count {
+                return;
+            }
+            assert!(start.elapsed() < super::TIMEOUT, "only {in_use} of {count} handshakes");
+        }
+    }
+
     /// The value of one series, if it exists.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let metrics = self.request("GET", "/metrics", "").await;

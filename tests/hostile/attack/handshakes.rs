@@ -50,17 +50,6 @@ async fn request_files(gateway: &Gateway, mut socket: TcpStream) -> Option<TcpSt
     Some(socket)
 }
 
-async fn until_handshakes(gateway: &Gateway, count: u64) {
-    let start = Instant::now();
-    loop {
-        let in_use = gateway.handshakes().await;
-        if in_use >= count {
-            return;
-        }
-        assert!(start.elapsed() < TIMEOUT, "only {in_use} of {count} handshakes");
-    }
-}
-
 /// While the addresses hold every permit, 100 good clients connect, and 95 of them have a session within a second.
 async fn held_by(keep_alive: bool) {
     const PERMITS: u8 = 60;
@@ -75,7 +64,7 @@ async fn held_by(keep_alive: bool) {
     let stop = CancellationToken::new();
     let attack = join_all((0..PERMITS).map(|n| hold(&gateway, address(0, 2 + n % 6), keep_alive, &stop)));
     let good = async {
-        until_handshakes(&gateway, PERMITS.into()).await;
+        gateway.wait_for_handshakes(PERMITS.into()).await;
         // The attack lasts: its handshakes are not all new.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let mut took = Vec::new();

@@ -1,7 +1,6 @@
 //! Scenarios: the wall clock jumps, and the process stands still while time goes on.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::ledger::Accepted;
 use crate::load::{Load, Steady};
-use crate::scenario::{Scenario, setup, turn};
+use crate::scenario::{Scenario, library, setup, turn};
 use crate::support::Backend;
 
 const CLIENTS: usize = 30;
@@ -53,13 +52,6 @@ async fn the_process_stands_still() {
     scenario.finish().await;
 }
 
-/// The library that replaces what the C library says of the time; the offset is in a file.
-fn faketime() -> Option<PathBuf> {
-    let architectures = fs::read_dir("/usr/lib").ok()?;
-    let paths = architectures.flatten().map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    paths.into_iter().find(|path| path.exists())
-}
-
 /// Jumps from the true time, in seconds: an hour of daylight saving, a battery that was empty, the year 2038, and back.
 const JUMPS: [i64; 7] = [3_600, -3_600, -600_000_000, 86_400, 600_000_000, -86_400, 1];
 
@@ -69,7 +61,8 @@ const JUMPS: [i64; 7] = [3_600, -3_600, -600_000_000, 86_400, 600_000_000, -86_4
 #[ignore = "takes minutes: tests/run --only chaos"]
 async fn the_wall_clock_jumps() {
     let _turn = turn().await;
-    let Some(faketime) = faketime() else {
+    // It replaces what the C library says of the time; the offset is in a file.
+    let Some(faketime) = library("faketime/libfaketimeMT.so.1") else {
         let why = "libfaketime is missing: tests/install chaos";
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
         eprintln!("the_wall_clock_jumps: skipped, {why}");

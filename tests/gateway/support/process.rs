@@ -173,6 +173,12 @@ impl Setup {
         self
     }
 
+    /// Sets an environment variable, unless [`Setup::variable`] does.
+    pub(crate) fn default_variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.insert(0, (name, value.to_owned()));
+        self
+    }
+
     /// Writes the configuration, starts the binary and waits until it is ready.
     pub(crate) async fn start(self) -> Gateway {
         let canary = Backend::echo().await;

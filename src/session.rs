@@ -411,4 +411,27 @@ mod tests {
     fn registry_entry_is_small() {
         assert!(size_of::<RegistryEntry>() <= 176, "{} bytes", size_of::<RegistryEntry>());
     }
+
+    #[test]
+    fn sessions_are_counted_while_open_and_since_the_start() {
+        let registry = Arc::new(Registry::default());
+        assert_eq!((registry.opened(), registry.len()), (0, 0));
+        let (first, _second) = (registry.open(info("a")), registry.open(info("a")));
+        assert_eq!((registry.opened(), registry.len()), (2, 2));
+        drop(first);
+        assert_eq!((registry.opened(), registry.len()), (2, 1));
+    }
+
+    #[test]
+    fn only_a_request_to_kill_it_kills_a_session() {
+        let registry = Arc::new(Registry::default());
+        let session = registry.open(info("a"));
+        assert!(registry.end(session.id(), Reason::Draining) && !session.is_killed());
+        assert!(registry.end(session.id(), Reason::Killed) && session.is_killed());
+    }
+
+    #[test]
+    fn an_id_is_written_with_twelve_digits_of_its_process() {
+        assert_eq!(ConnectionId::new(0xab, 42).to_string(), "0000000000ab-42");
+    }
 }

@@ -109,3 +109,23 @@ impl LimitExceeded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_limits_on_rates_are_lifted_by_waiting() {
+        let retry_after = Duration::from_secs(3);
+        for exceeded in [
+            LimitExceeded::Rate { retry_after },
+            LimitExceeded::NetworkRate { retry_after },
+            LimitExceeded::Penalty { retry_after },
+        ] {
+            assert_eq!(exceeded.retry_after(), Some(retry_after), "{exceeded}");
+        }
+        for exceeded in [LimitExceeded::Sessions, LimitExceeded::Handshakes, LimitExceeded::NetworkSessions] {
+            assert_eq!(exceeded.retry_after(), None, "{exceeded}");
+        }
+    }
+}

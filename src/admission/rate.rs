@@ -147,10 +147,11 @@ pub(crate) fn covers(networks: &[IpNet], address: IpAddr) -> bool {
     let address = canonical(address);
     networks.iter().any(|network| {
         let mapped = || {
+            // An IPv4 network has no prefix of this length.
             let prefix = network.prefix_len().checked_sub(MAPPED_BITS)?;
             match canonical(network.addr()) {
-                IpAddr::V4(base) if matches!(network, IpNet::V6(_)) => Ipv4Net::new(base, prefix).ok(),
-                _ => None,
+                IpAddr::V4(base) => Ipv4Net::new(base, prefix).ok(),
+                IpAddr::V6(_) => None,
             }
         };
         mapped().map_or_else(|| network.contains(&address), |v4| IpNet::V4(v4).contains(&address))

@@ -107,3 +107,34 @@ impl<R: Row> BoundedTable<R> {
         self.rows.values()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct AlwaysEqual;
+
+    impl Row for AlwaysEqual {
+        fn is_in_use(&self) -> bool {
+            false
+        }
+
+        fn expiry(&self) -> u64 {
+            u64::MAX
+        }
+    }
+
+    /// A client that knew which row is evicted next could keep its own.
+    #[test]
+    fn rows_that_are_equal_are_evicted_at_random() {
+        let mut table = BoundedTable::<AlwaysEqual>::new(100);
+        for key in 0..400 {
+            assert!(table.get_or_insert(key, 0).is_some());
+        }
+        assert_eq!(table.len(), 100);
+        // Each insertion evicts 1 of 100: of the first 100 rows, 5 remain on average.
+        let remaining = (0..100).filter(|key| table.get(*key).is_some()).count();
+        assert!(remaining < 50, "{remaining} of the first 100 rows remain");
+    }
+}

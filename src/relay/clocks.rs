@@ -199,3 +199,84 @@ fn retry_after(now: Instant, limit: Option<Duration>) -> Option<Instant> {
 fn after(since: Option<Instant>, limit: Option<Duration>) -> Option<Instant> {
     since?.checked_add(limit?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn settings() -> RelaySettings {
+        RelaySettings {
+            accept_text: true,
+            send_text: false,
+            close: secs(2),
+            stall: Some(secs(8)),
+            ping: Some(secs(30)),
+            pong: Some(secs(20)),
+            idle: None,
+            lifetime: None,
+        }
+    }
+
+    #[test]
+    fn a_blocked_write_is_tried_again_until_the_peer_is_stalled() {
+        // A quarter of the limit, at most 5 s.
+        for (limit, pause) in [(Some(secs(8)), secs(2)), (Some(secs(60)), secs(5)), (None, secs(5))] {
+            let start = Instant::now();
+            let mut clock = StallClock::default();
+            assert!(!clock.update(start, limit, true, 0));
+            assert_eq!(clock.retry_at(), Some(start + pause));
+            assert!(!clock.take_retry(start + pause - Duration::from_nanos(1), limit));
+            assert!(clock.take_retry(start + pause, limit));
+            assert_eq!(clock.retry_at(), Some(start + 2 * pause));
+            assert_eq!(clock.deadline(secs(60)), Some(start + secs(60)));
+            // It has read something: it has the whole time again.
+            let later = start + secs(7);
+            assert!(clock.update(later, limit, true, 1));
+            assert_eq!(
+                (clock.retry_at(), clock.deadline(secs(60))),
+                (Some(later + pause), Some(later + secs(60)))
+            );
+            assert!(!clock.update(later + secs(1), limit, true, 1));
+            assert_eq!(clock.deadline(secs(60)), Some(later + secs(60)));
+            assert!(!clock.update(later + secs(1), limit, false, 1));
+            assert_eq!((clock.retry_at(), clock.deadline(secs(60))), (None, None));
+            // What is written while nothing is pending is no progress of a stalled peer.
+            assert!(!clock.update(later + secs(2), limit, true, 9));
+        }
+    }
+
+    #[test]
+    fn the_next_deadline_is_the_earliest() {
+        let start = Instant::now();
+        let after = |seconds| ClockEvent::Wait(Some(start + secs(seconds)));
+        let open = Activity::default();
+        let mut clocks = Clocks::new(start);
+        assert_eq!(clocks.check(start, open, &settings()), after(30));
+        assert_eq!(clocks.check(start + secs(30), open, &settings()), ClockEvent::Ping);
+        assert_eq!(clocks.check(start + secs(30), open, &settings()), after(50));
+        let off = RelaySettings { stall: None, ping: None, pong: None, ..settings() };
+        assert_eq!(Clocks::new(start).check(start, open, &off), ClockEvent::Wait(None));
+        let limited = RelaySettings { idle: Some(secs(25)), lifetime: Some(secs(20)), ..settings() };
+        assert_eq!(Clocks::new(start).check(start, open, &limited), after(20));
+        assert_eq!(Clocks::new(start).end_of_lifetime(&limited), Some(start + secs(20)));
+    }
+
+    #[test]
+    fn a_blocked_peer_is_waited_for_and_no_ping_is_due() {
+        let start = Instant::now();
+        let settings = RelaySettings { stall: None, ping: Some(secs(3)), ..settings() };
+        let client = Activity { client_blocked: true, ..Activity::default() };
+        let backend = Activity { backend_blocked: true, ..Activity::default() };
+        for (activity, retries) in [(client, (true, false)), (backend, (false, true))] {
+            let mut clocks = Clocks::new(start);
+            let event = clocks.check(start, activity, &settings);
+            assert_eq!(event, ClockEvent::Wait(Some(start + secs(5))), "{activity:?}");
+            assert_eq!(clocks.take_retries(start + secs(4), &settings), (false, false));
+            assert_eq!(clocks.take_retries(start + secs(5), &settings), retries);
+        }
+    }
+}

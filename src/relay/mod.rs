@@ -48,8 +48,8 @@ use crate::{
 
 /// How many times one direction reads before it yields to other tasks of the thread.
 const READS_PER_WAKE: usize = 8;
-/// Stands for "no deadline".
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Stands for "no deadline": a year.
+const NEVER: Duration = Duration::from_secs(31_536_000);
 
 /// One side of a session: the client or the backend.
 pub(crate) trait RelayStream: AsyncRead + AsyncWrite + Unpin {

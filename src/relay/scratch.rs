@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 /// The size of the buffer in bytes: the most that one read can return, and so the most that a stalled direction
 /// buffers.
-pub(super) const SIZE: usize = 64 * 1024;
+pub(super) const SIZE: usize = 1 << 16;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SIZE].into_boxed_slice());

@@ -938,3 +938,136 @@ async fn nothing_is_decoded_after_a_violation() {
     drop(harness.backend);
     assert_eq!(harness.session.await.unwrap().bytes_in, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn registry_shows_what_waits_for_either_side() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    let registry = Arc::clone(&harness.registry);
+    let buffered = || registry.get(1).unwrap().buffered;
+    // The pipe takes 16 of 2 + 14 + 2 + 10 bytes: all but the second frame.
+    harness.backend.write_all(&[1; 14]).await.unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(buffered(), 0);
+    harness.backend.write_all(&[1; 10]).await.unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(buffered(), 12);
+    // A part of it has gone.
+    harness.client.read_exact(&mut [0; 5]).await.unwrap();
+    sleep(secs(1)).await;
+    assert_eq!(buffered(), 7);
+    harness.client.write_all(&frame(BINARY, &[2; 30])).await.unwrap();
+    sleep(secs(1)).await;
+    assert!(buffered() > 7, "{}", buffered());
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_of_the_lifetime_orders_the_end_of_a_session_that_is_closing() {
+    let lifetime = Some(secs(100));
+    let mut harness = Harness::new(RelaySettings { lifetime, close: secs(50), ping: None, ..settings() });
+    let start = Instant::now();
+    sleep(secs(90)).await;
+    harness.backend.shutdown().await.unwrap();
+    assert_eq!(close_code(&harness.receive().await.1), Some(1000));
+    harness.send(BINARY, b"in time").await;
+    assert_eq!(harness.backend_receives(7).await, b"in time");
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(start.elapsed().as_secs(), 100, "nothing is forwarded beyond the lifetime");
+    drop(harness.backend);
+    let end = harness.session.await.unwrap();
+    assert_eq!((end.reason, end.bytes_in), (Reason::BackendClosed, 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn backend_may_go_on_for_some_time_after_the_close_of_the_client() {
+    let mut harness = Harness::new(settings());
+    harness.send(CLOSE, b"\x03\xe8").await;
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "the backend receives end-of-file");
+    sleep(secs(1)).await;
+    harness.backend.write_all(b"unread").await.expect("the backend is still read");
+    sleep(secs(2)).await;
+    assert!(harness.backend.write_all(b"unread").await.is_err(), "the backend is read beyond timeouts.close");
+}
+
+/// A pipe that shows whether it was shut down; a pipe that is dropped looks the same at its far end.
+struct Watched {
+    pipe: Pipe,
+    is_shut_down: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_shut_down.store(true, std::sync::atomic::Ordering::Relaxed);
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
+impl RelayStream for Watched {
+    fn bytes_written(&self) -> u64 {
+        self.pipe.bytes_written()
+    }
+
+    fn force_write(&mut self) {
+        self.pipe.force_write();
+    }
+}
+
+/// Whether a client that answers the Close with these bytes was shut down at the end, and after how many seconds it ended.
+async fn shut_down_after(answer: Option<&[u8]>) -> (bool, u64) {
+    let ((mut client, near_client), (mut backend, near_backend)) = (duplex(1024), duplex(1024));
+    let is_shut_down = Arc::default();
+    let watched = Watched { pipe: Pipe::new(near_client), is_shut_down: Arc::clone(&is_shut_down) };
+    let session = tokio::spawn(async move {
+        let entry = Arc::new(Registry::default()).open(session_info());
+        relay(watched, Bytes::new(), Pipe::new(near_backend), &settings(), &entry).await
+    });
+    backend.shutdown().await.unwrap();
+    let start = Instant::now();
+    assert_eq!(close_code(&receive(&mut client).await.unwrap().1), Some(1000));
+    if let Some(answer) = answer {
+        client.write_all(answer).await.unwrap();
+    }
+    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    let seconds = start.elapsed().as_secs();
+    drop((client, backend));
+    assert_eq!(session.await.unwrap().reason, Reason::BackendClosed);
+    (is_shut_down.load(std::sync::atomic::Ordering::Relaxed), seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn client_is_shut_down_and_not_only_dropped() {
+    assert_eq!(shut_down_after(Some(&frame(CLOSE, b"\x03\xe8"))).await, (true, 0), "it answers");
+    assert_eq!(shut_down_after(Some(&[0xff, 0xff])).await, (true, 0), "it answers with a violation");
+    assert_eq!(shut_down_after(None).await, (true, 2), "it does not answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_of_the_client_while_data_waits_for_it_drops_nothing() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    // The client leaves no space for the Close that follows this.
+    harness.backend.write_all(&[1; 14]).await.unwrap();
+    harness.backend.shutdown().await.unwrap();
+    sleep(secs(1)).await;
+    // Its own Close arrives before it has read anything.
+    harness.send(CLOSE, b"\x03\xe8").await;
+    sleep(secs(1)).await;
+    assert_eq!(harness.receive().await, (BINARY, vec![1; 14]));
+    assert_eq!(close_code(&harness.receive().await.1), Some(1000));
+}

@@ -316,6 +316,42 @@ mod tests {
     }
 
     #[test]
+    fn control_payload_may_have_125_bytes() {
+        let payload = [b'p'; 125];
+        let decoded = decode_all([&frame(0x89, &payload)[..]]);
+        assert_eq!(decoded.map(|decoded| decoded.pings), Ok(vec![payload.to_vec()]));
+    }
+
+    #[test]
+    fn frame_without_payload_is_complete_with_its_header() {
+        let event = |first: u8| {
+            Decoder::default()
+                .decode(&mut frame(first, b""), &mut DecodeProgress::default())
+                .unwrap()
+                .unwrap()
+        };
+        assert_eq!(event(0x81), Event::Text { range: 6..6, last: true });
+        assert_eq!(event(0x89), Event::Ping(Vec::new()));
+        assert_eq!(event(0x8a), Event::Pong);
+        assert_eq!(event(0x88), Event::Close(CloseFrame::default()));
+    }
+
+    #[test]
+    fn payload_that_looks_like_a_frame_is_payload() {
+        // As sent, after the mask, each of these begins with the header of a short frame.
+        let like_a_frame: Vec<u8> =
+            frame(0x82, b"inner").iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        let payload = [like_a_frame.clone(), vec![0; 300]].concat();
+        for first in [0x81, 0x82] {
+            let decoded = decode_all([&frame(first, &payload)[..]]);
+            assert_eq!(decoded.map(|decoded| decoded.payload), Ok(payload.clone()));
+        }
+        let fragments = [frame(0x02, b"a"), frame(0x80, &payload)].concat();
+        let decoded = decode_all([&fragments[..]]);
+        assert_eq!(decoded.map(|decoded| decoded.payload.len()), Ok(payload.len() + 1));
+    }
+
+    #[test]
     fn partial_header_is_reported() {
         let mut decoder = Decoder::default();
         let mut decode = |bytes: &[u8]| {

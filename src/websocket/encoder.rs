@@ -57,8 +57,9 @@ impl ControlFrame {
     }
 }
 
+/// The default is final and not masked.
 fn header(opcode: OpCode) -> FrameHeader {
-    FrameHeader { is_final: true, opcode, mask: None, ..FrameHeader::default() }
+    FrameHeader { opcode, ..FrameHeader::default() }
 }
 
 /// Writes `header` to `buffer`, which has exactly its length.

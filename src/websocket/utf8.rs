@@ -42,7 +42,7 @@ impl Utf8Stream {
     /// Completes the code point that the previous piece left incomplete; returns what follows it.
     fn complete_tail<'a>(&mut self, piece: &'a [u8]) -> Result<&'a [u8], InvalidUtf8> {
         let mut remaining = piece;
-        while self.len > 0 {
+        while !self.is_complete() {
             let Some((&byte, after)) = remaining.split_first() else { break };
             remaining = after;
             self.tail[usize::from(self.len)] = byte;

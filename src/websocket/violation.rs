@@ -52,3 +52,16 @@ impl Violation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_reason_that_is_not_utf8_ends_a_session_as_invalid_text() {
+        assert_eq!(Violation::CloseReason.reason(), Reason::InvalidText);
+        for violation in [Violation::Unmasked, Violation::CloseBody, Violation::CloseCode(1005)] {
+            assert_eq!(violation.reason(), Reason::ProtocolError);
+        }
+    }
+}

@@ -261,3 +261,49 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_network_may_have_twice_as_many_handshakes_as_that_of_the_newcomer_and_a_margin() {
+    // The margin is 640 / 32 = 20, so 2 * 5 + 20 are disproportionate beside 5.
+    for (largest, longest) in [(29, DEADLINE / 2), (30, DEADLINE / SUSPECT)] {
+        let now = Instant::now();
+        let handshakes = Handshakes::new(limits(640, 640, 640));
+        let mut held: Vec<_> = (0..largest).map(|n| heard(&handshakes, from(0, n), now)).collect();
+        held.extend((0..5).map(|n| heard(&handshakes, from(1, n), now)));
+        // No other network has more than 4.
+        for n in 0..640 - held.len() {
+            let host = u8::try_from(n % 4).unwrap();
+            held.push(heard(&handshakes, from(u8::try_from(2 + n / 4).unwrap(), host), now));
+        }
+        assert_eq!(wait(&handshakes, from(1, 99), now), longest, "{largest} beside 5");
+    }
+}
+
+#[test]
+fn a_client_behind_a_proxy_counts_for_its_network_once_it_is_known() {
+    let now = Instant::now();
+    let handshakes = Handshakes::new(limits(100, 100, 1));
+    let by_proxy = || granted(&handshakes, Newcomer { limited: false, ..from(9, 9) }, now);
+    let (mut first, mut second) = (by_proxy(), by_proxy());
+    assert_eq!(first.set_client(from(1, 1).address, true), Ok(()));
+    assert_eq!(second.set_client(from(1, 2).address, true), Err(LimitExceeded::NetworkHandshakes));
+    assert_eq!(second.set_client(from(2, 2).address, true), Ok(()));
+}
+
+#[tokio::test]
+async fn a_changed_limit_applies_to_those_who_wait() {
+    let now = Instant::now();
+    let handshakes = Handshakes::new(limits(1, 9, 9));
+    let mut permit = heard(&handshakes, from(1, 1), now);
+    assert_eq!((handshakes.limit(), permit.is_waiting()), (1, false));
+    let mut released = Box::pin(handshakes.released());
+    assert!(!released.as_mut().enable());
+    handshakes.set_limits(limits(2, 9, 9));
+    assert!(released.as_mut().enable(), "the one who waits is not woken");
+    assert_eq!(handshakes.limit(), 2);
+    let _second = granted(&handshakes, from(1, 2), now);
+    permit.wait();
+    assert!(permit.is_waiting());
+    permit.resume();
+    assert!(!permit.is_waiting());
+}

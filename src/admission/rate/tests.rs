@@ -525,3 +525,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_the_permit_of_an_exempt_address_is_exempt() {
+    let epoch = Instant::now();
+    let exempt = vec!["192.0.2.0/24".parse().unwrap()];
+    let limiter = new_limiter(PerIp { exempt, ..limits(9, 9, 9) }, 16, epoch);
+    assert!(limiter.admit(ip("192.0.2.1"), epoch).unwrap().is_exempt());
+    assert!(!limiter.admit(ip("198.51.100.1"), epoch).unwrap().is_exempt());
+}

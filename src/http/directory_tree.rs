@@ -33,7 +33,7 @@ const MAX_THREADS: usize = 64;
 /// How long a task waits for one part of a file.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
 /// How much of a file is read at once, in bytes.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 1 << 16;
 /// What names of backup files end with.
 const BACKUP_SUFFIXES: [&str; 4] = ["~", ".bak", ".orig", ".swp"];
 

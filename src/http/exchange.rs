@@ -429,4 +429,14 @@ mod tests {
         drop(server);
         assert!(writer.await.unwrap() > 20_000);
     }
+
+    #[test]
+    fn a_target_that_is_accepted_is_not_too_long() {
+        let head = |length: usize| [b"GET ", &vec![b'a'; length][..], b" HTTP/1.1\r\n"].concat();
+        assert!(!is_target_too_long(&head(MAX_TARGET)));
+        assert!(is_target_too_long(&head(MAX_TARGET + 1)));
+        // The other words of a head may be longer.
+        let long_field = [b"GET / HTTP/1.1\r\na: ", &vec![b'a'; MAX_TARGET + 1][..]].concat();
+        assert!(!is_target_too_long(&long_field) && !is_target_too_long(b"") && !is_target_too_long(b"GET"));
+    }
 }

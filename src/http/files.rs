@@ -246,4 +246,16 @@ mod tests {
         let request = Request::post("/index.html").body(()).unwrap();
         assert_eq!(root.files.find(request).await.unwrap_err().reason(), Reason::MethodNotAllowed);
     }
+
+    #[tokio::test]
+    async fn conditions_and_ranges_that_fail_are_answered_as_such() {
+        let root = web_root();
+        for (field, value, expected) in
+            [("range", "bytes=1000-", 416), ("if-unmodified-since", "Thu, 01 Jan 1970 00:00:01 GMT", 412)]
+        {
+            let request = Request::builder().uri("/index.html").header(field, value).body(()).unwrap();
+            let status = root.files.find(request).await.map(|response| response.status().as_u16());
+            assert_eq!(status.map_err(|refusal| refusal.reason()), Ok(expected), "{field}");
+        }
+    }
 }

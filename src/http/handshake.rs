@@ -399,6 +399,8 @@ mod tests {
         ] {
             assert_eq!(reason(&|request| *request.uri_mut() = target.parse().unwrap()), refused, "{target}");
         }
+        let longest = format!("/{}", "a".repeat(MAX_TARGET - 1));
+        assert_eq!(reason(&|request| *request.uri_mut() = longest.parse().unwrap()), None);
         let long = format!("/{}", "a".repeat(MAX_TARGET));
         assert_eq!(reason(&|request| *request.uri_mut() = long.parse().unwrap()), Some(Reason::UriTooLong));
     }

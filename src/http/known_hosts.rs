@@ -162,4 +162,12 @@ mod tests {
             assert!(!known.contains(host), "{host}");
         }
     }
+
+    #[test]
+    fn the_default_does_not_apply_to_a_trusted_proxy_and_a_list_does() {
+        let default = known("address = \"127.0.0.1:80\"").unwrap();
+        assert!(default.apply_to(false) && !default.apply_to(true));
+        let listed = known("address = \"127.0.0.1:80\"\nhosts = [\"a.example\"]").unwrap();
+        assert!(listed.apply_to(false) && listed.apply_to(true));
+    }
 }

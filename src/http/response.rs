@@ -176,4 +176,17 @@ mod tests {
     fn the_page_of_a_route_escapes_its_path() {
         assert!(route_page("/<b>\"&").contains("<code>/&lt;b&gt;&quot;&amp;</code>"));
     }
+
+    #[test]
+    fn a_detail_is_for_the_log_only() {
+        let refusal = Refusal::new(Reason::BadRequest).with_detail("inner".to_owned());
+        assert_eq!((refusal.detail(), Refusal::new(Reason::BadRequest).detail()), (Some("inner"), None));
+        assert!(!String::from_utf8(refusal.into_bytes()).unwrap().contains("inner"));
+    }
+
+    #[test]
+    fn untrusted_bytes_are_escaped_and_truncated() {
+        assert_eq!(quoted(b"a\x1b[\"\xe2\x80\xae"), r#""a\u{1b}[\"\u{202e}""#);
+        assert_eq!(quoted(&[b'a'; 300]).len(), 258);
+    }
 }

@@ -1071,3 +1071,20 @@ async fn close_of_the_client_while_data_waits_for_it_drops_nothing() {
     assert_eq!(harness.receive().await, (BINARY, vec![1; 14]));
     assert_eq!(close_code(&harness.receive().await.1), Some(1000));
 }
+
+#[tokio::test(start_paused = true)]
+async fn client_that_disconnects_while_its_session_closes_is_not_waited_for() {
+    let mut harness = Harness::with_pipes(settings(), 16, b"");
+    // The client leaves no space for the Close that follows this.
+    harness.backend.write_all(&[1; 14]).await.unwrap();
+    harness.backend.shutdown().await.unwrap();
+    sleep(secs(1)).await;
+    let start = Instant::now();
+    harness.client.shutdown().await.unwrap();
+    assert_eq!(harness.backend.read(&mut [0]).await.unwrap(), 0, "the backend receives end-of-file");
+    let Harness { client, backend, session, .. } = harness;
+    drop(backend);
+    let end = timeout(secs(3600), session).await.expect("the session did not end within an hour").unwrap();
+    assert_eq!((end.reason, start.elapsed().as_secs()), (Reason::BackendClosed, 0));
+    drop(client);
+}

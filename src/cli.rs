@@ -12,6 +12,7 @@ mod generate;
 mod run;
 mod runtime;
 mod terminal;
+mod ticket;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,8 @@ Examples:
   portcullis reload                          reload the configuration of the running gateway
   portcullis sessions --route vnc            list open sessions
   portcullis kill 4711 --reason 'maintenance until noon'
+  portcullis ticket --route vnc --user ann --session-for 8h
+                                             print a link by which ann may connect once
 
 Exit codes: 0 success, 64 bad usage, 78 bad configuration, 1 any other failure.
 SIGTERM or SIGINT closes every session within timeouts.drain; a second one exits at once.
@@ -64,6 +67,8 @@ enum Command {
     Sessions(control::SessionsArgs),
     /// Close sessions of a running gateway, with Close 1008
     Kill(control::KillArgs),
+    /// Issue or revoke a ticket: a link by which a user may connect, once or a few times
+    Ticket(ticket::TicketArgs),
     /// Show whether a running gateway accepts new connections; exit 0 if so, 1 if not
     Health(control::HealthArgs),
     /// Make a self-signed certificate and its key for development
@@ -94,6 +99,7 @@ pub fn main() -> ExitCode {
         Some(Command::Drain(target)) => control::drain(&target).map(success),
         Some(Command::Sessions(args)) => control::sessions(&args).map(success),
         Some(Command::Kill(args)) => control::kill(args),
+        Some(Command::Ticket(args)) => ticket::ticket(args).map(success),
         Some(Command::Health(args)) => control::health(&args),
         Some(Command::Cert(args)) => cert::make_certificate(&args).map(success),
         Some(Command::Generate(args)) => generate::generate(&args, &Cli::command()).map(success),

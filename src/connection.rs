@@ -1,11 +1,12 @@
 //! One connection, from the accepted socket to its access log line.
 //!
-//! Owns the order of the stages: PROXY header, TLS, HTTP, dial, relay. Knows nothing of how a stage works. Invariants: every
+//! Owns the order of the stages: PROXY header, TLS, HTTP, credentials, dial, relay. Knows nothing of how a stage works. Invariants: every
 //! connection writes exactly one access log line and is counted once; everything it holds (permits, its entry in the
 //! session registry) is a guard that is released when it ends; no backend is contacted for a client that was refused.
 
 mod accepted;
 mod access_log;
+mod authenticate;
 mod dial;
 mod establish;
 mod request;
@@ -26,6 +27,7 @@ use crate::{
         AddressPermit, ConcurrencyLimit, HandshakePermit, Handshakes, LimitExceeded, Newcomer, RateLimiter,
         canonical,
     },
+    auth::{Authenticators, Credentials},
     backend::Upstream,
     config::Timeouts,
     http::{Files, KnownHosts, Routes},
@@ -59,6 +61,8 @@ pub(crate) struct ConfigSnapshot {
     pub routes: Routes<Arc<Upstream>>,
     /// The files of `[web] root`, if it is set.
     pub files: Option<Files>,
+    /// What the routes that require a credential demand.
+    pub authenticators: Authenticators,
     pub timeouts: Timeouts,
     /// A connection is closed after this many requests that open no session.
     pub max_requests: NonZeroU32,
@@ -76,6 +80,8 @@ pub struct Shared {
     /// Sessions, those being dialled included, up to `limits.max_sessions`.
     pub sessions: Arc<ConcurrencyLimit>,
     pub registry: Arc<Registry>,
+    /// The issued tickets and the denied JWTs.
+    pub(crate) credentials: Arc<Credentials>,
     pub metrics: Arc<Metrics>,
     /// Cancelled when a drain begins: connections without a request are closed soon after.
     pub draining: CancellationToken,

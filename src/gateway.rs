@@ -23,11 +23,11 @@ pub use self::{
 use crate::{
     admin::{
         control::ProcessControl,
-        server::{AdminServer, AdminSocket},
+        server::{AdminContext, AdminScope, AdminServer, AdminSocket},
     },
-    config::{Address, Admin, AdminAddress, Config},
+    config::{Address, AdminAddress, Config, SocketAccess, TicketAddress},
     connection::Shared,
-    transport::listener::InheritedSockets,
+    transport::listener::{InheritedSockets, OWNER_ONLY},
 };
 
 /// A running gateway.
@@ -36,6 +36,8 @@ pub struct Gateway {
     control: Control,
     /// Answers until the last session has ended.
     admin: Option<AdminServer>,
+    /// Issues tickets, and answers as long.
+    tickets: Option<AdminServer>,
 }
 
 impl Prepared {
@@ -46,21 +48,32 @@ impl Prepared {
     /// closed again.
     pub async fn bind(self, inherited: InheritedSockets) -> Result<Gateway, StartError> {
         let ready = self.bind_listeners(Vec::new(), &inherited)?;
-        let admin = ready.loaded.admin.as_ref().map(|Admin { address }| {
-            AdminSocket::bind(address).map_err(|cause| StartError::Admin {
+        let bind = |key, address: &AdminAddress, access: &SocketAccess| {
+            AdminSocket::bind(address, access).map_err(|cause| StartError::Admin {
                 file: ready.loaded.file.display().to_string(),
+                key,
                 address: address.clone(),
                 cause,
             })
-        });
-        let admin = admin.transpose()?;
-        let admin_address = admin.as_ref().map(|socket| socket.address().clone());
-        let control = Control::new(ready, inherited, admin_address);
-        let admin = admin.map(|socket| {
-            let Shared { registry, metrics, .. } = &**control.shared();
-            socket.serve(Arc::new(control.clone()), Arc::clone(registry), Arc::clone(metrics))
-        });
-        Ok(Gateway { control, admin })
+        };
+        let configured = ready.loaded.admin.as_ref();
+        let admin = configured.map(|admin| bind("admin.address", &admin.address, &OWNER_ONLY)).transpose()?;
+        let tickets = configured.and_then(|admin| admin.tickets.as_ref());
+        let tickets = tickets
+            .map(|TicketAddress { address, access }| bind("admin.tickets.address", address, access))
+            .transpose()?;
+        let addresses = admin.iter().chain(&tickets).map(|socket| socket.address().clone()).collect();
+        let control = Control::new(ready, inherited, addresses);
+        let Shared { registry, metrics, credentials, .. } = &**control.shared();
+        let context = AdminContext {
+            control: Arc::new(control.clone()),
+            registry: Arc::clone(registry),
+            metrics: Arc::clone(metrics),
+            credentials: Arc::clone(credentials),
+        };
+        let admin = admin.map(|socket| socket.serve(context.clone(), AdminScope::Everything));
+        let tickets = tickets.map(|socket| socket.serve(context, AdminScope::Tickets));
+        Ok(Gateway { control, admin, tickets })
     }
 }
 
@@ -81,6 +94,11 @@ impl Gateway {
     /// The admin address, if there is one, with the port that the system chose for port 0.
     pub fn admin_address(&self) -> Option<&AdminAddress> {
         self.admin.as_ref().map(AdminServer::address)
+    }
+
+    /// The address for tickets alone, if there is one, with the port that the system chose for port 0.
+    pub fn ticket_address(&self) -> Option<&AdminAddress> {
+        self.tickets.as_ref().map(AdminServer::address)
     }
 
     /// A handle to the gateway while it runs.

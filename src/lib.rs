@@ -16,6 +16,7 @@
 
 mod admin;
 mod admission;
+mod auth;
 mod backend;
 pub mod cli;
 pub mod config;
@@ -27,6 +28,7 @@ mod diagnose;
 pub mod fuzzing;
 pub mod gateway;
 mod http;
+mod http_client;
 mod metrics;
 pub mod outcome;
 mod pem;

@@ -101,6 +101,12 @@ reasons! {
     UnknownRoute = "unknown_route", Handshake, Some(StatusCode::NOT_FOUND), None, "not found";
     /// The route does not admit the page's Origin.
     OriginRefused = "origin_refused", Handshake, Some(StatusCode::FORBIDDEN), None, "pages of this origin may not connect here";
+    /// The route requires a credential, and the request has none that is valid.
+    Unauthorized = "unauthorized", Handshake, Some(StatusCode::UNAUTHORIZED), None, "a valid login is needed here";
+    /// The user is known, but may not use this route.
+    Forbidden = "forbidden", Handshake, Some(StatusCode::FORBIDDEN), None, "you may not connect here";
+    /// Whether the credential is valid cannot be found out: what decides it does not answer, or has too much to do.
+    AuthUnavailable = "auth_unavailable", Handshake, Some(StatusCode::SERVICE_UNAVAILABLE), None, "logins cannot be checked at the moment, try again later";
     /// The client offered only subprotocols that the route does not support.
     SubprotocolRefused = "subprotocol_refused", Handshake, Some(StatusCode::BAD_REQUEST), None, "none of the offered subprotocols is supported here";
     /// The connection was used for files of `[web] root` only, and ended without an error.
@@ -133,6 +139,8 @@ reasons! {
     InvalidText = "invalid_text", Session, None, Some(1007), "text is not UTF-8";
     /// An operator ended the session.
     Killed = "killed", Session, None, Some(1008), "ended by the operator";
+    /// The credential that the session was opened with has expired, or was revoked.
+    CredentialExpired = "credential_expired", Session, None, Some(1008), "your login has expired";
     /// No payload in either direction for `timeouts.idle`.
     IdleTimeout = "idle_timeout", Session, None, Some(1000), "idle for too long";
     /// The session is as old as `timeouts.lifetime` allows.
@@ -185,6 +193,8 @@ impl Reason {
                 | Self::HeadTooLarge
                 | Self::UnknownRoute
                 | Self::OriginRefused
+                | Self::Unauthorized
+                | Self::Forbidden
                 | Self::SubprotocolRefused
         )
     }

@@ -6,6 +6,7 @@
 //! session is counted for its route exactly once.
 
 mod connection_id;
+mod identity;
 #[cfg(all(test, feature = "loom"))]
 mod loom_tests;
 #[cfg(test)]
@@ -19,7 +20,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-pub(crate) use self::connection_id::{ConnectionId, ConnectionIds};
+pub(crate) use self::{
+    connection_id::{ConnectionId, ConnectionIds},
+    identity::{CredentialId, Identity},
+};
 use crate::{
     outcome::Reason,
     sync::{
@@ -45,12 +49,14 @@ struct RegistryState {
 }
 
 /// The metadata of a session, known when it is opened.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct SessionInfo<'a> {
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: &'a str,
     pub since: SystemTime,
+    /// Who opened it, if its route requires a credential.
+    pub identity: Option<Identity>,
 }
 
 /// Payload in bytes.
@@ -76,6 +82,8 @@ pub(crate) struct SessionSnapshot {
     pub peer: SocketAddr,
     /// The name of its route.
     pub route: Arc<str>,
+    /// The name of its user, if there is one.
+    pub user: Option<Box<str>>,
     /// The backend it is connected to; `None` while dialling, or if no backend was reached.
     pub backend: Option<Arc<str>>,
     pub since: SystemTime,
@@ -97,6 +105,7 @@ impl Registry {
             peer: info.peer,
             route,
             since: info.since,
+            identity: info.identity.map(Box::new),
             backend: OnceLock::new(),
             request_end: OnceLock::new(),
             killed: AtomicBool::new(false),
@@ -161,6 +170,17 @@ impl Registry {
     /// Requests that a session ends for `reason`. Returns whether it is open.
     pub(crate) fn end(&self, id: u64, reason: Reason) -> bool {
         self.end_with_message(id, reason, None)
+    }
+
+    /// Requests that the sessions of which `applies` to the identity end for `reason`. Returns how many there are.
+    pub(crate) fn end_identities(&self, applies: impl Fn(&Identity) -> bool, reason: Reason) -> usize {
+        let entries: Vec<Arc<RegistryEntry>> = {
+            let state = self.state.lock();
+            let applies = |entry: &&Arc<RegistryEntry>| entry.identity.as_deref().is_some_and(&applies);
+            state.sessions.values().filter(applies).cloned().collect()
+        };
+        entries.iter().for_each(|entry| entry.request_end(EndRequest { reason, message: None }));
+        entries.len()
     }
 
     /// Requests that a session ends for `reason`, with `message` for its client. Returns whether it is open.
@@ -272,6 +292,7 @@ struct RegistryEntry {
     peer: SocketAddr,
     route: Arc<str>,
     since: SystemTime,
+    identity: Option<Box<Identity>>,
     backend: OnceLock<Arc<str>>,
     /// The first request; later ones are ignored.
     request_end: OnceLock<Box<EndRequest>>,
@@ -287,7 +308,7 @@ struct RegistryEntry {
 
 impl RegistryEntry {
     fn request_end(&self, request_end: EndRequest) {
-        if request_end.reason == Reason::Killed {
+        if matches!(request_end.reason, Reason::Killed | Reason::CredentialExpired) {
             self.killed.store(true, Ordering::Release);
         }
         let _ = self.request_end.set(Box::new(request_end));
@@ -305,6 +326,7 @@ impl RegistryEntry {
             id,
             peer: self.peer,
             route: Arc::clone(&self.route),
+            user: self.identity.as_ref().and_then(|identity| identity.user.clone()),
             backend: self.backend.get().cloned(),
             since: self.since,
             payload: self.payload(),
@@ -321,7 +343,12 @@ mod tests {
     use super::*;
 
     fn info(route: &str) -> SessionInfo<'_> {
-        SessionInfo { peer: ([192, 0, 2, 7], 4711).into(), route, since: SystemTime::UNIX_EPOCH }
+        SessionInfo {
+            peer: ([192, 0, 2, 7], 4711).into(),
+            route,
+            since: SystemTime::UNIX_EPOCH,
+            identity: None,
+        }
     }
 
     fn payload(bytes_in: u64, bytes_out: u64) -> Payload {
@@ -380,6 +407,7 @@ mod tests {
             id: session.id(),
             peer: ([192, 0, 2, 7], 4711).into(),
             route: "desk".into(),
+            user: None,
             backend: Some("tcp://127.0.0.1:5900".into()),
             since: SystemTime::UNIX_EPOCH,
             payload: payload(3, 5),
@@ -409,7 +437,7 @@ mod tests {
 
     #[test]
     fn registry_entry_is_small() {
-        assert!(size_of::<RegistryEntry>() <= 176, "{} bytes", size_of::<RegistryEntry>());
+        assert!(size_of::<RegistryEntry>() <= 184, "{} bytes", size_of::<RegistryEntry>());
     }
 
     #[test]

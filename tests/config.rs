@@ -9,6 +9,9 @@ use portcullis::config::{
     UpstreamConfig,
 };
 
+/// The header of the tables whose keys depend on `kind`.
+const METHOD: &str = "[auth.NAME]";
+
 /// A table's header, as in `[[route]]`, and the keys in it.
 type Keys = BTreeMap<String, BTreeSet<String>>;
 
@@ -105,6 +108,7 @@ fn known() -> Keys {
         "[route.tls]",
         "[route.health]",
         "[route.targets]",
+        METHOD,
         "[limits]",
         "[limits.per_ip]",
         "[limits.per_network]",
@@ -112,6 +116,7 @@ fn known() -> Keys {
         "[timeouts]",
         "[web]",
         "[admin]",
+        "[admin.tickets]",
         "[log]",
     ];
     let mut keys: Keys = headers.iter().map(|header| ((*header).to_owned(), known_keys(header))).collect();
@@ -119,6 +124,7 @@ fn known() -> Keys {
         .iter()
         .map(|header| header.trim_matches(['[', ']']).to_owned())
         .filter(|key| !key.contains('.'))
+        .chain(["auth".to_owned()])
         .collect();
     assert_eq!(known_keys(""), top, "add the table to this test");
     // Nested tables have sections of their own.
@@ -126,6 +132,7 @@ fn known() -> Keys {
         ("[limits]", "per_ip"),
         ("[limits]", "per_network"),
         ("[limits]", "penalties"),
+        ("[admin]", "tickets"),
         ("[[route]]", "tls"),
         ("[[route]]", "health"),
         ("[[route]]", "targets"),
@@ -193,7 +200,12 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert!(!xmpp.tls.insecure_no_verify);
     let tokens = TokenFile { path: directory.path().join("tokens.cfg"), unix: Some("/run/desks".into()) };
     assert_eq!(config.routes[2].upstream.destinations, Destinations::Tokens(tokens));
+    assert_eq!(config.routes[2].auth, ["site"]);
     config.routes.truncate(1);
+    assert_eq!(std::mem::take(&mut config.routes[0].auth), ["links"]);
+    let methods: Vec<String> =
+        std::mem::take(&mut config.auth).into_iter().map(|method| method.name).collect();
+    assert_eq!(methods, ["either", "links", "site"]);
     let socket = config.listeners.pop().expect("a second listener");
     let group = Some(Group::Name("www-data".into()));
     assert_eq!(socket.access, SocketAccess { mode: SocketAccess::default().mode, group });
@@ -208,21 +220,43 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
 
 #[test]
 fn the_shipped_file_shows_every_key_and_no_other() {
-    assert_eq!(by_table(written(&enabled(&shipped())).keys()), known());
+    let (mut shown, mut known) = (by_table(written(&enabled(&shipped())).keys()), known());
+    // A method has the keys of one kind only: those that are shown are examples.
+    let of_methods = known.remove(METHOD).unwrap();
+    shown.retain(|table, keys| !table.starts_with("[auth.") || !keys.is_subset(&of_methods));
+    assert_eq!(shown, known);
+}
+
+/// The header of a table of the manual: several kinds of methods have sections of their own, and may share keys.
+fn header(section: &str) -> &str {
+    if section.starts_with("kind = ") { METHOD } else { section }
 }
 
 #[test]
 fn the_manual_documents_every_key_and_no_other() {
-    assert_eq!(by_table(documented(&manual()).keys()), known());
+    let mut keys = Keys::new();
+    for (section, documented) in by_table(documented(&manual()).keys()) {
+        keys.entry(header(&section).to_owned()).or_default().extend(documented);
+    }
+    assert_eq!(keys, known());
 }
 
 #[test]
 fn the_manual_and_the_shipped_file_show_the_same_defaults() {
     let shown = written(&enabled(&shipped()));
     for ((table, key), [_, default, _]) in documented(&manual()) {
-        if default == "required" || default == "none" {
+        if default.starts_with("required") || default == "none" {
             continue;
         }
+        let table = match table.split_once(" = ") {
+            // The example of this kind.
+            Some((_, name)) => {
+                let is_kind =
+                    |((_, key), value): &(&(String, String), &String)| key == "kind" && *value == name;
+                &shown.iter().find(is_kind).unwrap_or_else(|| panic!("no example of kind {name}")).0.0
+            }
+            None => &table,
+        };
         let shown = &shown[&(table.clone(), key.clone())];
         assert_eq!(default, format!("`{shown}`"), "{key} in {table}");
     }
@@ -232,7 +266,9 @@ fn the_manual_and_the_shipped_file_show_the_same_defaults() {
 fn keys_that_the_manual_calls_required_are_required() {
     let tokens =
         "[[route]]\nname = \"desks\"\npath = \"/\"\n[route.targets]\nfrom = \"file\"\npath = \"tokens\"";
-    let complete = format!("{MINIMAL}\n{tokens}\n[web]\nroot = \"web\"\n[admin]\naddress = \"[::1]:0\"\n");
+    let method = "[auth.jwt]\nkind = \"jwt\"\nalgorithms = [\"ES256\"]\nkey = \"site.pem\"";
+    let admin = "[admin]\naddress = \"[::1]:0\"\n[admin.tickets]\naddress = \"unix:t.sock\"";
+    let complete = format!("{MINIMAL}\n{tokens}\n{method}\n[web]\nroot = \"web\"\n{admin}\n");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     for inside in ["tokens", "web"] {
@@ -243,6 +279,11 @@ fn keys_that_the_manual_calls_required_are_required() {
         if default != "required" {
             continue;
         }
+        let table = match table.split('"').nth(1) {
+            // The method whose name is its kind.
+            Some(kind) if header(&table) == METHOD => format!("[auth.{kind}]"),
+            _ => table,
+        };
         let without = without(&complete, &table, &key);
         let error = Config::parse(&without, &file).unwrap_err().to_string();
         assert!(
@@ -297,9 +338,12 @@ fn the_errors_in_the_manual_are_those_of_the_parser() {
 
 #[test]
 fn keys_of_features_that_do_not_exist_are_unknown() {
-    for (header, key) in
-        [("[[listener]]", "certificates"), ("[[listener]]", "client_ca"), ("[[route]]", "auth"), ("", "auth")]
-    {
+    for (header, key) in [
+        ("[[listener]]", "certificates"),
+        ("[[listener]]", "client_ca"),
+        ("[[route]]", "password"),
+        ("", "users"),
+    ] {
         let text = format!("{header}\n{key} = true\n");
         let error = Config::parse(&text, Path::new("gateway.toml")).unwrap_err().to_string();
         let place = if header.is_empty() { "at the top level".to_owned() } else { format!("in {header}") };

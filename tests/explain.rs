@@ -813,3 +813,67 @@ async fn a_gateway_responds_as_explain_predicts() {
         }
     }
 }
+
+/// A token that a secret signs, and its parts.
+fn token(secret: &[u8], claims: &serde_json::Value) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(secret);
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &key).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_checked_and_never_shown() {
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+    let method = "[auth.site]\nkind = \"jwt\"\nalgorithms = [\"HS256\"]\nsecret_file = \"secret\"\nroutes_claim = \"routes\"";
+    let config = format!("{PLAIN}{}{method}", vnc("missing_origin = \"allow\"\nauth = \"site\""));
+    let directory = ConfigDirectory::new(&config);
+    directory.write("secret", std::str::from_utf8(SECRET).unwrap());
+    let soon = UNIX_EPOCH.elapsed().unwrap().as_secs() + 3600;
+    let claims = |changes: serde_json::Value| {
+        let mut claims = serde_json::json!({ "sub": "ann", "exp": soon, "routes": "vnc" });
+        for (claim, value) in changes.as_object().unwrap() {
+            claims[claim] = value.clone();
+        }
+        claims
+    };
+    let url = "ws://127.0.0.1:8080/vnc";
+    for (token, line, verdict) in [
+        (
+            token(SECRET, &claims(serde_json::json!({}))),
+            "site: valid: user \"ann\", a session that begins now ends at ",
+            None,
+        ),
+        (
+            token(b"another secret of at least thirty-two bytes", &claims(serde_json::json!({}))),
+            "site: refused as unauthorized: the signature is not valid",
+            Some("unauthorized (HTTP 401)"),
+        ),
+        (
+            token(SECRET, &claims(serde_json::json!({ "exp": 1 }))),
+            "site: refused as unauthorized: the token has expired",
+            Some("unauthorized (HTTP 401)"),
+        ),
+        (
+            token(SECRET, &claims(serde_json::json!({ "routes": "mail" }))),
+            "site: refused as forbidden: the credential is not for this route",
+            Some("forbidden (HTTP 403)"),
+        ),
+        (
+            "nonsense".to_owned(),
+            "site: refused as unauthorized: the token is no JWT",
+            Some("unauthorized (HTTP 401)"),
+        ),
+    ] {
+        let output = directory.explain(&[url, "--token", &token]).await;
+        let verdict =
+            verdict.map_or("would be accepted".to_owned(), |refused| format!("would be refused: {refused}"));
+        output.assert_verdict(i32::from(verdict != "would be accepted"), &verdict);
+        assert!(output.stdout.contains(&format!("token         {line}")), "{output:#?}");
+        assert!(!format!("{output:?}").contains(&token), "{output:#?}");
+        // The same from standard input.
+        directory.write("token", &format!("{token}\n"));
+        let mut command = directory.command(&["explain", url, "--token", "-"]);
+        command.stdin(fs::File::open(directory.path("token")).unwrap());
+        let piped = ProgramOutput::new(timeout(TEST_TIMEOUT, command.output()).await.unwrap().unwrap());
+        assert_eq!((piped.code, piped.stdout.lines().last()), (output.code, output.stdout.lines().last()));
+    }
+}

@@ -34,9 +34,9 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["gateway"],
     &["connection", "admin", "diagnose", "service"],
-    &["http", "relay", "backend", "transport"],
+    &["auth", "http", "relay", "backend", "transport"],
     &["config"],
-    &["session", "metrics", "admission", "websocket"],
+    &["session", "metrics", "admission", "websocket", "http_client"],
     &["counting_stream", "outcome", "pem", "random", "socket_buffer", "sync", "watched_file"],
 ];
 

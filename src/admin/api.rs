@@ -4,6 +4,7 @@
 //! DELETE change anything; a request body is bounded in size and time.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,14 +18,16 @@ use tokio::time::timeout;
 
 use super::{
     control::ProcessControl,
+    deny_api::DenyApi,
     metrics_text::{self, GatewaySnapshot},
     page,
     process::measure,
     response::{AdminResponse, ApiError, TEXT, json, message, response},
     session_api::SessionApi,
     status::status,
+    ticket_api::TicketApi,
 };
-use crate::{metrics::Metrics, session::Registry};
+use crate::{auth::Credentials, metrics::Metrics, session::Registry};
 
 /// The largest request body, in bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -33,12 +36,42 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request and its whole body, or why that could not be read.
 pub(super) type ReadRequest = Request<Result<Bytes, ApiError>>;
 
+/// What the API acts on.
+#[derive(Debug, Clone)]
+pub(crate) struct AdminContext {
+    pub(crate) control: Arc<dyn ProcessControl>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) credentials: Arc<Credentials>,
+}
+
+/// What the requests of one address can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AdminScope {
+    Everything,
+    /// Only the requests for tickets.
+    Tickets,
+}
+
+impl fmt::Display for AdminScope {
+    /// The name of the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Everything => "admin address",
+            Self::Tickets => "address for tickets",
+        })
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct AdminApi {
+    scope: AdminScope,
     control: Arc<dyn ProcessControl>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     sessions: SessionApi,
+    tickets: TicketApi,
+    denied: DenyApi,
     /// When the process started.
     started: SystemTime,
 }
@@ -50,18 +83,17 @@ struct LogLevelRequest {
 }
 
 impl AdminApi {
-    pub(super) fn new(
-        control: Arc<dyn ProcessControl>,
-        registry: Arc<Registry>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(super) fn new(context: AdminContext, scope: AdminScope) -> Self {
+        let AdminContext { control, registry, metrics, credentials } = context;
         let sessions = SessionApi::new(Arc::clone(&registry));
-        Self { control, registry, metrics, sessions, started: SystemTime::now() }
+        let tickets = TicketApi::new(Arc::clone(&control), Arc::clone(&registry), Arc::clone(&credentials));
+        let denied = DenyApi::new(Arc::clone(&registry), credentials);
+        Self { scope, control, registry, metrics, sessions, tickets, denied, started: SystemTime::now() }
     }
 
     /// Handles a request that has passed the guard.
     pub(super) async fn handle(&self, request: ReadRequest) -> AdminResponse {
-        let Some(methods) = methods(request.uri().path()) else {
+        let Some(methods) = methods(request.uri().path(), self.scope) else {
             return response(StatusCode::NOT_FOUND, TEXT, "not found\n");
         };
         if !methods.contains(request.method()) {
@@ -92,7 +124,13 @@ impl AdminApi {
                 Ok(message(StatusCode::ACCEPTED, text))
             }
             "/api/log-level" => self.set_log_level(&read_json(request)?),
-            path => self.sessions.kill_one(path, request.uri().query()),
+            "/api/tickets" => self.tickets.issue(&read_json(request)?),
+            "/api/denied" => self.denied.deny(&read_json(request)?),
+            path => match (path.strip_prefix(TICKET), request.method() == Method::DELETE) {
+                (Some(id), true) => self.tickets.revoke(id),
+                (Some(id), false) => self.tickets.get(id),
+                (None, _) => self.sessions.kill_one(path, request.uri().query()),
+            },
         }
     }
 
@@ -141,12 +179,20 @@ impl AdminApi {
     }
 }
 
-/// The methods allowed on a path; `None` if there is no such path.
-fn methods(path: &str) -> Option<&'static [Method]> {
+/// What the path of a ticket begins with.
+const TICKET: &str = "/api/tickets/";
+
+/// The methods allowed on a path; `None` if there is no such path here.
+fn methods(path: &str, scope: AdminScope) -> Option<&'static [Method]> {
     match path {
+        "/api/tickets" => Some(&[Method::POST]),
+        path if path.starts_with(TICKET) => Some(&[Method::GET, Method::HEAD, Method::DELETE]),
+        _ if scope == AdminScope::Tickets => None,
         "/" | "/style.css" | "/script.js" | "/healthz" | "/readyz" | "/metrics" | "/api/status"
         | "/api/sessions" => Some(&[Method::GET, Method::HEAD]),
-        "/api/sessions/kill" | "/api/reload" | "/api/drain" | "/api/log-level" => Some(&[Method::POST]),
+        "/api/sessions/kill" | "/api/reload" | "/api/drain" | "/api/log-level" | "/api/denied" => {
+            Some(&[Method::POST])
+        }
         path if path.starts_with("/api/sessions/") => Some(&[Method::DELETE]),
         _ => None,
     }

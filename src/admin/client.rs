@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     kill::{KillRequest, KillResponse},
     sessions::SessionList,
+    tickets::{RevokeResponse, TicketRequest, TicketResponse},
 };
 use crate::{config::AdminAddress, transport::socket::Socket};
 
@@ -69,6 +70,24 @@ impl AdminClient {
         let body = self.request(Method::POST, "/api/sessions/kill", request).await?;
         let KillResponse { killed } = self.parse(&body)?;
         Ok(killed)
+    }
+
+    /// Issues a ticket. Returns the response as JSON text.
+    pub(crate) async fn issue_ticket(&self, request: &TicketRequest) -> Result<String, ControlError> {
+        let body = self.request(Method::POST, "/api/tickets", request).await?;
+        String::from_utf8(body.into()).map_err(|error| self.unexpected(error))
+    }
+
+    /// Parses what [`AdminClient::issue_ticket`] returned.
+    pub(crate) fn parse_ticket(&self, ticket: &str) -> Result<TicketResponse, ControlError> {
+        self.parse(ticket.as_bytes())
+    }
+
+    /// Revokes a ticket. Returns how many sessions are being ended.
+    pub(crate) async fn revoke_ticket(&self, id: &str) -> Result<usize, ControlError> {
+        let body = self.request(Method::DELETE, &format!("/api/tickets/{id}"), &()).await?;
+        let RevokeResponse { ended } = self.parse(&body)?;
+        Ok(ended)
     }
 
     /// Reloads the configuration. Returns the gateway's message.

@@ -25,7 +25,24 @@ pub(crate) trait ProcessControl: Debug + Send + Sync {
     /// It cannot be changed; one line for the caller's terminal.
     fn set_log_level(&self, level: tracing::Level) -> Result<(), String>;
 
+    /// How a ticket for a route, and for one of its targets, becomes a link.
+    ///
+    /// # Errors
+    /// There is no such route or target, or the route accepts no tickets. One line for the caller's terminal.
+    fn ticket_route(&self, route: &str, target: Option<&str>) -> Result<TicketRoute, String>;
+
     fn status(&self) -> GatewayStatus;
+}
+
+/// A route that accepts tickets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TicketRoute {
+    /// A path that the route matches.
+    pub path: String,
+    /// The parameter of the query that takes the ticket, if one does.
+    pub parameter: Option<String>,
+    /// What comes before the path, if the configuration says it.
+    pub base: Option<String>,
 }
 
 /// A snapshot of the gateway.

@@ -4,14 +4,21 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{api::AdminApi, connections::Connections, control::ProcessControl, server::serve_connection};
+use super::{
+    api::{AdminApi, AdminContext, AdminScope},
+    connections::Connections,
+    control::ProcessControl,
+    server::serve_connection,
+};
 use crate::session::Registry;
 
 pub(crate) struct AdminService(Arc<AdminApi>);
 
 impl AdminService {
     pub(crate) fn new(control: Arc<dyn ProcessControl>, registry: Arc<Registry>) -> Self {
-        Self(Arc::new(AdminApi::new(control, registry, Arc::default())))
+        let (metrics, credentials) = (Arc::default(), Arc::default());
+        let context = AdminContext { control, registry, metrics, credentials };
+        Self(Arc::new(AdminApi::new(context, AdminScope::Everything)))
     }
 
     /// Serves one connection to its end.

@@ -16,6 +16,9 @@ pub(crate) struct KillRequest {
     /// An address, or a network such as `192.0.2.0/24`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// The name of a user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The reason in the Close frame.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -34,11 +37,17 @@ impl KillRequest {
     /// No criterion is given, so every session would match; `peer` is invalid; or the reason does not fit into a Close
     /// frame. One line for the caller's terminal.
     pub(super) fn filter(&self) -> Result<SessionFilter, String> {
-        let Self { ids, route, peer: network, reason } = self;
+        let Self { ids, route, peer: network, user, reason } = self;
         let network = network.as_deref().map(peer).transpose()?;
-        let filter = SessionFilter { ids: ids.clone(), route: route.clone(), peer: network, text: None };
+        let filter = SessionFilter {
+            ids: ids.clone(),
+            route: route.clone(),
+            peer: network,
+            user: user.clone(),
+            text: None,
+        };
         if filter.matches_all() {
-            return Err("name the sessions to close: ids, route or peer".to_owned());
+            return Err("name the sessions to close: ids, route, peer or user".to_owned());
         }
         if reason
             .as_ref()
@@ -71,8 +80,8 @@ mod tests {
         };
         assert!(with(&"x".repeat(MAX_CLOSE_REASON)).filter().is_ok());
         for (request, message) in [
-            (KillRequest::default(), "ids, route or peer"),
-            (KillRequest { reason: Some("bye".into()), ..Default::default() }, "ids, route or peer"),
+            (KillRequest::default(), "ids, route, peer or user"),
+            (KillRequest { reason: Some("bye".into()), ..Default::default() }, "ids, route, peer or user"),
             (KillRequest { peer: Some("here".into()), ..Default::default() }, "192.0.2.7"),
             (with(&"x".repeat(MAX_CLOSE_REASON + 1)), "123 bytes"),
             (with("a\nb"), "one line"),

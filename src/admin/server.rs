@@ -1,4 +1,4 @@
-//! The HTTP server of the admin address.
+//! The HTTP server of the admin addresses.
 //!
 //! Owns the limits of its connections. Knows nothing of the API behind it. It does not count against the gateway's
 //! limits, so it responds even when the gateway is full. Invariants: the number of connections is bounded, and so is the
@@ -16,19 +16,17 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub(crate) use super::api::{AdminContext, AdminScope};
 use super::{
     api::{AdminApi, read},
     connections::{Connection, Connections},
-    control::ProcessControl,
     guard::{self, GuardRefusal},
     response::{AdminResponse, TEXT, response},
     socket::{SocketError, address_of, bind},
 };
 use crate::{
-    config::AdminAddress,
+    config::{AdminAddress, SocketAccess},
     http::quoted,
-    metrics::Metrics,
-    session::Registry,
     transport::listener::{Backoff, ListeningSocket},
 };
 
@@ -54,23 +52,25 @@ pub(crate) struct AdminServer {
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     address: AdminAddress,
+    access: SocketAccess,
     socket: Option<ListeningSocket>,
 }
 
 impl AdminSocket {
-    /// Listens on `address`. If it is in use, most likely by the process that this one replaces, [`serve`](Self::serve)
+    /// Listens on `address`; `access` is for a Unix socket. If it is in use, most likely by the process that this one replaces, [`serve`](Self::serve)
     /// retries until it is free.
     ///
     /// # Errors
     /// The address cannot be used, and retrying would not help.
-    pub(crate) fn bind(address: &AdminAddress) -> Result<Self, SocketError> {
-        let socket = match bind(address) {
+    pub(crate) fn bind(address: &AdminAddress, access: &SocketAccess) -> Result<Self, SocketError> {
+        let socket = match bind(address, access) {
             Ok(socket) => Some(socket),
             Err(SocketError::InUse) => None,
             Err(error) => return Err(error),
         };
         let actual = socket.as_ref().and_then(address_of);
-        Ok(Self { address: actual.unwrap_or_else(|| address.clone()), socket })
+        let address = actual.unwrap_or_else(|| address.clone());
+        Ok(Self { address, access: access.clone(), socket })
     }
 
     /// The local address, with the port that the system chose for port 0.
@@ -79,24 +79,19 @@ impl AdminSocket {
     }
 
     /// Accepts connections from now on, in tasks of the current runtime.
-    pub(crate) fn serve(
-        self,
-        control: Arc<dyn ProcessControl>,
-        registry: Arc<Registry>,
-        metrics: Arc<Metrics>,
-    ) -> AdminServer {
-        let Self { address, socket } = self;
-        let api = Arc::new(AdminApi::new(control, registry, metrics));
+    pub(crate) fn serve(self, context: AdminContext, scope: AdminScope) -> AdminServer {
+        let Self { address, access, socket } = self;
+        let api = Arc::new(AdminApi::new(context, scope));
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned({
             let (address, stop) = (address.clone(), stop.clone());
             async move {
                 let socket = match socket {
                     Some(socket) => socket,
-                    None => bind_when_free(&address).await,
+                    None => bind_when_free(&address, &access, scope).await,
                 };
                 let address = address_of(&socket).unwrap_or(address);
-                tracing::info!(%address, "listening on the admin address");
+                tracing::info!(%address, "listening on the {scope}");
                 accept(socket, api, stop).await;
             }
         }));
@@ -112,14 +107,14 @@ impl AdminServer {
 }
 
 /// Retries until the process that has the address releases it.
-async fn bind_when_free(address: &AdminAddress) -> ListeningSocket {
-    tracing::warn!(%address, "the admin address is in use by another program; retrying until it is free");
+async fn bind_when_free(address: &AdminAddress, access: &SocketAccess, scope: AdminScope) -> ListeningSocket {
+    tracing::warn!(%address, "the {scope} is in use by another program; retrying until it is free");
     loop {
         time::sleep(RETRY_INTERVAL).await;
-        match bind(address) {
+        match bind(address, access) {
             Ok(socket) => return socket,
             Err(SocketError::InUse) => {}
-            Err(error) => tracing::debug!(%address, %error, "cannot listen on the admin address; retrying"),
+            Err(error) => tracing::debug!(%address, %error, "cannot listen on the {scope}; retrying"),
         }
     }
 }
@@ -212,7 +207,7 @@ mod tests {
 
     use super::*;
     use crate::admin::{
-        control::{BoxFuture, GatewayStatus},
+        control::{BoxFuture, GatewayStatus, ProcessControl, TicketRoute},
         fuzzing::AdminService,
     };
 
@@ -229,6 +224,10 @@ mod tests {
 
         fn set_log_level(&self, _: tracing::Level) -> Result<(), String> {
             Err("not here".to_owned())
+        }
+
+        fn ticket_route(&self, _: &str, _: Option<&str>) -> Result<TicketRoute, String> {
+            Ok(TicketRoute { path: "/desk".to_owned(), parameter: Some("ticket".to_owned()), base: None })
         }
 
         fn status(&self) -> GatewayStatus {

@@ -41,13 +41,14 @@ impl SessionApi {
             match &*key {
                 "route" => filter.route = Some(value),
                 "peer" => filter.peer = Some(peer(&value).map_err(ApiError::bad_request)?),
+                "user" => filter.user = Some(value),
                 "find" => filter.text = Some(value),
                 "limit" => {
                     limit = value.parse().map_err(|_| {
                         ApiError::bad_request(format!("limit {value:?}: must be a whole number"))
                     })?;
                 }
-                _ => return Err(unknown_parameter(&key, "route, peer, find, limit")),
+                _ => return Err(unknown_parameter(&key, "route, peer, user, find, limit")),
             }
         }
         let sessions = self.sample().await;

@@ -24,7 +24,8 @@ pub(super) struct SessionFilter {
     pub(super) ids: Option<Vec<u64>>,
     pub(super) route: Option<String>,
     pub(super) peer: Option<IpNet>,
-    /// A part of the number, address, route or backend; case-insensitive.
+    pub(super) user: Option<String>,
+    /// A part of the number, address, route, user or backend; case-insensitive.
     pub(super) text: Option<String>,
 }
 
@@ -37,6 +38,7 @@ impl SessionFilter {
     pub(super) fn matches(&self, session: &SessionSnapshot) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(&session.id))
             && self.route.as_deref().is_none_or(|route| route == &*session.route)
+            && self.user.as_deref().is_none_or(|user| session.user.as_deref() == Some(user))
             && self.peer.is_none_or(|peer| peer.contains(&session.peer.ip().to_canonical()))
             && self.text.as_deref().is_none_or(|text| has_text(session, &text.to_lowercase()))
     }
@@ -47,6 +49,7 @@ fn has_text(session: &SessionSnapshot, text: &str) -> bool {
     has(&session.id.to_string())
         || has(&session.peer.to_string())
         || has(&session.route)
+        || session.user.as_deref().is_some_and(has)
         || session.backend.as_deref().is_some_and(has)
 }
 
@@ -123,6 +126,8 @@ pub(crate) struct SessionEntry {
     pub id: u64,
     pub peer: String,
     pub route: String,
+    /// The name that the user's credential has proved.
+    pub user: Option<String>,
     pub backend: Option<String>,
     pub since: String,
     pub age_seconds: f64,
@@ -159,6 +164,7 @@ fn entry(session: &SessionSnapshot, rates: &RateTable, now: SystemTime) -> Sessi
         id: session.id,
         peer: session.peer.to_string(),
         route: session.route.to_string(),
+        user: session.user.as_deref().map(str::to_owned),
         backend: session.backend.as_deref().map(str::to_owned),
         since: humantime::format_rfc3339_millis(session.since).to_string(),
         age_seconds: round_to_thousandths(age.as_secs_f64()),
@@ -180,6 +186,7 @@ mod tests {
             id,
             peer: ([192, 0, 2, 7], 4711).into(),
             route: "desk".into(),
+            user: None,
             backend: Some("tcp://Host:5900".into()),
             since: SystemTime::UNIX_EPOCH,
             payload: Payload::default(),
@@ -254,7 +261,8 @@ mod tests {
             "live": 3,
             "matching": 2,
             "sessions": [{
-                "id": 1, "peer": "192.0.2.7:4711", "route": "desk", "backend": "tcp://Host:5900",
+                "id": 1, "peer": "192.0.2.7:4711", "route": "desk", "user": null,
+                "backend": "tcp://Host:5900",
                 "since": "1970-01-01T00:00:00.000Z", "age_seconds": 1.5, "bytes_in": 0, "bytes_out": 0,
                 "rate_in": null, "rate_out": null, "round_trip_ms": 1.234, "buffered": 5,
             }],

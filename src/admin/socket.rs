@@ -7,7 +7,7 @@ use std::io;
 use crate::{
     config::{Address, AdminAddress, SocketAccess},
     socket_buffer::SocketBuffer,
-    transport::listener::{InheritedSockets, ListeningSocket, listen, listen_privately},
+    transport::listener::{InheritedSockets, ListeningSocket, listen},
 };
 
 /// Why the admin address cannot be listened on.
@@ -36,17 +36,11 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Listens on `address`. A stale Unix socket, which no process listens on, is replaced.
-pub(super) fn bind(address: &AdminAddress) -> Result<ListeningSocket, SocketError> {
-    let bound = match address {
-        AdminAddress::Loopback(address) => {
-            let (inherited, buffer) = (InheritedSockets::default(), SocketBuffer::default());
-            let listening = listen(&Address::Ip(*address), &SocketAccess::default(), &inherited, &buffer);
-            listening
-                .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()))
-        }
-        AdminAddress::Unix(path) => listen_privately(path),
-    };
+/// Listens on `address`; `access` is for a Unix socket. A stale Unix socket, which no process listens on, is replaced.
+pub(super) fn bind(address: &AdminAddress, access: &SocketAccess) -> Result<ListeningSocket, SocketError> {
+    let (inherited, buffer) = (InheritedSockets::default(), SocketBuffer::default());
+    let bound = listen(&address.clone().into(), access, &inherited, &buffer)
+        .and_then(|sockets| sockets.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable.into()));
     bound.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => SocketError::NotASocket,
         io::ErrorKind::AddrInUse => SocketError::InUse,
@@ -65,6 +59,7 @@ pub(super) fn address_of(listening: &ListeningSocket) -> Option<AdminAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::listener::OWNER_ONLY;
 
     fn unix(path: &std::path::Path) -> AdminAddress {
         AdminAddress::Unix(path.to_owned())
@@ -73,19 +68,20 @@ mod tests {
     #[tokio::test]
     async fn bind_errors_include_advice() {
         let directory = tempfile::tempdir().unwrap();
-        let nowhere = bind(&unix(&directory.path().join("no/admin.sock"))).unwrap_err().to_string();
+        let nowhere =
+            bind(&unix(&directory.path().join("no/admin.sock")), &OWNER_ONLY).unwrap_err().to_string();
         assert!(nowhere.contains("create the directory"), "{nowhere}");
-        let long = bind(&unix(&directory.path().join("x".repeat(108)))).unwrap_err().to_string();
+        let long = bind(&unix(&directory.path().join("x".repeat(108))), &OWNER_ONLY).unwrap_err().to_string();
         assert!(long.contains("set a shorter"), "{long}");
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(matches!(bind(&unix(&file)), Err(SocketError::NotASocket)));
+        assert!(matches!(bind(&unix(&file), &OWNER_ONLY), Err(SocketError::NotASocket)));
         let path = directory.path().join("admin.sock");
-        let first = bind(&unix(&path)).unwrap();
-        assert!(matches!(bind(&unix(&path)), Err(SocketError::InUse)));
+        let first = bind(&unix(&path), &OWNER_ONLY).unwrap();
+        assert!(matches!(bind(&unix(&path), &OWNER_ONLY), Err(SocketError::InUse)));
         assert_eq!(address_of(&first), None, "a Unix socket keeps its configured path");
-        let first = bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-        let second = bind(&address_of(&first).unwrap());
+        let first = bind(&"127.0.0.1:0".parse().unwrap(), &OWNER_ONLY).unwrap();
+        let second = bind(&address_of(&first).unwrap(), &OWNER_ONLY);
         assert!(matches!(second, Err(SocketError::InUse)), "{second:?}");
     }
 }

@@ -39,7 +39,7 @@ pub(crate) use self::{
     stream::BackendStream,
 };
 use crate::{
-    config::{Backend, Destinations, Health, RoutePath, UpstreamConfig},
+    config::{Backend, Destinations, Health, RoutePath, Secret, UpstreamConfig},
     outcome::Reason,
 };
 
@@ -169,6 +169,17 @@ impl Upstream {
             BackendSet::Pool { .. } => Some(BackendChoice::Any),
             BackendSet::Tokens(table) => table.find(&token_of(route, path, query)?).map(BackendChoice::This),
         }
+    }
+
+    /// The backend that a credential selects: the one of this token, or the one with this URL. `None` if there is none.
+    pub(crate) fn choose_target(&self, target: &str) -> Option<BackendChoice> {
+        match &self.backend_set {
+            BackendSet::Pool { backends, .. } => {
+                backends.iter().find(|backend| backend.to_string() == target).cloned()
+            }
+            BackendSet::Tokens(table) => table.find(&Secret::new(target)),
+        }
+        .map(BackendChoice::This)
     }
 
     /// The backends in the configuration or, at this moment, in the token file.

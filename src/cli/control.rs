@@ -41,7 +41,7 @@ pub(super) struct AdminTarget {
 }
 
 impl AdminTarget {
-    fn client(&self) -> anyhow::Result<AdminClient> {
+    pub(super) fn client(&self) -> anyhow::Result<AdminClient> {
         if let Some(address) = &self.admin {
             return Ok(AdminClient::new(address.clone()));
         }
@@ -64,6 +64,9 @@ pub(super) struct SessionsArgs {
     /// Only sessions from this address, or network such as 192.0.2.0/24
     #[arg(long, value_name = "IP")]
     peer: Option<String>,
+    /// Only sessions of this user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -75,7 +78,7 @@ pub(super) struct SessionsArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "route", "peer"]))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true).args(["ids", "route", "peer", "user"]))]
 pub(super) struct KillArgs {
     /// Session numbers
     #[arg(value_name = "ID")]
@@ -86,6 +89,9 @@ pub(super) struct KillArgs {
     /// All sessions from this address, or network such as 192.0.2.0/24
     #[arg(long, value_name = "IP")]
     peer: Option<String>,
+    /// All sessions of this user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// The reason in the Close frame: one line of at most 123 bytes
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -105,7 +111,7 @@ pub(super) struct HealthArgs {
 pub(super) fn sessions(args: &SessionsArgs) -> anyhow::Result<()> {
     let client = args.target.client()?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    for (key, value) in [("route", &args.route), ("peer", &args.peer)] {
+    for (key, value) in [("route", &args.route), ("peer", &args.peer), ("user", &args.user)] {
         if let Some(value) = value {
             query.append_pair(key, value);
         }
@@ -136,8 +142,8 @@ pub(super) fn sessions(args: &SessionsArgs) -> anyhow::Result<()> {
 }
 
 impl From<KillArgs> for KillRequest {
-    fn from(KillArgs { ids, route, peer, reason, .. }: KillArgs) -> Self {
-        Self { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, reason }
+    fn from(KillArgs { ids, route, peer, user, reason, .. }: KillArgs) -> Self {
+        Self { ids: Some(ids).filter(|ids| !ids.is_empty()), route, peer, user, reason }
     }
 }
 
@@ -178,11 +184,11 @@ pub(super) fn health(args: &HealthArgs) -> anyhow::Result<ExitCode> {
 
 /// The list as text columns.
 fn table(list: &SessionList) -> String {
-    const HEADERS: [&str; 10] =
-        ["ID", "PEER", "ROUTE", "BACKEND", "AGE", "IN", "OUT", "IN/s", "OUT/s", "PING"];
+    const HEADERS: [&str; 11] =
+        ["ID", "PEER", "ROUTE", "USER", "BACKEND", "AGE", "IN", "OUT", "IN/s", "OUT/s", "PING"];
     /// Text is left-aligned, numbers are right-aligned.
-    const IS_LEFT: [bool; 10] = [false, true, true, true, false, false, false, false, false, false];
-    let rows: Vec<[String; 10]> = list.sessions.iter().map(row).collect();
+    const IS_LEFT: [bool; 11] = [false, true, true, true, true, false, false, false, false, false, false];
+    let rows: Vec<[String; 11]> = list.sessions.iter().map(row).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([HEADERS[column].len()]).max().unwrap_or(0)
@@ -200,12 +206,13 @@ fn table(list: &SessionList) -> String {
     text + &format!("{} of {} session(s)\n", list.matching, list.live)
 }
 
-fn row(session: &SessionEntry) -> [String; 10] {
+fn row(session: &SessionEntry) -> [String; 11] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     [
         session.id.to_string(),
         escaped(&session.peer),
         escaped(&session.route),
+        or_none(session.user.as_deref().map(escaped)),
         or_none(session.backend.as_deref().map(escaped)),
         humantime::format_duration(Duration::from_secs(session.age_seconds as u64)).to_string(),
         amount(session.bytes_in),
@@ -255,6 +262,7 @@ mod tests {
             id: 7,
             peer: "192.0.2.7:4711".into(),
             route: "desk".into(),
+            user: Some("ann".into()),
             backend: Some("tcp://127.0.0.1:5900".into()),
             since: "2026-11-20T12:00:00.000Z".into(),
             age_seconds: 3723.9,
@@ -269,8 +277,8 @@ mod tests {
         assert_eq!(row(&hostile)[1..3], [r"a\n\u{1b}[2J", r"\u{202e}"]);
         let list = SessionList { live: 2, matching: 1, sessions: vec![session] };
         let expected = "\
-ID  PEER            ROUTE  BACKEND                    AGE     IN     OUT  IN/s  OUT/s     PING
- 7  192.0.2.7:4711  desk   tcp://127.0.0.1:5900  1h 2m 3s  164 B  6.4 kB   0 B      –  12.3 ms
+ID  PEER            ROUTE  USER  BACKEND                    AGE     IN     OUT  IN/s  OUT/s     PING
+ 7  192.0.2.7:4711  desk   ann   tcp://127.0.0.1:5900  1h 2m 3s  164 B  6.4 kB   0 B      –  12.3 ms
 1 of 2 session(s)
 ";
         assert_eq!(table(&list), expected);

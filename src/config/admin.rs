@@ -1,6 +1,6 @@
-//! `[admin]`: the address of the admin API.
+//! `[admin]` and `[admin.tickets]`: the address of the admin API, and one at which only tickets can be requested.
 //!
-//! Owns the rule that only this machine can reach it.
+//! Owns the rule that only this machine can reach them.
 
 use std::{
     fmt,
@@ -11,32 +11,80 @@ use std::{
 
 use toml::Spanned;
 
-use super::address::Address;
+use super::address::{Address, SocketAccess};
+use super::listener::access;
 use super::scalar::OptionalKey;
-use super::values::{Result, missing, parsed};
+use super::values::{Result, invalid, missing, parsed};
 
 /// The admin API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Where it listens.
     pub address: AdminAddress,
+    /// Where programs may request tickets that may do nothing else, if there is such an address.
+    pub tickets: Option<TicketAddress>,
+}
+
+impl Admin {
+    /// All addresses of the table.
+    pub fn addresses(&self) -> impl Iterator<Item = &AdminAddress> {
+        std::iter::once(&self.address).chain(self.tickets.as_ref().map(|tickets| &tickets.address))
+    }
+}
+
+/// An address that serves the requests for tickets and no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TicketAddress {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// Who may connect, if it is a Unix socket.
+    pub access: SocketAccess,
 }
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAdmin {
     address: OptionalKey<String>,
+    tickets: OptionalKey<RawTickets>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTickets {
+    address: OptionalKey<String>,
+    mode: OptionalKey<String>,
+    group: OptionalKey<String>,
 }
 
 pub(super) fn admin(raw: Spanned<RawAdmin>, base: &Path) -> Result<Admin> {
     const KEY: &str = "admin.address";
     let at = raw.span();
-    let Some(text) = raw.into_inner().address else {
+    let RawAdmin { address, tickets: ticket_table } = raw.into_inner();
+    let Some(text) = address else {
         let advice =
             "add address = \"127.0.0.1:9101\" or \"unix:/run/portcullis/admin.sock\", or leave [admin] out";
         return Err(missing(at, KEY, advice));
     };
-    Ok(Admin { address: parsed::<AdminAddress>(KEY, &text)?.below(base) })
+    let address = parsed::<AdminAddress>(KEY, &text)?.below(base);
+    let tickets = ticket_table.map(|table| tickets(table, &address, base)).transpose()?;
+    Ok(Admin { address, tickets })
+}
+
+fn tickets(raw: Spanned<RawTickets>, admin: &AdminAddress, base: &Path) -> Result<TicketAddress> {
+    let key = |name: &str| format!("admin.tickets.{name}");
+    let at = raw.span();
+    let RawTickets { address, mode, group } = raw.into_inner();
+    let Some(text) = address else {
+        let advice = "add address = \"unix:/run/portcullis/tickets.sock\" or \"127.0.0.1:9102\"";
+        return Err(missing(at, key("address"), advice));
+    };
+    let address = parsed::<AdminAddress>(&key("address"), &text)?.below(base);
+    let is_free_port = matches!(&address, AdminAddress::Loopback(address) if address.port() == 0);
+    if address == *admin && !is_free_port {
+        return Err(invalid(key("address"), &text, "admin.address is the same; choose another"));
+    }
+    let access = access(&key, matches!(address, AdminAddress::Unix(_)), mode, group)?;
+    Ok(TicketAddress { address, access })
 }
 
 /// An address that only this machine can reach.

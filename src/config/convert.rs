@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::Config;
 use super::admin::admin;
+use super::auth::{AuthKind, AuthMethod, JwtKeys, methods};
 use super::error::ConfigWarning;
 use super::limits::limits;
 use super::listener::{Identity, Listener, listeners};
@@ -23,12 +24,13 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
     let base = base_of(file);
     let mut warnings = Vec::new();
     let listeners = listeners(raw.listener, base, &mut warnings)?;
-    let routes = routes(raw.route, base, &mut warnings)?;
+    let auth = methods(raw.auth, base)?;
+    let routes = routes(raw.route, base, &auth, &mut warnings)?;
     let limits = limits(raw.limits, &mut warnings)?;
     let timeouts = timeouts(raw.timeouts)?;
     let admin = raw.admin.map(|table| admin(table, base)).transpose()?;
     let log = log(raw.log, base)?;
-    let private: Vec<PrivateFile<'_>> = private_files(&listeners, &routes).collect();
+    let private: Vec<PrivateFile<'_>> = private_files(&listeners, &routes, &auth).collect();
     let access_log = log.sessions.as_deref();
     let web = raw.web.map(|table| web(table, file, &private, access_log, &mut warnings)).transpose()?;
     if routes.is_empty() && web.is_none() {
@@ -36,7 +38,8 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
         return Err(conflict(0..0, wrong));
     }
     let file = file.to_path_buf();
-    let config = Config { file, listeners, routes, limits, timeouts, web, admin, log, warnings: Vec::new() };
+    let config =
+        Config { file, listeners, routes, auth, limits, timeouts, web, admin, log, warnings: Vec::new() };
     Ok((config, warnings))
 }
 
@@ -44,6 +47,7 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
 fn private_files<'a>(
     listeners: &'a [Listener],
     routes: &'a [Route],
+    auth: &'a [AuthMethod],
 ) -> impl Iterator<Item = PrivateFile<'a>> {
     let of_listener = |listener: &'a Listener| match &listener.identity {
         Some(Identity::Files { private_key, .. }) => Some(("private key", private_key.as_path())),
@@ -57,5 +61,13 @@ fn private_files<'a>(
         let client = route.upstream.tls.client.as_ref();
         client.map(|(_, private_key)| ("private key", private_key.as_path())).into_iter().chain(tokens)
     };
-    listeners.iter().filter_map(of_listener).chain(routes.iter().flat_map(of_route))
+    let of_method = |method: &'a AuthMethod| match &method.kind {
+        AuthKind::Jwt(jwt) => match &jwt.keys {
+            JwtKeys::Secret(path) => Some(("secret", path.as_path())),
+            _ => None,
+        },
+        AuthKind::Any(_) | AuthKind::Ticket(_) => None,
+    };
+    let of_methods = auth.iter().filter_map(of_method);
+    listeners.iter().filter_map(of_listener).chain(of_methods).chain(routes.iter().flat_map(of_route))
 }

@@ -52,14 +52,14 @@ pub(super) fn shape(error: &Error, document: &DeTable<'_>, text: &str) -> Config
 
 fn header_of(node: &Node<'_>, tables: &[Table]) -> Option<&'static str> {
     let keys = node.keys();
-    tables.iter().find(|table| !keys.is_empty() && table.path == keys).map(|table| table.header)
+    tables.iter().find(|table| !keys.is_empty() && table.is_at(&keys)).map(|table| table.header)
 }
 
 fn unknown_key(at: &Range<usize>, nodes: &[Node<'_>]) -> Option<Problem> {
     let node = nodes.iter().find(|node| node.key_at.as_ref() == Some(at))?;
     let (key, above) = node.keys().split_last().map(|(key, above)| (*key, above.to_vec()))?;
     let known = raw::tables();
-    let table = known.iter().find(|table| table.path == above).filter(|table| !table.keys.contains(&key))?;
+    let table = known.iter().find(|table| table.is_at(&above)).filter(|table| !table.keys.contains(&key))?;
     let location =
         if table.path.is_empty() { "at the top level".into() } else { format!("in {}", table.header) };
     Some(Problem::UnknownKey { key: key.into(), table: location, advice: advice(key, table, &known) })
@@ -102,7 +102,11 @@ fn wrong_value(
         let wrong = "the number is too large; write a smaller one".into();
         return Some(Problem::Value { key, value: quoted(text.get(at.clone())?), wrong });
     };
-    let expected = if expected == "a sequence" { "a list such as [\"…\"]" } else { expected };
+    let expected = match expected {
+        "a sequence" => "a list such as [\"…\"]",
+        "a map" => "a table of tables such as [auth.NAME]",
+        other => other,
+    };
     Some(Problem::WrongType { key, expected: expected.into(), found: type_of(node.value).into() })
 }
 

@@ -21,6 +21,9 @@ const HANDSHAKES_PER_NETWORK: NonZeroU32 = NonZeroU32::new(4).expect("not zero")
 /// The range of `limits.socket_buffer`: at least one TLS record, and no more than any path needs.
 const SOCKET_BUFFERS: RangeInclusive<u32> = 16 * 1024..=64 * 1024 * 1024;
 
+/// The default of `limits.max_tickets`.
+pub(crate) const DEFAULT_MAX_TICKETS: usize = 100_000;
+
 /// Limits on connections and sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -30,6 +33,8 @@ pub struct Limits {
     pub max_handshakes: usize,
     /// Close a connection after this many requests that open no session.
     pub max_requests: NonZeroU32,
+    /// Issue no ticket while this many have not expired.
+    pub max_tickets: usize,
     /// How much the kernel buffers of what a peer sends, and how much that a peer is yet to be sent, in bytes.
     pub socket_buffer: u32,
     /// Limits for each client address.
@@ -65,6 +70,7 @@ impl Default for Limits {
             max_sessions: 9000,
             max_handshakes: 1024,
             max_requests: REQUESTS,
+            max_tickets: DEFAULT_MAX_TICKETS,
             socket_buffer: DEFAULT_SOCKET_BUFFER,
             per_ip,
             per_network,
@@ -80,6 +86,7 @@ pub(super) struct RawLimits {
     max_sessions: OptionalKey<Integer>,
     max_handshakes: OptionalKey<Integer>,
     max_requests: OptionalKey<Integer>,
+    max_tickets: OptionalKey<Integer>,
     core_dumps: OptionalKey<bool>,
     socket_buffer: OptionalKey<Integer>,
     #[serde(default)]
@@ -117,11 +124,13 @@ pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Resul
     let max_handshakes = integer("limits.max_handshakes", raw.max_handshakes, MAX_CONNECTIONS)?;
     let socket_buffer = integer_from("limits.socket_buffer", raw.socket_buffer, SOCKET_BUFFERS)?;
     let max_requests = integer("limits.max_requests", raw.max_requests, u32::MAX)?;
+    let max_tickets = integer("limits.max_tickets", raw.max_tickets, MAX_CONNECTIONS)?;
     let per_ip = per_ip(raw.per_ip, &default.per_ip, warnings)?;
     Ok(Limits {
         max_sessions: max_sessions.map_or(default.max_sessions, |number| number.get() as usize),
         max_handshakes: max_handshakes.map_or(default.max_handshakes, |number| number.get() as usize),
         max_requests: max_requests.unwrap_or(default.max_requests),
+        max_tickets: max_tickets.map_or(default.max_tickets, |number| number.get() as usize),
         per_network: per_network(raw.per_network, &network_of(&per_ip))?,
         per_ip,
         penalties: penalties::penalties(raw.penalties)?,

@@ -129,14 +129,14 @@ fn listener(
     before: &[Listener],
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Listener> {
-    let key = |name| listener_key(index, name);
+    let key = |name: &str| listener_key(index, name);
     let at = table.span();
     let written = table.into_inner();
     let Some(text) = written.address else {
         return Err(missing(at, key("address"), "add address = \"0.0.0.0:8443\""));
     };
     let address = address(&key("address"), &text, base, before)?;
-    let access = access(index, &address, written.mode, written.group)?;
+    let access = access(&key, matches!(address, Address::Unix(_)), written.mode, written.group)?;
     let identity = identity(index, written.certificate, written.private_key, base)?;
     if identity.is_none() && !address.is_local() {
         let sentence = format!(
@@ -195,15 +195,13 @@ fn trusted_proxies(key: &str, written: &StringList, warnings: &mut Vec<ConfigWar
     Ok(trusted_proxies)
 }
 
-/// Who may connect to a Unix socket.
-fn access(
-    index: usize,
-    address: &Address,
+/// Who may connect to a Unix socket. `key` writes a key in full.
+pub(super) fn access(
+    key: &dyn Fn(&str) -> String,
+    is_unix: bool,
     mode: OptionalKey<String>,
     group: OptionalKey<String>,
 ) -> Result<SocketAccess> {
-    let key = |name| listener_key(index, name);
-    let is_unix = matches!(address, Address::Unix(_));
     for (name, written) in [("mode", &mode), ("group", &group)] {
         if let Some(text) = written.as_ref().filter(|_| !is_unix) {
             return Err(invalid(key(name), text, "only a unix: address has it; remove it"));

@@ -8,6 +8,7 @@
 
 mod address;
 mod admin;
+mod auth;
 mod backend;
 mod backend_tls;
 mod convert;
@@ -40,13 +41,17 @@ use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
 pub use address::{Address, AddressError, Group, SocketAccess};
-pub use admin::{Admin, AdminAddress, AdminAddressError};
+pub use admin::{Admin, AdminAddress, AdminAddressError, TicketAddress};
+pub use auth::{
+    AuthKind, AuthMethod, BaseUrl, BaseUrlError, Jwt, JwtKeys, PlaceError, TicketConfig, TokenPlace,
+};
 pub use backend::{Backend, BackendError};
 pub use backend_tls::BackendTls;
 pub use error::{ConfigError, Problem};
 pub use health::Health;
 pub(crate) use host::reached;
 pub use host::{Host, HostError};
+pub(crate) use limits::DEFAULT_MAX_TICKETS;
 pub use limits::Limits;
 pub use listener::{AllowedHosts, Identity, Listener, Secret};
 pub use log::{Log, LogFormat};
@@ -57,6 +62,7 @@ pub use targets::TokenFile;
 pub use timeouts::Timeouts;
 pub use tls_version::TlsVersion;
 pub use upstream::{Balance, Destinations, SendProxy, UpstreamConfig};
+pub(crate) use values::read_duration;
 pub use web::Web;
 
 /// A file larger than this many bytes is refused, because it is not a configuration.
@@ -71,6 +77,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The routes, in the order of the file.
     pub routes: Vec<Route>,
+    /// The methods by which users prove who they are, in the order of their names.
+    pub auth: Vec<AuthMethod>,
     /// Limits on connections and sessions.
     pub limits: Limits,
     /// When connections and sessions are closed.
@@ -243,7 +251,10 @@ mod tests {
         assert_eq!(config.timeouts.drain, Duration::from_secs(90));
         assert_eq!(config.timeouts.ping, None);
         assert_eq!(config.timeouts.lifetime, Some(Duration::from_secs(43_200)));
-        assert_eq!(config.admin, Some(Admin { address: AdminAddress::Unix("admin.sock".into()) }));
+        assert_eq!(
+            config.admin,
+            Some(Admin { address: AdminAddress::Unix("admin.sock".into()), tickets: None })
+        );
         assert_eq!((config.log.format, config.log.level), (LogFormat::Json, tracing::Level::DEBUG));
         assert_eq!(config.warnings, Vec::<String>::new());
     }
@@ -271,7 +282,7 @@ mod tests {
             ),
             (
                 "[steering]",
-                r#"7:2: unknown key "steering" at the top level; known here: listener, route, limits, timeouts, web, admin, log"#,
+                r#"7:2: unknown key "steering" at the top level; known here: listener, route, auth, limits, timeouts, web, admin, log"#,
             ),
             (
                 "[log]\n\"a\\nb\" = 1",

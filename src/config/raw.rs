@@ -6,7 +6,8 @@
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use toml::Spanned;
 
-use super::admin::RawAdmin;
+use super::admin::{RawAdmin, RawTickets};
+use super::auth::{RawAuth, RawAuthTables};
 use super::backend_tls::RawTls;
 use super::health::RawHealth;
 use super::limits::{RawLimits, RawPerIp, RawPerNetwork};
@@ -25,6 +26,8 @@ pub(super) struct RawFile {
     pub(super) listener: Vec<Spanned<RawListener>>,
     #[serde(default)]
     pub(super) route: Vec<Spanned<RawRoute>>,
+    #[serde(default)]
+    pub(super) auth: RawAuthTables,
     #[serde(default)]
     pub(super) limits: RawLimits,
     #[serde(default)]
@@ -51,6 +54,7 @@ pub(super) struct RawRoute {
     pub(super) tls: OptionalKey<RawTls>,
     pub(super) health: OptionalKey<RawHealth>,
     pub(super) targets: OptionalKey<RawTargets>,
+    pub(super) auth: OptionalKey<StringOrList>,
     pub(super) origins: OptionalKey<StringList>,
     pub(super) missing_origin: OptionalKey<String>,
     #[serde(default)]
@@ -60,6 +64,9 @@ pub(super) struct RawRoute {
     pub(super) backend_failure: OptionalKey<String>,
 }
 
+/// A step of a path that any key matches: the name of a method.
+const ANY_NAME: &str = "*";
+
 /// One table of the file: its path, its header and its keys.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -68,8 +75,16 @@ pub(super) struct Table {
     pub(super) keys: &'static [&'static str],
 }
 
+impl Table {
+    /// Whether this is the table that these keys lead to.
+    pub(super) fn is_at(&self, keys: &[&str]) -> bool {
+        let matches = |(step, key): (&&str, &&str)| step == key || *step == ANY_NAME;
+        self.path.len() == keys.len() && self.path.iter().zip(keys).all(matches)
+    }
+}
+
 /// Every table, the top level first.
-pub(super) fn tables() -> [Table; 14] {
+pub(super) fn tables() -> [Table; 16] {
     [
         Table { path: &[], header: "", keys: keys::<RawFile>() },
         Table { path: &["listener"], header: "[[listener]]", keys: keys::<RawListener>() },
@@ -77,6 +92,7 @@ pub(super) fn tables() -> [Table; 14] {
         Table { path: &["route", "tls"], header: "[route.tls]", keys: keys::<RawTls>() },
         Table { path: &["route", "health"], header: "[route.health]", keys: keys::<RawHealth>() },
         Table { path: &["route", "targets"], header: "[route.targets]", keys: keys::<RawTargets>() },
+        Table { path: &["auth", ANY_NAME], header: "[auth.NAME]", keys: keys::<RawAuth>() },
         Table { path: &["limits"], header: "[limits]", keys: keys::<RawLimits>() },
         Table { path: &["limits", "per_ip"], header: "[limits.per_ip]", keys: keys::<RawPerIp>() },
         Table {
@@ -88,6 +104,7 @@ pub(super) fn tables() -> [Table; 14] {
         Table { path: &["timeouts"], header: "[timeouts]", keys: keys::<RawTimeouts>() },
         Table { path: &["web"], header: "[web]", keys: keys::<RawWeb>() },
         Table { path: &["admin"], header: "[admin]", keys: keys::<RawAdmin>() },
+        Table { path: &["admin", "tickets"], header: "[admin.tickets]", keys: keys::<RawTickets>() },
         Table { path: &["log"], header: "[log]", keys: keys::<RawLog>() },
     ]
 }
@@ -133,13 +150,16 @@ mod tests {
         for table in tables() {
             assert!(!table.keys.is_empty(), "{table:?}");
         }
-        assert_eq!(tables()[0].keys, ["listener", "route", "limits", "timeouts", "web", "admin", "log"]);
-        assert_eq!(tables()[7].keys, ["rate", "burst", "sessions", "handshakes", "exempt"]);
+        assert_eq!(
+            tables()[0].keys,
+            ["listener", "route", "auth", "limits", "timeouts", "web", "admin", "log"]
+        );
+        assert_eq!(tables()[8].keys, ["rate", "burst", "sessions", "handshakes", "exempt"]);
     }
 
     #[test]
     fn every_table_of_the_file_is_listed() {
-        let listed: Vec<_> = tables().iter().filter_map(|table| table.path.last().copied()).collect();
+        let listed: Vec<_> = tables().iter().filter_map(|table| table.path.first().copied()).collect();
         for key in tables()[0].keys {
             assert!(listed.contains(key), "{key} is a table of the file but not of the list");
         }

@@ -9,11 +9,12 @@ use std::path::Path;
 
 use toml::Spanned;
 
+use super::auth::{AuthMethod, references};
 use super::error::{ConfigWarning, nearest, route_key};
 use super::host::Host;
 use super::path::RoutePath;
 use super::raw::RawRoute;
-use super::scalar::{OptionalKey, StringList};
+use super::scalar::{OptionalKey, StringList, StringOrList};
 use super::upstream::{UpstreamConfig, upstream};
 use super::values::{Result, invalid, invalid_literal, keyword, missing, parsed};
 use crate::admission::{MissingOrigin, OriginPolicy};
@@ -36,6 +37,8 @@ pub struct Route {
     pub upstream: UpstreamConfig,
     /// Which pages may connect.
     pub origins: OriginPolicy,
+    /// The methods by which a user must prove who they are, all of them; if empty, nobody needs to.
+    pub auth: Vec<String>,
     /// The subprotocols it requires (RFC 6455 §1.9); if empty, the client's offer decides.
     pub subprotocols: Vec<String>,
     /// Which messages a client may send.
@@ -79,14 +82,16 @@ pub enum BackendFailure {
 pub(super) fn routes(
     raw: Vec<Spanned<RawRoute>>,
     base: &Path,
+    methods: &[AuthMethod],
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Vec<Route>> {
+    let methods: Vec<String> = methods.iter().map(|method| method.name.clone()).collect();
     let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
     let mut names = HashSet::new();
     let mut paths = HashMap::new();
     for (index, table) in raw.into_iter().enumerate() {
         let (name_at, path_at) = (table.get_ref().name.clone(), table.get_ref().path.clone());
-        let route = route(index, table, base, warnings)?;
+        let route = route(index, table, base, &methods, warnings)?;
         let key = |key| route_key(index, Some(&route.name), key);
         if let Some(text) = name_at.filter(|_| !names.insert(route.name.clone())) {
             return Err(invalid(key("name"), &text, "another route already has this name; choose a new one"));
@@ -105,6 +110,7 @@ fn route(
     index: usize,
     table: Spanned<RawRoute>,
     base: &Path,
+    methods: &[String],
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Route> {
     let at = table.span();
@@ -125,6 +131,7 @@ fn route(
         host: written.host.map(|text| host(&key("host"), &text)).transpose()?,
         upstream,
         origins: origins(&key("origins"), written.origins, missing_origin.unwrap_or_default(), warnings)?,
+        auth: auth(&key("auth"), written.auth, methods)?,
         subprotocols: subprotocols(&key("subprotocols"), written.subprotocols)?,
         receive: keyword(&key("receive"), written.receive, &receives)?.unwrap_or_default(),
         send: keyword(&key("send"), written.send, &sends)?.unwrap_or_default(),
@@ -200,6 +207,17 @@ fn origins(
         warnings.push(ConfigWarning { at, sentence });
     }
     Ok(policy)
+}
+
+fn auth(key: &str, written: OptionalKey<StringOrList>, methods: &[String]) -> Result<Vec<String>> {
+    let Some(written) = written else { return Ok(Vec::new()) };
+    let at = written.span();
+    let names = match written.into_inner() {
+        StringOrList::One(name) => vec![Spanned::new(at.clone(), name)],
+        StringOrList::Many(names) => names,
+    };
+    let names = references(key, Spanned::new(at, names), methods)?;
+    Ok(names.into_iter().map(Spanned::into_inner).collect())
 }
 
 fn subprotocols(key: &str, written: StringList) -> Result<Vec<String>> {

@@ -171,7 +171,7 @@ fn parse_duration(key: &str, text: &Spanned<String>) -> Result<Duration> {
 
 /// The duration that a text such as `1h 30m` stands for. `humantime` panics if the sum of the parts overflows, so they are
 /// added up here first.
-fn read_duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
+pub(crate) fn read_duration(text: &str) -> std::result::Result<Duration, humantime::DurationError> {
     let (mut sum, mut start, mut previous) = (Duration::ZERO, 0, ' ');
     let characters = text.char_indices().filter(|(_, character)| !character.is_whitespace());
     for (at, character) in characters.chain([(text.len(), '0')]) {

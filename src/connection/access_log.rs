@@ -20,6 +20,8 @@ pub(super) struct AccessLogLine {
     /// The client's address: that of the socket's peer, until a trusted proxy names another.
     pub(super) peer: SocketAddr,
     pub(super) route: Option<Box<str>>,
+    /// The user's name, once a credential has proved it.
+    pub(super) user: Option<Box<str>>,
     /// The session id, once there is a session.
     pub(super) session: Option<u64>,
     /// The backend that was reached, or tried last.
@@ -38,6 +40,7 @@ impl AccessLogLine {
             id,
             peer,
             route: None,
+            user: None,
             session: None,
             backend: None,
             detail: None,
@@ -59,6 +62,7 @@ impl AccessLogLine {
                     session = self.session,
                     peer = %self.peer,
                     route = self.route.as_deref(),
+                    user = self.user.as_deref(),
                     backend = self.backend.as_ref().map(ToString::to_string),
                     reason = reason.as_str(),
                     close_code = session_end.and_then(|end| end.close_code),

@@ -3,7 +3,10 @@
 //! The settings and the shared state are used here only: a session can outlive many reloads, and must not keep their
 //! configurations in memory.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -18,6 +21,7 @@ use super::{
 };
 use crate::{
     admission::{AddressPermit, HandshakePermit, Permit},
+    auth::Grant,
     backend::{BackendStream, ClientInfo, balance},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
     http::{AcceptedRequest, Exchange, ExchangeError, Refusal},
@@ -109,17 +113,26 @@ async fn serve_stages(
 /// Dials the backend and responds to the upgrade request.
 async fn open_session(
     exchange: Exchange<'_, ClientStream>,
-    request: SessionRequest,
+    mut request: SessionRequest,
     info: ConnectionInfo,
     settings: &ListenerSettings,
     shared: &Shared,
     log_line: &mut AccessLogLine,
 ) -> Result<OpenSession, Reason> {
     let timeouts = &settings.snapshot.timeouts;
-    let AcceptedRequest { routed, handshake, subprotocol, .. } = &request.accepted;
-    let route = &routed.route;
-    let session_info = SessionInfo { peer: log_line.peer, route: &route.name, since: SystemTime::now() };
+    let route = &request.accepted.routed.route;
+    let now = SystemTime::now();
+    let expires = request.grant.as_ref().and_then(|grant| grant.end(now));
+    let identity = request.grant.take().map(Grant::identity);
+    let credential = identity.as_ref().and_then(|identity| identity.credential.clone());
+    let session_info = SessionInfo { peer: log_line.peer, route: &route.name, since: now, identity };
     let session = shared.registry.open(session_info);
+    // Asked now that the session is registered: a revocation from here on finds it there.
+    if credential.is_some_and(|credential| shared.credentials.is_revoked(&credential, now)) {
+        log_line.detail = Some("the credential was revoked while the session was being opened".to_owned());
+        exchange.respond_and_close(Refusal::new(Reason::Unauthorized), timeouts.close).await;
+        return Err(Reason::Unauthorized);
+    }
     log_line.session = Some(session.id());
     let client_info = ClientInfo { client: log_line.peer, local: info.local, tls: info.tls, id: log_line.id };
     let DialOutcome { backend, permit: backend_permit, label } =
@@ -130,6 +143,7 @@ async fn open_session(
         exchange.respond_and_close(Refusal::new(reason), timeouts.close).await;
         return Err(reason);
     }
+    let AcceptedRequest { handshake, subprotocol, .. } = &request.accepted;
     let switching = handshake.switching(subprotocol.as_deref());
     let pipelined = exchange.upgrade(switching).await.map_err(ExchangeError::reason)?;
     let recorded = log_line.backend.as_ref().zip(label).filter(|_| backend.is_ok());
@@ -137,7 +151,8 @@ async fn open_session(
         session.set_backend(&backend.to_string());
         shared.metrics.open_session(&route.name, &label)
     });
-    let relay_settings = relay_settings(route, timeouts);
+    let relay_settings =
+        RelaySettings { expires: expires.map(instant_of), ..relay_settings(route, timeouts) };
     let guards = (request.address_permit, request.session_permit, backend_permit, session_gauge);
     Ok(OpenSession { pipelined, backend, relay_settings, session, guards })
 }
@@ -152,7 +167,15 @@ fn relay_settings(route: &Route, timeouts: &Timeouts) -> RelaySettings {
         pong: timeouts.pong,
         idle: timeouts.idle,
         lifetime: timeouts.lifetime,
+        expires: None,
     }
+}
+
+/// When a time of the day comes. The clock of the machine may be set while the session is open: that changes nothing.
+fn instant_of(time: SystemTime) -> Instant {
+    /// Far enough for any session, and near enough for timers.
+    const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default().min(FAR)
 }
 
 impl RelayStream for ClientStream {

@@ -9,10 +9,12 @@ use super::{
     ConfigSnapshot, ListenerSettings, Shared,
     accepted::{ConnectionInfo, EarlyEnd, admit, reason_of},
     access_log::AccessLogLine,
+    authenticate::authenticate,
     drain_grace,
 };
 use crate::{
     admission::{AddressPermit, HandshakePermit, LimitExceeded, Permit},
+    auth::Grant,
     backend::{BackendChoice, Upstream},
     http::{self, AcceptedRequest, Body, Exchange, ExchangeError, Refusal, RequestContext},
     outcome::Reason,
@@ -65,10 +67,10 @@ pub(super) async fn read_requests<'a>(
                 exchange.respond(file);
             }
             Err(refusal) => {
-                let reason = refusal.reason();
+                let end = EarlyEnd { reason: refusal.reason(), excused: refusal.is_excused() };
                 log_line.detail = refusal.detail().map(str::to_owned);
                 exchange.respond_and_close(refusal, timeouts.close).await;
-                return Err(reason.into());
+                return Err(end);
             }
         }
         // A file may take longer than a head: the time for the next head begins when the file is sent.
@@ -114,10 +116,12 @@ pub(super) struct SessionRequest {
     pub(super) accepted: AcceptedRequest<Arc<Upstream>, BackendChoice>,
     pub(super) address_permit: Option<AddressPermit>,
     pub(super) session_permit: Permit,
+    /// What the client's credential grants, if the route requires one.
+    pub(super) grant: Option<Grant>,
 }
 
 /// Applies the checks of [`http::decide`], and the stateful limits: those of the address before the handshake, and
-/// `max_sessions` last.
+/// `max_sessions` last. A credential is checked only for pages that the route admits.
 async fn authorise(
     request: Request<()>,
     info: ConnectionInfo,
@@ -138,7 +142,7 @@ async fn authorise(
     };
     log_line.peer = client.address;
     let decision = http::decide(&snapshot.routes, &request, context, Upstream::choose)?;
-    let Some(decision) = decision else {
+    let Some(mut decision) = decision else {
         let Some(files) = &snapshot.files else { return Err(Refusal::new(Reason::UnknownRoute)) };
         // The connection itself has paid for the first files, unless it is a proxy's.
         if files_requested.is_multiple_of(FILES_PER_CONNECTION) && (files_requested > 0 || info.proxied) {
@@ -151,10 +155,23 @@ async fn authorise(
     // Only the request head names the client behind a proxy, so its limits apply here.
     let permit = info.proxied.then(|| admit(shared, client.address)).transpose();
     let address_permit = permit.map_err(|exceeded| too_many(&exceeded))?;
-    let accepted = decision.accept()?;
-    let session_permit =
-        shared.sessions.try_acquire().ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?;
-    Ok(Requested::Session(SessionRequest { accepted, address_permit, session_permit }))
+    let grant = match snapshot.authenticators.of(&decision.routed.route.name) {
+        Some(authenticator) => {
+            let credentials = authenticate(authenticator, &mut decision, &request, client.address, log_line);
+            Some(credentials.await?)
+        }
+        None => None,
+    };
+    let admitted = decision.accept().and_then(|accepted| {
+        let permit = shared.sessions.try_acquire();
+        Ok((accepted, permit.ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?))
+    });
+    let (accepted, session_permit) = admitted.inspect_err(|_| {
+        if let Some(grant) = &grant {
+            shared.credentials.give_back(grant);
+        }
+    })?;
+    Ok(Requested::Session(SessionRequest { accepted, address_permit, session_permit, grant }))
 }
 
 fn too_many(exceeded: &LimitExceeded) -> Refusal {

@@ -12,6 +12,7 @@ use super::{
     dial::{self, Reached},
     findings::{ClientKind, Findings, ListenerMatch, NoSession, RouteMatch},
     text::list,
+    token::TokenReport,
 };
 use crate::{
     admission::MissingOrigin,
@@ -36,13 +37,23 @@ pub(crate) struct Explanation {
 pub(crate) type DialResult = (Backend, Result<Reached, ConnectError>);
 
 /// Words the findings and the results of the dials.
-pub(crate) fn report(findings: &Findings<'_>, dialled: &[DialResult]) -> Explanation {
+pub(crate) fn report(
+    findings: &Findings<'_>,
+    token: Option<&TokenReport>,
+    dialled: &[DialResult],
+) -> Explanation {
     let mut text = ReportText::default();
     text.step("listener", listener(findings));
     text.step("from", client(findings));
     text.step("route", route(findings));
     if let Ok(route_match) = &findings.route_match {
         text.step("origin", origin(route_match, findings));
+        if let methods @ [_, ..] = route_match.routed.route.auth.as_slice() {
+            text.step("auth", [format!("required: {}", methods.join(" and "))]);
+        }
+        if let Some(token) = token {
+            text.step("token", token.lines.iter().cloned());
+        }
         text.step("subprotocols", [subprotocols(&route_match.routed.route)]);
         text.step("backend", backends(route_match));
         text.step("PROXY header", [proxy_header(findings, &route_match.routed.route)]);
@@ -52,7 +63,7 @@ pub(crate) fn report(findings: &Findings<'_>, dialled: &[DialResult]) -> Explana
             text.step("dial", lines);
         }
     }
-    let (verdict, is_accepted) = verdict(findings, dialled);
+    let (verdict, is_accepted) = verdict(findings, token.and_then(|token| token.refusal), dialled);
     text.0.push(verdict);
     Explanation { lines: text.0, is_accepted }
 }
@@ -214,7 +225,7 @@ fn subprotocols(route: &Route) -> String {
     }
 }
 
-fn verdict(findings: &Findings<'_>, dialled: &[DialResult]) -> (String, bool) {
+fn verdict(findings: &Findings<'_>, token_refusal: Option<Reason>, dialled: &[DialResult]) -> (String, bool) {
     match findings.refusal {
         Some(NoSession::NoListener) => {
             return (format!("would be refused: no listener on port {}", findings.question.port()), false);
@@ -224,6 +235,9 @@ fn verdict(findings: &Findings<'_>, dialled: &[DialResult]) -> (String, bool) {
         }
         Some(NoSession::Refused(reason)) => return (refused(reason), false),
         None => {}
+    }
+    if let Some(reason) = token_refusal {
+        return (refused(reason), false);
     }
     // The client sees a failure only if every backend fails, and then that of the last one.
     let failed: Vec<&ConnectError> =

@@ -11,8 +11,9 @@ pub(crate) mod findings;
 pub(crate) mod machine;
 pub(crate) mod question;
 mod text;
+pub(crate) mod token;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use futures_util::{StreamExt, stream};
 
@@ -25,8 +26,9 @@ pub(crate) use self::{
     question::{Question, QuestionError},
 };
 use crate::{
+    auth::Authenticators,
     backend::Upstream,
-    config::Config,
+    config::{Config, Secret},
     http::{Files, KnownHosts, Routes},
 };
 
@@ -55,7 +57,14 @@ impl Diagnostics {
 
     /// Explains step by step what would happen to a connection. With `dials`, also connects to its possible backends, each
     /// within `timeouts.connect`.
-    pub(crate) async fn explain(&self, question: &Question, dials: bool) -> Explanation {
+    ///
+    /// `token` is checked with the methods of the route that use one.
+    pub(crate) async fn explain(
+        &self,
+        question: &Question,
+        token: Option<(&Authenticators, &Secret)>,
+        dials: bool,
+    ) -> Explanation {
         let Self { config, routes, files, known_hosts } = self;
         let findings = Findings::of(config, routes, files.as_ref(), known_hosts, question).await;
         let (mut backends, mut results) = (Vec::new(), Vec::new());
@@ -69,7 +78,12 @@ impl Diagnostics {
             let dialled = stream::iter(&backends).map(|backend| dial(route_match.routed, backend, limit));
             results = dialled.buffered(CONCURRENT_DIALS).collect().await;
         }
-        explain::report(&findings, &backends.into_iter().zip(results).collect::<Vec<_>>())
+        let mut report = None;
+        if let (Ok(route_match), Some((authenticators, token))) = (&findings.route_match, token) {
+            let now = SystemTime::now();
+            report = Some(token::examine(config, authenticators, route_match.routed, token, now).await);
+        }
+        explain::report(&findings, report.as_ref(), &backends.into_iter().zip(results).collect::<Vec<_>>())
     }
 
     /// Connects to every backend of every route, each within `timeouts.connect`, and passes one line for each to `print`, in

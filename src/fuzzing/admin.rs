@@ -11,7 +11,7 @@ use std::{
 use super::input::{Pieces, block_on};
 use crate::{
     admin::{
-        control::{BoxFuture, GatewayStatus, ProcessControl},
+        control::{BoxFuture, GatewayStatus, ProcessControl, TicketRoute},
         fuzzing::AdminService,
     },
     session::{Registry, SessionInfo},
@@ -62,6 +62,11 @@ impl ProcessControl for Control {
         Ok(())
     }
 
+    fn ticket_route(&self, _: &str, _: Option<&str>) -> Result<TicketRoute, String> {
+        self.count();
+        Ok(TicketRoute { path: "/desk".to_owned(), parameter: Some("ticket".to_owned()), base: None })
+    }
+
     fn status(&self) -> GatewayStatus {
         GatewayStatus::empty()
     }
@@ -71,7 +76,8 @@ impl ProcessControl for Control {
 pub fn admin_request(data: &[u8]) {
     ADMIN.with(|Admin { service, control, registry }| {
         let peer = ([192, 0, 2, 7], 4711).into();
-        let session = registry.open(SessionInfo { peer, route: "chat", since: SystemTime::UNIX_EPOCH });
+        let session =
+            registry.open(SessionInfo { peer, route: "chat", since: SystemTime::UNIX_EPOCH, identity: None });
         let before = control.changes.load(Ordering::Relaxed);
         block_on(service.serve(Pieces::new(data, usize::MAX)));
         let is_killed = block_on(std::future::poll_fn(|cx| session.poll_end(cx).is_ready().into()));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    auth::Credentials,
     backend::{DialContext, Upstream},
     config::{Address, Admin, Destinations, Identity, Route},
     connection::{ConfigSnapshot, ListenerSettings},
@@ -16,6 +17,8 @@ pub(super) struct Carryover {
     pub(super) listeners: Vec<(Address, Arc<ListenerSettings>)>,
     pub(super) snapshot: Option<Arc<ConfigSnapshot>>,
     pub(super) admin: Option<Admin>,
+    /// The issued tickets: those of the process, from the start.
+    pub(super) credentials: Arc<Credentials>,
 }
 
 impl Carryover {

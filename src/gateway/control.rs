@@ -21,10 +21,11 @@ use super::{
     watchers::Watchers,
 };
 use crate::{
-    admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl},
+    admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl, TicketRoute},
     admission::{ConcurrencyLimit, HandshakeLimits, Handshakes, RateLimiter, TrackedSources},
+    auth::{Authenticator, Credentials},
     backend::{DialContext, own::AddressSet},
-    config::{Address, Admin, AdminAddress, Config, Limits},
+    config::{Address, Admin, AdminAddress, Config, Limits, RoutePath},
     connection::{ConfigSnapshot, Shared},
     service::{logging::Logging, systemd},
     transport::{listener::InheritedSockets, turns::Turns},
@@ -58,8 +59,8 @@ pub(super) struct Inner {
     drained: CancellationToken,
     /// The admin address, fixed at the start.
     pub(super) admin: Option<Admin>,
-    /// The same, with the port that the system chose for port 0.
-    pub(super) admin_address: Option<AdminAddress>,
+    /// Its addresses, with the ports that the system chose for port 0.
+    pub(super) admin_addresses: Vec<AdminAddress>,
     /// The log, if it belongs to the gateway and not to a program that embeds it.
     pub(super) logging: OnceLock<Logging>,
 }
@@ -80,13 +81,10 @@ pub(super) struct GatewayState {
 
 impl Control {
     /// Opens the listeners and starts the watchers.
-    pub(super) fn new(
-        ready: Ready,
-        inherited: InheritedSockets,
-        admin_address: Option<AdminAddress>,
-    ) -> Self {
-        let Ready { loaded: Loaded { file, snapshot, limits, admin, context, .. }, listeners } = ready;
-        let (shared, tasks) = (Arc::new(shared(&limits)), Tasks::default());
+    pub(super) fn new(ready: Ready, inherited: InheritedSockets, admin_addresses: Vec<AdminAddress>) -> Self {
+        let Ready { loaded: Loaded { file, snapshot, limits, admin, credentials, context, .. }, listeners } =
+            ready;
+        let (shared, tasks) = (Arc::new(shared(&limits, credentials)), Tasks::default());
         let mut open = Vec::with_capacity(listeners.len());
         for ReadyListener { bound, settings, .. } in listeners {
             for bound in bound.into_iter().flatten() {
@@ -94,7 +92,7 @@ impl Control {
             }
         }
         let listeners = open;
-        context.own.replace(own_addresses(&listeners, admin_address.as_ref()));
+        context.own.replace(own_addresses(&listeners, &admin_addresses));
         let watchers = Watchers::default().replace(&snapshot, &listeners);
         let (loaded, reloads) = (SystemTime::now(), (0, 0));
         let state = GatewayState { listeners, snapshot, context, watchers, loaded, reloads, draining: false };
@@ -109,7 +107,7 @@ impl Control {
             state,
             drained,
             admin,
-            admin_address,
+            admin_addresses,
             logging,
         };
         Self { inner: Arc::new(inner) }
@@ -206,6 +204,25 @@ impl ProcessControl for Control {
         Ok(())
     }
 
+    fn ticket_route(&self, route: &str, target: Option<&str>) -> Result<TicketRoute, String> {
+        let state = self.state();
+        let ConfigSnapshot { routes, authenticators, .. } = &*state.snapshot;
+        let routed = routes.iter().find(|routed| routed.route.name == route);
+        let routed = routed.ok_or_else(|| format!("there is no route {route:?}"))?;
+        let link = authenticators.of(route).and_then(Authenticator::ticket_link).ok_or_else(|| {
+            format!("the route {route:?} accepts no tickets; add a method with kind = \"ticket\" to its auth")
+        })?;
+        // Targets may be tokens, which are secret: the message does not show it.
+        if target.is_some_and(|target| routed.upstream.choose_target(target).is_none()) {
+            return Err(format!("the route {route:?} does not have this target"));
+        }
+        let path = match &routed.route.path {
+            RoutePath::Exact(path) | RoutePath::Prefix(path) => path.clone(),
+        };
+        let (parameter, base) = (link.parameter.map(str::to_owned), link.base.map(str::to_owned));
+        Ok(TicketRoute { path, parameter, base })
+    }
+
     fn status(&self) -> GatewayStatus {
         let shared = self.shared();
         let state = self.state();
@@ -240,14 +257,16 @@ impl ProcessControl for Control {
 }
 
 /// The addresses on which the gateway itself listens.
-pub(super) fn own_addresses(listeners: &[OpenListener], admin: Option<&AdminAddress>) -> AddressSet {
+pub(super) fn own_addresses(listeners: &[OpenListener], admin: &[AdminAddress]) -> AddressSet {
     let listeners = listeners.iter().map(|listener| listener.local.clone());
-    listeners.chain(admin.cloned().map(Address::from)).collect()
+    listeners.chain(admin.iter().cloned().map(Address::from)).collect()
 }
 
 /// The state that all connections share while the process runs.
-fn shared(limits: &Limits) -> Shared {
+fn shared(limits: &Limits, credentials: Arc<Credentials>) -> Shared {
+    credentials.tickets.set_limit(limits.max_tickets);
     Shared {
+        credentials,
         limiter: RateLimiter::new(
             limits.per_ip.clone(),
             &limits.per_network,

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::{
     admin::socket::SocketError,
+    auth::AuthError,
     backend::UpstreamError,
     config::{Address, AdminAddress, Backend, ConfigError},
     service::logging::LogError,
@@ -22,6 +23,14 @@ pub enum StartError {
         number: usize,
         /// The error.
         cause: Box<IdentityError>,
+    },
+    /// A file that a method of `[auth]` needs is missing, unreadable or invalid.
+    #[error("{file}: {cause}")]
+    Auth {
+        /// The configuration file.
+        file: String,
+        /// The error.
+        cause: Box<AuthError>,
     },
     /// A file that the backends of a route need is missing, unreadable or invalid.
     #[error("{file}: route {route:?}: {cause}")]
@@ -56,10 +65,12 @@ pub enum StartError {
         cause: io::Error,
     },
     /// The gateway cannot listen on the admin address.
-    #[error("{file}: admin.address {address}: cannot listen on it: {cause}")]
+    #[error("{file}: {key} {address}: cannot listen on it: {cause}")]
     Admin {
         /// The configuration file.
         file: String,
+        /// The key of the address.
+        key: &'static str,
         /// The address.
         address: AdminAddress,
         /// The error.

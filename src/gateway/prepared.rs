@@ -7,6 +7,7 @@ use std::{collections::HashSet, io, path::PathBuf, sync::Arc};
 
 use super::{carryover::Carryover, error::StartError, listener::BoundListener};
 use crate::{
+    auth::{Authenticators, Credentials},
     backend::{DialContext, Upstream},
     config::{Address, Admin, Config, Limits, Listener, Log, Route, SocketAccess, Web},
     connection::{ConfigSnapshot, ListenerSettings},
@@ -26,6 +27,7 @@ pub(super) struct Loaded {
     pub(super) snapshot: Arc<ConfigSnapshot>,
     pub(super) limits: Limits,
     pub(super) admin: Option<Admin>,
+    pub(super) credentials: Arc<Credentials>,
     pub(super) log: Log,
     pub(super) context: DialContext,
     pub(super) warnings: Vec<String>,
@@ -74,18 +76,25 @@ impl Prepared {
 
     /// Like [`Prepared::load`], for a configuration that replaces another.
     pub(super) fn load_after(config: Config, mut carryover: Carryover) -> Result<Self, StartError> {
-        let Config { file, listeners, routes, limits, timeouts, web, admin, log, mut warnings } = config;
+        let Config { file, listeners, routes, auth, limits, timeouts, web, admin, log, mut warnings } =
+            config;
         let name = file.display().to_string();
-        let admins = admin.iter().chain(&carryover.admin).map(|Admin { address }| address.clone().into());
-        carryover.context.configured =
-            listeners.iter().map(|listener| listener.address.clone()).chain(admins).collect();
+        let admins = admin.iter().chain(&carryover.admin).flat_map(Admin::addresses);
+        carryover.context.configured = listeners
+            .iter()
+            .map(|listener| listener.address.clone())
+            .chain(admins.cloned().map(Address::from))
+            .collect();
         if carryover.snapshot.is_none() {
             carryover.context.own.replace(carryover.context.configured.clone());
         }
         let listeners = load_tls(&name, listeners, &mut carryover, &mut warnings)?;
+        let previous = carryover.snapshot.as_ref().map(|snapshot| &snapshot.authenticators);
+        let authenticators = Authenticators::load(&auth, &routes, &carryover.credentials, previous)
+            .map_err(|cause| StartError::Auth { file: name.clone(), cause: Box::new(cause) })?;
         let (routes, files) = load_routes(&name, routes, web, &carryover, &mut warnings)?;
         let max_requests = limits.max_requests;
-        let snapshot = Arc::new(ConfigSnapshot { routes, files, timeouts, max_requests });
+        let snapshot = Arc::new(ConfigSnapshot { routes, files, authenticators, timeouts, max_requests });
         let names = known_names(&listeners, &snapshot.routes);
         let listeners = listeners.into_iter().map(|(listener, tls)| {
             let hosts = KnownHosts::of(&listener, &names);
@@ -104,11 +113,12 @@ impl Prepared {
         // Two listeners with the same key cause one warning.
         let mut seen = HashSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
-        let context = carryover.context;
-        if carryover.snapshot.is_none() {
+        let is_start = carryover.snapshot.is_none();
+        let Carryover { context, credentials, .. } = carryover;
+        if is_start {
             context.socket_buffer.set(limits.socket_buffer);
         }
-        let loaded = Loaded { file, snapshot, limits, admin, log, context, warnings };
+        let loaded = Loaded { file, snapshot, limits, admin, credentials, log, context, warnings };
         let mut prepared = Self { loaded, listeners };
         prepared.loaded.warnings.extend(prepared.descriptor_warning());
         Ok(prepared)
@@ -122,6 +132,11 @@ impl Prepared {
     /// The routes and their backends.
     pub fn routes(&self) -> Routes<Arc<Upstream>> {
         self.loaded.snapshot.routes.clone()
+    }
+
+    /// The methods of authentication.
+    pub(crate) fn authenticators(&self) -> Authenticators {
+        self.loaded.snapshot.authenticators.clone()
     }
 
     /// The files of `[web] root`, if it is set.

@@ -66,12 +66,13 @@ impl Control {
             listeners: listeners.collect(),
             snapshot: Some(Arc::clone(&state.snapshot)),
             admin: self.inner.admin.clone(),
+            credentials: Arc::clone(&self.inner.shared.credentials),
         })
     }
 
     /// The one step that changes everything. It fails only if a drain has begun since the reload started.
     fn commit(&self, ready: Ready) -> Result<String, ReloadError> {
-        let Inner { shared, tasks, admin_address, .. } = &*self.inner;
+        let Inner { shared, tasks, admin_addresses, .. } = &*self.inner;
         let Ready { loaded: Loaded { snapshot, limits, context, .. }, listeners } = ready;
         let mut state = self.state();
         if state.draining {
@@ -79,6 +80,7 @@ impl Control {
         }
         shared.handshakes.set_limits(handshake_limits(&limits));
         shared.sessions.set_limit(limits.max_sessions);
+        shared.credentials.tickets.set_limit(limits.max_tickets);
         context.socket_buffer.set(limits.socket_buffer);
         let rows = tracked_sources(&limits);
         shared.limiter.set_limits(limits.per_ip, &limits.per_network, limits.penalties, rows);
@@ -103,7 +105,7 @@ impl Control {
         for listener in previous {
             tracing::info!(address = %listener.local, "no longer listening");
         }
-        context.own.replace(own_addresses(&state.listeners, admin_address.as_ref()));
+        context.own.replace(own_addresses(&state.listeners, admin_addresses));
         state.watchers = std::mem::take(&mut state.watchers).replace(&snapshot, &state.listeners);
         (state.snapshot, state.context, state.loaded) = (snapshot, context, SystemTime::now());
         Ok(format!("reloaded: {listener_count} listener(s), {route_count} route(s)"))

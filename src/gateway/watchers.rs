@@ -1,18 +1,20 @@
-//! Background watchers of certificates and backends.
+//! Background watchers of certificates, backends and methods of authentication.
 //!
-//! Owns one task for each certificate and each upstream. Invariant: an upstream that a reload carries over keeps its task.
+//! Owns one task for each certificate, each upstream and each method. Invariant: an upstream or a method that a reload carries
+//! over keeps its task.
 
 use std::sync::Arc;
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::listener::OpenListener;
-use crate::{backend::Upstream, connection::ConfigSnapshot};
+use crate::{auth::Method, backend::Upstream, connection::ConfigSnapshot};
 
 /// The tasks. They stop when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
     upstreams: Vec<(Arc<Upstream>, DropGuard)>,
+    methods: Vec<(Arc<Method>, DropGuard)>,
     _certificates: Vec<DropGuard>,
 }
 
@@ -32,11 +34,20 @@ impl Watchers {
             (upstream, guard)
         });
         let upstreams = upstreams.collect();
+        let methods = snapshot.authenticators.watched().map(|method| {
+            let kept = self.methods.iter().position(|(previous, _)| Arc::ptr_eq(previous, method));
+            let guard = match kept {
+                Some(index) => self.methods.swap_remove(index).1,
+                None => spawn(|stop| Arc::clone(method).watch(stop)),
+            };
+            (Arc::clone(method), guard)
+        });
+        let methods = methods.collect();
         let certificates = listeners.iter().filter_map(|listener| {
             let tls = listener.settings().tls.clone()?;
             Some(spawn(|stop| tls.watch(stop)))
         });
-        Self { upstreams, _certificates: certificates.collect() }
+        Self { upstreams, methods, _certificates: certificates.collect() }
     }
 }
 

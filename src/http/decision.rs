@@ -100,13 +100,27 @@ pub(crate) fn decide<'r, 'q, U: Deref, C>(
 }
 
 impl<U, C> Decision<'_, '_, U, C> {
+    /// The first failure of the checks that come before those of a credential: handshake, Origin.
+    pub(crate) fn check_page(&self) -> Result<(), Refusal> {
+        self.handshake.as_ref().map_err(Refusal::clone)?;
+        self.origin.as_ref().map_err(|error| origin_refusal(error, &self.sent_origins))?;
+        Ok(())
+    }
+
+    /// Removes credentials from the offered subprotocols.
+    pub(crate) fn remove_offers(&mut self, applies: impl Fn(&str) -> bool) {
+        if let Ok(handshake) = &mut self.handshake {
+            handshake.remove_offers(applies);
+        }
+    }
+
     /// Accepts the request if every check passed.
     ///
     /// # Errors
     /// The first failure, in this order: handshake, Origin, subprotocol, token.
     pub(crate) fn accept(self) -> Result<AcceptedRequest<U, C>, Refusal> {
+        self.check_page()?;
         let handshake = self.handshake?;
-        self.origin.map_err(|error| origin_refusal(&error, &self.sent_origins))?;
         let subprotocol = handshake.subprotocol(&self.routed.route.subprotocols)?.map(str::to_owned);
         let choice = self
             .choice

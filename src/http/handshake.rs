@@ -115,6 +115,11 @@ impl Handshake {
         Ok(Self { accept, offered: offered_subprotocols(headers)? })
     }
 
+    /// Removes what `applies` to from the offered subprotocols: credentials are never agreed on.
+    pub(crate) fn remove_offers(&mut self, applies: impl Fn(&str) -> bool) {
+        self.offered.retain(|offered| !applies(offered));
+    }
+
     /// Selects the subprotocol: the first offered one that the route lists. A route that lists none gets `binary` if it is
     /// offered, else the first offer that is not `xmpp`, else none.
     ///

@@ -5,7 +5,7 @@ use http::{
     HeaderValue, Response, StatusCode,
     header::{
         ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
-        UPGRADE,
+        UPGRADE, WWW_AUTHENTICATE,
     },
 };
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -26,6 +26,7 @@ pub struct Refusal {
     retry_after: Option<u64>,
     /// The methods that would be accepted, if the method is what is refused.
     allow: &'static str,
+    excused: bool,
 }
 
 impl Refusal {
@@ -36,7 +37,16 @@ impl Refusal {
 
     /// A refusal with a more specific text.
     pub fn with_message(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), html: None, detail: None, retry_after: None, allow: "GET" }
+        Self {
+            reason,
+            message: message.into(),
+            html: None,
+            detail: None,
+            retry_after: None,
+            allow: "GET",
+
+            excused: false,
+        }
     }
 
     /// Adds Retry-After (RFC 9110 §10.2.3).
@@ -49,6 +59,17 @@ impl Refusal {
     pub(super) fn allow(mut self, methods: &'static str) -> Self {
         self.allow = methods;
         self
+    }
+
+    /// Says that the client is not to blame.
+    pub fn excused(mut self) -> Self {
+        self.excused = true;
+        self
+    }
+
+    /// Whether the client is not to blame, so that it does not count for a penalty.
+    pub fn is_excused(&self) -> bool {
+        self.excused
     }
 
     /// Adds a detail for the access log. The client does not receive it.
@@ -91,6 +112,10 @@ impl Refusal {
         match self.reason {
             Reason::MethodNotAllowed => {
                 headers.insert(ALLOW, HeaderValue::from_static(self.allow));
+            }
+            Reason::Unauthorized => {
+                // RFC 9110 §15.5.2 requires a challenge.
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Reason::UpgradeRequired => {
                 // RFC 9110 §15.5.22 and RFC 6455 §4.4 require the protocol and its version. Connection must name the
@@ -167,6 +192,7 @@ mod tests {
         let field =
             |refusal: Refusal, name| refusal.into_response().headers()[name].to_str().unwrap().to_owned();
         assert_eq!(field(Refusal::new(Reason::MethodNotAllowed), "allow"), "GET");
+        assert_eq!(field(Refusal::new(Reason::Unauthorized), "www-authenticate"), "Bearer");
         assert_eq!(field(Refusal::new(Reason::UpgradeRequired), "upgrade"), "websocket");
         assert_eq!(field(Refusal::new(Reason::UpgradeRequired), "sec-websocket-version"), "13");
         assert_eq!(field(Refusal::new(Reason::RateLimited).retry_after(3), "retry-after"), "3");

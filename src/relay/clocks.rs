@@ -84,6 +84,7 @@ impl Clocks {
             (after(self.header, settings.stall), Reason::ClientStalled),
             (after(self.ping_sent.filter(|_| self.awaits_reply), settings.pong), Reason::PongTimeout),
             (after(Some(self.payload.1), settings.idle), Reason::IdleTimeout),
+            (settings.expires, Reason::CredentialExpired),
             (after(Some(self.started), settings.lifetime), Reason::LifetimeReached),
         ];
         if let Some((_, reason)) = deadlines.iter().find(|(at, _)| at.is_some_and(|at| at <= now)) {
@@ -106,9 +107,9 @@ impl Clocks {
         (self.client.take_retry(now, settings.stall), self.backend.take_retry(now, settings.stall))
     }
 
-    /// When the session's lifetime is over.
+    /// When the session's lifetime is over, or its credential expires.
     pub(super) fn end_of_lifetime(&self, settings: &RelaySettings) -> Option<Instant> {
-        after(Some(self.started), settings.lifetime)
+        [after(Some(self.started), settings.lifetime), settings.expires].into_iter().flatten().min()
     }
 
     /// Call this when a Pong arrives. Returns the time since the Ping; `None` for an unsolicited Pong.
@@ -218,6 +219,7 @@ mod tests {
             pong: Some(secs(20)),
             idle: None,
             lifetime: None,
+            expires: None,
         }
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct RelaySettings {
     pub idle: Option<Duration>,
     /// Close the session at this age.
     pub lifetime: Option<Duration>,
+    /// Close the session at this time, because its credential expires.
+    pub expires: Option<Instant>,
 }
 
 /// How a session ended.

@@ -42,6 +42,7 @@ impl Case {
             pong: Some(Duration::from_secs(20)),
             idle: self.idle,
             lifetime: self.lifetime,
+            expires: None,
         }
     }
 
@@ -83,7 +84,8 @@ impl Case {
         let backend = side(&self.backend, &BACKEND_DATA[..self.backend_len]);
         let registry = Arc::new(Registry::default());
         let peer = ([192, 0, 2, 7], 4711).into();
-        let session = registry.open(SessionInfo { peer, route: "test", since: SystemTime::UNIX_EPOCH });
+        let session =
+            registry.open(SessionInfo { peer, route: "test", since: SystemTime::UNIX_EPOCH, identity: None });
         let settings = self.settings();
         let (near_client, near_backend) = (Near(Rc::clone(&client)), Near(Rc::clone(&backend)));
         let flag = Arc::new(Flag::default());

@@ -115,12 +115,13 @@ fn settings() -> RelaySettings {
         pong: Some(secs(20)),
         idle: None,
         lifetime: None,
+        expires: None,
     }
 }
 
 fn session_info() -> SessionInfo<'static> {
     let peer = ([192, 0, 2, 7], 4711).into();
-    SessionInfo { peer, route: "test", since: SystemTime::UNIX_EPOCH }
+    SessionInfo { peer, route: "test", since: SystemTime::UNIX_EPOCH, identity: None }
 }
 
 /// A session between two pipes, with their far ends.
@@ -447,12 +448,15 @@ async fn pings_are_answered_and_collapse_to_the_newest_under_backpressure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_timeout_and_lifetime_close_in_good_order() {
+async fn idle_timeout_lifetime_and_expiry_close_in_good_order() {
+    let expires = Some(Instant::now() + secs(400));
     let limits = [
-        (RelaySettings { idle: Some(secs(100)), ..settings() }, Reason::IdleTimeout, 110),
-        (RelaySettings { lifetime: Some(secs(100)), ..settings() }, Reason::LifetimeReached, 100),
+        (RelaySettings { idle: Some(secs(100)), ..settings() }, Reason::IdleTimeout, 1000, 110),
+        (RelaySettings { lifetime: Some(secs(100)), ..settings() }, Reason::LifetimeReached, 1000, 100),
+        // The sessions before have taken 210 s.
+        (RelaySettings { expires, ..settings() }, Reason::CredentialExpired, 1008, 190),
     ];
-    for (settings, reason, at) in limits {
+    for (settings, reason, code, at) in limits {
         let mut harness = Harness::new(RelaySettings { ping: None, ..settings });
         let start = Instant::now();
         sleep(secs(10)).await;
@@ -460,7 +464,7 @@ async fn idle_timeout_and_lifetime_close_in_good_order() {
         let (first, payload) = harness.receive().await;
         assert_eq!(
             (first, close_code(&payload), start.elapsed().as_secs()),
-            (CLOSE, Some(1000), at),
+            (CLOSE, Some(code), at),
             "{reason}"
         );
         harness.send(CLOSE, &payload).await;

@@ -9,7 +9,7 @@ use crate::outcome::Reason;
 
 fn open(registry: &Arc<Registry>) -> Session {
     let peer = ([192, 0, 2, 7], 4711).into();
-    registry.open(SessionInfo { peer, route: "desk", since: SystemTime::UNIX_EPOCH })
+    registry.open(SessionInfo { peer, route: "desk", since: SystemTime::UNIX_EPOCH, identity: None })
 }
 
 /// Loom reports a deadlock if the task waits and nobody will wake it.

@@ -26,7 +26,7 @@ impl Wake for Flag {
 
 fn open(registry: &Arc<Registry>) -> Session {
     let peer = ([192, 0, 2, 7], 4711).into();
-    registry.open(SessionInfo { peer, route: "race", since: SystemTime::UNIX_EPOCH })
+    registry.open(SessionInfo { peer, route: "race", since: SystemTime::UNIX_EPOCH, identity: None })
 }
 
 /// A poll finds the order, or has registered a waker that the order wakes.

@@ -29,7 +29,7 @@ use crate::{
 /// How many connections the kernel queues until they are accepted.
 pub(crate) const BACKLOG: u32 = 4096;
 /// The gateway's user, and root.
-const OWNER_ONLY: SocketAccess = SocketAccess { mode: 0o600, group: None };
+pub(crate) const OWNER_ONLY: SocketAccess = SocketAccess { mode: 0o600, group: None };
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(640);
 
@@ -258,14 +258,6 @@ pub(crate) fn listen(
     }
 }
 
-/// Listens on a Unix socket that only the gateway's user and root can connect to.
-///
-/// # Errors
-/// Another process listens there, there is another kind of file, or the system refuses.
-pub(crate) fn listen_privately(path: &Path) -> io::Result<ListeningSocket> {
-    on_path(path, &OWNER_ONLY)
-}
-
 fn on_path(path: &Path, access: &SocketAccess) -> io::Result<ListeningSocket> {
     let (listener, name) = unix::bind(path, access, BACKLOG)?;
     Ok(ListeningSocket { socket: ListenerKind::Unix(listener), shared: false, name: Some(name) })
@@ -326,7 +318,9 @@ mod tests {
     async fn private_socket_is_accessible_to_its_owner_only() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");
-        let listening = listen_privately(&path).unwrap();
+        let (inherited, buffer) = (InheritedSockets::default(), SocketBuffer::default());
+        let listening = listen(&Address::Unix(path.clone()), &OWNER_ONLY, &inherited, &buffer);
+        let listening = listening.unwrap().remove(0);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (accepted, connected) = tokio::join!(listening.accept(), UnixStream::connect(&path));
         assert!(accepted.is_ok() && connected.is_ok());

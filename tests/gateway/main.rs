@@ -10,6 +10,7 @@ mod admin;
 mod admin_guard;
 mod admin_metrics;
 mod admin_socket;
+mod auth;
 mod backend;
 mod backends;
 mod capacity;

@@ -1,0 +1,279 @@
+//! Authentication: whether a request has the credentials that its route requires, and whose they are.
+//!
+//! Owns the methods of `[auth.NAME]` and how those of a route are combined. Knows nothing of sockets, responses and sessions:
+//! it reads a request head and returns a [`Grant`], or why there is none. Invariants: a route without `auth` is never asked
+//! for a credential; when it is uncertain whether a credential is valid, it is not; no credential is part of an error, of
+//! a log line or of what Debug prints.
+
+mod credentials;
+mod denied;
+mod grant;
+mod jwt;
+mod place;
+mod ticket;
+mod ticket_method;
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::SystemTime};
+
+use http::Request;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::{
+    credentials::Credentials,
+    grant::Grant,
+    ticket::{IssuedTicket, MAX_TICKET_TIME, TicketId, TicketSnapshot, TicketState, TicketTerms},
+    ticket_method::TicketLink,
+};
+use self::{jwt::JwtMethod, ticket_method::TicketMethod};
+use crate::config::{AuthKind, AuthMethod, Route, Secret};
+
+/// What a method may look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AuthRequest<'a> {
+    pub head: &'a Request<()>,
+    /// The client's address, as a trusted proxy names it where there is one.
+    pub client: SocketAddr,
+    /// The name of the route.
+    pub route: &'a str,
+    pub now: SystemTime,
+}
+
+/// Why a request is not granted.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    /// There is no credential, or it is not valid.
+    Unauthorized {
+        /// For the access log: what is wrong, without the credential.
+        detail: String,
+        /// Whether the request has a credential. A client without one asks what it needs, and that is no failed attempt.
+        attempted: bool,
+    },
+    /// The credential is valid, and does not cover this request.
+    Forbidden { detail: String },
+    /// It cannot be found out whether the credential is valid.
+    Unavailable { detail: String },
+}
+
+impl Denied {
+    /// There is no credential.
+    pub(crate) fn missing(detail: &str) -> Self {
+        Self::Unauthorized { detail: detail.to_owned(), attempted: false }
+    }
+
+    /// The credential is not valid.
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+        Self::Unauthorized { detail: detail.into(), attempted: true }
+    }
+}
+
+/// A method of `[auth.NAME]`.
+#[derive(Debug)]
+pub(crate) enum Method {
+    /// One of these suffices.
+    Any(Vec<Arc<Method>>),
+    Jwt(Box<JwtMethod>),
+    Ticket(TicketMethod),
+}
+
+impl Method {
+    /// Keeps current what the method has loaded, until `stop` is cancelled.
+    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        match &*self {
+            Self::Any(_) | Self::Ticket(_) => {}
+            Self::Jwt(method) => method.watch(stop).await,
+        }
+    }
+
+    async fn check(&self, request: &AuthRequest<'_>) -> Result<Grant, Denied> {
+        match self {
+            Self::Any(methods) => any(methods, request).await,
+            Self::Jwt(method) => method.check(request).await,
+            Self::Ticket(method) => method.check(request),
+        }
+    }
+
+    /// Whether an offered subprotocol is a credential, and not the name of a protocol.
+    fn is_credential(&self, offered: &str) -> bool {
+        match self {
+            Self::Any(methods) => methods.iter().any(|method| method.is_credential(offered)),
+            Self::Jwt(method) => method.is_credential(offered),
+            Self::Ticket(method) => method.is_credential(offered),
+        }
+    }
+
+    /// How a ticket for this method becomes a link; `None` if it accepts no tickets.
+    fn ticket_link(&self) -> Option<TicketLink<'_>> {
+        match self {
+            Self::Any(methods) => methods.iter().find_map(|method| method.ticket_link()),
+            Self::Jwt(_) => None,
+            Self::Ticket(method) => Some(method.link()),
+        }
+    }
+}
+
+/// What one route requires: every one of its methods.
+#[derive(Debug, Clone)]
+pub(crate) struct Authenticator {
+    methods: Vec<Arc<Method>>,
+}
+
+impl Authenticator {
+    /// Checks a request with every method.
+    ///
+    /// # Errors
+    /// The first method that does not grant it.
+    pub(crate) async fn check(&self, request: &AuthRequest<'_>) -> Result<Grant, Denied> {
+        let mut granted = Grant::default();
+        for method in &self.methods {
+            granted = granted.and(method.check(request).await?)?;
+        }
+        match &granted.routes {
+            Some(routes) if !routes.iter().any(|route| route == request.route) => {
+                Err(Denied::Forbidden { detail: "the credential is not for this route".to_owned() })
+            }
+            _ => Ok(granted),
+        }
+    }
+
+    /// How a ticket for the route becomes a link; `None` if it accepts no tickets.
+    pub(crate) fn ticket_link(&self) -> Option<TicketLink<'_>> {
+        self.methods.iter().find_map(|method| method.ticket_link())
+    }
+
+    /// Whether an offered subprotocol is a credential, and not the name of a protocol.
+    pub(crate) fn is_credential(&self, offered: &str) -> bool {
+        self.methods.iter().any(|method| method.is_credential(offered))
+    }
+}
+
+/// Checks one after the other, until one grants the request.
+///
+/// The error is that of the method whose credential was tried, because it is the one that the client meant to use.
+async fn any(methods: &[Arc<Method>], request: &AuthRequest<'_>) -> Result<Grant, Denied> {
+    let mut denied: Option<Denied> = None;
+    for method in methods {
+        match Box::pin(method.check(request)).await {
+            Ok(grant) => return Ok(grant),
+            Err(error) => {
+                let is_better = denied.as_ref().is_none_or(|previous| rank(&error) > rank(previous));
+                if is_better {
+                    denied = Some(error);
+                }
+            }
+        }
+    }
+    Err(denied.unwrap_or_else(|| Denied::missing("no method is configured")))
+}
+
+/// How much an error says of what the client meant to do.
+fn rank(denied: &Denied) -> u8 {
+    match denied {
+        Denied::Unauthorized { attempted: false, .. } => 0,
+        Denied::Unauthorized { .. } => 1,
+        Denied::Unavailable { .. } => 2,
+        Denied::Forbidden { .. } => 3,
+    }
+}
+
+/// The methods, and the authenticators of the routes that have one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Authenticators {
+    /// By the name of the method.
+    methods: HashMap<String, Arc<Method>>,
+    /// By the name of the route.
+    routes: HashMap<String, Authenticator>,
+}
+
+impl Authenticators {
+    /// Loads the methods, and combines them for each route. `previous` are those of the configuration that this one
+    /// replaces, if there is one.
+    ///
+    /// # Errors
+    /// A file that a method names cannot be used.
+    pub(crate) fn load(
+        methods: &[AuthMethod],
+        routes: &[Route],
+        credentials: &Arc<Credentials>,
+        previous: Option<&Self>,
+    ) -> Result<Self, AuthError> {
+        let mut loaded: HashMap<String, Arc<Method>> = HashMap::new();
+        // Those that name others come last.
+        let (combined, single): (Vec<_>, Vec<_>) =
+            methods.iter().partition(|method| matches!(method.kind, AuthKind::Any(_)));
+        for method in single.into_iter().chain(combined) {
+            let before = previous.and_then(|previous| previous.methods.get(&method.name));
+            let current = load(method, &loaded, credentials, before)
+                .map_err(|cause| AuthError { name: method.name.clone(), cause })?;
+            loaded.insert(method.name.clone(), current);
+        }
+        let of_route = |route: &Route| {
+            let mut methods: Vec<Arc<Method>> =
+                route.auth.iter().filter_map(|name| loaded.get(name.as_str()).cloned()).collect();
+            // A ticket is used up when it is checked, so it is checked when all others have granted the request.
+            methods.sort_by_key(|method| method.ticket_link().is_some());
+            (route.name.clone(), Authenticator { methods })
+        };
+        let routes = routes.iter().filter(|route| !route.auth.is_empty()).map(of_route).collect();
+        Ok(Self { methods: loaded, routes })
+    }
+
+    /// The methods that have something to keep current.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = &Arc<Method>> {
+        self.methods.values().filter(|method| matches!(***method, Method::Jwt(_)))
+    }
+
+    /// Checks a token alone, without a request. `None` if the method of this name uses none.
+    pub(crate) async fn examine(
+        &self,
+        method: &str,
+        token: &Secret,
+        now: SystemTime,
+    ) -> Option<Result<Grant, Denied>> {
+        match &**self.methods.get(method)? {
+            Method::Any(_) | Method::Ticket(_) => None,
+            Method::Jwt(method) => Some(method.examine(token.expose(), now).await),
+        }
+    }
+
+    /// What a route requires; `None` if it requires nothing.
+    pub(crate) fn of(&self, route: &str) -> Option<&Authenticator> {
+        self.routes.get(route)
+    }
+}
+
+/// Loads one method, or keeps `previous` with what it has cached. Those that it names are loaded already: the configuration
+/// has checked that they exist.
+fn load(
+    method: &AuthMethod,
+    loaded: &HashMap<String, Arc<Method>>,
+    credentials: &Arc<Credentials>,
+    previous: Option<&Arc<Method>>,
+) -> Result<Arc<Method>, String> {
+    let current = match (&method.kind, previous.map(|previous| (previous, &**previous))) {
+        (AuthKind::Any(names), _) => {
+            Method::Any(names.iter().filter_map(|name| loaded.get(name.as_str()).cloned()).collect())
+        }
+        (AuthKind::Jwt(config), Some((kept, Method::Jwt(previous)))) if previous.is_kept(config) => {
+            return Ok(Arc::clone(kept));
+        }
+        (AuthKind::Jwt(config), previous) => {
+            let previous = previous.and_then(|(_, previous)| match previous {
+                Method::Jwt(previous) => Some(&**previous),
+                Method::Any(_) | Method::Ticket(_) => None,
+            });
+            Method::Jwt(Box::new(JwtMethod::load(&method.name, config, previous)?))
+        }
+        (AuthKind::Ticket(config), _) => Method::Ticket(TicketMethod::new(config, credentials)),
+    };
+    Ok(Arc::new(current))
+}
+
+/// Why a method cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("auth.{name}: {cause}")]
+pub struct AuthError {
+    /// The name of the method.
+    pub name: String,
+    /// What is wrong with it, and what to do.
+    pub cause: String,
+}

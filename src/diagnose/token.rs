@@ -1,0 +1,99 @@
+//! How a token fares with the methods of a route.
+//!
+//! Owns the wording; `auth` decides. Invariant: no part of the token is shown but what it says of its user.
+
+use std::{sync::Arc, time::SystemTime};
+
+use crate::{
+    auth::{Authenticators, Denied, Grant},
+    backend::Upstream,
+    config::{AuthKind, Config, Secret},
+    http::Routed,
+    outcome::Reason,
+};
+
+/// The report about a token.
+#[derive(Debug)]
+pub(crate) struct TokenReport {
+    /// One for each method of the route.
+    pub lines: Vec<String>,
+    /// Why the route refuses it.
+    pub refusal: Option<Reason>,
+}
+
+/// Checks a token with the methods of a route that use one.
+pub(crate) async fn examine(
+    config: &Config,
+    authenticators: &Authenticators,
+    routed: &Routed<Arc<Upstream>>,
+    token: &Secret,
+    now: SystemTime,
+) -> TokenReport {
+    let mut report = TokenReport { lines: Vec::new(), refusal: None };
+    for required in &routed.route.auth {
+        let sufficient = config.auth.iter().find_map(|method| match &method.kind {
+            AuthKind::Any(names) if method.name == *required => Some(names.as_slice()),
+            _ => None,
+        });
+        let (mut refusals, mut may_pass) = (Vec::new(), false);
+        for name in sufficient.unwrap_or(std::slice::from_ref(required)) {
+            let line = match authenticators.examine(name, token, now).await {
+                None => {
+                    may_pass = true;
+                    "uses no token; not checked".to_owned()
+                }
+                Some(result) => match result.map_err(reason).and_then(|grant| covers(grant, routed)) {
+                    Ok(grant) => {
+                        may_pass = true;
+                        describe(&grant, now)
+                    }
+                    Err((reason, detail)) => {
+                        refusals.push(reason);
+                        format!("refused as {reason}: {detail}")
+                    }
+                },
+            };
+            report.lines.push(format!("{name}: {line}"));
+        }
+        if !may_pass {
+            report.refusal = report.refusal.or(refusals.first().copied());
+        }
+    }
+    if routed.route.auth.is_empty() {
+        report.lines.push("not checked: the route requires none".to_owned());
+    }
+    report
+}
+
+fn reason(denied: Denied) -> (Reason, String) {
+    match denied {
+        Denied::Unauthorized { detail, .. } => (Reason::Unauthorized, detail),
+        Denied::Forbidden { detail } => (Reason::Forbidden, detail),
+        Denied::Unavailable { detail } => (Reason::AuthUnavailable, detail),
+    }
+}
+
+/// The grant, if it is for this route and selects one of its targets.
+fn covers(grant: Grant, routed: &Routed<Arc<Upstream>>) -> Result<Grant, (Reason, String)> {
+    let forbidden = |detail: &str| Err((Reason::Forbidden, detail.to_owned()));
+    if grant.routes.as_ref().is_some_and(|routes| !routes.contains(&routed.route.name)) {
+        return forbidden("the credential is not for this route");
+    }
+    match &grant.target {
+        Some(target) if routed.upstream.choose_target(target).is_none() => {
+            forbidden("the credential selects a target that the route does not have")
+        }
+        _ => Ok(grant),
+    }
+}
+
+fn describe(grant: &Grant, now: SystemTime) -> String {
+    let user = grant.user.as_ref().map_or("no user".to_owned(), |user| format!("user {user:?}"));
+    let Some(end) = grant.end(now) else { return format!("valid: {user}") };
+    let left = end.duration_since(now).unwrap_or_default().as_secs();
+    let left = humantime::format_duration(std::time::Duration::from_secs(left));
+    format!(
+        "valid: {user}, a session that begins now ends at {} (in {left})",
+        humantime::format_rfc3339_seconds(end)
+    )
+}

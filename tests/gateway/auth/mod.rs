@@ -1,0 +1,4 @@
+//! The methods of authentication with the real binary.
+
+mod jwt;
+mod ticket;

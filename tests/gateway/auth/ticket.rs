@@ -664,7 +664,7 @@ async fn a_wrong_configuration_is_refused() {
     let rest = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\nname = \"desk\"\npath = \"/desk\"\n\
                 backend = \"tcp://127.0.0.1:5900\"\nauth = \"links\"\n";
     for (lines, words) in [
-        ("[auth.links]\nkind = \"tickets\"", "no such kind; known: "),
+        ("[auth.links]\nkind = \"tickets\"", "did you mean \"ticket\"?"),
         ("[auth.links]\nkind = \"ticket\"\nfrom = []", "no request could present a ticket"),
         ("[auth.links]\nkind = \"ticket\"\nfrom = [\"body\"]", "write \"header\""),
         ("[auth.links]\nkind = \"ticket\"\nfrom = [\"header\", \"header\"]", "listed twice"),

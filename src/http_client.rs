@@ -1,7 +1,7 @@
 //! Requests to HTTP servers that the operator named: a login service, a key set, a receiver of events.
 //!
 //! Owns the connections, which are reused, and the bounds of a request: its time, the size of the answer. Knows nothing of what
-//! is asked. Invariants: no redirect is followed, because it could lead to a server that nobody named; at most `max_body`
+//! is asked. Invariants: no redirect is followed, because it could lead to a server that is not configured; at most `max_body`
 //! bytes of an answer are held; a certificate is always verified.
 
 use std::{path::Path, sync::Arc, time::Duration};

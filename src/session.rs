@@ -172,13 +172,14 @@ impl Registry {
         self.end_with_message(id, reason, None)
     }
 
-    /// Requests that the sessions of which `applies` to the identity end for `reason`. Returns how many there are.
-    pub(crate) fn end_identities(&self, applies: impl Fn(&Identity) -> bool, reason: Reason) -> usize {
-        let entries: Vec<Arc<RegistryEntry>> = {
-            let state = self.state.lock();
-            let applies = |entry: &&Arc<RegistryEntry>| entry.identity.as_deref().is_some_and(&applies);
-            state.sessions.values().filter(applies).cloned().collect()
+    /// Requests that the sessions that were opened with a credential end, because it is revoked. Returns how many there are.
+    pub(crate) fn end_credential(&self, credential: &CredentialId) -> usize {
+        let is_its = |entry: &&Arc<RegistryEntry>| {
+            let own = entry.identity.as_ref().and_then(|identity| identity.credential.as_ref());
+            own.is_some_and(|own| own.includes(credential))
         };
+        let entries: Vec<_> = self.state.lock().sessions.values().filter(is_its).cloned().collect();
+        let reason = Reason::CredentialExpired;
         entries.iter().for_each(|entry| entry.request_end(EndRequest { reason, message: None }));
         entries.len()
     }

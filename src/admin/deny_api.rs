@@ -10,13 +10,9 @@ use super::{
     tickets::RevokeResponse,
 };
 use crate::{
-    auth::Credentials,
-    outcome::Reason,
-    session::{CredentialId, Identity, Registry},
+    auth::{Credentials, MAX_JTI},
+    session::{CredentialId, Registry},
 };
-
-/// The longest `jti`, in bytes.
-const MAX_JTI: usize = 256;
 
 /// The body of `POST /api/denied`.
 #[derive(Debug, Deserialize)]
@@ -51,10 +47,7 @@ impl DenyApi {
         // In this order: a session that is registered in between finds that its token is denied.
         let denied = self.credentials.denied.deny(jti, until, now);
         denied.map_err(|full| ApiError(StatusCode::SERVICE_UNAVAILABLE, full.to_string()))?;
-        let credential = CredentialId::Jwt(jti.as_str().into());
-        let is_own =
-            |identity: &Identity| identity.credential.as_ref().is_some_and(|own| own.includes(&credential));
-        let ended = self.registry.end_identities(is_own, Reason::CredentialExpired);
+        let ended = self.registry.end_credential(&CredentialId::Jwt(jti.as_str().into()));
         tracing::info!(sessions = ended, "JWT denied");
         Ok(json(StatusCode::OK, &RevokeResponse { ended }))
     }
@@ -68,7 +61,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::session::{Session, SessionInfo};
+    use crate::{
+        outcome::Reason,
+        session::{Identity, Session, SessionInfo},
+    };
 
     fn session(registry: &Arc<Registry>, credential: Option<CredentialId>) -> Session {
         let (peer, identity) =

@@ -57,8 +57,8 @@ pub(crate) struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Listens on `address`; `access` is for a Unix socket. If it is in use, most likely by the process that this one replaces, [`serve`](Self::serve)
-    /// retries until it is free.
+    /// Listens on `address`; `access` is for a Unix socket. If it is in use, most likely by the process that this one
+    /// replaces, [`serve`](Self::serve) retries until it is free.
     ///
     /// # Errors
     /// The address cannot be used, and retrying would not help.

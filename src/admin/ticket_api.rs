@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     auth::{Credentials, TicketId},
-    outcome::Reason,
-    session::{CredentialId, Identity, Registry},
+    session::{CredentialId, Registry},
 };
 
 #[derive(Debug)]
@@ -57,10 +56,7 @@ impl TicketApi {
         let id: TicketId = id.parse().map_err(|_| no_ticket())?;
         // In this order: a session that is registered in between finds that its ticket is revoked.
         let is_known = self.credentials.tickets.revoke(id);
-        let credential = CredentialId::Ticket(id.to_string().into());
-        let is_own =
-            |identity: &Identity| identity.credential.as_ref().is_some_and(|own| own.includes(&credential));
-        let ended = self.registry.end_identities(is_own, Reason::CredentialExpired);
+        let ended = self.registry.end_credential(&CredentialId::Ticket(id.to_string().into()));
         if !is_known && ended == 0 {
             return Err(no_ticket());
         }

@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use super::{Grant, denied::DenyList, ticket::TicketTable};
+use super::{denied::DenyList, ticket::TicketTable};
 use crate::session::CredentialId;
 
 /// The tickets, and the denied ids of JWTs.
@@ -26,17 +26,11 @@ impl Credentials {
     }
 
     /// Takes back the use of a credential whose client was refused for another reason.
-    pub(crate) fn give_back(&self, grant: &Grant) {
-        if let Some(credential) = &grant.credential {
-            self.give_back_one(credential);
-        }
-    }
-
-    fn give_back_one(&self, credential: &CredentialId) {
+    pub(crate) fn give_back(&self, credential: &CredentialId) {
         match credential {
             CredentialId::Ticket(id) => self.tickets.give_back(id),
             CredentialId::Jwt(_) => {}
-            CredentialId::Both(both) => both.iter().for_each(|one| self.give_back_one(one)),
+            CredentialId::Both(both) => both.iter().for_each(|one| self.give_back(one)),
         }
     }
 }
@@ -47,7 +41,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        auth::ticket::{Presented, TicketTerms},
+        auth::{
+            Grant,
+            ticket::{Presented, TicketTerms},
+        },
         outcome::Reason,
         session::{Registry, SessionInfo},
     };
@@ -83,15 +80,15 @@ mod tests {
         let jwt = Grant { credential: Some(CredentialId::Jwt("4711".into())), ..Grant::default() };
         let both = jwt.and(take().unwrap()).unwrap();
         assert!(take().is_err());
-        credentials.give_back(&both);
-        take().unwrap();
         let credential = both.credential.unwrap();
+        credentials.give_back(&credential);
+        take().unwrap();
         assert!(!credentials.is_revoked(&credential, now));
         credentials.tickets.revoke(issued.id);
         assert!(credentials.is_revoked(&credential, now));
     }
 
-    /// A session is opened while its ticket is revoked: it is told to end, or it finds that it must not begin.
+    /// A session is opened while its ticket is revoked: either the registry ends it, or it finds its ticket revoked.
     #[test]
     fn no_session_escapes_a_revocation_at_the_same_time() {
         let (registry, peer) = (Arc::<Registry>::default(), SocketAddr::from(([192, 0, 2, 7], 4711)));
@@ -104,10 +101,7 @@ mod tests {
             thread::scope(|scope| {
                 scope.spawn(|| {
                     credentials.tickets.revoke(issued.id);
-                    let own = |identity: &crate::session::Identity| {
-                        identity.credential.as_ref() == Some(&credential)
-                    };
-                    registry.end_identities(own, Reason::CredentialExpired);
+                    registry.end_credential(&credential);
                 });
                 let identity = Some(grant.identity());
                 let session = registry.open(SessionInfo { peer, route: "desk", since: now, identity });

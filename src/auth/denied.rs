@@ -9,6 +9,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+/// The longest `jti` claim, in bytes, of a token and of an entry.
+pub(crate) const MAX_JTI: usize = 256;
 /// The largest number of entries.
 pub(crate) const MAX_DENIED: usize = 100_000;
 

@@ -10,7 +10,7 @@ use crate::session::{CredentialId, Identity};
 /// The longest name of a user, in characters.
 const MAX_USER: usize = 256;
 
-/// What a credential grants. The default grants everything to nobody in particular.
+/// What a credential grants. The default has no limits, and names no user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Grant {
     /// The user's name: visible characters, at most 256.
@@ -64,6 +64,19 @@ impl Grant {
                 (one, other) => one.or(other),
             },
         })
+    }
+
+    /// The same, if it is for this route.
+    ///
+    /// # Errors
+    /// It is for others.
+    pub(crate) fn on_route(self, route: &str) -> Result<Self, Denied> {
+        match &self.routes {
+            Some(routes) if !routes.iter().any(|other| other == route) => {
+                Err(Denied::Forbidden { detail: "the credential is not for this route".to_owned() })
+            }
+            _ => Ok(self),
+        }
     }
 
     /// When a session that is opened at `now` must end.

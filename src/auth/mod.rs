@@ -15,17 +15,22 @@ mod ticket_method;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use http::Request;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     credentials::Credentials,
+    denied::MAX_JTI,
     grant::Grant,
     ticket::{IssuedTicket, MAX_TICKET_TIME, TicketId, TicketSnapshot, TicketState, TicketTerms},
     ticket_method::TicketLink,
 };
 use self::{jwt::JwtMethod, ticket_method::TicketMethod};
-use crate::config::{AuthKind, AuthMethod, Route, Secret};
+use crate::{
+    config::{AuthKind, AuthMethod, Route, Secret},
+    outcome::Reason,
+};
 
 /// What a method may look at.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +68,29 @@ impl Denied {
     /// The credential is not valid.
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::Unauthorized { detail: detail.into(), attempted: true }
+    }
+
+    /// The credential selects a target that the route does not have.
+    pub(crate) fn no_such_target() -> Self {
+        Self::Forbidden { detail: "the credential selects a target that the route does not have".to_owned() }
+    }
+
+    /// Why the connection ends.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Unauthorized { .. } => Reason::Unauthorized,
+            Self::Forbidden { .. } => Reason::Forbidden,
+            Self::Unavailable { .. } => Reason::AuthUnavailable,
+        }
+    }
+
+    /// For the access log: what is wrong.
+    pub(crate) fn into_detail(self) -> String {
+        match self {
+            Self::Unauthorized { detail, .. } | Self::Forbidden { detail } | Self::Unavailable { detail } => {
+                detail
+            }
+        }
     }
 }
 
@@ -127,12 +155,7 @@ impl Authenticator {
         for method in &self.methods {
             granted = granted.and(method.check(request).await?)?;
         }
-        match &granted.routes {
-            Some(routes) if !routes.iter().any(|route| route == request.route) => {
-                Err(Denied::Forbidden { detail: "the credential is not for this route".to_owned() })
-            }
-            _ => Ok(granted),
-        }
+        granted.on_route(request.route)
     }
 
     /// How a ticket for the route becomes a link; `None` if it accepts no tickets.
@@ -266,6 +289,12 @@ fn load(
         (AuthKind::Ticket(config), _) => Method::Ticket(TicketMethod::new(config, credentials)),
     };
     Ok(Arc::new(current))
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    sha256
 }
 
 /// Why a method cannot be used.

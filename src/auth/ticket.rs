@@ -13,15 +13,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_lc_rs::{
-    constant_time::verify_slices_are_equal,
-    digest::{SHA256, SHA256_OUTPUT_LEN, digest},
-    rand,
-};
+use aws_lc_rs::{constant_time::verify_slices_are_equal, rand};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-use super::Grant;
+use super::{Grant, sha256};
 use crate::{
     admission::Origin,
     config::{DEFAULT_MAX_TICKETS, Secret},
@@ -164,7 +160,7 @@ struct Rows {
 
 #[derive(Debug)]
 struct Ticket {
-    digest: [u8; SHA256_OUTPUT_LEN],
+    digest: [u8; 32],
     terms: TicketTerms,
     expires: SystemTime,
     uses_left: u32,
@@ -196,7 +192,7 @@ impl TicketTable {
         let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let expires = now + terms.valid_for.min(MAX_TICKET_TIME);
         let row = Ticket {
-            digest: digest_of(&secret),
+            digest: sha256(secret.as_bytes()),
             uses_left: terms.uses.get(),
             terms,
             expires,
@@ -225,7 +221,7 @@ impl TicketTable {
     ) -> Result<Grant, TicketRefused> {
         let (id, secret) = ticket.expose().split_once('.').ok_or(TicketRefused::Unknown)?;
         let id: TicketId = id.parse().map_err(|InvalidId| TicketRefused::Unknown)?;
-        let digest = digest_of(secret);
+        let digest = sha256(secret.as_bytes());
         let mut rows = self.rows.lock();
         let row = rows.tickets.get_mut(&id).ok_or(TicketRefused::Unknown)?;
         verify_slices_are_equal(&digest, &row.digest).map_err(|_| TicketRefused::Unknown)?;
@@ -309,13 +305,6 @@ impl Ticket {
         }
         Ok(())
     }
-}
-
-fn digest_of(secret: &str) -> [u8; SHA256_OUTPUT_LEN] {
-    let digest = digest(&SHA256, secret.as_bytes());
-    let mut bytes = [0; SHA256_OUTPUT_LEN];
-    bytes.copy_from_slice(digest.as_ref());
-    bytes
 }
 
 #[cfg(test)]

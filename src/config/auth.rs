@@ -1,4 +1,4 @@
-//! `[auth.NAME]`: how users prove who they are.
+//! `[auth.NAME]`: the methods of authentication.
 //!
 //! Owns the rules between methods and between the keys of one. The keys of a kind are converted in the file of that kind.
 
@@ -16,16 +16,16 @@ use self::jwt::RawClaims;
 pub use self::jwt::{Jwt, JwtKeys};
 pub use self::place::{PlaceError, TokenPlace};
 pub use self::ticket::{BaseUrl, BaseUrlError, TicketConfig};
-use super::error::{ConfigFault, alternatives, nearest, quoted};
+use super::error::{ConfigFault, nearest};
 use super::scalar::{DurationText, OptionalKey, StringList, StringOrList};
-use super::values::{Result, conflict, invalid, invalid_literal};
+use super::values::{Result, conflict, invalid, invalid_literal, one_of};
 
-/// A way to prove who a user is, and its name.
+/// A method of authentication, and its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuthMethod {
     /// The name that routes refer to.
     pub name: String,
-    /// What proves it.
+    /// What it checks.
     pub kind: AuthKind,
 }
 
@@ -41,7 +41,13 @@ pub enum AuthKind {
 }
 
 /// What `kind` can be.
-const KINDS: &[&str] = &["jwt", "ticket"];
+const KINDS: &[(&str, Kind)] = &[("jwt", Kind::Jwt), ("ticket", Kind::Ticket)];
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Jwt,
+    Ticket,
+}
 
 /// The tables `[auth.NAME]`.
 pub(super) type RawAuthTables = BTreeMap<Spanned<String>, Spanned<RawAuth>>;
@@ -116,15 +122,9 @@ pub(super) fn methods(raw: RawAuthTables, base: &Path) -> Result<Vec<AuthMethod>
                 let wrong = "a method has either a kind or a list of others, any; remove one of them";
                 return Err(invalid(key("kind"), &kind, wrong));
             }
-            (Some(kind), None) => match kind.get_ref().as_str() {
-                "jwt" => AuthKind::Jwt(Box::new(jwt::jwt(&mut table, at, &key, base)?)),
-                "ticket" => AuthKind::Ticket(ticket::ticket(&mut table, &key)?),
-                _ => {
-                    let near = nearest(kind.get_ref(), KINDS.iter().copied());
-                    let near = near.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-                    let wrong = format!("must be {}{near}", alternatives(KINDS.iter().map(quoted)));
-                    return Err(invalid(key("kind"), &kind, wrong));
-                }
+            (Some(kind), None) => match one_of(&key("kind"), &kind, KINDS)? {
+                Kind::Jwt => AuthKind::Jwt(Box::new(jwt::jwt(&mut table, at, &key, base)?)),
+                Kind::Ticket => AuthKind::Ticket(ticket::ticket(&mut table, &key)?),
             },
             (None, Some(any)) => {
                 let key = key("any");

@@ -77,7 +77,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The routes, in the order of the file.
     pub routes: Vec<Route>,
-    /// The methods by which users prove who they are, in the order of their names.
+    /// The methods of authentication, in the order of their names.
     pub auth: Vec<AuthMethod>,
     /// Limits on connections and sessions.
     pub limits: Limits,

@@ -37,7 +37,7 @@ pub struct Route {
     pub upstream: UpstreamConfig,
     /// Which pages may connect.
     pub origins: OriginPolicy,
-    /// The methods by which a user must prove who they are, all of them; if empty, nobody needs to.
+    /// The methods that authenticate a user, all of them; if empty, users are not authenticated.
     pub auth: Vec<String>,
     /// The subprotocols it requires (RFC 6455 §1.9); if empty, the client's offer decides.
     pub subprotocols: Vec<String>,

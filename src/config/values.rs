@@ -80,15 +80,19 @@ pub(super) fn keyword<T: Copy>(
     written: OptionalKey<String>,
     keywords: &[(&str, T)],
 ) -> Result<Option<T>> {
-    let Some(written) = written else { return Ok(None) };
+    written.map(|written| one_of(key, &written, keywords)).transpose()
+}
+
+/// The same for a value that is there.
+pub(super) fn one_of<T: Copy>(key: &str, written: &Spanned<String>, keywords: &[(&str, T)]) -> Result<T> {
     if let Some((_, value)) = keywords.iter().find(|(keyword, _)| keyword == written.get_ref()) {
-        return Ok(Some(*value));
+        return Ok(*value);
     }
     let names = keywords.iter().map(|(keyword, _)| *keyword);
     let known = alternatives(names.clone().map(quoted));
     let near =
         nearest(written.get_ref(), names).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-    Err(invalid(key, &written, format!("must be {known}{near}")))
+    Err(invalid(key, written, format!("must be {known}{near}")))
 }
 
 /// An integer from 1 to `max`.

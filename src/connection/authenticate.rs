@@ -9,7 +9,6 @@ use crate::{
     auth::{AuthRequest, Authenticator, Denied, Grant},
     backend::{BackendChoice, Upstream},
     http::{Decision, Refusal},
-    outcome::Reason,
 };
 
 /// Checks the credentials of a request that the route's other rules admit. What carried one is no subprotocol any more.
@@ -32,21 +31,16 @@ pub(super) async fn authenticate(
     if let Some(target) = &grant.target {
         decision.choice = decision.routed.upstream.choose_target(target);
         if decision.choice.is_none() {
-            let detail = "the credential selects a target that the route does not have".to_owned();
-            return Err(Refusal::new(Reason::Forbidden).with_detail(detail));
+            return Err(refusal(Denied::no_such_target()));
         }
     }
     log_line.user = grant.user.clone();
     Ok(grant)
 }
 
-/// The response: the same for everything that is wrong with a credential, so that it helps nobody to guess one.
+/// The response. Whatever is wrong with a credential, it is the same: a difference would help to guess one.
 fn refusal(denied: Denied) -> Refusal {
-    match denied {
-        Denied::Unauthorized { detail, .. } => Refusal::new(Reason::Unauthorized).with_detail(detail),
-        Denied::Forbidden { detail } => Refusal::new(Reason::Forbidden).with_detail(detail),
-        Denied::Unavailable { detail } => {
-            Refusal::new(Reason::AuthUnavailable).retry_after(1).with_detail(detail)
-        }
-    }
+    let is_temporary = matches!(denied, Denied::Unavailable { .. });
+    let refusal = Refusal::new(denied.reason()).with_detail(denied.into_detail());
+    if is_temporary { refusal.retry_after(1) } else { refusal }
 }

@@ -167,8 +167,8 @@ async fn authorise(
         Ok((accepted, permit.ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?))
     });
     let (accepted, session_permit) = admitted.inspect_err(|_| {
-        if let Some(grant) = &grant {
-            shared.credentials.give_back(grant);
+        if let Some(credential) = grant.as_ref().and_then(|grant| grant.credential.as_ref()) {
+            shared.credentials.give_back(credential);
         }
     })?;
     Ok(Requested::Session(SessionRequest { accepted, address_permit, session_permit, grant }))

@@ -42,14 +42,15 @@ pub(crate) async fn examine(
                     may_pass = true;
                     "uses no token; not checked".to_owned()
                 }
-                Some(result) => match result.map_err(reason).and_then(|grant| covers(grant, routed)) {
+                Some(result) => match result.and_then(|grant| covers(grant, routed)) {
                     Ok(grant) => {
                         may_pass = true;
                         describe(&grant, now)
                     }
-                    Err((reason, detail)) => {
+                    Err(denied) => {
+                        let reason = denied.reason();
                         refusals.push(reason);
-                        format!("refused as {reason}: {detail}")
+                        format!("refused as {reason}: {}", denied.into_detail())
                     }
                 },
             };
@@ -65,24 +66,11 @@ pub(crate) async fn examine(
     report
 }
 
-fn reason(denied: Denied) -> (Reason, String) {
-    match denied {
-        Denied::Unauthorized { detail, .. } => (Reason::Unauthorized, detail),
-        Denied::Forbidden { detail } => (Reason::Forbidden, detail),
-        Denied::Unavailable { detail } => (Reason::AuthUnavailable, detail),
-    }
-}
-
 /// The grant, if it is for this route and selects one of its targets.
-fn covers(grant: Grant, routed: &Routed<Arc<Upstream>>) -> Result<Grant, (Reason, String)> {
-    let forbidden = |detail: &str| Err((Reason::Forbidden, detail.to_owned()));
-    if grant.routes.as_ref().is_some_and(|routes| !routes.contains(&routed.route.name)) {
-        return forbidden("the credential is not for this route");
-    }
+fn covers(grant: Grant, routed: &Routed<Arc<Upstream>>) -> Result<Grant, Denied> {
+    let grant = grant.on_route(&routed.route.name)?;
     match &grant.target {
-        Some(target) if routed.upstream.choose_target(target).is_none() => {
-            forbidden("the credential selects a target that the route does not have")
-        }
+        Some(target) if routed.upstream.choose_target(target).is_none() => Err(Denied::no_such_target()),
         _ => Ok(grant),
     }
 }

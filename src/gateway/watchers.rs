@@ -22,32 +22,33 @@ impl Watchers {
     /// The watchers of a configuration that replaces the one watched by `self`.
     pub(super) fn replace(mut self, snapshot: &ConfigSnapshot, listeners: &[OpenListener]) -> Self {
         let upstreams = snapshot.routes.iter().map(|routed| {
-            let upstream = Arc::clone(&routed.upstream);
-            let kept = self.upstreams.iter().position(|(previous, _)| Arc::ptr_eq(previous, &upstream));
-            let guard = match kept {
-                Some(index) => self.upstreams.swap_remove(index).1,
-                None => {
-                    let name = routed.route.name.clone();
-                    spawn(|stop| Arc::clone(&upstream).watch(name, stop))
-                }
-            };
-            (upstream, guard)
+            let name = routed.route.name.clone();
+            keep_or_spawn(&mut self.upstreams, &routed.upstream, |upstream, stop| upstream.watch(name, stop))
         });
         let upstreams = upstreams.collect();
-        let methods = snapshot.authenticators.watched().map(|method| {
-            let kept = self.methods.iter().position(|(previous, _)| Arc::ptr_eq(previous, method));
-            let guard = match kept {
-                Some(index) => self.methods.swap_remove(index).1,
-                None => spawn(|stop| Arc::clone(method).watch(stop)),
-            };
-            (Arc::clone(method), guard)
-        });
-        let methods = methods.collect();
+        let methods = snapshot.authenticators.watched();
+        let methods = methods.map(|method| keep_or_spawn(&mut self.methods, method, Method::watch)).collect();
         let certificates = listeners.iter().filter_map(|listener| {
             let tls = listener.settings().tls.clone()?;
             Some(spawn(|stop| tls.watch(stop)))
         });
         Self { upstreams, methods, _certificates: certificates.collect() }
+    }
+}
+
+/// The task that watches this already, or a new one.
+fn keep_or_spawn<T, F>(
+    previous: &mut Vec<(Arc<T>, DropGuard)>,
+    watched: &Arc<T>,
+    watch: impl FnOnce(Arc<T>, CancellationToken) -> F,
+) -> (Arc<T>, DropGuard)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let kept = previous.iter().position(|(previous, _)| Arc::ptr_eq(previous, watched));
+    match kept {
+        Some(index) => previous.swap_remove(index),
+        None => (Arc::clone(watched), spawn(|stop| watch(Arc::clone(watched), stop))),
     }
 }
 

@@ -203,24 +203,13 @@ fn after(since: Option<Instant>, limit: Option<Duration>) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn secs(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
+    use super::{
+        super::tests::{secs, settings as defaults},
+        *,
+    };
 
     fn settings() -> RelaySettings {
-        RelaySettings {
-            accept_text: true,
-            send_text: false,
-            close: secs(2),
-            stall: Some(secs(8)),
-            ping: Some(secs(30)),
-            pong: Some(secs(20)),
-            idle: None,
-            lifetime: None,
-            expires: None,
-        }
+        RelaySettings { stall: Some(secs(8)), ..defaults() }
     }
 
     #[test]

@@ -100,12 +100,12 @@ impl RelayStream for Pipe {
     }
 }
 
-fn secs(seconds: u64) -> Duration {
+pub(super) fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 /// The default settings of a gateway, but a shorter stall timeout.
-fn settings() -> RelaySettings {
+pub(super) fn settings() -> RelaySettings {
     RelaySettings {
         accept_text: true,
         send_text: false,

@@ -12,7 +12,7 @@ fn open(registry: &Arc<Registry>) -> Session {
     registry.open(SessionInfo { peer, route: "desk", since: SystemTime::UNIX_EPOCH, identity: None })
 }
 
-/// Loom reports a deadlock if the task waits and nobody will wake it.
+/// Loom reports a deadlock if the task waits and no thread wakes it.
 #[test]
 fn an_order_to_end_always_wakes_the_session() {
     loom::model(|| {

@@ -8,16 +8,13 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value};
 
 use crate::{
-    auth::{Denied, Grant},
+    auth::{Denied, Grant, MAX_JTI},
     config::Jwt,
     session::CredentialId,
 };
 
 /// The claims of a token.
 pub(super) type Claims = Map<String, Value>;
-
-/// The longest `jti` claim, in bytes. A session keeps it.
-const MAX_ID: usize = 256;
 
 /// What a token with these claims grants at `now`.
 ///
@@ -32,7 +29,7 @@ pub(super) fn grant(claims: &Claims, rules: &Jwt, now: SystemTime) -> Result<Gra
     let mut grant = Grant { expires: Some(expires), ..Grant::of_user(user)? };
     grant.credential = match claims.get("jti") {
         None => None,
-        Some(Value::String(id)) if id.len() <= MAX_ID => Some(CredentialId::Jwt(id.as_str().into())),
+        Some(Value::String(id)) if id.len() <= MAX_JTI => Some(CredentialId::Jwt(id.as_str().into())),
         Some(_) => return Err(Denied::invalid("the claim jti is no text of up to 256 bytes")),
     };
     if let Some(claim) = &rules.max_session_claim {
@@ -154,8 +151,8 @@ mod tests {
     use jsonwebtoken::Algorithm;
     use serde_json::json;
 
-    use super::*;
-    use crate::config::{JwtKeys, TokenPlace};
+    use super::{super::tests::config, *};
+    use crate::config::JwtKeys;
 
     /// The time of the tests, in seconds since 1970.
     const NOW: u64 = 1_800_000_000;
@@ -165,19 +162,7 @@ mod tests {
     }
 
     fn rules() -> Jwt {
-        Jwt {
-            algorithms: vec![Algorithm::ES256],
-            keys: JwtKeys::Pem("key.pem".into()),
-            issuer: None,
-            audience: Vec::new(),
-            leeway: Duration::ZERO,
-            from: vec![TokenPlace::Header],
-            required_claims: BTreeMap::new(),
-            user_claim: "sub".into(),
-            target_claim: None,
-            routes_claim: None,
-            max_session_claim: None,
-        }
+        config(&[Algorithm::ES256], JwtKeys::Pem("key.pem".into()))
     }
 
     /// Claims that are valid, with some of them changed; null removes one.
@@ -278,15 +263,15 @@ mod tests {
         let required = BTreeMap::from([("role".to_owned(), vec!["staff".to_owned(), "true".to_owned()])]);
         let rules = Jwt { required_claims: required, ..rules() };
         for role in
-            [json!(null), json!("guest"), json!(["guest"]), json!([]), json!(false), json!({ "staff": 1 })]
+            [json!(null), json!("viewer"), json!(["viewer"]), json!([]), json!(false), json!({ "staff": 1 })]
         {
             forbidden(json!({ "role": role }), &rules);
         }
-        for role in [json!("staff"), json!(["guest", "staff"]), json!(true)] {
+        for role in [json!("staff"), json!(["viewer", "staff"]), json!(true)] {
             granted(json!({ "role": role }), &rules);
         }
         // What is wrong with the token itself comes first.
-        invalid(json!({ "role": "guest", "exp": NOW }), &rules);
+        invalid(json!({ "role": "viewer", "exp": NOW }), &rules);
     }
 
     #[test]

@@ -6,10 +6,7 @@
 
 use std::{fmt, ops::RangeInclusive};
 
-use aws_lc_rs::{
-    digest,
-    signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey},
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
@@ -24,6 +21,8 @@ use x509_parser::{
     public_key::PublicKey,
     x509::SubjectPublicKeyInfo,
 };
+
+use crate::auth::sha256;
 
 /// A set with more keys than this is no key set.
 const MAX_KEYS: usize = 100;
@@ -116,9 +115,7 @@ pub(super) struct KeySet {
 
 impl KeySet {
     fn new(text: &[u8], keys: Vec<VerificationKey>) -> Self {
-        let mut sha256 = [0; 32];
-        sha256.copy_from_slice(digest::digest(&digest::SHA256, text).as_ref());
-        Self { keys, digest: sha256 }
+        Self { keys, digest: sha256(text) }
     }
 
     /// One public key, or the one of a certificate, in PEM form. It must suit all of the algorithms.

@@ -17,12 +17,11 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 use url::{Host, Url};
 
-use super::super::error::{alternatives, nearest, quoted};
 use super::super::scalar::{OptionalKey, StringList, StringOrList};
 use super::super::values::{
-    Result, conflict, duration_or_off, invalid, invalid_literal, missing, parsed, resolve_path,
+    Result, conflict, duration_or_off, invalid, invalid_literal, missing, one_of, resolve_path,
 };
-use super::{RawAuth, TokenPlace};
+use super::{RawAuth, TokenPlace, place::places};
 
 /// The leeway of a method that sets none: what clocks differ by that are set over the network.
 const LEEWAY: Duration = Duration::from_secs(5);
@@ -146,7 +145,13 @@ pub(super) fn jwt(table: &mut RawAuth, at: Range<usize>, key: Key<'_>, base: &Pa
             }
             None => LEEWAY,
         },
-        from: places(&key("from"), table.from.take())?,
+        from: match table.from.take() {
+            Some(written) => {
+                let empty = "an empty list; name a place such as \"header\", or remove the key";
+                places(&key("from"), written, empty)?
+            }
+            None => vec![TokenPlace::Header],
+        },
         required_claims: match table.required_claims.take() {
             Some(claims) => required(key, claims)?,
             None => BTreeMap::new(),
@@ -177,23 +182,16 @@ fn algorithms(key: &str, written: OptionalKey<StringList>, at: Range<usize>) -> 
             let wrong = format!("a token without a signature proves nothing; {ADVICE}");
             return Err(invalid(key, &name, wrong));
         }
-        let Some((_, algorithm)) = ALGORITHMS.iter().find(|(known, _)| known == name.get_ref()) else {
-            let known = ALGORITHMS.iter().map(|(known, _)| *known);
-            let near = nearest(name.get_ref(), known.clone())
-                .map(|near| format!("; did you mean {near:?}?"))
-                .unwrap_or_default();
-            let wrong = format!("must be {}{near}", alternatives(known.map(quoted)));
-            return Err(invalid(key, &name, wrong));
-        };
-        if algorithms.contains(algorithm) {
+        let algorithm = one_of(key, &name, ALGORITHMS)?;
+        if algorithms.contains(&algorithm) {
             return Err(invalid(key, &name, "listed twice; remove one of them"));
         }
         // A public key is no secret: a token that is signed with it would be valid (RFC 8725 §2.1).
-        if algorithms.first().is_some_and(|first| is_secret(first) != is_secret(algorithm)) {
+        if algorithms.first().is_some_and(|first| is_secret(first) != is_secret(&algorithm)) {
             let wrong = "HS algorithms use a secret and the others a public key; make a method of each";
             return Err(invalid(key, &name, wrong));
         }
-        algorithms.push(*algorithm);
+        algorithms.push(algorithm);
     }
     Ok(algorithms)
 }
@@ -273,23 +271,6 @@ fn set_url(key: &str, written: &Spanned<String>) -> Result<(Uri, bool)> {
     }
     let uri = url.as_str().parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
     Ok((uri, url.scheme() == "https"))
-}
-
-fn places(key: &str, written: OptionalKey<StringList>) -> Result<Vec<TokenPlace>> {
-    let Some(written) = written else { return Ok(vec![TokenPlace::Header]) };
-    if written.get_ref().is_empty() {
-        let wrong = "an empty list; name a place such as \"header\", or remove the key";
-        return Err(invalid_literal(key, written.span(), "[]", wrong));
-    }
-    let mut places = Vec::new();
-    for written in written.into_inner() {
-        let place: TokenPlace = parsed(key, &written)?;
-        if places.contains(&place) {
-            return Err(invalid(key, &written, "listed twice; remove one of them"));
-        }
-        places.push(place);
-    }
-    Ok(places)
 }
 
 fn required(key: Key<'_>, claims: Spanned<RawClaims>) -> Result<BTreeMap<String, Vec<String>>> {

@@ -2,6 +2,10 @@
 
 use std::str::FromStr;
 
+use toml::Spanned;
+
+use crate::config::scalar::StringList;
+use crate::config::values::{Result, invalid, invalid_literal, parsed};
 use crate::websocket::is_token;
 
 /// A place in a request head.
@@ -25,7 +29,7 @@ pub struct PlaceError;
 impl FromStr for TokenPlace {
     type Err = PlaceError;
 
-    fn from_str(text: &str) -> Result<Self, PlaceError> {
+    fn from_str(text: &str) -> std::result::Result<Self, PlaceError> {
         if text == "header" {
             return Ok(Self::Header);
         }
@@ -41,4 +45,20 @@ impl FromStr for TokenPlace {
             _ => Err(PlaceError),
         }
     }
+}
+
+/// A list of places, each named once. `empty` is the message if there is none.
+pub(super) fn places(key: &str, written: Spanned<StringList>, empty: &str) -> Result<Vec<TokenPlace>> {
+    if written.get_ref().is_empty() {
+        return Err(invalid_literal(key, written.span(), "[]", empty));
+    }
+    let mut places = Vec::new();
+    for text in written.into_inner() {
+        let place = parsed(key, &text)?;
+        if places.contains(&place) {
+            return Err(invalid(key, &text, "listed twice; remove one of them"));
+        }
+        places.push(place);
+    }
+    Ok(places)
 }

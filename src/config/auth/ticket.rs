@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use url::Url;
 
-use super::{RawAuth, TokenPlace};
-use crate::config::values::{Result, invalid, invalid_literal, parsed};
+use super::{RawAuth, TokenPlace, place::places};
+use crate::config::values::{Result, parsed};
 
 /// A method that accepts the tickets of this gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,21 +61,10 @@ impl FromStr for BaseUrl {
 pub(super) fn ticket(raw: &mut RawAuth, key: &dyn Fn(&str) -> String) -> Result<TicketConfig> {
     let from = match raw.from.take() {
         None => vec![TokenPlace::Query("ticket".to_owned()), TokenPlace::Subprotocol("ticket.".to_owned())],
-        Some(written) if written.get_ref().is_empty() => {
-            let wrong =
-                "no request could present a ticket; name a place such as \"query:ticket\", or remove the key";
-            return Err(invalid_literal(key("from"), written.span(), "[]", wrong));
-        }
         Some(written) => {
-            let mut places = Vec::new();
-            for text in written.into_inner() {
-                let place = parsed::<TokenPlace>(&key("from"), &text)?;
-                if places.contains(&place) {
-                    return Err(invalid(key("from"), &text, "listed twice; remove one of them"));
-                }
-                places.push(place);
-            }
-            places
+            let empty =
+                "no request could present a ticket; name a place such as \"query:ticket\", or remove the key";
+            places(&key("from"), written, empty)?
         }
     };
     let base = raw.base.take().map(|text| parsed(&key("base"), &text)).transpose()?;

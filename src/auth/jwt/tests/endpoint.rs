@@ -213,7 +213,7 @@ async fn a_new_key_is_fetched_for_the_first_token_that_names_it() {
     }
     assert!(method.verify(&token(&old, "0"), now()).await.is_ok());
     assert_eq!(server.requests(), 2);
-    // Then keys that nobody has are not looked for: the set has just been fetched for another.
+    // Then other unknown keys cause no fetch: the set has just been fetched for one.
     let attacker = Signer::p256();
     for id in 0..1000 {
         let detail =

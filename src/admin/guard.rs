@@ -197,6 +197,10 @@ mod tests {
             }
             let twice = [host.clone(), own.clone(), own.clone(), named.clone()];
             assert_eq!(checked(method.clone(), &twice), Err(GuardRefusal::Page));
+            for site in ["same-origin", "none"] {
+                let fields = [host.clone(), own.clone(), named.clone(), (SITE, site)];
+                assert_eq!(checked(method.clone(), &fields), Ok(()), "{site}");
+            }
             for site in ["cross-site", "same-site", "anything"] {
                 let fields = [host.clone(), own.clone(), named.clone(), (SITE, site)];
                 assert_eq!(checked(method.clone(), &fields), Err(GuardRefusal::Page), "{site}");

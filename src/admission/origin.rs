@@ -333,6 +333,7 @@ mod tests {
             ("chrome-extension://abcdefghij", "Chrome-Extension://ABCdefghij"),
             ("capacitor://localhost", "capacitor://localhost"),
             ("app://12345", "app://12345"),
+            ("app://[::1]", "app://[0:0::1]"),
             ("file://", "file://"),
         ] {
             assert_eq!(origin(listed), origin(sent));

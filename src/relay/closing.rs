@@ -40,8 +40,8 @@ pub(super) struct Closing {
 /// Whether the gateway ordered the end, in contrast to one that a peer caused. A drain is no order: it lets clients
 /// finish, and has a deadline of its own.
 fn is_ordered(reason: Reason) -> bool {
-    use Reason::{IdleTimeout, Killed, LifetimeReached};
-    matches!(reason, Killed | LifetimeReached | IdleTimeout)
+    use Reason::{CredentialExpired, IdleTimeout, Killed, LifetimeReached};
+    matches!(reason, CredentialExpired | IdleTimeout | Killed | LifetimeReached)
 }
 
 /// The stage of the client's side.

@@ -345,6 +345,8 @@ mod tests {
             v2(0x21, 0x41, FOUR),
             v2(0x21, 0x11, &FOUR[..11]),
             v2(0x21, 0x11, &[]),
+            // An authority that is longer than the header.
+            v2(0x21, 0x11, &[FOUR, b"\x02\0\x05desk"].concat()),
             v2(0x21, 0x21, FOUR),
             v2(0x21, 0x31, &[0; 215]),
         ] {
@@ -367,20 +369,24 @@ mod tests {
         assert!(matches!(read(&mut near, proxy(), &trusted()).await, Err(ProxyHeaderError::Absent)));
     }
 
-    #[tokio::test]
-    async fn line_without_crlf_is_refused_after_107_bytes() {
+    #[test]
+    fn line_without_crlf_is_refused_after_107_bytes() {
         for length in [LONGEST_V1 - 1, LONGEST_V1, LONGEST_V1 + 1, 100_000] {
             let mut header = b"PROXY UNKNOWN ".to_vec();
             header.resize(length - 1, b'x');
             header.extend(b"\r\n");
             let fits = header.len() <= LONGEST_V1;
-            let (read, _) = dripped(&header).await;
+            let (read, _) = read_chunks(&header, &[1]);
             assert_eq!(read.is_ok(), fits, "{} bytes: {read:?}", header.len());
             assert!(
                 fits || matches!(read, Err(ProxyHeaderError::TooLong)),
                 "{} bytes: {read:?}",
                 header.len()
             );
+            // All of it has arrived.
+            let (at_once, consumed) = read_chunks(&header, &[header.len()]);
+            assert_eq!(at_once.is_ok(), fits, "{} bytes: {at_once:?}", header.len());
+            assert!(consumed <= LONGEST_V1, "{consumed} bytes were read");
         }
     }
 

@@ -176,6 +176,20 @@ mod tests {
     async fn path_that_is_too_long_is_refused() {
         let error = bind(Path::new(&"x".repeat(108)), &PRIVATE, 16).unwrap_err();
         assert!(error.to_string().contains("set a shorter one"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().to_str().unwrap();
+        let longest = format!("{directory}/{}", "x".repeat(LONGEST_PATH - directory.len() - 1));
+        assert_eq!(longest.len(), LONGEST_PATH);
+        let _bound = bind(Path::new(&longest), &PRIVATE, 16).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_another_kind_is_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.sock");
+        let _datagrams = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        bind(&path, &PRIVATE, 16).unwrap_err();
+        assert!(path.exists());
     }
 
     #[tokio::test]

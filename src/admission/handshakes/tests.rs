@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     by_network::Entry,
-    state::{ALL_SILENT, MANY, SUSPECT},
+    state::{ALL_SILENT, MANY, SLOW, SUSPECT},
     *,
 };
 use crate::admission::source::Source;
@@ -126,26 +126,68 @@ fn row_03_silent_clients_give_way_soon() {
     assert!(!lost(&last), "older, but it was heard");
 }
 
+/// The clients that have not been heard, of 160 of whom each tenth of a second a sixteenth is heard and done at once, and
+/// others take their places: it takes 1.6 s until all are.
+fn herd(handshakes: &Arc<Handshakes>, size: u8, now: Instant, steps: u32) -> VecDeque<HandshakePermit> {
+    let mut herd: VecDeque<_> = (0..size).map(|n| granted(handshakes, from(n, 1), now)).collect();
+    for step in 0..steps {
+        let at = now + 100 * MILLISECOND * step;
+        for n in 0..160 / MANY {
+            herd.pop_front().unwrap().set_heard(at);
+            let network = (160 + step as usize * (160 / MANY) + n) % 250;
+            herd.push_back(granted(handshakes, from(network as u8, 2), at));
+        }
+    }
+    herd
+}
+
 #[test]
 fn row_65_silent_clients_are_given_time_while_many_others_are_heard() {
     let now = Instant::now();
     let handshakes = Handshakes::new(limits(160, 160, 160));
-    let mut herd: VecDeque<_> = (0..160).map(|n| granted(&handshakes, from(n, 1), now)).collect();
-    // Each tenth of a second a sixteenth is heard, and is done at once: it takes 1.6 s until all are.
-    let at = |step: u32| now + 100 * MILLISECOND * step;
-    for step in 0..47 {
-        for n in 0..160 / MANY {
-            herd.pop_front().unwrap().set_heard(at(step));
-            let network = (160 + step as usize * (160 / MANY) + n) % 250;
-            herd.push_back(granted(&handshakes, from(network as u8, 2), at(step)));
-        }
-    }
-    let at = at(46);
+    let herd = herd(&handshakes, 160, now, 47);
+    let at = now + 4600 * MILLISECOND;
     assert_eq!(wait(&handshakes, from(251, 1), at), DEADLINE / SUSPECT, "as long as many are heard");
+    assert_eq!(wait(&handshakes, from(251, 1), at + 50 * MILLISECOND), DEADLINE / SUSPECT - 50 * MILLISECOND);
     assert!(herd.iter().all(|permit| !lost(permit)));
     // When no more are heard, silence counts again.
     let _newcomer = granted(&handshakes, from(251, 1), at + DEADLINE / SUSPECT);
     assert_eq!(herd.iter().filter(|permit| lost(permit)).count(), 1);
+}
+
+#[test]
+fn row_65_a_client_that_is_silent_for_half_of_its_time_gives_way_to_a_herd() {
+    let now = Instant::now();
+    let handshakes = Handshakes::new(limits(160, 160, 160));
+    let silent = granted(&handshakes, from(252, 1), now);
+    let herd = herd(&handshakes, 159, now, 47);
+    let at = now + 4600 * MILLISECOND;
+    assert_eq!(wait(&handshakes, from(251, 1), at), DEADLINE / SLOW - 4600 * MILLISECOND);
+    let _newcomer = granted(&handshakes, from(251, 1), now + DEADLINE / SLOW);
+    assert!(lost(&silent) && herd.iter().all(|permit| !lost(permit)));
+}
+
+#[test]
+fn row_65_fewer_than_a_sixteenth_are_not_many() {
+    for (count, longest) in [(160 / MANY - 1, DEADLINE / ALL_SILENT), (160 / MANY, DEADLINE / SUSPECT)] {
+        let now = Instant::now();
+        let handshakes = Handshakes::new(limits(160, 160, 160));
+        for n in 0..count {
+            drop(heard(&handshakes, from(200, n as u8), now));
+        }
+        let _silent: Vec<_> = (0..160).map(|n| granted(&handshakes, from(n, 1), now)).collect();
+        assert_eq!(wait(&handshakes, from(251, 1), now), longest, "{count} of 160 were heard");
+    }
+}
+
+#[test]
+fn row_03_one_client_that_was_heard_protects_the_silent_ones_for_a_twentieth_of_their_time() {
+    let now = Instant::now();
+    let handshakes = Handshakes::new(limits(160, 160, 160));
+    drop(heard(&handshakes, from(200, 1), now));
+    let silent: Vec<_> = (0..160).map(|n| granted(&handshakes, from(n, 1), now)).collect();
+    let _newcomer = granted(&handshakes, from(251, 1), now + DEADLINE / ALL_SILENT);
+    assert_eq!(silent.iter().filter(|permit| lost(permit)).count(), 1);
 }
 
 #[test]

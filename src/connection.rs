@@ -30,6 +30,7 @@ use crate::{
     auth::{Authenticators, Credentials},
     backend::Upstream,
     config::Timeouts,
+    events::EventQueue,
     http::{Files, KnownHosts, Routes},
     metrics::Metrics,
     outcome::Reason,
@@ -66,6 +67,8 @@ pub(crate) struct ConfigSnapshot {
     pub timeouts: Timeouts,
     /// A connection is closed after this many requests that open no session.
     pub max_requests: NonZeroU32,
+    /// Takes the events of sessions, if they are reported.
+    pub events: Option<Arc<EventQueue>>,
 }
 
 /// What all connections share while the process runs.

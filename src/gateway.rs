@@ -8,6 +8,7 @@ mod carryover;
 mod control;
 mod drain;
 mod error;
+mod event_task;
 mod listener;
 mod prepared;
 mod reload;

@@ -9,7 +9,7 @@
 //! | command line | [`cli`]: arguments, messages, exit codes |
 //! | process | [`gateway`]: listeners, accept loops, configuration reload, drain |
 //! | connection, operation | `connection`: the stages of one connection, its access log line; `admin`: admin API, status page, metrics endpoint; `diagnose`: `explain` and the offline checks; `service`: logging, signals, systemd, resource limits |
-//! | stages | `transport`: sockets, PROXY header, TLS; `http`: requests, authorisation, files; `backend`: load balancing, health checks, dialling; `relay`: WebSocket to TCP and back |
+//! | stages | `transport`: sockets, PROXY header, TLS; `http`: requests, authorisation, files; `backend`: load balancing, health checks, dialling; `events`: tells the operator's server of sessions; `relay`: WebSocket to TCP and back |
 //! | configuration | [`config`]: TOML to domain types |
 //! | state and rules | `session`: session registry; `metrics`: counters and gauges; `admission`: rate limit, concurrency limits, Origin policy; `websocket`: framing |
 //! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; `counting_stream`: a stream that counts bytes; `pem`: certificates and keys in PEM form; `socket_buffer`: how much the kernel buffers for a connection; `watched_file`: detects changed files for hot reload |
@@ -23,6 +23,7 @@ pub mod config;
 mod connection;
 mod counting_stream;
 mod diagnose;
+mod events;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -118,6 +118,7 @@ fn known() -> Keys {
         "[admin]",
         "[admin.tickets]",
         "[log]",
+        "[events]",
     ];
     let mut keys: Keys = headers.iter().map(|header| ((*header).to_owned(), known_keys(header))).collect();
     let top: BTreeSet<String> = headers
@@ -209,6 +210,8 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     let socket = config.listeners.pop().expect("a second listener");
     let group = Some(Group::Name("www-data".into()));
     assert_eq!(socket.access, SocketAccess { mode: SocketAccess::default().mode, group });
+    let events = config.events.take().expect("a receiver of events");
+    assert_eq!(events.secret_file, directory.path().join("events.secret"));
     let sessions = config.log.sessions.take();
     assert_eq!(sessions.as_deref(), Some(Path::new("/var/log/portcullis/sessions.log")));
     assert_eq!(
@@ -268,7 +271,8 @@ fn keys_that_the_manual_calls_required_are_required() {
         "[[route]]\nname = \"desks\"\npath = \"/\"\n[route.targets]\nfrom = \"file\"\npath = \"tokens\"";
     let method = "[auth.jwt]\nkind = \"jwt\"\nalgorithms = [\"ES256\"]\nkey = \"site.pem\"";
     let admin = "[admin]\naddress = \"[::1]:0\"\n[admin.tickets]\naddress = \"unix:t.sock\"";
-    let complete = format!("{MINIMAL}\n{tokens}\n{method}\n[web]\nroot = \"web\"\n{admin}\n");
+    let events = "[events]\nurl = \"https://www.example.com/\"\nsecret_file = \"s\"";
+    let complete = format!("{MINIMAL}\n{tokens}\n{method}\n[web]\nroot = \"web\"\n{admin}\n{events}\n");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     for inside in ["tokens", "web"] {

@@ -34,7 +34,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["gateway"],
     &["connection", "admin", "diagnose", "service"],
-    &["auth", "http", "relay", "backend", "transport"],
+    &["auth", "http", "relay", "backend", "events", "transport"],
     &["config"],
     &["session", "metrics", "admission", "websocket", "http_client"],
     &["counting_stream", "outcome", "pem", "random", "socket_buffer", "sync", "watched_file"],

@@ -4,6 +4,8 @@
 
 use std::{fmt::Debug, pin::Pin, time::SystemTime};
 
+use crate::events::EventStats;
+
 /// Keeps [`ProcessControl`] usable as a trait object.
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -67,6 +69,7 @@ pub(crate) struct GatewayStatus {
     pub backends: Vec<BackendStatus>,
     /// Log lines lost because a sink could not keep up or failed.
     pub dropped_log_lines: u64,
+    pub events: EventStats,
 }
 
 #[cfg(any(test, fuzzing))]
@@ -83,6 +86,7 @@ impl GatewayStatus {
             listeners: Vec::new(),
             backends: Vec::new(),
             dropped_log_lines: 0,
+            events: EventStats::default(),
         }
     }
 }

@@ -21,7 +21,7 @@ use prometheus_client::{
 };
 
 use super::{control::GatewayStatus, process::ProcessStats};
-use crate::{metrics::Metrics, session::Payload};
+use crate::{events::EventStats, metrics::Metrics, session::Payload};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -115,9 +115,26 @@ fn gateway_registry(snapshot: &GatewaySnapshot) -> Registry {
         "Log lines lost because a sink could not keep up or failed",
         dropped,
     );
+    events(&mut registry, status.events);
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The version of the program", version);
     registry
+}
+
+fn events(registry: &mut Registry, stats: EventStats) {
+    let EventStats { queued, delivered, dropped, requests: (accepted, failed) } = stats;
+    gauge(registry, "events_queued", "Events that wait for the receiver of [events]", queued);
+    let counters = |values: [(&'static str, u64); 2]| {
+        let family = Family::<ResultLabels, Counter>::default();
+        for (result, count) in values {
+            family.get_or_create(&ResultLabels { result }).inc_by(count);
+        }
+        family
+    };
+    let events = counters([("delivered", delivered), ("dropped", dropped)]);
+    registry.register("events", "Events that the receiver has accepted, or that are lost", events);
+    let requests = counters([("ok", accepted), ("failed", failed)]);
+    registry.register("event_requests", "Requests to the receiver of [events]", requests);
 }
 
 fn process_registry(snapshot: &GatewaySnapshot) -> Registry {

@@ -9,6 +9,7 @@ use super::Config;
 use super::admin::admin;
 use super::auth::{AuthKind, AuthMethod, JwtKeys, methods};
 use super::error::ConfigWarning;
+use super::events::{Events, events};
 use super::limits::limits;
 use super::listener::{Identity, Listener, listeners};
 use super::log::log;
@@ -30,7 +31,8 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
     let timeouts = timeouts(raw.timeouts)?;
     let admin = raw.admin.map(|table| admin(table, base)).transpose()?;
     let log = log(raw.log, base)?;
-    let private: Vec<PrivateFile<'_>> = private_files(&listeners, &routes, &auth).collect();
+    let events = raw.events.map(|table| events(table, base)).transpose()?;
+    let private: Vec<PrivateFile<'_>> = private_files(&listeners, &routes, &auth, events.as_ref()).collect();
     let access_log = log.sessions.as_deref();
     let web = raw.web.map(|table| web(table, file, &private, access_log, &mut warnings)).transpose()?;
     if routes.is_empty() && web.is_none() {
@@ -39,7 +41,7 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
     }
     let file = file.to_path_buf();
     let config =
-        Config { file, listeners, routes, auth, limits, timeouts, web, admin, log, warnings: Vec::new() };
+        Config { file, listeners, routes, auth, limits, timeouts, web, admin, log, events, warnings: Vec::new() };
     Ok((config, warnings))
 }
 
@@ -48,6 +50,7 @@ fn private_files<'a>(
     listeners: &'a [Listener],
     routes: &'a [Route],
     auth: &'a [AuthMethod],
+    events: Option<&'a Events>,
 ) -> impl Iterator<Item = PrivateFile<'a>> {
     let of_listener = |listener: &'a Listener| match &listener.identity {
         Some(Identity::Files { private_key, .. }) => Some(("private key", private_key.as_path())),
@@ -69,5 +72,7 @@ fn private_files<'a>(
         AuthKind::Any(_) | AuthKind::Ticket(_) => None,
     };
     let of_methods = auth.iter().filter_map(of_method);
+    let of_events = events.map(|events| ("secret", events.secret_file.as_path()));
+    let of_methods = of_methods.chain(of_events);
     listeners.iter().filter_map(of_listener).chain(of_methods).chain(routes.iter().flat_map(of_route))
 }

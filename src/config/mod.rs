@@ -13,6 +13,7 @@ mod backend;
 mod backend_tls;
 mod convert;
 mod error;
+mod events;
 mod explain;
 mod health;
 mod host;
@@ -30,6 +31,7 @@ mod targets;
 mod timeouts;
 mod tls_version;
 mod upstream;
+mod url;
 mod values;
 mod web;
 
@@ -48,6 +50,7 @@ pub use auth::{
 pub use backend::{Backend, BackendError};
 pub use backend_tls::BackendTls;
 pub use error::{ConfigError, Problem};
+pub use events::Events;
 pub use health::Health;
 pub(crate) use host::reached;
 pub use host::{Host, HostError};
@@ -89,6 +92,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// Logging.
     pub log: Log,
+    /// The receiver of events, if there is one.
+    pub events: Option<Events>,
     /// What is valid but probably a mistake: one sentence each, with its position in the file.
     pub warnings: Vec<String>,
 }

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::admin::{RawAdmin, RawTickets};
 use super::auth::{RawAuth, RawAuthTables};
 use super::backend_tls::RawTls;
+use super::events::RawEvents;
 use super::health::RawHealth;
 use super::limits::{RawLimits, RawPerIp, RawPerNetwork};
 use super::listener::RawListener;
@@ -36,6 +37,7 @@ pub(super) struct RawFile {
     pub(super) admin: OptionalKey<RawAdmin>,
     #[serde(default)]
     pub(super) log: RawLog,
+    pub(super) events: OptionalKey<RawEvents>,
 }
 
 /// The keys of `[[route]]`. Those that say how backends are reached are converted by `upstream`, the others by `route`.
@@ -84,7 +86,7 @@ impl Table {
 }
 
 /// Every table, the top level first.
-pub(super) fn tables() -> [Table; 16] {
+pub(super) fn tables() -> [Table; 17] {
     [
         Table { path: &[], header: "", keys: keys::<RawFile>() },
         Table { path: &["listener"], header: "[[listener]]", keys: keys::<RawListener>() },
@@ -106,6 +108,7 @@ pub(super) fn tables() -> [Table; 16] {
         Table { path: &["admin"], header: "[admin]", keys: keys::<RawAdmin>() },
         Table { path: &["admin", "tickets"], header: "[admin.tickets]", keys: keys::<RawTickets>() },
         Table { path: &["log"], header: "[log]", keys: keys::<RawLog>() },
+        Table { path: &["events"], header: "[events]", keys: keys::<RawEvents>() },
     ]
 }
 
@@ -152,7 +155,7 @@ mod tests {
         }
         assert_eq!(
             tables()[0].keys,
-            ["listener", "route", "auth", "limits", "timeouts", "web", "admin", "log"]
+            ["listener", "route", "auth", "limits", "timeouts", "web", "admin", "log", "events"]
         );
         assert_eq!(tables()[8].keys, ["rate", "burst", "sessions", "handshakes", "exempt"]);
     }

@@ -1,12 +1,13 @@
-//! The access log: one line for each connection, written when it ends.
+//! The access log: one line for each connection, written when it ends; and the events of a session, which say the same.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use tokio::time::Instant;
 use tracing::Level;
 
 use crate::{
     config::Backend,
+    events::{EndOfSession, Event, EventQueue},
     metrics::Metrics,
     outcome::{ACCESS_LOG, Reason},
     relay::SessionEnd,
@@ -30,6 +31,8 @@ pub(super) struct AccessLogLine {
     pub(super) detail: Option<String>,
     started: Instant,
     metrics: Arc<Metrics>,
+    /// Takes the event of the end, if it has taken that of the beginning.
+    events: Option<Arc<EventQueue>>,
     written: bool,
 }
 
@@ -46,13 +49,28 @@ impl AccessLogLine {
             detail: None,
             started,
             metrics,
+            events: None,
             written: false,
         }
+    }
+
+    /// Reports that the session has opened, and later that it has ended.
+    pub(super) fn report(&mut self, events: &Arc<EventQueue>) {
+        events.push(self.event(None));
+        self.events = Some(Arc::clone(events));
     }
 
     /// Writes the line. `session_end` is what the relay reports of a session.
     pub(super) fn write(&mut self, reason: Reason, session_end: Option<SessionEnd>) {
         self.written = true;
+        if let Some(events) = self.events.take() {
+            events.push(self.event(Some(EndOfSession {
+                reason,
+                close_code: session_end.and_then(|end| end.close_code),
+                bytes: session_end.map(|end| (end.bytes_in, end.bytes_out)),
+                duration: self.started.elapsed(),
+            })));
+        }
         self.metrics.count_end(self.route.as_deref(), reason);
         macro_rules! event {
             ($macro:ident, $message:literal) => {
@@ -79,6 +97,20 @@ impl AccessLogLine {
             Level::INFO => event!(info, "session ended"),
             _ if reason == Reason::Served => event!(debug, "served"),
             _ => event!(debug, "refused"),
+        }
+    }
+
+    fn event(&self, end: Option<EndOfSession>) -> Event {
+        Event {
+            time: SystemTime::now(),
+            reported: Instant::now(),
+            request_id: self.id,
+            session: self.session.unwrap_or_default(),
+            peer: self.peer,
+            route: self.route.clone().unwrap_or_default(),
+            user: self.user.clone(),
+            backend: self.backend.as_ref().map(|backend| backend.to_string().into()),
+            end,
         }
     }
 }

@@ -151,6 +151,9 @@ async fn open_session(
         session.set_backend(&backend.to_string());
         shared.metrics.open_session(&route.name, &label)
     });
+    if let Some(events) = settings.snapshot.events.as_ref().filter(|_| backend.is_ok()) {
+        log_line.report(events);
+    }
     let relay_settings =
         RelaySettings { expires: expires.map(instant_of), ..relay_settings(route, timeouts) };
     let guards = (request.address_permit, request.session_permit, backend_permit, session_gauge);

@@ -7,6 +7,7 @@ use crate::{
     backend::{DialContext, Upstream},
     config::{Address, Admin, Destinations, Identity, Route},
     connection::{ConfigSnapshot, ListenerSettings},
+    events::{EventQueue, EventSettings},
     transport::tls::Tls,
 };
 
@@ -29,6 +30,12 @@ impl Carryover {
         let previous = routes.find(|previous| previous.route.name == route.name)?;
         let is_same = previous.route.upstream == route.upstream && Upstream::is_all_of(&route.upstream);
         is_same.then(|| Arc::clone(&previous.upstream))
+    }
+
+    /// The queue of events: the one that there is, with what waits in it, or a new one.
+    pub(super) fn events(&self, settings: &Arc<EventSettings>) -> Arc<EventQueue> {
+        let kept = self.snapshot.as_ref().and_then(|snapshot| snapshot.events.clone());
+        kept.unwrap_or_else(|| Arc::new(EventQueue::new(Arc::clone(settings))))
     }
 
     /// A failure to load the token file of `route` is being reported: those that watch the same file do not report it.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     drain::close_sessions,
+    event_task::EventTask,
     listener::{OpenListener, Tasks},
     prepared::{Loaded, Ready, ReadyListener},
     watchers::Watchers,
@@ -72,6 +73,7 @@ pub(super) struct GatewayState {
     pub(super) snapshot: Arc<ConfigSnapshot>,
     pub(super) context: DialContext,
     pub(super) watchers: Watchers,
+    pub(super) event_task: EventTask,
     /// When the configuration was loaded.
     pub(super) loaded: SystemTime,
     /// Successful and failed reloads.
@@ -82,8 +84,8 @@ pub(super) struct GatewayState {
 impl Control {
     /// Opens the listeners and starts the watchers.
     pub(super) fn new(ready: Ready, inherited: InheritedSockets, admin_addresses: Vec<AdminAddress>) -> Self {
-        let Ready { loaded: Loaded { file, snapshot, limits, admin, credentials, context, .. }, listeners } =
-            ready;
+        let Ready { loaded, listeners } = ready;
+        let Loaded { file, snapshot, limits, admin, credentials, events, context, .. } = loaded;
         let (shared, tasks) = (Arc::new(shared(&limits, credentials)), Tasks::default());
         let mut open = Vec::with_capacity(listeners.len());
         for ReadyListener { bound, settings, .. } in listeners {
@@ -94,8 +96,10 @@ impl Control {
         let listeners = open;
         context.own.replace(own_addresses(&listeners, &admin_addresses));
         let watchers = Watchers::default().replace(&snapshot, &listeners);
-        let (loaded, reloads) = (SystemTime::now(), (0, 0));
-        let state = GatewayState { listeners, snapshot, context, watchers, loaded, reloads, draining: false };
+        let event_task = EventTask::default().replace(snapshot.events.as_ref(), events.as_ref());
+        let (loaded, reloads, draining) = (SystemTime::now(), (0, 0), false);
+        let state =
+            GatewayState { listeners, snapshot, context, watchers, event_task, loaded, reloads, draining };
         let (reloading, drained) = (sync::Mutex::default(), CancellationToken::new());
         let (state, logging) = (Mutex::new(state), OnceLock::new());
         let inner = Inner {
@@ -138,6 +142,7 @@ impl Control {
         let mut state = self.state();
         state.listeners.clear();
         state.watchers = Watchers::default();
+        state.event_task = EventTask::default();
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, GatewayState> {
@@ -169,18 +174,20 @@ impl ProcessControl for Control {
     }
 
     fn drain(&self) {
-        let (listeners, drain) = {
+        let (listeners, event_task, drain) = {
             let mut state = self.state();
             if std::mem::replace(&mut state.draining, true) {
                 return;
             }
             state.watchers = Watchers::default();
-            (std::mem::take(&mut state.listeners), state.snapshot.timeouts.drain)
+            let event_task = std::mem::take(&mut state.event_task);
+            (std::mem::take(&mut state.listeners), event_task, state.snapshot.timeouts.drain)
         };
         drop(listeners);
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
             let Inner { shared, tasks, drained, .. } = &*inner;
+            let end = time::Instant::now() + drain;
             tracing::info!(sessions = shared.registry.len(), "draining");
             tasks.accept_loops.close();
             tasks.accept_loops.wait().await;
@@ -192,6 +199,7 @@ impl ProcessControl for Control {
                     tracing::warn!(connections = tasks.connections.len(), "timeouts.drain has passed, closing the remaining connections");
                 }
             }
+            event_task.finish(end).await;
             drained.cancel();
         });
     }
@@ -252,6 +260,7 @@ impl ProcessControl for Control {
             listeners: listeners.collect(),
             backends: backends.collect(),
             dropped_log_lines: self.inner.logging.get().map_or(0, Logging::dropped_lines),
+            events: state.snapshot.events.as_ref().map(|events| events.stats()).unwrap_or_default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     auth::AuthError,
     backend::UpstreamError,
     config::{Address, AdminAddress, Backend, ConfigError},
+    events::ReceiverError,
     service::logging::LogError,
     transport::tls::IdentityError,
 };
@@ -31,6 +32,14 @@ pub enum StartError {
         file: String,
         /// The error.
         cause: Box<AuthError>,
+    },
+    /// A file that `[events]` needs is missing, unreadable or invalid.
+    #[error("{file}: {cause}")]
+    Events {
+        /// The configuration file.
+        file: String,
+        /// The error.
+        cause: ReceiverError,
     },
     /// A file that the backends of a route need is missing, unreadable or invalid.
     #[error("{file}: route {route:?}: {cause}")]

@@ -9,8 +9,9 @@ use super::{carryover::Carryover, error::StartError, listener::BoundListener};
 use crate::{
     auth::{Authenticators, Credentials},
     backend::{DialContext, Upstream},
-    config::{Address, Admin, Config, Limits, Listener, Log, Route, SocketAccess, Web},
+    config::{Address, Admin, Config, Events, Limits, Listener, Log, Route, SocketAccess, Web},
     connection::{ConfigSnapshot, ListenerSettings},
+    events::EventSettings,
     http::{Files, KnownHosts, Routed, Routes},
     service::limits,
     transport::{certificate::world_readable_key, listener::InheritedSockets, tls::Tls, unix::has_access},
@@ -28,6 +29,8 @@ pub(super) struct Loaded {
     pub(super) limits: Limits,
     pub(super) admin: Option<Admin>,
     pub(super) credentials: Arc<Credentials>,
+    /// By which the events of the snapshot are to be delivered.
+    pub(super) events: Option<Arc<EventSettings>>,
     pub(super) log: Log,
     pub(super) context: DialContext,
     pub(super) warnings: Vec<String>,
@@ -76,7 +79,7 @@ impl Prepared {
 
     /// Like [`Prepared::load`], for a configuration that replaces another.
     pub(super) fn load_after(config: Config, mut carryover: Carryover) -> Result<Self, StartError> {
-        let Config { file, listeners, routes, auth, limits, timeouts, web, admin, log, mut warnings } =
+        let Config { file, listeners, routes, auth, limits, timeouts, web, admin, log, events, mut warnings } =
             config;
         let name = file.display().to_string();
         let admins = admin.iter().chain(&carryover.admin).flat_map(Admin::addresses);
@@ -93,8 +96,11 @@ impl Prepared {
         let authenticators = Authenticators::load(&auth, &routes, &carryover.credentials, previous)
             .map_err(|cause| StartError::Auth { file: name.clone(), cause: Box::new(cause) })?;
         let (routes, files) = load_routes(&name, routes, web, &carryover, &mut warnings)?;
+        let event_settings = load_events(&name, events.as_ref(), &mut warnings)?;
+        let events = event_settings.as_ref().map(|settings| carryover.events(settings));
         let max_requests = limits.max_requests;
-        let snapshot = Arc::new(ConfigSnapshot { routes, files, authenticators, timeouts, max_requests });
+        let snapshot = ConfigSnapshot { routes, files, authenticators, timeouts, max_requests, events };
+        let snapshot = Arc::new(snapshot);
         let names = known_names(&listeners, &snapshot.routes);
         let listeners = listeners.into_iter().map(|(listener, tls)| {
             let hosts = KnownHosts::of(&listener, &names);
@@ -118,7 +124,8 @@ impl Prepared {
         if is_start {
             context.socket_buffer.set(limits.socket_buffer);
         }
-        let loaded = Loaded { file, snapshot, limits, admin, credentials, log, context, warnings };
+        let events = event_settings;
+        let loaded = Loaded { file, snapshot, limits, admin, credentials, events, log, context, warnings };
         let mut prepared = Self { loaded, listeners };
         prepared.loaded.warnings.extend(prepared.descriptor_warning());
         Ok(prepared)
@@ -222,6 +229,19 @@ fn load_tls(
         loaded.push((listener, tls));
     }
     Ok(loaded)
+}
+
+/// Loads what `[events]` names.
+fn load_events(
+    file: &str,
+    events: Option<&Events>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Arc<EventSettings>>, StartError> {
+    let Some(events) = events else { return Ok(None) };
+    warnings.extend(world_readable_key("events.secret_file", &events.secret_file));
+    let settings = EventSettings::load(events)
+        .map_err(|cause| StartError::Events { file: file.to_owned(), cause })?;
+    Ok(Some(Arc::new(settings)))
 }
 
 /// Loads the backends of each route and opens the web root.

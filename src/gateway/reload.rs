@@ -73,7 +73,7 @@ impl Control {
     /// The one step that changes everything. It fails only if a drain has begun since the reload started.
     fn commit(&self, ready: Ready) -> Result<String, ReloadError> {
         let Inner { shared, tasks, admin_addresses, .. } = &*self.inner;
-        let Ready { loaded: Loaded { snapshot, limits, context, .. }, listeners } = ready;
+        let Ready { loaded: Loaded { snapshot, limits, events, context, .. }, listeners } = ready;
         let mut state = self.state();
         if state.draining {
             return Err(ReloadError::Draining);
@@ -107,6 +107,8 @@ impl Control {
         }
         context.own.replace(own_addresses(&state.listeners, admin_addresses));
         state.watchers = std::mem::take(&mut state.watchers).replace(&snapshot, &state.listeners);
+        state.event_task =
+            std::mem::take(&mut state.event_task).replace(snapshot.events.as_ref(), events.as_ref());
         (state.snapshot, state.context, state.loaded) = (snapshot, context, SystemTime::now());
         Ok(format!("reloaded: {listener_count} listener(s), {route_count} route(s)"))
     }

@@ -16,6 +16,7 @@ mod backends;
 mod capacity;
 mod cli;
 mod core_dumps;
+mod events;
 mod files;
 mod frames;
 mod handshake;

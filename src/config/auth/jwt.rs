@@ -15,9 +15,9 @@ use http::Uri;
 use jsonwebtoken::Algorithm;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
-use url::{Host, Url};
 
 use super::super::scalar::{OptionalKey, StringList, StringOrList};
+use super::super::url::server_url;
 use super::super::values::{
     Result, conflict, duration_or_off, invalid, invalid_literal, missing, one_of, resolve_path,
 };
@@ -235,7 +235,8 @@ fn keys(
         "key" => JwtKeys::Pem(resolve_path(&key(name), &text, base)?),
         "secret_file" => JwtKeys::Secret(resolve_path(&key(name), &text, base)?),
         _ if text.get_ref().contains("://") => {
-            let (url, is_https) = set_url(&key(name), &text)?;
+            // Who can change what it returns can issue tokens.
+            let (url, is_https) = server_url(&key(name), &text, "https://id.example.com/keys.json")?;
             if let Some(ca) = ca.as_ref().filter(|_| !is_https) {
                 return Err(invalid(key("ca"), ca, "jwks does not use https; remove this key"));
             }
@@ -248,29 +249,6 @@ fn keys(
         Some(ca) => Err(invalid(key("ca"), &ca, "there is no jwks with an https URL; remove this key")),
         None => Ok(keys),
     }
-}
-
-/// A URL of a key set, and whether it uses TLS. Who can change what it returns can issue tokens.
-fn set_url(key: &str, written: &Spanned<String>) -> Result<(Uri, bool)> {
-    const ADVICE: &str = "write one such as \"https://id.example.com/keys.json\"";
-    let wrong = |wrong: &str| invalid(key, written, format!("{wrong}; {ADVICE}"));
-    let url = Url::parse(written.get_ref()).map_err(|error| wrong(&format!("not a URL ({error})")))?;
-    let is_loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        _ => false,
-    };
-    match url.scheme() {
-        "https" => {}
-        "http" if is_loopback => {}
-        "http" => return Err(wrong("http is for loopback addresses such as 127.0.0.1 only")),
-        _ => return Err(wrong("the scheme is not https")),
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Err(wrong("a user, a password or a fragment cannot be part of it"));
-    }
-    let uri = url.as_str().parse::<Uri>().map_err(|error| wrong(&error.to_string()))?;
-    Ok((uri, url.scheme() == "https"))
 }
 
 fn required(key: Key<'_>, claims: Spanned<RawClaims>) -> Result<BTreeMap<String, Vec<String>>> {

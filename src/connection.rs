@@ -25,7 +25,7 @@ use self::{
 use crate::{
     admission::{
         AddressPermit, ConcurrencyLimit, HandshakePermit, Handshakes, LimitExceeded, Newcomer, RateLimiter,
-        canonical,
+        UserSessions, canonical,
     },
     auth::{Authenticators, Credentials},
     backend::Upstream,
@@ -82,6 +82,8 @@ pub struct Shared {
     pub turns: Turns,
     /// Sessions, those being dialled included, up to `limits.max_sessions`.
     pub sessions: Arc<ConcurrencyLimit>,
+    /// The sessions of each user, up to `limits.per_user.sessions`.
+    pub users: Arc<UserSessions>,
     pub registry: Arc<Registry>,
     /// The issued tickets and the denied JWTs.
     pub(crate) credentials: Arc<Credentials>,

@@ -45,6 +45,12 @@ struct DialLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuthenticationLabels {
+    route: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
     route: String,
 }
@@ -58,6 +64,7 @@ pub struct Metrics {
     ended_by_reason: [AtomicU64; Reason::ALL.len()],
     sessions: Family<BackendLabels, Gauge>,
     opened: Family<BackendLabels, Counter>,
+    authentications: Family<AuthenticationLabels, Counter>,
     dials: Family<DialLabels, Counter>,
     dial_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     tls_seconds: Histogram,
@@ -74,6 +81,7 @@ impl Default for Metrics {
             ended_by_reason: [const { AtomicU64::new(0) }; Reason::ALL.len()],
             sessions: Family::default(),
             opened: Family::default(),
+            authentications: Family::default(),
             dials: Family::default(),
             dial_seconds: Family::new_with_constructor(seconds),
             tls_seconds: seconds(),
@@ -91,6 +99,8 @@ impl Metrics {
         registry.register("connections_ended", "Connections that ended, by reason", self.ended.clone());
         registry.register("sessions", "Open sessions that reached a backend", self.sessions.clone());
         registry.register("sessions_opened", "Sessions that reached a backend", self.opened.clone());
+        let authentications = "Requests for routes that require a credential, by what was found of it";
+        registry.register("authentications", authentications, self.authentications.clone());
         registry.register("backend_dials", "Dials to backends for clients", self.dials.clone());
         let dial = "Time from the choice of a backend to its connection, failures included";
         registry.register_with_unit("backend_dial", dial, Unit::Seconds, self.dial_seconds.clone());
@@ -121,6 +131,12 @@ impl Metrics {
         let sessions = self.sessions.get_or_create_owned(&labels);
         sessions.inc();
         SessionGauge(sessions)
+    }
+
+    /// Counts one request for a route that requires a credential. `result`: a word of the program.
+    pub(crate) fn count_authentication(&self, route: &str, result: &'static str) {
+        let labels = AuthenticationLabels { route: route.to_owned(), result };
+        self.authentications.get_or_create(&labels).inc();
     }
 
     /// Counts one dial and its duration. `backend`: `None` if there was none to try. `failed`: `None` on success.

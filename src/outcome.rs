@@ -70,7 +70,8 @@ reasons! {
     /// One address, or one network, opens connections faster than `limits.per_ip` or `limits.per_network` allow; or one
     /// address has a penalty for repeated refusals.
     RateLimited = "rate_limited", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many new connections from your address, try again later";
-    /// One address, or one network, already holds as many connections as `limits.per_ip` or `limits.per_network` allow.
+    /// One address, or one network, already holds as many connections as `limits.per_ip` or `limits.per_network` allow; or one
+    /// user as many sessions as `limits.per_user`.
     TooManySessions = "too_many_sessions", Handshake, Some(StatusCode::TOO_MANY_REQUESTS), None, "too many connections from your address";
     /// The gateway as a whole is full: `max_sessions`, file descriptors or local ports; or the handshake was too slow while
     /// there were `max_handshakes` of them; or the file system of `[web] root` does not answer or fails.

@@ -15,6 +15,7 @@ mod penalties;
 pub(crate) mod rate;
 mod source;
 mod table;
+mod users;
 
 pub(crate) use concurrency::{ConcurrencyLimit, Permit};
 pub(crate) use handshakes::{Admission, HandshakeLimits, HandshakePermit, Handshakes, Newcomer};
@@ -22,3 +23,4 @@ pub(crate) use limits::{LimitExceeded, PerIp, PerNetwork, TrackedSources};
 pub(crate) use origin::{MissingOrigin, Origin, OriginPolicy, OriginRefused};
 pub(crate) use penalties::Penalties;
 pub(crate) use rate::{AddressPermit, RateLimiter, canonical};
+pub(crate) use users::{UserPermit, UserSessions};

@@ -1,4 +1,4 @@
-//! `[limits]`, `[limits.per_ip]` and `[limits.per_network]`: how many connections and sessions, and how fast.
+//! `[limits]`, `[limits.per_ip]`, `[limits.per_network]` and `[limits.per_user]`: how many connections and sessions, and how fast.
 //!
 //! Owns the keys, their defaults and their ranges. Enforcing them is the task of `admission`.
 
@@ -41,6 +41,8 @@ pub struct Limits {
     pub per_ip: PerIp,
     /// Limits for each network of client addresses.
     pub per_network: PerNetwork,
+    /// Refuse a session of a user who has this many, over all listeners and routes; `None` for no limit.
+    pub sessions_per_user: Option<NonZeroU32>,
     /// Penalties for client addresses that are refused again and again, if there are any.
     pub penalties: Option<Penalties>,
     /// Leave the system's limit of core dumps as it is, instead of forbidding them.
@@ -74,6 +76,7 @@ impl Default for Limits {
             socket_buffer: DEFAULT_SOCKET_BUFFER,
             per_ip,
             per_network,
+            sessions_per_user: None,
             penalties: Some(penalties::DEFAULT),
             core_dumps: false,
         }
@@ -93,6 +96,8 @@ pub(super) struct RawLimits {
     per_ip: RawPerIp,
     #[serde(default)]
     per_network: RawPerNetwork,
+    #[serde(default)]
+    per_user: RawPerUser,
     #[serde(default)]
     penalties: RawPenalties,
 }
@@ -118,6 +123,12 @@ pub(super) struct RawPerNetwork {
     handshakes: OptionalKey<Integer>,
 }
 
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPerUser {
+    sessions: OptionalKey<Integer>,
+}
+
 pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Result<Limits> {
     let default = Limits::default();
     let max_sessions = integer("limits.max_sessions", raw.max_sessions, MAX_CONNECTIONS)?;
@@ -133,6 +144,7 @@ pub(super) fn limits(raw: RawLimits, warnings: &mut Vec<ConfigWarning>) -> Resul
         max_tickets: max_tickets.map_or(default.max_tickets, |number| number.get() as usize),
         per_network: per_network(raw.per_network, &network_of(&per_ip))?,
         per_ip,
+        sessions_per_user: integer("limits.per_user.sessions", raw.per_user.sessions, u32::MAX)?,
         penalties: penalties::penalties(raw.penalties)?,
         socket_buffer: socket_buffer.unwrap_or(default.socket_buffer),
         core_dumps: raw.core_dumps.is_some_and(|on| *on.get_ref()),

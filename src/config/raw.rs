@@ -11,7 +11,7 @@ use super::auth::{RawAuth, RawAuthTables};
 use super::backend_tls::RawTls;
 use super::events::RawEvents;
 use super::health::RawHealth;
-use super::limits::{RawLimits, RawPerIp, RawPerNetwork};
+use super::limits::{RawLimits, RawPerIp, RawPerNetwork, RawPerUser};
 use super::listener::RawListener;
 use super::log::RawLog;
 use super::penalties::RawPenalties;
@@ -86,7 +86,7 @@ impl Table {
 }
 
 /// Every table, the top level first.
-pub(super) fn tables() -> [Table; 17] {
+pub(super) fn tables() -> [Table; 18] {
     [
         Table { path: &[], header: "", keys: keys::<RawFile>() },
         Table { path: &["listener"], header: "[[listener]]", keys: keys::<RawListener>() },
@@ -102,6 +102,7 @@ pub(super) fn tables() -> [Table; 17] {
             header: "[limits.per_network]",
             keys: keys::<RawPerNetwork>(),
         },
+        Table { path: &["limits", "per_user"], header: "[limits.per_user]", keys: keys::<RawPerUser>() },
         Table { path: &["limits", "penalties"], header: "[limits.penalties]", keys: keys::<RawPenalties>() },
         Table { path: &["timeouts"], header: "[timeouts]", keys: keys::<RawTimeouts>() },
         Table { path: &["web"], header: "[web]", keys: keys::<RawWeb>() },

@@ -20,7 +20,7 @@ use super::{
     request::{SessionRequest, read_requests},
 };
 use crate::{
-    admission::{AddressPermit, HandshakePermit, Permit},
+    admission::{AddressPermit, HandshakePermit, Permit, UserPermit},
     auth::Grant,
     backend::{BackendStream, ClientInfo, balance},
     config::{BackendFailure, Receive, Route, Send, Timeouts},
@@ -50,7 +50,13 @@ pub(super) struct OpenSession {
 }
 
 /// What a session holds until it ends.
-type Guards = (Option<AddressPermit>, Permit, Option<balance::BackendPermit>, Option<SessionGauge>);
+type Guards = (
+    Option<AddressPermit>,
+    Permit,
+    Option<UserPermit>,
+    Option<balance::BackendPermit>,
+    Option<SessionGauge>,
+);
 
 /// Serves the connection until it is a session. A refusal counts against the client's address.
 pub(super) async fn establish(
@@ -156,7 +162,8 @@ async fn open_session(
     }
     let relay_settings =
         RelaySettings { expires: expires.map(instant_of), ..relay_settings(route, timeouts) };
-    let guards = (request.address_permit, request.session_permit, backend_permit, session_gauge);
+    let SessionRequest { address_permit, session_permit, user_permit, .. } = request;
+    let guards = (address_permit, session_permit, user_permit, backend_permit, session_gauge);
     Ok(OpenSession { pipelined, backend, relay_settings, session, guards })
 }
 

@@ -13,7 +13,7 @@ use super::{
     drain_grace,
 };
 use crate::{
-    admission::{AddressPermit, HandshakePermit, LimitExceeded, Permit},
+    admission::{AddressPermit, HandshakePermit, LimitExceeded, Permit, UserPermit},
     auth::Grant,
     backend::{BackendChoice, Upstream},
     http::{self, AcceptedRequest, Body, Exchange, ExchangeError, Refusal, RequestContext},
@@ -116,6 +116,8 @@ pub(super) struct SessionRequest {
     pub(super) accepted: AcceptedRequest<Arc<Upstream>, BackendChoice>,
     pub(super) address_permit: Option<AddressPermit>,
     pub(super) session_permit: Permit,
+    /// One of the sessions that the user may have, if there is a user.
+    pub(super) user_permit: Option<UserPermit>,
     /// What the client's credential grants, if the route requires one.
     pub(super) grant: Option<Grant>,
 }
@@ -157,21 +159,37 @@ async fn authorise(
     let address_permit = permit.map_err(|exceeded| too_many(&exceeded))?;
     let grant = match snapshot.authenticators.of(&decision.routed.route.name) {
         Some(authenticator) => {
-            let credentials = authenticate(authenticator, &mut decision, &request, client.address, log_line);
-            Some(credentials.await?)
+            let metrics = &shared.metrics;
+            let granted =
+                authenticate(authenticator, &mut decision, &request, client.address, metrics, log_line);
+            Some(granted.await?)
         }
         None => None,
     };
-    let admitted = decision.accept().and_then(|accepted| {
-        let permit = shared.sessions.try_acquire();
-        Ok((accepted, permit.ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))?))
-    });
-    let (accepted, session_permit) = admitted.inspect_err(|_| {
+    let admitted = decision
+        .accept()
+        .and_then(|accepted| Ok((accepted, user_permit(shared, grant.as_ref())?, session_permit(shared)?)));
+    let (accepted, user_permit, session_permit) = admitted.inspect_err(|_| {
         if let Some(credential) = grant.as_ref().and_then(|grant| grant.credential.as_ref()) {
             shared.credentials.give_back(credential);
         }
     })?;
-    Ok(Requested::Session(SessionRequest { accepted, address_permit, session_permit, grant }))
+    let request = SessionRequest { accepted, address_permit, session_permit, user_permit, grant };
+    Ok(Requested::Session(request))
+}
+
+fn session_permit(shared: &Shared) -> Result<Permit, Refusal> {
+    shared.sessions.try_acquire().ok_or_else(|| Refusal::new(Reason::Overloaded).retry_after(1))
+}
+
+fn user_permit(shared: &Shared, grant: Option<&Grant>) -> Result<Option<UserPermit>, Refusal> {
+    let Some(user) = grant.and_then(|grant| grant.user.as_deref()) else { return Ok(None) };
+    shared.users.try_acquire(user).map(Some).ok_or_else(|| {
+        let message = "you have too many sessions already; end one of them first";
+        Refusal::with_message(Reason::TooManySessions, message)
+            .with_detail("the user has as many sessions as limits.per_user allows".to_owned())
+            .retry_after(1)
+    })
 }
 
 fn too_many(exceeded: &LimitExceeded) -> Refusal {

@@ -23,7 +23,9 @@ use super::{
 };
 use crate::{
     admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl, TicketRoute},
-    admission::{ConcurrencyLimit, HandshakeLimits, Handshakes, RateLimiter, TrackedSources},
+    admission::{
+        ConcurrencyLimit, HandshakeLimits, Handshakes, RateLimiter, TrackedSources, UserSessions,
+    },
     auth::{Authenticator, Credentials},
     backend::{DialContext, own::AddressSet},
     config::{Address, Admin, AdminAddress, Config, Limits, RoutePath},
@@ -286,6 +288,7 @@ fn shared(limits: &Limits, credentials: Arc<Credentials>) -> Shared {
         handshakes: Handshakes::new(handshake_limits(limits)),
         turns: Turns::default(),
         sessions: ConcurrencyLimit::new(limits.max_sessions),
+        users: UserSessions::new(limits.sessions_per_user),
         registry: Arc::default(),
         metrics: Arc::default(),
         draining: CancellationToken::new(),

@@ -80,6 +80,7 @@ impl Control {
         }
         shared.handshakes.set_limits(handshake_limits(&limits));
         shared.sessions.set_limit(limits.max_sessions);
+        shared.users.set_limit(limits.sessions_per_user);
         shared.credentials.tickets.set_limit(limits.max_tickets);
         context.socket_buffer.set(limits.socket_buffer);
         let rows = tracked_sources(&limits);

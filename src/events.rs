@@ -20,11 +20,10 @@ use std::{
 
 use tokio::time::Instant;
 
-pub use self::receiver::ReceiverError;
 pub(crate) use self::{
     delivery::deliver,
     queue::{EventQueue, EventStats},
-    receiver::EventSettings,
+    receiver::{EventSettings, ReceiverError},
 };
 use crate::{outcome::Reason, session::ConnectionId};
 

@@ -22,7 +22,7 @@ use std::{
 
 pub(crate) use self::{
     connection_id::{ConnectionId, ConnectionIds},
-    identity::{CredentialId, Identity},
+    identity::{CredentialId, Identity, TokenDigest},
 };
 use crate::{
     outcome::Reason,
@@ -180,8 +180,32 @@ impl Registry {
         };
         let entries: Vec<_> = self.state.lock().sessions.values().filter(is_its).cloned().collect();
         let reason = Reason::CredentialExpired;
-        entries.iter().for_each(|entry| entry.request_end(EndRequest { reason, message: None }));
+        for entry in &entries {
+            entry.request_end(EndRequest { reason, message: None });
+        }
         entries.len()
+    }
+
+    /// Requests that the sessions of a route end whose credential is revoked. Returns how many had not been requested to end.
+    pub(crate) fn end_revoked(
+        &self,
+        route: &str,
+        is_revoked: impl Fn(&CredentialId) -> bool + Copy,
+    ) -> usize {
+        let is_candidate = |entry: &&Arc<RegistryEntry>| {
+            &*entry.route == route
+                && entry.identity.as_ref().is_some_and(|identity| identity.credential.is_some())
+        };
+        // The credentials are looked at outside of the lock, so that many of them block no session.
+        let candidates: Vec<_> = self.state.lock().sessions.values().filter(is_candidate).cloned().collect();
+        let is_its = |entry: &&Arc<RegistryEntry>| {
+            let credential = entry.identity.as_ref().and_then(|identity| identity.credential.as_ref());
+            credential.is_some_and(|credential| credential.any(is_revoked))
+        };
+        let request_end = |entry: &Arc<RegistryEntry>| {
+            entry.request_end(EndRequest { reason: Reason::CredentialExpired, message: None })
+        };
+        candidates.iter().filter(is_its).filter(|entry| request_end(entry)).count()
     }
 
     /// Requests that a session ends for `reason`, with `message` for its client. Returns whether it is open.
@@ -308,12 +332,14 @@ struct RegistryEntry {
 }
 
 impl RegistryEntry {
-    fn request_end(&self, request_end: EndRequest) {
+    /// Returns whether it is the first request.
+    fn request_end(&self, request_end: EndRequest) -> bool {
         if matches!(request_end.reason, Reason::Killed | Reason::CredentialExpired) {
             self.killed.store(true, Ordering::Release);
         }
-        let _ = self.request_end.set(Box::new(request_end));
+        let is_first = self.request_end.set(Box::new(request_end)).is_ok();
         self.waker.wake();
+        is_first
     }
 
     fn payload(&self) -> Payload {

@@ -112,6 +112,7 @@ fn known() -> Keys {
         "[limits]",
         "[limits.per_ip]",
         "[limits.per_network]",
+        "[limits.per_user]",
         "[limits.penalties]",
         "[timeouts]",
         "[web]",
@@ -132,6 +133,7 @@ fn known() -> Keys {
     for (table, inner) in [
         ("[limits]", "per_ip"),
         ("[limits]", "per_network"),
+        ("[limits]", "per_user"),
         ("[limits]", "penalties"),
         ("[admin]", "tickets"),
         ("[[route]]", "tls"),
@@ -199,7 +201,11 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert_eq!(xmpp.health, Some(Health::default()));
     assert_eq!(xmpp.tls.min_version, TlsVersion::default());
     assert!(!xmpp.tls.insecure_no_verify);
-    let tokens = TokenFile { path: directory.path().join("tokens.cfg"), unix: Some("/run/desks".into()) };
+    let tokens = TokenFile {
+        path: directory.path().join("tokens.cfg"),
+        unix: Some("/run/desks".into()),
+        end_sessions: false,
+    };
     assert_eq!(config.routes[2].upstream.destinations, Destinations::Tokens(tokens));
     assert_eq!(config.routes[2].auth, ["site"]);
     config.routes.truncate(1);
@@ -212,6 +218,7 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert_eq!(socket.access, SocketAccess { mode: SocketAccess::default().mode, group });
     let events = config.events.take().expect("a receiver of events");
     assert_eq!(events.secret_file, directory.path().join("events.secret"));
+    assert_eq!(config.limits.sessions_per_user.take().map(u32::from), Some(10));
     let sessions = config.log.sessions.take();
     assert_eq!(sessions.as_deref(), Some(Path::new("/var/log/portcullis/sessions.log")));
     assert_eq!(

@@ -21,6 +21,8 @@ impl Credentials {
         match credential {
             CredentialId::Ticket(id) => self.tickets.is_revoked(id),
             CredentialId::Jwt(jti) => self.denied.is_denied(jti, now),
+            // Its file is watched by the route.
+            CredentialId::TargetToken(_) => false,
             CredentialId::Both(both) => both.iter().any(|one| self.is_revoked(one, now)),
         }
     }
@@ -29,7 +31,7 @@ impl Credentials {
     pub(crate) fn give_back(&self, credential: &CredentialId) {
         match credential {
             CredentialId::Ticket(id) => self.tickets.give_back(id),
-            CredentialId::Jwt(_) => {}
+            CredentialId::Jwt(_) | CredentialId::TargetToken(_) => {}
             CredentialId::Both(both) => both.iter().for_each(|one| self.give_back(one)),
         }
     }

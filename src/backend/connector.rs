@@ -20,6 +20,7 @@ use super::{
     resolve::{ResolveError, Resolver},
     starttls::{self, StartTlsError},
     stream::BackendStream,
+    targets::TokenKey,
     tls::{SystemRoots, TlsConfigError, TlsConnector, TlsError},
 };
 #[cfg(test)]
@@ -45,6 +46,8 @@ pub struct DialContext {
     pub configured: AddressSet,
     /// How much the kernel buffers for a connection. A reload changes it for all.
     pub socket_buffer: SocketBuffer,
+    /// Under which tokens are known.
+    pub(super) token_key: Arc<TokenKey>,
 }
 
 impl DialContext {
@@ -58,6 +61,7 @@ impl DialContext {
             own: Arc::clone(&self.own),
             configured: AddressSet::default(),
             socket_buffer: self.socket_buffer.clone(),
+            token_key: Arc::clone(&self.token_key),
         }
     }
 }

@@ -41,6 +41,7 @@ pub(crate) use self::{
 use crate::{
     config::{Backend, Destinations, Health, RoutePath, Secret, UpstreamConfig},
     outcome::Reason,
+    session::{Registry, TokenDigest},
 };
 
 /// Why the backends of a route cannot be set up.
@@ -100,8 +101,22 @@ pub struct Connected {
 pub enum BackendChoice {
     /// The next one by load balancing.
     Any,
-    /// This one, selected by a token.
-    This(Backend),
+    /// This one, selected by a token or by a credential.
+    This {
+        backend: Backend,
+        /// The line of the token file that selected it, if the session ends with it.
+        line: Option<TokenDigest>,
+    },
+}
+
+impl BackendChoice {
+    /// The line of the token file that selected it, if the session ends with it.
+    pub(crate) fn line(&self) -> Option<TokenDigest> {
+        match self {
+            Self::Any => None,
+            Self::This { line, .. } => *line,
+        }
+    }
 }
 
 /// The backends of one route.
@@ -137,7 +152,7 @@ impl Upstream {
             }
             Destinations::Tokens(file) => {
                 let rules = TargetRules::new(file, connector::allowed(config, context));
-                BackendSet::Tokens(TokenTable::open(file, rules, &context.configured)?)
+                BackendSet::Tokens(TokenTable::open(file, rules, &context.configured, &context.token_key)?)
             }
         };
         Ok(Self { backend_set, connector: Connector::load(config, context)?, health: config.health.clone() })
@@ -167,7 +182,7 @@ impl Upstream {
     pub fn choose(&self, route: &RoutePath, path: &str, query: Option<&str>) -> Option<BackendChoice> {
         match &self.backend_set {
             BackendSet::Pool { .. } => Some(BackendChoice::Any),
-            BackendSet::Tokens(table) => table.find(&token_of(route, path, query)?).map(BackendChoice::This),
+            BackendSet::Tokens(table) => table.choose(&token_of(route, path, query)?),
         }
     }
 
@@ -175,11 +190,20 @@ impl Upstream {
     pub(crate) fn choose_target(&self, target: &str) -> Option<BackendChoice> {
         match &self.backend_set {
             BackendSet::Pool { backends, .. } => {
-                backends.iter().find(|backend| backend.to_string() == target).cloned()
+                let backend = backends.iter().find(|backend| backend.to_string() == target).cloned()?;
+                Some(BackendChoice::This { backend, line: None })
             }
-            BackendSet::Tokens(table) => table.find(&Secret::new(target)),
+            BackendSet::Tokens(table) => table.choose(&Secret::new(target)),
         }
-        .map(BackendChoice::This)
+    }
+
+    /// Whether the token file still has the line of a choice. To be asked after the session is registered: then a removal
+    /// either finds the session, or is found here.
+    pub(crate) fn has_line(&self, line: TokenDigest) -> bool {
+        match &self.backend_set {
+            BackendSet::Pool { .. } => false,
+            BackendSet::Tokens(table) => table.has(line),
+        }
     }
 
     /// The backends in the configuration or, at this moment, in the token file.
@@ -220,7 +244,7 @@ impl Upstream {
         let deadline = Instant::now() + limit;
         let (pool, backends) = match (&self.backend_set, choice) {
             (BackendSet::Pool { pool, backends }, BackendChoice::Any) => (pool, backends),
-            (_, BackendChoice::This(backend)) => {
+            (_, BackendChoice::This { backend, .. }) => {
                 let connected = self.connector.connect(backend, Some(client_info), deadline).await;
                 let backend = backend.clone();
                 return match connected {
@@ -262,10 +286,16 @@ impl Upstream {
         Err(last)
     }
 
-    /// Runs the background tasks of the route until `stop`: health checks, or reloading the token file when it changes.
-    pub async fn watch(self: Arc<Self>, route: String, stop: CancellationToken) {
+    /// Runs the background tasks of the route until `stop`: health checks, or reloading the token file when it changes, which
+    /// can end sessions.
+    pub(crate) async fn watch(
+        self: Arc<Self>,
+        route: String,
+        sessions: Arc<Registry>,
+        stop: CancellationToken,
+    ) {
         match (&self.backend_set, self.health.clone()) {
-            (BackendSet::Tokens(table), _) => Arc::clone(table).watch(stop).await,
+            (BackendSet::Tokens(table), _) => Arc::clone(table).watch(route, sessions, stop).await,
             // Results of an earlier configuration's health checks must not outlive them.
             (BackendSet::Pool { pool, backends }, None) => (0..backends.len()).for_each(|index| {
                 pool.mark(index, true);

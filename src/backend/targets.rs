@@ -24,7 +24,8 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac, rand::SystemRandom};
@@ -38,12 +39,14 @@ pub(crate) use self::file::TargetsError;
 pub(crate) use self::file::parse as parse_line;
 use self::file::{Contents, File, files};
 use super::{
+    BackendChoice,
     allowed::{AddressSource, Allowed},
     own::AddressSet,
 };
 use crate::{
     config::{Backend, Host, RoutePath, Secret, TokenFile},
-    watched_file::{self, ChangeTracker, FileEvent, LoadedFile},
+    session::{CredentialId, Registry, TokenDigest},
+    watched_file::{self, CHECK_INTERVAL, ChangeTracker, FileEvent, LoadedFile},
 };
 
 /// The token of a request: the value of `?token=…`, or else the last segment of what `*` stands for in the path of
@@ -118,12 +121,41 @@ fn is_below(path: &Path, directory: &Path) -> bool {
         && path.components().all(|part| part != Component::ParentDir)
 }
 
+/// For how long after a change of the file sessions are looked for whose lines are gone. A request may have found its line
+/// before the change, and become a session after its login was checked.
+const LATE_SESSIONS: Duration = Duration::from_secs(60);
+
+/// The random key under which tokens are known. A reload keeps it, so that it recognises the tokens of open sessions.
+#[derive(Default)]
+pub(crate) struct TokenKey(OnceLock<hmac::Key>);
+
+impl TokenKey {
+    fn get(&self) -> Result<hmac::Key, TargetsError> {
+        if let Some(key) = self.0.get() {
+            return Ok(key.clone());
+        }
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .map_err(|_| TargetsError::NoRandomKey)?;
+        Ok(self.0.get_or_init(|| key).clone())
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey(…)")
+    }
+}
+
 /// Maps tokens to backends.
 pub(crate) struct TokenTable {
     path: PathBuf,
     key: hmac::Key,
     rules: TargetRules,
+    /// Whether the sessions of a line end when it is removed.
+    end_sessions: bool,
     targets: RwLock<Arc<Targets>>,
+    /// When the file was last read with another content.
+    changed: Mutex<Instant>,
     /// Compares the list of files with their stamps; `None` if that cannot be read.
     tracker: Mutex<ChangeTracker<Option<Vec<File>>>>,
 }
@@ -139,23 +171,32 @@ impl TokenTable {
         file: &TokenFile,
         rules: TargetRules,
         configured: &AddressSet,
+        key: &TokenKey,
     ) -> Result<Arc<Self>, TargetsError> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .map_err(|_| TargetsError::NoRandomKey)?;
+        let key = key.get()?;
         let files = files(&file.path)?;
         let targets = Contents::read(&files, &key, |target| rules.check(target, configured))?.targets;
         Ok(Arc::new(Self {
             path: file.path.clone(),
             key,
             rules,
+            end_sessions: file.end_sessions,
             targets: RwLock::new(Arc::new(targets)),
+            changed: Mutex::new(Instant::now()),
             tracker: Mutex::new(ChangeTracker::new(Some(files), Instant::now())),
         }))
     }
 
     /// The backend of `token`. The time of a lookup depends on this token only, and on no other.
-    pub(crate) fn find(&self, token: &Secret) -> Option<Backend> {
-        self.current().get(&Digest::of(&self.key, token.expose())).cloned()
+    pub(crate) fn choose(&self, token: &Secret) -> Option<BackendChoice> {
+        let digest = Digest::of(&self.key, token.expose());
+        let backend = self.current().get(&digest).cloned()?;
+        Some(BackendChoice::This { backend, line: self.end_sessions.then_some(TokenDigest(digest.0)) })
+    }
+
+    /// Whether there is this line.
+    pub(crate) fn has(&self, line: TokenDigest) -> bool {
+        self.current().contains_key(&Digest(line.0))
     }
 
     /// The backends of all tokens, each once and sorted by their URLs, so that the order reveals nothing about tokens.
@@ -170,8 +211,38 @@ impl TokenTable {
 
     /// Reads the files again when they change (hot reload), until `stop` is cancelled. Invalid files change nothing;
     /// that is logged once, with file and line.
-    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        watched_file::poll(move || self.check(), stop).await;
+    pub(crate) async fn watch(
+        self: Arc<Self>,
+        route: String,
+        sessions: Arc<Registry>,
+        stop: CancellationToken,
+    ) {
+        let check = move || {
+            self.check();
+            if self.end_sessions {
+                self.end_sessions(&route, &sessions, Instant::now());
+            }
+        };
+        let check = Arc::new(check);
+        watched_file::poll(move || check(), stop).await;
+    }
+
+    /// Ends the sessions whose lines are gone: from the next check after a change, because the files may have been half of
+    /// what was still being written, and for some time after it.
+    fn end_sessions(&self, route: &str, sessions: &Registry, now: Instant) {
+        let unchanged_for = now.duration_since(*self.changed.lock());
+        if !(CHECK_INTERVAL / 2..LATE_SESSIONS).contains(&unchanged_for) {
+            return;
+        }
+        let is_gone = |credential: &CredentialId| match credential {
+            CredentialId::TargetToken(line) => !self.has(*line),
+            _ => false,
+        };
+        let ended = sessions.end_revoked(route, is_gone);
+        if ended > 0 {
+            let path = self.path.display();
+            tracing::info!(%path, route, sessions = ended, "ending sessions whose tokens were removed");
+        }
     }
 
     /// Reads the files if they have changed, and installs what they hold if it is valid.
@@ -190,6 +261,7 @@ impl TokenTable {
             FileEvent::Replaced(targets) | FileEvent::Recovered(targets) => {
                 let tokens = targets.len();
                 *self.targets.write() = Arc::new(targets);
+                *self.changed.lock() = Instant::now();
                 tracing::info!(path = %self.path.display(), tokens, "tokens reloaded");
             }
             FileEvent::Rejected(error) => {
@@ -257,13 +329,18 @@ impl Hash for Digest {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, thread};
+    use std::{
+        fs,
+        task::{Context, Waker},
+        thread,
+        time::SystemTime,
+    };
 
     use proptest::prelude::*;
     use tempfile::TempDir;
 
     use super::{super::test_log::CapturedLog, *};
-    use crate::watched_file::CHECK_INTERVAL;
+    use crate::session::{Identity, SessionInfo};
 
     fn table(path: PathBuf) -> Arc<TokenTable> {
         open(path).unwrap()
@@ -271,14 +348,17 @@ mod tests {
 
     /// A table for which everything is allowed.
     fn open(path: PathBuf) -> Result<Arc<TokenTable>, TargetsError> {
-        let file = TokenFile { path, unix: Some("/".into()) };
+        let file = TokenFile { path, unix: Some("/".into()), end_sessions: false };
         let networks = Some(vec!["0.0.0.0/0".parse().unwrap()]);
         let rules = TargetRules::new(&file, Allowed { networks, ..Allowed::default() });
-        TokenTable::open(&file, rules, &AddressSet::default())
+        TokenTable::open(&file, rules, &AddressSet::default(), &TokenKey::default())
     }
 
     fn find(table: &TokenTable, token: &str) -> Option<String> {
-        table.find(&Secret::new(token)).map(|backend| backend.to_string())
+        match table.choose(&Secret::new(token))? {
+            BackendChoice::This { backend, line: None } => Some(backend.to_string()),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn has(table: &TokenTable, token: &str, backend: &str) -> bool {
@@ -340,10 +420,10 @@ mod tests {
             .collect();
         let attempt = |target: &str, networks: Option<&str>, unix: Option<&str>| {
             fixture.write(&format!("# desks\nsecret: {target}\n"));
-            let file = TokenFile { path: fixture.file(), unix: unix.map(PathBuf::from) };
+            let file = TokenFile { path: fixture.file(), unix: unix.map(PathBuf::from), end_sessions: false };
             let networks = networks.map(|network| vec![network.parse().unwrap()]);
             let rules = TargetRules::new(&file, Allowed { networks, by_token: true, ..Allowed::default() });
-            let error = TokenTable::open(&file, rules, &own).err()?.to_string();
+            let error = TokenTable::open(&file, rules, &own, &TokenKey::default()).err()?.to_string();
             assert!(error.contains("tokens.cfg:2: ") && !error.contains("secret"), "{error}");
             Some(error.split_once(":2: ").unwrap().1.split(' ').take(4).collect::<Vec<_>>().join(" "))
         };
@@ -565,11 +645,72 @@ mod tests {
         );
     }
 
+    /// Sessions of two lines and one without, the table of both, and what the sessions are asked.
+    #[test]
+    fn sessions_end_with_their_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.cfg");
+        fs::write(&path, "old: 10.0.0.1:5900\nkept: 10.0.0.1:5900\n").unwrap();
+        let key = TokenKey::default();
+        let open = || {
+            let file = TokenFile { path: path.clone(), unix: None, end_sessions: true };
+            let networks = Some(vec!["0.0.0.0/0".parse().unwrap()]);
+            let rules = TargetRules::new(&file, Allowed { networks, ..Allowed::default() });
+            TokenTable::open(&file, rules, &AddressSet::default(), &key).unwrap()
+        };
+        let table = open();
+        let registry = Arc::<Registry>::default();
+        let session = |route, token: Option<&str>| {
+            let credential = token.map(|token| {
+                let line = table.choose(&Secret::new(token)).unwrap().line().unwrap();
+                CredentialId::TargetToken(line).and(Some(CredentialId::Jwt("4711".into())))
+            });
+            let identity = Some(Identity { user: None, credential });
+            let peer = ([192, 0, 2, 7], 4711).into();
+            registry.open(SessionInfo { peer, route, since: SystemTime::UNIX_EPOCH, identity })
+        };
+        let sessions = [
+            session("desk", Some("old")),
+            session("desk", Some("kept")),
+            session("desk", None),
+            session("chat", Some("old")),
+        ];
+        let ended = || {
+            let mut context = Context::from_waker(Waker::noop());
+            sessions.each_ref().map(|session| session.poll_end(&mut context).is_ready())
+        };
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let later = || table.end_sessions("desk", &registry, at(1));
+        later();
+        assert_eq!(ended(), [false; 4]);
+        fs::write(&path, "kept: 10.0.0.1:5900\n").unwrap();
+        table.check();
+        assert!(table.choose(&Secret::new("old")).is_none());
+        // The files have just changed.
+        let changed = *table.changed.lock();
+        table.end_sessions("desk", &registry, changed);
+        assert_eq!(ended(), [false; 4]);
+        table.end_sessions("desk", &registry, at(100));
+        assert_eq!(ended(), [false; 4], "long after the change");
+        later();
+        assert_eq!(ended(), [true, false, false, false]);
+
+        // A reload of the configuration knows the tokens of open sessions.
+        let reloaded = open();
+        reloaded.end_sessions("desk", &registry, at(2));
+        assert_eq!(ended(), [true, false, false, false]);
+        fs::write(&path, "other: 10.0.0.1:5900\n").unwrap();
+        open().end_sessions("desk", &registry, at(2));
+        assert_eq!(ended(), [true, true, false, false]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn watch_checks_every_second_and_ends_when_stopped() {
         let fixture = Fixture::new();
         let stop = CancellationToken::new();
-        let watch = tokio::spawn(Arc::clone(&fixture.table).watch(stop.clone()));
+        let table = Arc::clone(&fixture.table);
+        let watch = tokio::spawn(table.watch("desk".to_owned(), Arc::default(), stop.clone()));
         fixture.write("new: 10.0.0.2:5900\n");
         tokio::time::sleep(CHECK_INTERVAL / 2).await;
         assert!(find(&fixture.table, "old").is_some(), "checked too early");

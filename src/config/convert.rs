@@ -40,8 +40,19 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
         return Err(conflict(0..0, wrong));
     }
     let file = file.to_path_buf();
-    let config =
-        Config { file, listeners, routes, auth, limits, timeouts, web, admin, log, events, warnings: Vec::new() };
+    let config = Config {
+        file,
+        listeners,
+        routes,
+        auth,
+        limits,
+        timeouts,
+        web,
+        admin,
+        log,
+        events,
+        warnings: Vec::new(),
+    };
     Ok((config, warnings))
 }
 

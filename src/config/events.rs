@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn every_key_is_parsed_and_has_its_default() {
-        let needed = "[events]\nurl = \"https://www.example.com/events?a=b\"\nsecret_file = \"events.secret\"\n";
+        let needed =
+            "[events]\nurl = \"https://www.example.com/events?a=b\"\nsecret_file = \"events.secret\"\n";
         let default = Events {
             url: Uri::from_static("https://www.example.com/events?a=b"),
             secret_file: "events.secret".into(),

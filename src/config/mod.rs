@@ -287,7 +287,7 @@ mod tests {
             ),
             (
                 "[steering]",
-                r#"7:2: unknown key "steering" at the top level; known here: listener, route, auth, limits, timeouts, web, admin, log"#,
+                r#"7:2: unknown key "steering" at the top level; known here: listener, route, auth, limits, timeouts, web, admin, log, events"#,
             ),
             (
                 "[log]\n\"a\\nb\" = 1",
@@ -618,7 +618,10 @@ mod tests {
         .tls;
         assert_eq!((tls.ca, tls.client), (Some(inside("a.pem")), Some((inside("b.crt"), inside("b.key")))));
         let tokens = of_route("targets = { from = \"file\", path = \"pages\" }").destinations;
-        assert_eq!(tokens, Destinations::Tokens(TokenFile { path: inside("pages"), unix: None }));
+        assert_eq!(
+            tokens,
+            Destinations::Tokens(TokenFile { path: inside("pages"), unix: None, end_sessions: false })
+        );
 
         fs::remove_dir(inside("pages")).unwrap();
         let error = Config::load(&file).unwrap_err().to_string();

@@ -17,6 +17,8 @@ pub struct TokenFile {
     pub path: PathBuf,
     /// The directory of the Unix sockets that a line may name; `None` allows none.
     pub unix: Option<PathBuf>,
+    /// Whether the sessions of a line end when it is removed.
+    pub end_sessions: bool,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -25,11 +27,12 @@ pub(super) struct RawTargets {
     from: OptionalKey<String>,
     path: OptionalKey<String>,
     unix: OptionalKey<String>,
+    end_sessions: OptionalKey<bool>,
 }
 
 pub(super) fn targets(key: RouteKey<'_>, table: Spanned<RawTargets>, base: &Path) -> Result<TokenFile> {
     let at = table.span();
-    let RawTargets { from, path, unix } = table.into_inner();
+    let RawTargets { from, path, unix, end_sessions } = table.into_inner();
     if from.is_none() {
         return Err(missing(at, key("targets.from"), "add from = \"file\""));
     }
@@ -39,8 +42,9 @@ pub(super) fn targets(key: RouteKey<'_>, table: Spanned<RawTargets>, base: &Path
     };
     let path = resolve_path(&key("targets.path"), &text, base)?;
     let unix = unix.map(|text| socket_directory(&key("targets.unix"), &text)).transpose()?;
+    let end_sessions = end_sessions.is_some_and(|on| *on.get_ref());
     match fs::metadata(&path) {
-        Ok(found) if found.is_file() || found.is_dir() => Ok(TokenFile { path, unix }),
+        Ok(found) if found.is_file() || found.is_dir() => Ok(TokenFile { path, unix, end_sessions }),
         Ok(_) => {
             let wrong = "this is neither a file nor a directory; name the file with the tokens";
             Err(invalid(key("targets.path"), &text, wrong))

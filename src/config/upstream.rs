@@ -509,13 +509,17 @@ mod tests {
         );
         assert_eq!(
             config.destinations,
-            Destinations::Tokens(TokenFile { path: "Cargo.toml".into(), unix: None })
+            Destinations::Tokens(TokenFile { path: "Cargo.toml".into(), unix: None, end_sessions: false })
         );
         assert_eq!((config.send_proxy, config.max_sessions), (Some(SendProxy::V1), None));
         let config = upstream("[route.targets]\nfrom = \"file\"\npath = \"/\"\nunix = \"/run/desks\"");
         assert_eq!(
             config.destinations,
-            Destinations::Tokens(TokenFile { path: "/".into(), unix: Some("/run/desks".into()) })
+            Destinations::Tokens(TokenFile {
+                path: "/".into(),
+                unix: Some("/run/desks".into()),
+                end_sessions: false
+            })
         );
     }
 

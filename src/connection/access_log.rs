@@ -63,12 +63,13 @@ impl AccessLogLine {
     /// Writes the line. `session_end` is what the relay reports of a session.
     pub(super) fn write(&mut self, reason: Reason, session_end: Option<SessionEnd>) {
         self.written = true;
+        let duration = self.started.elapsed();
         if let Some(events) = self.events.take() {
             events.push(self.event(Some(EndOfSession {
                 reason,
                 close_code: session_end.and_then(|end| end.close_code),
                 bytes: session_end.map(|end| (end.bytes_in, end.bytes_out)),
-                duration: self.started.elapsed(),
+                duration,
             })));
         }
         self.metrics.count_end(self.route.as_deref(), reason);
@@ -86,7 +87,7 @@ impl AccessLogLine {
                     close_code = session_end.and_then(|end| end.close_code),
                     bytes_in = session_end.map(|end| end.bytes_in),
                     bytes_out = session_end.map(|end| end.bytes_out),
-                    duration_ms = self.started.elapsed().as_millis() as u64,
+                    duration_ms = duration.as_millis() as u64,
                     detail = self.detail.as_deref(),
                     $message
                 )

@@ -28,7 +28,7 @@ use crate::{
     metrics::SessionGauge,
     outcome::Reason,
     relay::{RelaySettings, RelayStream},
-    session::{Session, SessionInfo},
+    session::{CredentialId, Identity, Session, SessionInfo, TokenDigest},
     transport::{socket::Socket, stream::ClientStream},
 };
 
@@ -50,13 +50,8 @@ pub(super) struct OpenSession {
 }
 
 /// What a session holds until it ends.
-type Guards = (
-    Option<AddressPermit>,
-    Permit,
-    Option<UserPermit>,
-    Option<balance::BackendPermit>,
-    Option<SessionGauge>,
-);
+type Guards =
+    (Option<AddressPermit>, Permit, Option<UserPermit>, Option<balance::BackendPermit>, Option<SessionGauge>);
 
 /// Serves the connection until it is a session. A refusal counts against the client's address.
 pub(super) async fn establish(
@@ -129,7 +124,8 @@ async fn open_session(
     let route = &request.accepted.routed.route;
     let now = SystemTime::now();
     let expires = request.grant.as_ref().and_then(|grant| grant.end(now));
-    let identity = request.grant.take().map(Grant::identity);
+    let line = request.accepted.choice.line();
+    let identity = identity(request.grant.take(), line);
     let credential = identity.as_ref().and_then(|identity| identity.credential.clone());
     let session_info = SessionInfo { peer: log_line.peer, route: &route.name, since: now, identity };
     let session = shared.registry.open(session_info);
@@ -138,6 +134,11 @@ async fn open_session(
         log_line.detail = Some("the credential was revoked while the session was being opened".to_owned());
         exchange.respond_and_close(Refusal::new(Reason::Unauthorized), timeouts.close).await;
         return Err(Reason::Unauthorized);
+    }
+    if line.is_some_and(|line| !request.accepted.routed.upstream.has_line(line)) {
+        log_line.detail = Some("the token was removed while the session was being opened".to_owned());
+        exchange.respond_and_close(Refusal::new(Reason::UnknownRoute), timeouts.close).await;
+        return Err(Reason::UnknownRoute);
     }
     log_line.session = Some(session.id());
     let client_info = ClientInfo { client: log_line.peer, local: info.local, tls: info.tls, id: log_line.id };
@@ -165,6 +166,15 @@ async fn open_session(
     let SessionRequest { address_permit, session_permit, user_permit, .. } = request;
     let guards = (address_permit, session_permit, user_permit, backend_permit, session_gauge);
     Ok(OpenSession { pipelined, backend, relay_settings, session, guards })
+}
+
+/// Who opens the session, and the credentials that it ends with.
+fn identity(grant: Option<Grant>, line: Option<TokenDigest>) -> Option<Identity> {
+    let identity = grant.map(Grant::identity);
+    let Some(line) = line.map(CredentialId::TargetToken) else { return identity };
+    let (user, credential) =
+        identity.map_or((None, None), |Identity { user, credential }| (user, credential));
+    Some(Identity { user, credential: Some(line.and(credential)) })
 }
 
 fn relay_settings(route: &Route, timeouts: &Timeouts) -> RelaySettings {

@@ -149,7 +149,7 @@ impl<'a> RouteMatch<'a> {
         let (routed, request) = (decision.routed, question.request());
         let targets = match decision.choice.clone() {
             Some(BackendChoice::Any) => DialTargets::Any(routed.upstream.backends()),
-            Some(BackendChoice::This(backend)) => DialTargets::Token(backend),
+            Some(BackendChoice::This { backend, .. }) => DialTargets::Token(backend),
             None if token_of(&routed.route.path, request.uri().path(), request.uri().query()).is_some() => {
                 DialTargets::UnknownToken
             }

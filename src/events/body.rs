@@ -131,12 +131,7 @@ mod tests {
             bytes: None,
             duration: Duration::ZERO,
         };
-        let event = Event {
-            user: None,
-            backend: None,
-            end: Some(end),
-            ..Event::example(1, Instant::now())
-        };
+        let event = Event { user: None, backend: None, end: Some(end), ..Event::example(1, Instant::now()) };
         let fields = &json_of(&[event], 0)["events"][0];
         assert_eq!(fields.get("user"), Some(&Value::Null));
         for absent in ["backend", "close_code", "bytes_in", "bytes_out"] {

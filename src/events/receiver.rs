@@ -134,7 +134,8 @@ impl Receiver {
         now: SystemTime,
     ) -> Result<(), DeliveryError> {
         let unwritable = |error: &dyn fmt::Display| DeliveryError::Request(error.to_string());
-        let body = body(events.iter().map(|waiting| &waiting.event), dropped).map_err(|error| unwritable(&error))?;
+        let body =
+            body(events.iter().map(|waiting| &waiting.event), dropped).map_err(|error| unwritable(&error))?;
         let signature = signature(&self.key, now, &body);
         let mut signature = HeaderValue::try_from(signature).map_err(|error| unwritable(&error))?;
         signature.set_sensitive(true);

@@ -120,7 +120,9 @@ mod tests {
 
     fn example(now: Instant) -> Waiting {
         let mut waiting = Waiting::default();
-        for event in [connect(1, now), connect(2, now), disconnect(1, now), connect(3, now), disconnect(3, now)] {
+        for event in
+            [connect(1, now), connect(2, now), disconnect(1, now), connect(3, now), disconnect(3, now)]
+        {
             waiting.push(event);
         }
         waiting
@@ -139,13 +141,9 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_the_oldest_connect_first() {
-        for (limit, left) in [
-            (5, &[1, 2, -1, 3, -3][..]),
-            (4, &[2, -1, 3, -3]),
-            (3, &[-1, 3, -3]),
-            (2, &[-1, -3]),
-            (1, &[-3]),
-        ] {
+        for (limit, left) in
+            [(5, &[1, 2, -1, 3, -3][..]), (4, &[2, -1, 3, -3]), (3, &[-1, 3, -3]), (2, &[-1, -3]), (1, &[-3])]
+        {
             let mut waiting = example(Instant::now());
             assert_eq!(waiting.trim(limit), 5 - limit);
             assert_eq!(names(&waiting.take(100)), left, "{limit}");

@@ -23,9 +23,7 @@ use super::{
 };
 use crate::{
     admin::control::{BackendStatus, BoxFuture, GatewayStatus, ListenerStatus, ProcessControl, TicketRoute},
-    admission::{
-        ConcurrencyLimit, HandshakeLimits, Handshakes, RateLimiter, TrackedSources, UserSessions,
-    },
+    admission::{ConcurrencyLimit, HandshakeLimits, Handshakes, RateLimiter, TrackedSources, UserSessions},
     auth::{Authenticator, Credentials},
     backend::{DialContext, own::AddressSet},
     config::{Address, Admin, AdminAddress, Config, Limits, RoutePath},
@@ -97,7 +95,7 @@ impl Control {
         }
         let listeners = open;
         context.own.replace(own_addresses(&listeners, &admin_addresses));
-        let watchers = Watchers::default().replace(&snapshot, &listeners);
+        let watchers = Watchers::default().replace(&snapshot, &listeners, &shared.registry);
         let event_task = EventTask::default().replace(snapshot.events.as_ref(), events.as_ref());
         let (loaded, reloads, draining) = (SystemTime::now(), (0, 0), false);
         let state =

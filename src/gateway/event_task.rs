@@ -22,7 +22,11 @@ pub(super) struct EventTask {
 
 impl EventTask {
     /// Delivers the events of `queue` by these settings from now on. Without a queue, events that wait are dropped.
-    pub(super) fn replace(self, queue: Option<&Arc<EventQueue>>, settings: Option<&Arc<EventSettings>>) -> Self {
+    pub(super) fn replace(
+        self,
+        queue: Option<&Arc<EventQueue>>,
+        settings: Option<&Arc<EventSettings>>,
+    ) -> Self {
         let (Some(queue), Some(settings)) = (queue, settings) else {
             if let Some((removed, _)) = self.running {
                 let dropped = removed.close();

@@ -239,8 +239,8 @@ fn load_events(
 ) -> Result<Option<Arc<EventSettings>>, StartError> {
     let Some(events) = events else { return Ok(None) };
     warnings.extend(world_readable_key("events.secret_file", &events.secret_file));
-    let settings = EventSettings::load(events)
-        .map_err(|cause| StartError::Events { file: file.to_owned(), cause })?;
+    let settings =
+        EventSettings::load(events).map_err(|cause| StartError::Events { file: file.to_owned(), cause })?;
     Ok(Some(Arc::new(settings)))
 }
 

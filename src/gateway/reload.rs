@@ -107,7 +107,8 @@ impl Control {
             tracing::info!(address = %listener.local, "no longer listening");
         }
         context.own.replace(own_addresses(&state.listeners, admin_addresses));
-        state.watchers = std::mem::take(&mut state.watchers).replace(&snapshot, &state.listeners);
+        let watchers = std::mem::take(&mut state.watchers);
+        state.watchers = watchers.replace(&snapshot, &state.listeners, &shared.registry);
         state.event_task =
             std::mem::take(&mut state.event_task).replace(snapshot.events.as_ref(), events.as_ref());
         (state.snapshot, state.context, state.loaded) = (snapshot, context, SystemTime::now());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::listener::OpenListener;
-use crate::{auth::Method, backend::Upstream, connection::ConfigSnapshot};
+use crate::{auth::Method, backend::Upstream, connection::ConfigSnapshot, session::Registry};
 
 /// The tasks. They stop when this is dropped.
 #[derive(Debug, Default)]
@@ -20,10 +20,18 @@ pub(super) struct Watchers {
 
 impl Watchers {
     /// The watchers of a configuration that replaces the one watched by `self`.
-    pub(super) fn replace(mut self, snapshot: &ConfigSnapshot, listeners: &[OpenListener]) -> Self {
+    pub(super) fn replace(
+        mut self,
+        snapshot: &ConfigSnapshot,
+        listeners: &[OpenListener],
+        sessions: &Arc<Registry>,
+    ) -> Self {
         let upstreams = snapshot.routes.iter().map(|routed| {
             let name = routed.route.name.clone();
-            keep_or_spawn(&mut self.upstreams, &routed.upstream, |upstream, stop| upstream.watch(name, stop))
+            let sessions = Arc::clone(sessions);
+            keep_or_spawn(&mut self.upstreams, &routed.upstream, |upstream, stop| {
+                upstream.watch(name, sessions, stop)
+            })
         });
         let upstreams = upstreams.collect();
         let methods = snapshot.authenticators.watched();

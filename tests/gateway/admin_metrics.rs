@@ -73,11 +73,19 @@ async fn metrics(gateway: &Gateway) -> String {
 #[tokio::test]
 async fn the_documented_metrics_are_those_of_the_gateway() {
     let backend = Backend::echo().await;
-    let gateway = Setup::echo(&backend).admin().start().await;
+    let gateway = Setup::echo(&backend)
+        .route_with("desk", "/desk", &backend, "auth = \"links\"")
+        .tables("[auth.links]\nkind = \"ticket\"")
+        .admin()
+        .start()
+        .await;
     let mut session = gateway.session("/echo").await;
     session.echo(b"hello").await;
     session.close(1000).await;
     gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    let mut refused = gateway.connect(PLAIN).await;
+    assert_eq!(send_request(&mut refused, &gateway.upgrade(PLAIN, "/desk")).await.status, 401);
+    drop(refused);
     let (metrics, documented) = (families(&metrics(&gateway).await), documented());
     assert_eq!(metrics, documented, "left is /metrics, right is docs/metrics.md");
     gateway.finish().await;

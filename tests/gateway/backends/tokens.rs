@@ -151,6 +151,71 @@ async fn a_replaced_token_file_is_read_and_sessions_continue() {
     gateway.finish().await;
 }
 
+/// A session closes because its token was removed.
+async fn closed_as_removed(gateway: &Gateway, session: &mut crate::support::Session, since: Instant) {
+    let (_, code, words) = session.closed().await;
+    assert_eq!((code, words.as_str()), (Some(1008), "your login has expired"));
+    assert!(since.elapsed() < Duration::from_secs(5), "after {:?}", since.elapsed());
+    gateway.ended(session.peer, "credential_expired", Some(1008)).await;
+}
+
+#[tokio::test]
+async fn with_end_sessions_the_sessions_of_a_removed_line_end_and_the_others_go_on() {
+    let backend = Backend::echo().await;
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("tokens.cfg");
+    let line = |token: &str| format!("{token}: {}\n", backend.address);
+    let lines = |tokens: &[&str]| tokens.iter().map(|token| line(token)).collect::<String>();
+    std::fs::write(&path, lines(&["secret-one", "secret-two", "secret-three"])).unwrap();
+    let targets = |end_sessions: bool| {
+        format!(
+            "allowed_networks = [\"127.0.0.0/8\"]\ntargets = {{ from = \"file\", path = {}, end_sessions = {end_sessions} }}",
+            quoted(&path)
+        )
+    };
+    let gateway = Setup::new()
+        .tables(&format!("[[route]]\nname = \"desk\"\npath = \"/desk/*\"\n{}", targets(true)))
+        .tables(&format!("[[route]]\nname = \"kept\"\npath = \"/kept/*\"\n{}", targets(false)))
+        .start()
+        .await;
+    let mut one = gateway.session_by(PLAIN, "/desk/secret-one").await;
+    let mut again = gateway.session_by(PLAIN, "/desk/secret-one").await;
+    let mut two = gateway.session_by(PLAIN, "/desk/secret-two").await;
+    let mut three = gateway.session_by(PLAIN, "/desk/secret-three").await;
+    let mut kept = gateway.session_by(PLAIN, "/kept/secret-one").await;
+
+    let start = Instant::now();
+    std::fs::write(&path, lines(&["secret-two", "secret-three"])).unwrap();
+    closed_as_removed(&gateway, &mut one, start).await;
+    closed_as_removed(&gateway, &mut again, start).await;
+    assert_eq!(backend_of(&gateway, "/desk/secret-one").await, None);
+
+    // A line that is changed is not removed, and neither is one whose file cannot be read for a moment.
+    std::fs::write(&path, format!("{}secret-three: 127.0.0.1:1\n", line("secret-two"))).unwrap();
+    let start = Instant::now();
+    soon(&gateway, "/desk/secret-two", url(&backend)).await;
+    std::fs::remove_file(&path).unwrap();
+    complaints(&gateway, 2).await;
+    for session in [&mut two, &mut three, &mut kept] {
+        session.echo(b"still here").await;
+    }
+    assert!(start.elapsed() > Duration::from_secs(1), "the file was not checked again");
+
+    // A reload of the configuration finds what was removed, too.
+    std::fs::write(&path, lines(&["secret-two"])).unwrap();
+    let start = Instant::now();
+    gateway.reload_again().await.expect("a good configuration");
+    closed_as_removed(&gateway, &mut three, start).await;
+    for session in [&mut two, &mut kept] {
+        session.echo(b"still here").await;
+        session.close(1000).await;
+        gateway.ended(session.peer, "client_closed", Some(1000)).await;
+    }
+    drop((one, again, two, three, kept));
+    assert!(!gateway.raw_log().contains("secret"), "a token is in the log");
+    gateway.finish().await;
+}
+
 /// The lines that report that the tokens were not read, once there are `count`.
 async fn complaints(gateway: &Gateway, count: usize) -> Vec<String> {
     let complain = |lines: &[Value]| {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal::SIGTERM;
 use serde_json::{Value, json};
 
 use self::receiver::{Post, Receiver, SECRET};
-use crate::support::{Backend, Gateway, PLAIN, Setup, TLS, command, eventually, send_request};
+use crate::support::{Backend, Gateway, PLAIN, Setup, TLS, command, send_request};
 
 /// Opens a session, uses it and closes it.
 async fn session(gateway: &Gateway) {
@@ -38,9 +38,7 @@ fn logged(gateway: &Gateway, message: &str) -> usize {
 }
 
 async fn until_logged(gateway: &Gateway, message: &str) {
-    gateway
-        .until(message, |lines| lines.iter().any(|line| line["message"] == message).then_some(()))
-        .await;
+    gateway.until(message, |lines| lines.iter().any(|line| line["message"] == message).then_some(())).await;
 }
 
 #[tokio::test]
@@ -99,6 +97,7 @@ async fn a_session_is_reported_when_it_opens_and_when_it_ends() {
     let log = gateway.raw_log();
     assert!(!log.contains("hidden") && !log.contains(SECRET), "the log has a secret");
     assert_eq!((counted(&gateway, "delivered").await, counted(&gateway, "dropped").await), (2.0, 0.0));
+    drop(receiver);
     gateway.finish().await;
 }
 
@@ -123,14 +122,14 @@ async fn what_happens_while_the_receiver_is_down_is_delivered_when_it_is_back() 
     assert_eq!((counted(&gateway, "delivered").await, counted(&gateway, "dropped").await), (8.0, 0.0));
     let failed = gateway.metric("portcullis_event_requests_total{result=\"failed\"}").await;
     assert!(failed >= Some(1.0), "{failed:?}");
+    drop(receiver);
     gateway.finish().await;
 }
 
 #[tokio::test]
 async fn an_event_is_sent_again_until_it_is_accepted() {
     let (receiver, backend) = (Receiver::new(), Backend::echo().await);
-    let gateway =
-        Setup::echo(&backend).tables(&receiver.table("timeout = \"300ms\"")).admin().start().await;
+    let gateway = Setup::echo(&backend).tables(&receiver.table("timeout = \"300ms\"")).admin().start().await;
     for answer in [None, Some(500), Some(302)] {
         let before = receiver.posts().len();
         receiver.answer(answer);
@@ -147,13 +146,17 @@ async fn an_event_is_sent_again_until_it_is_accepted() {
     let first = |post: &Post| text(&post.events()[0], "id").to_owned();
     let posts = receiver.posts();
     let refused = posts.iter().filter(|post| post.status != Some(200));
-    assert!(refused.map(first).all(|id| id == text(&events[0], "id")), "another event is sent before the first");
+    assert!(
+        refused.map(first).all(|id| id == text(&events[0], "id")),
+        "another event is sent before the first"
+    );
     assert!(posts.iter().all(|post| post.is_signed_with(SECRET)));
     // The log says why.
     let detail = gateway.lines(|line| {
         (line["message"] == "events not delivered").then(|| line["detail"].as_str().map(str::to_owned))
     });
     assert_eq!(detail, [Some("no answer within 300ms".to_owned())]);
+    drop(receiver);
     gateway.finish().await;
 }
 
@@ -172,7 +175,11 @@ async fn an_event_that_the_receiver_rejects_does_not_hold_up_the_others() {
     open.close(1000).await;
     drop(open);
     let events = receiver.until_accepted(1).await;
-    assert_eq!((types(&events), receiver.posts().last().map(|post| post.json()["dropped"].clone())), (vec!["disconnect"], Some(json!(1))));
+    assert_eq!(
+        (types(&events), receiver.posts().last().map(|post| post.json()["dropped"].clone())),
+        (vec!["disconnect"], Some(json!(1)))
+    );
+    drop(receiver);
     gateway.finish().await;
 }
 
@@ -184,12 +191,11 @@ async fn ten_thousand_events_for_a_dead_receiver_use_no_more_than_the_queue() {
         Setup::echo(&backend).tables(&receiver.table("queue = 500")).level("info").admin().start().await;
     let many = |count| {
         let gateway = &gateway;
-        stream::iter(0..count)
-            .for_each_concurrent(32, move |_| async move {
-                let mut session = gateway.session_by(PLAIN, "/echo").await;
-                session.echo(b"hello").await;
-                session.close(1000).await;
-            })
+        stream::iter(0..count).for_each_concurrent(32, move |_| async move {
+            let mut session = gateway.session_by(PLAIN, "/echo").await;
+            session.echo(b"hello").await;
+            session.close(1000).await;
+        })
     };
     many(1_000).await;
     let before = gateway.memory();
@@ -207,6 +213,7 @@ async fn ten_thousand_events_for_a_dead_receiver_use_no_more_than_the_queue() {
     // A disconnect can be understood alone, so connects are dropped first.
     assert!(types(&events).iter().all(|kind| *kind == "disconnect"), "{events:#?}");
     assert_eq!(receiver.posts().last().map(|post| post.json()["dropped"].clone()), Some(json!(9_500)));
+    drop(receiver);
     gateway.finish().await;
 }
 
@@ -244,6 +251,7 @@ async fn a_reload_changes_the_receiver_and_keeps_what_waits() {
     let events = second.until_accepted(7).await;
     assert_eq!(events.len(), 7, "{events:#?}");
     assert_eq!(types(&events[4..]), ["connect", "connect", "disconnect"], "{events:#?}");
+    drop((first, second));
     gateway.finish().await;
 }
 
@@ -271,8 +279,11 @@ async fn a_graceful_shutdown_delivers_what_waits() {
 async fn a_receiver_that_never_answers_does_not_hold_up_a_shutdown() {
     let (receiver, backend) = (Receiver::new(), Backend::echo().await);
     receiver.answer(None);
-    let gateway =
-        Setup::echo(&backend).tables(&receiver.table("timeout = \"1m\"")).timeouts("drain = \"2s\"").start().await;
+    let gateway = Setup::echo(&backend)
+        .tables(&receiver.table("timeout = \"1m\""))
+        .timeouts("drain = \"2s\"")
+        .start()
+        .await;
     session(&gateway).await;
     receiver.until("a request", |receiver| receiver.posts().first().map(|_| ())).await;
     let start = Instant::now();
@@ -327,6 +338,7 @@ async fn the_recipe_checks_the_signature() {
     let time = header.split([',', '=']).nth(1).expect("a time");
     let later = (time.parse::<u64>().expect("a number") + 1).to_string();
     assert!(!is_genuine(&header.replace(time, &later), &post.body, SECRET).await);
+    drop(receiver);
     gateway.finish().await;
 }
 

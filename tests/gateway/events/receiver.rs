@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::TIMEOUT;
 
@@ -86,8 +86,7 @@ impl Receiver {
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
         let address = socket.local_addr().expect("an address");
         let directory = TempDir::new().expect("a directory");
-        let receiver =
-            Self { address, state: Arc::default(), directory, socket: Some(socket), task: None };
+        let receiver = Self { address, state: Arc::default(), directory, socket: Some(socket), task: None };
         receiver.write_secret(SECRET);
         receiver
     }
@@ -124,11 +123,13 @@ impl Receiver {
         let listener = self.socket.take().expect("not listening yet").listen(64).expect("a listener");
         let state = Arc::clone(&self.state);
         self.task = Some(tokio::spawn(async move {
+            // Closes the connections when the receiver is dropped.
+            let mut connections = JoinSet::new();
             loop {
                 let Ok((socket, _)) = listener.accept().await else { continue };
                 let state = Arc::clone(&state);
                 // An error is the end of the connection.
-                tokio::spawn(async move { serve(socket, &state).await.is_ok() });
+                connections.spawn(async move { serve(socket, &state).await.is_ok() });
             }
         }));
     }

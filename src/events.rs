@@ -3,7 +3,7 @@
 //! Owns what an event contains, the queue in which events wait, and the task that delivers them. Knows nothing of how a session
 //! works: a connection reports what happens to it. Invariants: to report an event never waits and never fails; the queue is
 //! bounded; a session whose end is reported has the same route, client and user as when it opened; no credential is part of
-//! an event, and neither the secret nor the receiver's URL of a log line.
+//! an event, and neither the secret nor the query of the receiver's URL of a log line.
 
 mod body;
 mod delivery;
@@ -50,7 +50,7 @@ pub(crate) struct Event {
 pub(crate) struct EndOfSession {
     pub reason: Reason,
     pub close_code: Option<u16>,
-    /// Payload accepted from the client and from the backend; `None` if the process ended before the session did.
+    /// Payload accepted from the client and from the backend; `None` if its task has panicked.
     pub bytes: Option<(u64, u64)>,
     /// Since the client connected.
     pub duration: Duration,

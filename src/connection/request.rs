@@ -57,7 +57,7 @@ pub(super) async fn read_requests<'a>(
             permit.resume();
         }
         match authorise(request, info, settings, shared, files_requested, log_line).await {
-            Ok(Requested::Session(session_request)) => return Ok((exchange, session_request)),
+            Ok(Requested::Session(session_request)) => return Ok((exchange, *session_request)),
             Ok(Requested::File(mut file)) => {
                 files_requested = files_requested.saturating_add(1);
                 if files_requested >= max_requests.get() || Instant::now() >= last_request_at {
@@ -108,7 +108,7 @@ async fn close(
 /// What an authorised request gets.
 enum Requested {
     File(Response<Body>),
-    Session(SessionRequest),
+    Session(Box<SessionRequest>),
 }
 
 /// An accepted upgrade request and the permits it holds.
@@ -175,7 +175,7 @@ async fn authorise(
         }
     })?;
     let request = SessionRequest { accepted, address_permit, session_permit, user_permit, grant };
-    Ok(Requested::Session(request))
+    Ok(Requested::Session(Box::new(request)))
 }
 
 fn session_permit(shared: &Shared) -> Result<Permit, Refusal> {

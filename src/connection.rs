@@ -100,7 +100,7 @@ pub(crate) struct NewConnection {
 
 struct Parts {
     socket: Socket,
-    info: ConnectionInfo,
+    info: ConnectionInfo<'static>,
     address_permit: Option<AddressPermit>,
     settings: Arc<ListenerSettings>,
     shared: Arc<Shared>,

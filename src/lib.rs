@@ -12,13 +12,14 @@
 //! | stages | `transport`: sockets, PROXY header, TLS; `http`: requests, authorisation, files; `backend`: load balancing, health checks, dialling; `events`: tells the operator's server of sessions; `relay`: WebSocket to TCP and back |
 //! | configuration | [`config`]: TOML to domain types |
 //! | state and rules | `session`: session registry; `metrics`: counters and gauges; `admission`: rate limit, concurrency limits, Origin policy; `websocket`: framing |
-//! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; `counting_stream`: a stream that counts bytes; `pem`: certificates and keys in PEM form; `socket_buffer`: how much the kernel buffers for a connection; `watched_file`: detects changed files for hot reload |
+//! | foundation | [`outcome`]: why a connection ended, with status, close code and log level; `client_certificate`: what a client certificate says of its owner; `counting_stream`: a stream that counts bytes; `pem`: certificates and keys in PEM form; `socket_buffer`: how much the kernel buffers for a connection; `watched_file`: detects changed files for hot reload |
 
 mod admin;
 mod admission;
 mod auth;
 mod backend;
 pub mod cli;
+mod client_certificate;
 pub mod config;
 mod connection;
 mod counting_stream;

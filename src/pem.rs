@@ -1,4 +1,4 @@
-//! Certificates and keys in PEM form, for TLS with clients and with backends.
+//! Certificates, keys and revocation lists in PEM form, for TLS with clients and with backends.
 //!
 //! Owns reading PEM and the wording of its errors. Knows nothing of handshakes and of whose certificates they are: a file is
 //! named by its configuration key and its path.
@@ -6,7 +6,7 @@
 use std::{fmt, fs, io, path::Path};
 
 use rustls::pki_types::{
-    CertificateDer, PrivateKeyDer,
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
     pem::{self, PemObject},
 };
 
@@ -86,6 +86,8 @@ pub enum PemKind {
     /// At least one certificate.
     Certificate,
     PrivateKey,
+    /// At least one revocation list.
+    RevocationList,
 }
 
 impl PemKind {
@@ -93,6 +95,7 @@ impl PemKind {
         match self {
             Self::Certificate => "certificate",
             Self::PrivateKey => "private key",
+            Self::RevocationList => "revocation list",
         }
     }
 
@@ -100,6 +103,7 @@ impl PemKind {
         match self {
             Self::Certificate => "CERTIFICATE",
             Self::PrivateKey => "PRIVATE KEY",
+            Self::RevocationList => "X509 CRL",
         }
     }
 }
@@ -134,6 +138,20 @@ pub(crate) fn certificates(
         Err(cause) => cause,
     };
     Err(PemError::NotPem { origin: source.clone(), kind: PemKind::Certificate, cause })
+}
+
+/// All certificate revocation lists of a PEM text, at least one.
+pub(crate) fn revocation_lists(
+    source: &PemSource,
+    text: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    let all = CertificateRevocationListDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+    let cause = match all {
+        Ok(all) if !all.is_empty() => return Ok(all),
+        Ok(_) => pem::Error::NoItemsFound,
+        Err(cause) => cause,
+    };
+    Err(PemError::NotPem { origin: source.clone(), kind: PemKind::RevocationList, cause })
 }
 
 /// The first private key of a PEM text.

@@ -174,38 +174,29 @@ impl Registry {
 
     /// Requests that the sessions that were opened with a credential end, because it is revoked. Returns how many there are.
     pub(crate) fn end_credential(&self, credential: &CredentialId) -> usize {
-        let is_its = |entry: &&Arc<RegistryEntry>| {
-            let own = entry.identity.as_ref().and_then(|identity| identity.credential.as_ref());
-            own.is_some_and(|own| own.includes(credential))
-        };
-        let entries: Vec<_> = self.state.lock().sessions.values().filter(is_its).cloned().collect();
-        let reason = Reason::CredentialExpired;
-        for entry in &entries {
-            entry.request_end(EndRequest { reason, message: None });
-        }
-        entries.len()
+        let entries = self.opened_with_credentials(|_| true);
+        let is_its =
+            |entry: &&Arc<RegistryEntry>| entry.credential().is_some_and(|own| own.includes(credential));
+        entries.iter().filter(is_its).map(|entry| entry.revoke()).count()
     }
 
-    /// Requests that the sessions of a route end whose credential is revoked. Returns how many had not been requested to end.
+    /// Requests that the sessions of a route, or of all, end whose credential is revoked. Returns how many had not been
+    /// requested to end.
     pub(crate) fn end_revoked(
         &self,
-        route: &str,
-        is_revoked: impl Fn(&CredentialId) -> bool + Copy,
+        route: Option<&str>,
+        is_revoked: impl Fn(&CredentialId) -> bool,
     ) -> usize {
-        let is_candidate = |entry: &&Arc<RegistryEntry>| {
-            &*entry.route == route
-                && entry.identity.as_ref().is_some_and(|identity| identity.credential.is_some())
-        };
-        // The credentials are looked at outside of the lock, so that many of them block no session.
-        let candidates: Vec<_> = self.state.lock().sessions.values().filter(is_candidate).cloned().collect();
-        let is_its = |entry: &&Arc<RegistryEntry>| {
-            let credential = entry.identity.as_ref().and_then(|identity| identity.credential.as_ref());
-            credential.is_some_and(|credential| credential.any(is_revoked))
-        };
-        let request_end = |entry: &Arc<RegistryEntry>| {
-            entry.request_end(EndRequest { reason: Reason::CredentialExpired, message: None })
-        };
-        candidates.iter().filter(is_its).filter(|entry| request_end(entry)).count()
+        let entries = self.opened_with_credentials(|entry| route.is_none_or(|route| &*entry.route == route));
+        let is_its = |entry: &&Arc<RegistryEntry>| entry.credential().is_some_and(|own| own.any(&is_revoked));
+        entries.iter().filter(is_its).filter(|entry| entry.revoke()).count()
+    }
+
+    /// The sessions that have a credential, and are wanted. Credentials are looked at outside of the lock, so that many of them
+    /// block no session.
+    fn opened_with_credentials(&self, wanted: impl Fn(&RegistryEntry) -> bool) -> Vec<Arc<RegistryEntry>> {
+        let is_candidate = |entry: &&Arc<RegistryEntry>| entry.credential().is_some() && wanted(entry);
+        self.state.lock().sessions.values().filter(is_candidate).cloned().collect()
     }
 
     /// Requests that a session ends for `reason`, with `message` for its client. Returns whether it is open.
@@ -332,6 +323,15 @@ struct RegistryEntry {
 }
 
 impl RegistryEntry {
+    fn credential(&self) -> Option<&CredentialId> {
+        self.identity.as_ref().and_then(|identity| identity.credential.as_ref())
+    }
+
+    /// Requests the end, because the credential is revoked. Returns whether it is the first request.
+    fn revoke(&self) -> bool {
+        self.request_end(EndRequest { reason: Reason::CredentialExpired, message: None })
+    }
+
     /// Returns whether it is the first request.
     fn request_end(&self, request_end: EndRequest) -> bool {
         if matches!(request_end.reason, Reason::Killed | Reason::CredentialExpired) {

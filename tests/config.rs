@@ -212,7 +212,7 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert_eq!(std::mem::take(&mut config.routes[0].auth), ["links"]);
     let methods: Vec<String> =
         std::mem::take(&mut config.auth).into_iter().map(|method| method.name).collect();
-    assert_eq!(methods, ["either", "links", "site"]);
+    assert_eq!(methods, ["either", "links", "machines", "site"]);
     let socket = config.listeners.pop().expect("a second listener");
     let group = Some(Group::Name("www-data".into()));
     assert_eq!(socket.access, SocketAccess { mode: SocketAccess::default().mode, group });
@@ -349,12 +349,7 @@ fn the_errors_in_the_manual_are_those_of_the_parser() {
 
 #[test]
 fn keys_of_features_that_do_not_exist_are_unknown() {
-    for (header, key) in [
-        ("[[listener]]", "certificates"),
-        ("[[listener]]", "client_ca"),
-        ("[[route]]", "password"),
-        ("", "users"),
-    ] {
+    for (header, key) in [("[[listener]]", "certificates"), ("[[route]]", "password"), ("", "users")] {
         let text = format!("{header}\n{key} = true\n");
         let error = Config::parse(&text, Path::new("gateway.toml")).unwrap_err().to_string();
         let place = if header.is_empty() { "at the top level".to_owned() } else { format!("in {header}") };

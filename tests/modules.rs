@@ -37,7 +37,16 @@ const LAYERS: &[&[&str]] = &[
     &["auth", "http", "relay", "backend", "events", "transport"],
     &["config"],
     &["session", "metrics", "admission", "websocket", "http_client"],
-    &["counting_stream", "outcome", "pem", "random", "socket_buffer", "sync", "watched_file"],
+    &[
+        "client_certificate",
+        "counting_stream",
+        "outcome",
+        "pem",
+        "random",
+        "socket_buffer",
+        "sync",
+        "watched_file",
+    ],
 ];
 
 #[test]

@@ -23,6 +23,8 @@ impl Credentials {
             CredentialId::Jwt(jti) => self.denied.is_denied(jti, now),
             // Its file is watched by the route.
             CredentialId::TargetToken(_) => false,
+            // Its listener looks for sessions with a revoked one again and again.
+            CredentialId::Certificate(_) => false,
             CredentialId::Both(both) => both.iter().any(|one| self.is_revoked(one, now)),
         }
     }
@@ -31,7 +33,7 @@ impl Credentials {
     pub(crate) fn give_back(&self, credential: &CredentialId) {
         match credential {
             CredentialId::Ticket(id) => self.tickets.give_back(id),
-            CredentialId::Jwt(_) | CredentialId::TargetToken(_) => {}
+            CredentialId::Certificate(_) | CredentialId::Jwt(_) | CredentialId::TargetToken(_) => {}
             CredentialId::Both(both) => both.iter().for_each(|one| self.give_back(one)),
         }
     }

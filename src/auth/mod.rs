@@ -5,6 +5,7 @@
 //! for a credential; when it is uncertain whether a credential is valid, it is not; no credential is part of an error, of
 //! a log line or of what Debug prints.
 
+mod client_certificate;
 mod credentials;
 mod denied;
 mod grant;
@@ -19,6 +20,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::Request;
 use tokio_util::sync::CancellationToken;
 
+use self::{client_certificate::ClientCertificateMethod, jwt::JwtMethod, ticket_method::TicketMethod};
 pub(crate) use self::{
     credentials::Credentials,
     denied::MAX_JTI,
@@ -26,8 +28,8 @@ pub(crate) use self::{
     ticket::{IssuedTicket, MAX_TICKET_TIME, TicketId, TicketSnapshot, TicketState, TicketTerms},
     ticket_method::TicketLink,
 };
-use self::{jwt::JwtMethod, ticket_method::TicketMethod};
 use crate::{
+    client_certificate::ClientCertificate,
     config::{AuthKind, AuthMethod, Route, Secret},
     outcome::Reason,
 };
@@ -38,6 +40,8 @@ pub(crate) struct AuthRequest<'a> {
     pub head: &'a Request<()>,
     /// The client's address, as a trusted proxy names it where there is one.
     pub client: SocketAddr,
+    /// The certificate that the client has presented in its TLS handshake with the gateway.
+    pub certificate: Option<&'a ClientCertificate>,
     /// The name of the route.
     pub route: &'a str,
     pub now: SystemTime,
@@ -99,6 +103,7 @@ impl Denied {
 pub(crate) enum Method {
     /// One of these suffices.
     Any(Vec<Arc<Method>>),
+    ClientCertificate(ClientCertificateMethod),
     Jwt(Box<JwtMethod>),
     Ticket(TicketMethod),
 }
@@ -107,7 +112,7 @@ impl Method {
     /// Keeps current what the method has loaded, until `stop` is cancelled.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         match &*self {
-            Self::Any(_) | Self::Ticket(_) => {}
+            Self::Any(_) | Self::ClientCertificate(_) | Self::Ticket(_) => {}
             Self::Jwt(method) => method.watch(stop).await,
         }
     }
@@ -115,6 +120,7 @@ impl Method {
     async fn check(&self, request: &AuthRequest<'_>) -> Result<Grant, Denied> {
         match self {
             Self::Any(methods) => any(methods, request).await,
+            Self::ClientCertificate(method) => method.check(request),
             Self::Jwt(method) => method.check(request).await,
             Self::Ticket(method) => method.check(request),
         }
@@ -124,6 +130,7 @@ impl Method {
     fn is_credential(&self, offered: &str) -> bool {
         match self {
             Self::Any(methods) => methods.iter().any(|method| method.is_credential(offered)),
+            Self::ClientCertificate(_) => false,
             Self::Jwt(method) => method.is_credential(offered),
             Self::Ticket(method) => method.is_credential(offered),
         }
@@ -133,7 +140,7 @@ impl Method {
     fn ticket_link(&self) -> Option<TicketLink<'_>> {
         match self {
             Self::Any(methods) => methods.iter().find_map(|method| method.ticket_link()),
-            Self::Jwt(_) => None,
+            Self::ClientCertificate(_) | Self::Jwt(_) => None,
             Self::Ticket(method) => Some(method.link()),
         }
     }
@@ -253,7 +260,7 @@ impl Authenticators {
         now: SystemTime,
     ) -> Option<Result<Grant, Denied>> {
         match &**self.methods.get(method)? {
-            Method::Any(_) | Method::Ticket(_) => None,
+            Method::Any(_) | Method::ClientCertificate(_) | Method::Ticket(_) => None,
             Method::Jwt(method) => Some(method.examine(token.expose(), now).await),
         }
     }
@@ -276,13 +283,16 @@ fn load(
         (AuthKind::Any(names), _) => {
             Method::Any(names.iter().filter_map(|name| loaded.get(name.as_str()).cloned()).collect())
         }
+        (AuthKind::ClientCertificate(config), _) => {
+            Method::ClientCertificate(ClientCertificateMethod::new(config))
+        }
         (AuthKind::Jwt(config), Some((kept, Method::Jwt(previous)))) if previous.is_kept(config) => {
             return Ok(Arc::clone(kept));
         }
         (AuthKind::Jwt(config), previous) => {
             let previous = previous.and_then(|(_, previous)| match previous {
                 Method::Jwt(previous) => Some(&**previous),
-                Method::Any(_) | Method::Ticket(_) => None,
+                Method::Any(_) | Method::ClientCertificate(_) | Method::Ticket(_) => None,
             });
             Method::Jwt(Box::new(JwtMethod::load(&method.name, config, previous)?))
         }

@@ -167,7 +167,7 @@ impl Connector {
     pub async fn connect(
         &self,
         backend: &Backend,
-        client_info: Option<&ClientInfo>,
+        client_info: Option<&ClientInfo<'_>>,
         deadline: Instant,
     ) -> Result<BackendStream, ConnectError> {
         let (host, port) = match backend {
@@ -211,7 +211,7 @@ impl Connector {
     async fn unix(
         &self,
         path: &Path,
-        client_info: Option<&ClientInfo>,
+        client_info: Option<&ClientInfo<'_>>,
         deadline: Instant,
     ) -> Result<BackendStream, ConnectError> {
         let own = self.allowed.own.current();
@@ -234,7 +234,7 @@ impl Connector {
     async fn send_proxy_header<S>(
         &self,
         stream: &mut S,
-        client_info: Option<&ClientInfo>,
+        client_info: Option<&ClientInfo<'_>>,
         deadline: Instant,
     ) -> Result<(), ConnectError>
     where

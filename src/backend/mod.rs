@@ -238,7 +238,7 @@ impl Upstream {
     pub async fn connect(
         &self,
         choice: &BackendChoice,
-        client_info: &ClientInfo,
+        client_info: &ClientInfo<'_>,
         limit: Duration,
     ) -> Result<Connected, DialError> {
         let deadline = Instant::now() + limit;

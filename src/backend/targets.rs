@@ -238,7 +238,7 @@ impl TokenTable {
             CredentialId::TargetToken(line) => !self.has(*line),
             _ => false,
         };
-        let ended = sessions.end_revoked(route, is_gone);
+        let ended = sessions.end_revoked(Some(route), is_gone);
         if ended > 0 {
             let path = self.path.display();
             tracing::info!(%path, route, sessions = ended, "ending sessions whose tokens were removed");

@@ -2,6 +2,7 @@
 //!
 //! Owns the rules between methods and between the keys of one. The keys of a kind are converted in the file of that kind.
 
+mod client_certificate;
 mod jwt;
 mod place;
 mod ticket;
@@ -12,11 +13,15 @@ use std::path::Path;
 
 use toml::Spanned;
 
+pub use self::client_certificate::{
+    ClientCertificateConfig, FingerprintError, NamePattern, NamePatternError,
+};
 use self::jwt::RawClaims;
 pub use self::jwt::{Jwt, JwtKeys};
 pub use self::place::{PlaceError, TokenPlace};
 pub use self::ticket::{BaseUrl, BaseUrlError, TicketConfig};
 use super::error::{ConfigFault, nearest};
+use super::listener::Listener;
 use super::scalar::{DurationText, OptionalKey, StringList, StringOrList};
 use super::values::{Result, conflict, invalid, invalid_literal, one_of};
 
@@ -34,6 +39,8 @@ pub struct AuthMethod {
 pub enum AuthKind {
     /// One of the methods with these names suffices.
     Any(Vec<String>),
+    /// A certificate that the client has presented in the TLS handshake.
+    ClientCertificate(ClientCertificateConfig),
     /// A token that an issuer has signed.
     Jwt(Box<Jwt>),
     /// Tickets that the gateway itself has issued.
@@ -41,10 +48,12 @@ pub enum AuthKind {
 }
 
 /// What `kind` can be.
-const KINDS: &[(&str, Kind)] = &[("jwt", Kind::Jwt), ("ticket", Kind::Ticket)];
+const KINDS: &[(&str, Kind)] =
+    &[("client-certificate", Kind::ClientCertificate), ("jwt", Kind::Jwt), ("ticket", Kind::Ticket)];
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
+    ClientCertificate,
     Jwt,
     Ticket,
 }
@@ -73,6 +82,8 @@ pub(super) struct RawAuth {
     routes_claim: OptionalKey<String>,
     max_session_claim: OptionalKey<String>,
     base: OptionalKey<String>,
+    names: OptionalKey<StringList>,
+    fingerprints: OptionalKey<StringList>,
 }
 
 impl RawAuth {
@@ -99,13 +110,15 @@ impl RawAuth {
             at("routes_claim", &self.routes_claim),
             at("max_session_claim", &self.max_session_claim),
             at("base", &self.base),
+            at("names", &self.names),
+            at("fingerprints", &self.fingerprints),
         ];
         keys.into_iter().flatten().next()
     }
 }
 
 /// Converts all methods.
-pub(super) fn methods(raw: RawAuthTables, base: &Path) -> Result<Vec<AuthMethod>> {
+pub(super) fn methods(raw: RawAuthTables, listeners: &[Listener], base: &Path) -> Result<Vec<AuthMethod>> {
     let combined: Vec<String> = raw
         .iter()
         .filter(|(_, table)| table.get_ref().any.is_some())
@@ -123,7 +136,10 @@ pub(super) fn methods(raw: RawAuthTables, base: &Path) -> Result<Vec<AuthMethod>
                 return Err(invalid(key("kind"), &kind, wrong));
             }
             (Some(kind), None) => match one_of(&key("kind"), &kind, KINDS)? {
-                Kind::Jwt => AuthKind::Jwt(Box::new(jwt::jwt(&mut table, at, &key, base)?)),
+                Kind::ClientCertificate => {
+                    AuthKind::ClientCertificate(client_certificate::client_certificate(&mut table, &key)?)
+                }
+                Kind::Jwt => AuthKind::Jwt(Box::new(jwt::jwt(&mut table, at.clone(), &key, base)?)),
                 Kind::Ticket => AuthKind::Ticket(ticket::ticket(&mut table, &key)?),
             },
             (None, Some(any)) => {
@@ -142,6 +158,14 @@ pub(super) fn methods(raw: RawAuthTables, base: &Path) -> Result<Vec<AuthMethod>
         };
         if let Some((leftover, at)) = table.leftover() {
             let sentence = format!("{} does not belong to this kind of method; remove it", key(leftover));
+            return Err(conflict(at, sentence));
+        }
+        let no_client_ca = || listeners.iter().all(|listener| listener.client_ca.is_none());
+        if matches!(kind, AuthKind::ClientCertificate(_)) && no_client_ca() {
+            let sentence = format!(
+                "[auth.{name}] admits no client, because no [[listener]] has client_ca, so that no client can present a certificate; \
+                 add client_ca = \"….pem\" to one"
+            );
             return Err(conflict(at, sentence));
         }
         methods.push(AuthMethod { name, kind });

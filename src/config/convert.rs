@@ -3,15 +3,16 @@
 //! Owns the rules between tables; those of one table are in the file of that table. Knows no TOML syntax: it gets values
 //! with their positions. Invariant: what it returns needs no further check.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::Config;
 use super::admin::admin;
 use super::auth::{AuthKind, AuthMethod, JwtKeys, methods};
-use super::error::ConfigWarning;
+use super::error::{ConfigWarning, listener_key};
 use super::events::{Events, events};
 use super::limits::limits;
-use super::listener::{Identity, Listener, listeners};
+use super::listener::{Identity, Listener, listeners, optional_certificates};
 use super::log::log;
 use super::raw::RawFile;
 use super::route::{Route, routes};
@@ -24,8 +25,10 @@ use super::web::{PrivateFile, web};
 pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWarning>)> {
     let base = base_of(file);
     let mut warnings = Vec::new();
+    let optional = optional_certificates(&raw.listener);
     let listeners = listeners(raw.listener, base, &mut warnings)?;
-    let auth = methods(raw.auth, base)?;
+    let auth = methods(raw.auth, &listeners, base)?;
+    warnings.extend(unused_certificates(optional, &auth));
     let routes = routes(raw.route, base, &auth, &mut warnings)?;
     let limits = limits(raw.limits, &mut warnings)?;
     let timeouts = timeouts(raw.timeouts)?;
@@ -56,6 +59,21 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
     Ok((config, warnings))
 }
 
+/// Warns of a listener that asks for a certificate that nothing checks.
+fn unused_certificates(
+    optional: Option<(usize, Range<usize>)>,
+    auth: &[AuthMethod],
+) -> Option<ConfigWarning> {
+    let is_used = auth.iter().any(|method| matches!(method.kind, AuthKind::ClientCertificate(_)));
+    let (index, at) = optional.filter(|_| !is_used)?;
+    let sentence = format!(
+        "{} \"optional\" admits every client, because there is no [auth.NAME] with kind = \"client-certificate\"; add one \
+         for the routes that require a certificate.",
+        listener_key(index, "client_certificate")
+    );
+    Some(ConfigWarning { at, sentence })
+}
+
 /// The files that no client may read.
 fn private_files<'a>(
     listeners: &'a [Listener],
@@ -80,7 +98,7 @@ fn private_files<'a>(
             JwtKeys::Secret(path) => Some(("secret", path.as_path())),
             _ => None,
         },
-        AuthKind::Any(_) | AuthKind::Ticket(_) => None,
+        AuthKind::Any(_) | AuthKind::ClientCertificate(_) | AuthKind::Ticket(_) => None,
     };
     let of_methods = auth.iter().filter_map(of_method);
     let of_events = events.map(|events| ("secret", events.secret_file.as_path()));

@@ -4,6 +4,7 @@
 //! read elsewhere.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use toml::Spanned;
 use super::address::{Address, Group, SocketAccess};
 use super::error::{ConfigWarning, listener_key};
 use super::host::{Host, without_trailing_dot};
-use super::scalar::{OptionalKey, StringList};
+use super::scalar::{OptionalKey, StringList, StringOrList};
 use super::tls_version::TlsVersion;
 use super::values::{Result, conflict, invalid, invalid_literal, keyword, missing, networks, resolve_path};
 
@@ -25,6 +26,8 @@ pub struct Listener {
     pub access: SocketAccess,
     /// The certificate for TLS clients; without one the listener is plain `ws://`.
     pub identity: Option<Identity>,
+    /// What verifies the certificates of clients, if they can present some.
+    pub client_ca: Option<ClientCa>,
     /// The oldest TLS version that is accepted.
     pub min_tls: TlsVersion,
     /// Proxies whose forwarding headers are trusted.
@@ -67,6 +70,17 @@ pub enum Identity {
     },
 }
 
+/// The authorities that sign the certificates of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCa {
+    /// Their certificates.
+    pub path: PathBuf,
+    /// Whether a client without a certificate is refused in the handshake.
+    pub required: bool,
+    /// The certificates that they have revoked; if there are none, nothing is checked.
+    pub crls: Vec<PathBuf>,
+}
+
 /// A text that neither logs nor Debug output show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -97,11 +111,21 @@ pub(super) struct RawListener {
     group: OptionalKey<String>,
     certificate: OptionalKey<String>,
     private_key: OptionalKey<String>,
+    client_ca: OptionalKey<String>,
+    client_certificate: OptionalKey<String>,
+    crl: OptionalKey<StringOrList>,
     min_tls: OptionalKey<String>,
     #[serde(default)]
     trusted_proxies: StringList,
     proxy_protocol: OptionalKey<bool>,
     hosts: OptionalKey<StringList>,
+}
+
+/// The first listener that asks for certificates of clients without requiring one: its position, and where it says so.
+pub(super) fn optional_certificates(written: &[Spanned<RawListener>]) -> Option<(usize, Range<usize>)> {
+    let modes = written.iter().map(|listener| listener.get_ref().client_certificate.as_ref());
+    let optional = |mode: &Spanned<String>| mode.get_ref() == "optional";
+    modes.enumerate().find_map(|(index, mode)| Some((index, mode.filter(|mode| optional(mode))?.span())))
 }
 
 pub(super) fn listeners(
@@ -146,6 +170,8 @@ fn listener(
         );
         warnings.push(ConfigWarning { at: text.span(), sentence });
     }
+    let client_certificates = (written.client_ca, written.client_certificate, written.crl);
+    let client_ca = client_ca(&key, client_certificates, identity.is_some(), base)?;
     let min_tls_at = written.min_tls.as_ref().filter(|_| identity.is_none()).map(Spanned::span);
     if let Some(at) = min_tls_at {
         let sentence = format!("{} has no effect on a listener without a certificate.", key("min_tls"));
@@ -160,7 +186,7 @@ fn listener(
         return Err(invalid_literal(key("proxy_protocol"), on.span(), true, wrong));
     }
     let hosts = hosts(&key("hosts"), written.hosts)?;
-    Ok(Listener { address, access, identity, min_tls, trusted_proxies, proxy_protocol, hosts })
+    Ok(Listener { address, access, identity, client_ca, min_tls, trusted_proxies, proxy_protocol, hosts })
 }
 
 /// Where to listen; no listener `before` may have the same address.
@@ -277,6 +303,45 @@ fn identity(
             Err(missing(private_key.span(), key("certificate"), advice))
         }
     }
+}
+
+/// The keys for certificates of clients. `key` writes one in full.
+fn client_ca(
+    key: &dyn Fn(&str) -> String,
+    (path, mode, crl): (OptionalKey<String>, OptionalKey<String>, OptionalKey<StringOrList>),
+    has_tls: bool,
+    base: &Path,
+) -> Result<Option<ClientCa>> {
+    let Some(path) = path else {
+        let advice = "add client_ca = \"….pem\", the authority that signs the certificates of clients";
+        let others = [mode.map(|mode| mode.span()), crl.map(|crl| crl.span())];
+        return match others.into_iter().flatten().next() {
+            Some(at) => Err(missing(at, key("client_ca"), advice)),
+            None => Ok(None),
+        };
+    };
+    if !has_tls {
+        let wrong = "clients present certificates only over TLS; add certificate and private_key";
+        return Err(invalid(key("client_ca"), &path, wrong));
+    }
+    let required = keyword(&key("client_certificate"), mode, &[("required", true), ("optional", false)])?;
+    let crls = match crl {
+        None => Vec::new(),
+        Some(written) => {
+            let at = written.span();
+            let written = match written.into_inner() {
+                StringOrList::One(path) => vec![Spanned::new(at.clone(), path)],
+                StringOrList::Many(paths) => paths,
+            };
+            if written.is_empty() {
+                let wrong = "an empty list revokes nothing; name a file, or remove the key";
+                return Err(invalid_literal(key("crl"), at, "[]", wrong));
+            }
+            written.iter().map(|path| resolve_path(&key("crl"), path, base)).collect::<Result<_>>()?
+        }
+    };
+    let path = resolve_path(&key("client_ca"), &path, base)?;
+    Ok(Some(ClientCa { path, required: required.unwrap_or(true), crls }))
 }
 
 #[cfg(test)]

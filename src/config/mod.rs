@@ -45,7 +45,8 @@ use toml::de::{DeTable, Deserializer};
 pub use address::{Address, AddressError, Group, SocketAccess};
 pub use admin::{Admin, AdminAddress, AdminAddressError, TicketAddress};
 pub use auth::{
-    AuthKind, AuthMethod, BaseUrl, BaseUrlError, Jwt, JwtKeys, PlaceError, TicketConfig, TokenPlace,
+    AuthKind, AuthMethod, BaseUrl, BaseUrlError, ClientCertificateConfig, FingerprintError, Jwt, JwtKeys,
+    NamePattern, NamePatternError, PlaceError, TicketConfig, TokenPlace,
 };
 pub use backend::{Backend, BackendError};
 pub use backend_tls::BackendTls;
@@ -56,7 +57,7 @@ pub(crate) use host::reached;
 pub use host::{Host, HostError};
 pub(crate) use limits::DEFAULT_MAX_TICKETS;
 pub use limits::Limits;
-pub use listener::{AllowedHosts, Identity, Listener, Secret};
+pub use listener::{AllowedHosts, ClientCa, Identity, Listener, Secret};
 pub use log::{Log, LogFormat};
 pub(crate) use path::is_unambiguous;
 pub use path::{PathError, RoutePath};

@@ -8,6 +8,7 @@ use tokio::time::{self, Instant};
 use super::{ListenerSettings, Shared, access_log::AccessLogLine};
 use crate::{
     admission::{AddressPermit, HandshakePermit, LimitExceeded},
+    client_certificate::ClientCertificate,
     config::Timeouts,
     counting_stream::CountingStream,
     http::{self, Refusal},
@@ -23,21 +24,24 @@ use crate::{
 
 /// What is known of a connection before its first request.
 #[derive(Clone, Copy)]
-pub(super) struct ConnectionInfo {
+pub(super) struct ConnectionInfo<'a> {
     /// The address of the client, or of the trusted proxy in front of it.
     pub(super) peer: SocketAddr,
     /// The local address that the client connected to.
     pub(super) local: SocketAddr,
     /// The TLS version, if TLS is used.
     pub(super) tls: Option<ProtocolVersion>,
+    /// The certificate that the client has presented, if TLS is used and asks for one.
+    pub(super) certificate: Option<&'a ClientCertificate>,
     /// Whether its forwarding headers are trusted to name the client.
     pub(super) proxied: bool,
 }
 
-impl ConnectionInfo {
+impl ConnectionInfo<'_> {
     pub(super) fn new(socket: &Socket, peer: SocketAddr, settings: &ListenerSettings) -> Self {
         let local = socket.local_addr();
-        Self { peer, local, tls: None, proxied: peer::is_trusted(&settings.trusted_proxies, peer.ip()) }
+        let proxied = peer::is_trusted(&settings.trusted_proxies, peer.ip());
+        Self { peer, local, tls: None, certificate: None, proxied }
     }
 
     /// Reads the PROXY header and applies it.

@@ -1,8 +1,6 @@
 //! The credentials stage: asks the methods of a route, and words their answer as a refusal.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
-
-use ::http::Request;
+use std::sync::Arc;
 
 use super::access_log::AccessLogLine;
 use crate::{
@@ -16,14 +14,12 @@ use crate::{
 pub(super) async fn authenticate(
     authenticator: &Authenticator,
     decision: &mut Decision<'_, '_, Arc<Upstream>, BackendChoice>,
-    head: &Request<()>,
-    client: SocketAddr,
+    request: &AuthRequest<'_>,
     metrics: &Metrics,
     log_line: &mut AccessLogLine,
 ) -> Result<Grant, Refusal> {
     decision.check_page()?;
-    let request = AuthRequest { head, client, route: &decision.routed.route.name, now: SystemTime::now() };
-    let granted = authenticator.check(&request).await.and_then(|grant| {
+    let granted = authenticator.check(request).await.and_then(|grant| {
         if let Some(target) = &grant.target {
             decision.choice = decision.routed.upstream.choose_target(target);
             if decision.choice.is_none() {

@@ -28,7 +28,7 @@ pub(super) struct DialOutcome {
 /// Dials the backend that the request selects, counts the dial, and records the backend for the access log.
 pub(super) async fn dial(
     request: &SessionRequest,
-    client_info: &ClientInfo,
+    client_info: &ClientInfo<'_>,
     limit: Duration,
     metrics: &Metrics,
     log_line: &mut AccessLogLine,

@@ -56,7 +56,7 @@ type Guards =
 /// Serves the connection until it is a session. A refusal counts against the client's address.
 pub(super) async fn establish(
     socket: Socket,
-    info: ConnectionInfo,
+    info: ConnectionInfo<'_>,
     address_permit: Option<AddressPermit>,
     permit: HandshakePermit,
     settings: Arc<ListenerSettings>,
@@ -72,7 +72,7 @@ pub(super) async fn establish(
 
 async fn serve_stages(
     mut socket: Socket,
-    mut info: ConnectionInfo,
+    mut info: ConnectionInfo<'_>,
     mut address_permit: Option<AddressPermit>,
     mut permit: HandshakePermit,
     settings: &ListenerSettings,
@@ -92,7 +92,8 @@ async fn serve_stages(
         () = taken_away => return Err(gave_way(log_line).into()),
         () = drain_grace(shared) => return Err(Reason::Draining.into()),
     };
-    info.tls = stream.tls_version();
+    let certificate = stream.client_certificate();
+    let info = ConnectionInfo { tls: stream.tls_version(), certificate: certificate.as_ref(), ..info };
     let exchange = Exchange::new(&mut stream, settings.snapshot.timeouts.stall);
     let head_deadline = head_deadline.min(first_head);
     let taken_away = permit.taken_away();
@@ -115,7 +116,7 @@ async fn serve_stages(
 async fn open_session(
     exchange: Exchange<'_, ClientStream>,
     mut request: SessionRequest,
-    info: ConnectionInfo,
+    info: ConnectionInfo<'_>,
     settings: &ListenerSettings,
     shared: &Shared,
     log_line: &mut AccessLogLine,
@@ -141,7 +142,15 @@ async fn open_session(
         return Err(Reason::UnknownRoute);
     }
     log_line.session = Some(session.id());
-    let client_info = ClientInfo { client: log_line.peer, local: info.local, tls: info.tls, id: log_line.id };
+    let user = log_line.user.clone();
+    let client_info = ClientInfo {
+        client: log_line.peer,
+        local: info.local,
+        tls: info.tls,
+        certificate: info.certificate,
+        user: user.as_deref(),
+        id: log_line.id,
+    };
     let DialOutcome { backend, permit: backend_permit, label } =
         dial(&request, &client_info, timeouts.connect, &shared.metrics, log_line).await;
     if let Err(reason) = backend

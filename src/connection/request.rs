@@ -1,6 +1,9 @@
 //! The HTTP stage: reads requests and serves files until an authorised upgrade request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use ::http::{HeaderValue, Request, Response, header};
 use tokio::time::Instant;
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::{
     admission::{AddressPermit, HandshakePermit, LimitExceeded, Permit, UserPermit},
-    auth::Grant,
+    auth::{AuthRequest, Grant},
     backend::{BackendChoice, Upstream},
     http::{self, AcceptedRequest, Body, Exchange, ExchangeError, Refusal, RequestContext},
     outcome::Reason,
@@ -31,7 +34,7 @@ const FILES_PER_CONNECTION: u32 = 16;
 pub(super) async fn read_requests<'a>(
     mut exchange: Exchange<'a, ClientStream>,
     mut head_deadline: Instant,
-    info: ConnectionInfo,
+    info: ConnectionInfo<'_>,
     settings: &ListenerSettings,
     shared: &Shared,
     permit: &mut HandshakePermit,
@@ -126,7 +129,7 @@ pub(super) struct SessionRequest {
 /// `max_sessions` last. A credential is checked only for pages that the route admits.
 async fn authorise(
     request: Request<()>,
-    info: ConnectionInfo,
+    info: ConnectionInfo<'_>,
     settings: &ListenerSettings,
     shared: &Shared,
     files_requested: u32,
@@ -159,9 +162,15 @@ async fn authorise(
     let address_permit = permit.map_err(|exceeded| too_many(&exceeded))?;
     let grant = match snapshot.authenticators.of(&decision.routed.route.name) {
         Some(authenticator) => {
-            let metrics = &shared.metrics;
+            let presented = AuthRequest {
+                head: &request,
+                client: client.address,
+                certificate: info.certificate,
+                route: &decision.routed.route.name,
+                now: SystemTime::now(),
+            };
             let granted =
-                authenticate(authenticator, &mut decision, &request, client.address, metrics, log_line);
+                authenticate(authenticator, &mut decision, &presented, &shared.metrics, log_line);
             Some(granted.await?)
         }
         None => None,

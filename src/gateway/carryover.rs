@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::{
     auth::Credentials,
     backend::{DialContext, Upstream},
-    config::{Address, Admin, Destinations, Identity, Route},
+    config::{Address, Admin, ClientCa, Destinations, Identity, Route},
     connection::{ConfigSnapshot, ListenerSettings},
     events::{EventQueue, EventSettings},
-    transport::tls::Tls,
+    transport::tls::{Tls, TlsError},
 };
 
 /// The state of the current configuration, for the load of the next one. Empty at the start.
@@ -50,10 +50,15 @@ impl Carryover {
         }
     }
 
-    /// The failure to load `identity` is being reported: the listeners that watch the same files do not report it.
-    pub(super) fn mark_identity_rejected(&self, identity: &Identity) {
+    /// The failure to load a file of TLS is being reported: the listeners that watch the same files do not report it.
+    pub(super) fn mark_tls_rejected(
+        &self,
+        error: &TlsError,
+        identity: &Identity,
+        client_ca: Option<&ClientCa>,
+    ) {
         for tls in self.listeners.iter().filter_map(|(_, settings)| settings.tls.as_ref()) {
-            tls.certificate().mark_rejected(identity);
+            tls.mark_rejected(error, identity, client_ca);
         }
     }
 

@@ -9,21 +9,21 @@ use crate::{
     config::{Address, AdminAddress, Backend, ConfigError},
     events::ReceiverError,
     service::logging::LogError,
-    transport::tls::IdentityError,
+    transport::tls::TlsError,
 };
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A certificate or key is missing, unreadable or invalid.
+    /// A certificate, a key or another file of TLS is missing, unreadable or invalid.
     #[error("{file}: listener {number}: {cause}")]
-    Identity {
+    Tls {
         /// The configuration file.
         file: String,
         /// The listener, counted from 1.
         number: usize,
         /// The error.
-        cause: Box<IdentityError>,
+        cause: Box<TlsError>,
     },
     /// A file that a method of `[auth]` needs is missing, unreadable or invalid.
     #[error("{file}: {cause}")]

@@ -215,17 +215,18 @@ fn load_tls(
     for (index, listener) in listeners.into_iter().enumerate() {
         let previous = carryover.tls(&listener.address);
         let tls = listener.identity.as_ref().map(|identity| {
-            Tls::load(identity, listener.min_tls, previous.as_ref()).map_err(|cause| {
+            let client_ca = listener.client_ca.as_ref();
+            Tls::load(identity, client_ca, listener.min_tls, previous.as_ref()).map_err(|cause| {
                 // The caller reports this failure, so the watchers of these files need not report it again.
                 if let Some(previous) = &previous {
-                    previous.certificate().mark_rejected(identity);
+                    previous.mark_rejected(&cause, identity, client_ca);
                 }
-                carryover.mark_identity_rejected(identity);
-                StartError::Identity { file: file.to_owned(), number: index + 1, cause: Box::new(cause) }
+                carryover.mark_tls_rejected(&cause, identity, client_ca);
+                StartError::Tls { file: file.to_owned(), number: index + 1, cause: Box::new(cause) }
             })
         });
         let tls = tls.transpose()?;
-        warnings.extend(tls.iter().flat_map(|tls| tls.certificate().warnings()));
+        warnings.extend(tls.iter().flat_map(Tls::warnings));
         loaded.push((listener, tls));
     }
     Ok(loaded)

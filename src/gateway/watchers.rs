@@ -8,7 +8,14 @@ use std::sync::Arc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::listener::OpenListener;
-use crate::{auth::Method, backend::Upstream, connection::ConfigSnapshot, session::Registry};
+use crate::{
+    auth::Method,
+    backend::Upstream,
+    connection::ConfigSnapshot,
+    session::{CredentialId, Registry},
+    transport::tls::Tls,
+    watched_file,
+};
 
 /// The tasks. They stop when this is dropped.
 #[derive(Debug, Default)]
@@ -37,10 +44,27 @@ impl Watchers {
         let methods = snapshot.authenticators.watched();
         let methods = methods.map(|method| keep_or_spawn(&mut self.methods, method, Method::watch)).collect();
         let certificates = listeners.iter().filter_map(|listener| {
-            let tls = listener.settings().tls.clone()?;
-            Some(spawn(|stop| tls.watch(stop)))
+            let (tls, sessions) = (listener.settings().tls.clone()?, Arc::clone(sessions));
+            let check = move || {
+                tls.check();
+                end_revoked(&tls, &sessions);
+            };
+            Some(spawn(|stop| watched_file::poll(check, stop)))
         });
         Self { upstreams, methods, _certificates: certificates.collect() }
+    }
+}
+
+/// Ends the sessions whose client certificate is revoked. Called at every check and not only when a list has changed, so that
+/// none escapes that was being opened meanwhile.
+fn end_revoked(tls: &Tls, sessions: &Registry) {
+    let Some(is_revoked) = tls.revoked() else { return };
+    let ended = sessions.end_revoked(None, |credential| match credential {
+        CredentialId::Certificate(id) => is_revoked(id),
+        _ => false,
+    });
+    if ended > 0 {
+        tracing::info!(sessions = ended, "sessions with revoked client certificates ended");
     }
 }
 

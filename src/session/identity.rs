@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::client_certificate::CertificateId;
+
 /// What is known of the user of a session. Shown to operators; never sent to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -20,6 +22,8 @@ pub(crate) enum CredentialId {
     Jwt(Box<str>),
     /// A line of the route's token file.
     TargetToken(TokenDigest),
+    /// A client certificate.
+    Certificate(CertificateId),
     /// Two credentials, both of which the route requires.
     Both(Box<[CredentialId; 2]>),
 }
@@ -27,11 +31,11 @@ pub(crate) enum CredentialId {
 impl CredentialId {
     /// Whether this is that credential, or that one and another.
     pub(crate) fn includes(&self, credential: &Self) -> bool {
-        self.any(|one| one == credential)
+        self.any(&|one| one == credential)
     }
 
     /// Whether `applies` to this credential or, of two, to one of them.
-    pub(crate) fn any(&self, applies: impl Fn(&Self) -> bool + Copy) -> bool {
+    pub(crate) fn any(&self, applies: &impl Fn(&Self) -> bool) -> bool {
         match self {
             Self::Both(both) => both.iter().any(|one| one.any(applies)),
             one => applies(one),

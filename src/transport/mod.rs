@@ -5,6 +5,7 @@
 //! appears.
 
 pub(crate) mod certificate;
+pub(crate) mod client_ca;
 pub(crate) mod listener;
 pub(crate) mod peer;
 pub(crate) mod proxy_protocol;

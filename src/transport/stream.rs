@@ -4,7 +4,10 @@ use rustls::ProtocolVersion;
 use tokio_rustls::server::TlsStream;
 
 use super::socket::Socket;
-use crate::counting_stream::{CountingStream, delegate_io};
+use crate::{
+    client_certificate::ClientCertificate,
+    counting_stream::{CountingStream, delegate_io},
+};
 
 /// A plaintext stream of a client.
 #[derive(Debug)]
@@ -21,6 +24,18 @@ impl ClientStream {
         match self {
             Self::Plain(_) => None,
             Self::Tls(stream) => stream.get_ref().1.protocol_version(),
+        }
+    }
+
+    /// The certificate that the client has presented, if the handshake has verified one. `None` also if its names cannot be
+    /// read.
+    pub(crate) fn client_certificate(&self) -> Option<ClientCertificate> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => {
+                let chain = stream.get_ref().1.peer_certificates()?;
+                ClientCertificate::parse(chain.first()?)
+            }
         }
     }
 

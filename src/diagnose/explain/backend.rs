@@ -60,7 +60,7 @@ pub(super) fn proxy_header(findings: &Findings<'_>, route: &Route) -> String {
             "version 1, with the client's address and the one it connected to".to_owned()
         }
         (Some(SendProxy::V2), _) => {
-            "version 2, with the client's address, the one it connected to, TLS and the connection's id"
+            "version 2, with the client's address, the one it connected to, TLS, the user and the connection's id"
                 .to_owned()
         }
     }
@@ -77,6 +77,8 @@ fn exact_header(findings: &Findings<'_>) -> Option<String> {
         client: (client, 0).into(),
         local,
         tls: None,
+        certificate: None,
+        user: None,
         id: ConnectionIds::default().next(),
     };
     let line = String::from_utf8(proxy_header::header(SendProxy::V1, Some(&client_info))).ok()?;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::authority::{Authority, Server, echo};
+use crate::auth::machines::Machines;
 use crate::support::{Backend, Gateway, ListenerIndex, PLAIN, Session, Setup, TLS, within};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -125,6 +126,65 @@ async fn version_2_carries_the_client_tls_and_session_id() {
         let server = tokio::spawn(echo(socket));
         session.echo(b"and then the client").await;
         end(&gateway, session, Some(name)).await;
+        within("the server's end", server).await.unwrap();
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn version_2_carries_the_user_and_the_verified_certificate() {
+    let (backend, machines) = (Backend::scripted().await, Machines::new());
+    let lines = |auth: &str| format!("send_proxy = \"v2\"\nauth = \"{auth}\"");
+    let gateway = Setup::new()
+        .route_with("machines", "/machines", &backend, &lines("machines"))
+        .route_with("links", "/links", &backend, &lines("links"))
+        .route_with("open", "/open", &backend, "send_proxy = \"v2\"")
+        .listener(TLS, &machines.lines("optional"))
+        .tables("[auth.machines]\nkind = \"client-certificate\"\n[auth.links]\nkind = \"ticket\"")
+        .admin()
+        .start()
+        .await;
+    let ticket = serde_json::json!({"route": "links", "user": "änne", "uses": 2}).to_string();
+    let answer = gateway.request("POST", "/api/tickets", &ticket).await;
+    let ticket: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    let link = ticket["url"].as_str().expect("a URL");
+    let machine = machines.machine(&["CN=Probe 7", "probe.example.org"]);
+    for (certificate, target, user) in [
+        (true, "/machines", Some("probe.example.org")),
+        (true, "/open", None),
+        (true, link, Some("änne")),
+        (false, link, Some("änne")),
+        (false, "/open", None),
+    ] {
+        let connection = match certificate {
+            true => machine.connect(&gateway, TLS).await,
+            false => gateway.connect(TLS).await,
+        };
+        let request = gateway.upgrade(TLS, target);
+        let (session, mut socket) = tokio::join!(gateway.open(connection, &request), backend.accept());
+        let header = v2(&mut socket).await;
+        let of =
+            |kind: u8| header.tlvs.iter().find(|(known, _)| *known == kind).map(|(_, value)| value.clone());
+        assert_eq!(of(0xE0), user.map(|user| user.as_bytes().to_vec()), "{target}");
+        let ssl = of(0x20).expect("the TLS field");
+        let (flags, inner) = (&ssl[..5], parts(&ssl[5..]));
+        let version = (0x21, b"TLSv1.3".to_vec());
+        match certificate {
+            true => {
+                assert_eq!(flags, [7, 0, 0, 0, 0], "TLS, a certificate, verified");
+                assert_eq!(inner, [version, (0x22, b"Probe 7".to_vec())]);
+            }
+            false => {
+                assert_eq!((flags[0], &flags[1..] == [0; 4]), (1, false), "TLS, nothing verified");
+                assert_eq!(inner, [version]);
+            }
+        }
+        let secret = ticket["ticket"].as_str().expect("a ticket").as_bytes();
+        let shown =
+            header.tlvs.iter().any(|(_, value)| value.windows(secret.len()).any(|part| part == secret));
+        assert!(!shown, "{header:?}");
+        let server = tokio::spawn(echo(socket));
+        end(&gateway, session, None).await;
         within("the server's end", server).await.unwrap();
     }
     gateway.finish().await;

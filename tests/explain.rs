@@ -508,7 +508,7 @@ async fn subprotocols_backends_and_proxy_headers_are_explained() {
     let v1 = directory.explain(&["ws://localhost:8080/v1"]).await;
     v1.assert_contains(&["PROXY header  version 1, with the client's address and the one it connected to"]);
     let v2 = directory.explain(&["ws://localhost:8080/v2"]).await;
-    v2.assert_contains(&["PROXY header  version 2, with the client's address, the one it connected to, TLS and the connection's id"]);
+    v2.assert_contains(&["PROXY header  version 2, with the client's address, the one it connected to, TLS, the user and the connection's id"]);
 }
 
 #[tokio::test]
@@ -876,4 +876,35 @@ async fn a_token_is_checked_and_never_shown() {
         let piped = ProgramOutput::new(timeout(TEST_TIMEOUT, command.output()).await.unwrap().unwrap());
         assert_eq!((piped.code, piped.stdout.lines().last()), (output.code, output.stdout.lines().last()));
     }
+}
+
+#[tokio::test]
+async fn a_user_is_compared_with_the_names_that_certificates_may_have() {
+    let backend = "tcp://127.0.0.1:5900";
+    let directory = ConfigDirectory::new(&format!(
+        "{}client_ca = \"a.crt\"\n{}{}[auth.machines]\nkind = \"client-certificate\"\nnames = [\"*.probes.example.org\"]\n",
+        tls_listener(8443),
+        route("desk", backend, "missing_origin = \"allow\"\nauth = \"machines\""),
+        route("open", backend, "missing_origin = \"allow\""),
+    ));
+    let desk = "wss://localhost:8443/desk";
+    let listed = directory.explain(&[desk, "--user", "a.probes.example.org"]).await;
+    let needed = "user          machines: needs a certificate that client_ca has signed for this name";
+    listed.assert_contains(&["auth          required: machines", needed]);
+    listed.assert_contains(&[
+        "              every client must present a certificate that client_ca has signed",
+    ]);
+    listed.assert_verdict(0, "would be accepted");
+    let other = directory.explain(&[desk, "--user", "ann"]).await;
+    other.assert_contains(&["user          machines: refused as forbidden: names do not list this name"]);
+    other.assert_verdict(1, "would be refused: forbidden (HTTP 403)");
+    let open = directory.explain(&["wss://localhost:8443/open", "--user", "ann"]).await;
+    open.assert_contains(&["user          not checked: the route requires none"]);
+    open.assert_verdict(0, "would be accepted");
+    let ticket = directory.explain(&[desk, "--ticket", "hunter2"]).await;
+    assert_eq!(ticket.code, Some(1), "{ticket:#?}");
+    assert!(
+        ticket.stderr.contains("there is no [admin]") && !ticket.stderr.contains("hunter2"),
+        "{ticket:#?}"
+    );
 }

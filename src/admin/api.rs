@@ -125,6 +125,7 @@ impl AdminApi {
             }
             "/api/log-level" => self.set_log_level(&read_json(request)?),
             "/api/tickets" => self.tickets.issue(&read_json(request)?),
+            TICKET_CHECK => self.tickets.check(&read_json(request)?),
             "/api/denied" => self.denied.deny(&read_json(request)?),
             path => match (path.strip_prefix(TICKET), request.method() == Method::DELETE) {
                 (Some(id), true) => self.tickets.revoke(id),
@@ -179,13 +180,15 @@ impl AdminApi {
     }
 }
 
+/// Where a ticket can be checked: no ticket has this id.
+const TICKET_CHECK: &str = "/api/tickets/check";
 /// What the path of a ticket begins with.
 const TICKET: &str = "/api/tickets/";
 
 /// The methods allowed on a path; `None` if there is no such path here.
 fn methods(path: &str, scope: AdminScope) -> Option<&'static [Method]> {
     match path {
-        "/api/tickets" => Some(&[Method::POST]),
+        "/api/tickets" | TICKET_CHECK => Some(&[Method::POST]),
         path if path.starts_with(TICKET) => Some(&[Method::GET, Method::HEAD, Method::DELETE]),
         _ if scope == AdminScope::Tickets => None,
         "/" | "/style.css" | "/script.js" | "/healthz" | "/readyz" | "/metrics" | "/api/status"

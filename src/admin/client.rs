@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     kill::{KillRequest, KillResponse},
     sessions::SessionList,
-    tickets::{RevokeResponse, TicketRequest, TicketResponse},
+    tickets::{CheckRequest, CheckResponse, RevokeResponse, TicketRequest, TicketResponse},
 };
 use crate::{config::AdminAddress, transport::socket::Socket};
 
@@ -81,6 +81,11 @@ impl AdminClient {
     /// Parses what [`AdminClient::issue_ticket`] returned.
     pub(crate) fn parse_ticket(&self, ticket: &str) -> Result<TicketResponse, ControlError> {
         self.parse(ticket.as_bytes())
+    }
+
+    /// How a ticket would fare now. It is not used.
+    pub(crate) async fn check_ticket(&self, request: &CheckRequest) -> Result<CheckResponse, ControlError> {
+        self.parse(&self.request(Method::POST, "/api/tickets/check", request).await?)
     }
 
     /// Revokes a ticket. Returns how many sessions are being ended.

@@ -1,4 +1,4 @@
-//! The endpoints for tickets: issue, look up, revoke.
+//! The endpoints for tickets: issue, check, look up, revoke.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -7,10 +7,14 @@ use http::StatusCode;
 use super::{
     control::ProcessControl,
     response::{AdminResponse, ApiError, json},
-    tickets::{RevokeResponse, TicketRequest, TicketResponse, TicketStatus},
+    tickets::{
+        CheckRequest, CheckResponse, RevokeResponse, TicketRequest, TicketResponse, TicketStatus, ValidTicket,
+    },
 };
 use crate::{
+    admission::Origin,
     auth::{Credentials, TicketId},
+    config::Secret,
     session::{CredentialId, Registry},
 };
 
@@ -42,6 +46,20 @@ impl TicketApi {
             .map_err(|error| ApiError(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
         tracing::debug!(id = %issued.id, route = request.route, user = request.user, "ticket issued");
         Ok(json(StatusCode::CREATED, &TicketResponse::new(&issued, &route, base.as_ref())))
+    }
+
+    /// `POST /api/tickets/check`: how a ticket would fare now, without using it.
+    pub(super) fn check(&self, request: &CheckRequest) -> Result<AdminResponse, ApiError> {
+        let origin: Option<Origin> = request.origin.as_deref().and_then(|origin| origin.parse().ok());
+        let ticket = Secret::new(request.ticket.as_str());
+        let tickets = &self.credentials.tickets;
+        let examined =
+            tickets.examine(&ticket, &request.route, origin.as_ref(), request.address, SystemTime::now());
+        let answer = match examined {
+            Ok((id, snapshot)) => CheckResponse::Valid(ValidTicket::new(id, snapshot)),
+            Err(refused) => CheckResponse::Refused(refused.to_string()),
+        };
+        Ok(json(StatusCode::OK, &answer))
     }
 
     /// `GET /api/tickets/ID`.

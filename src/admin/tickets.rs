@@ -1,6 +1,7 @@
 //! The shapes of requests and responses about tickets. One type for the API and its client.
 
 use std::{
+    net::IpAddr,
     num::NonZeroU32,
     time::{Duration, SystemTime},
 };
@@ -59,6 +60,44 @@ pub(crate) struct TicketResponse {
     pub ticket: String,
     pub url: String,
     pub expires: String,
+}
+
+/// The body of `POST /api/tickets/check`. No Debug: it contains the ticket.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CheckRequest {
+    pub ticket: String,
+    /// The name of the route.
+    pub route: String,
+    /// The Origin of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// The address of the client; without it, any that the ticket is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+/// The response to it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CheckResponse {
+    /// A session would be opened, and the ticket used.
+    Valid(ValidTicket),
+    /// Why the ticket is refused.
+    Refused(String),
+}
+
+/// What a ticket that is valid grants.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ValidTicket {
+    pub id: String,
+    pub user: Option<String>,
+    pub target: Option<String>,
+    /// The only addresses that may use it.
+    pub address: Option<String>,
+    pub uses_left: u32,
+    pub expires: String,
+    pub session_for: Option<String>,
 }
 
 /// The response to `DELETE /api/tickets/ID`.
@@ -159,6 +198,14 @@ impl TicketStatus {
             expires: text_of(expires),
             session_for: terms.session_for.map(|time| humantime::format_duration(time).to_string()),
         }
+    }
+}
+
+impl ValidTicket {
+    pub(super) fn new(id: TicketId, snapshot: TicketSnapshot) -> Self {
+        let TicketStatus { id, user, target, address, uses_left, expires, session_for, .. } =
+            TicketStatus::new(id, snapshot);
+        Self { id, user, target, address, uses_left, expires, session_for }
     }
 }
 

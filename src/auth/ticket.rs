@@ -219,9 +219,7 @@ impl TicketTable {
         presented: &Presented<'_>,
         now: SystemTime,
     ) -> Result<Grant, TicketRefused> {
-        let (id, secret) = ticket.expose().split_once('.').ok_or(TicketRefused::Unknown)?;
-        let id: TicketId = id.parse().map_err(|InvalidId| TicketRefused::Unknown)?;
-        let digest = sha256(secret.as_bytes());
+        let (id, digest) = parts(ticket)?;
         let mut rows = self.rows.lock();
         let row = rows.tickets.get_mut(&id).ok_or(TicketRefused::Unknown)?;
         verify_slices_are_equal(&digest, &row.digest).map_err(|_| TicketRefused::Unknown)?;
@@ -238,6 +236,30 @@ impl TicketTable {
         })
     }
 
+    /// Whether a ticket could be used, without using it: what it grants. Without an address, any that it is for is assumed.
+    ///
+    /// # Errors
+    /// It is not valid here and now.
+    pub(crate) fn examine(
+        &self,
+        ticket: &Secret,
+        route: &str,
+        origin: Option<&Origin>,
+        address: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<(TicketId, TicketSnapshot), TicketRefused> {
+        let (id, digest) = parts(ticket)?;
+        let rows = self.rows.lock();
+        let row = rows.tickets.get(&id).ok_or(TicketRefused::Unknown)?;
+        verify_slices_are_equal(&digest, &row.digest).map_err(|_| TicketRefused::Unknown)?;
+        let assumed = || row.terms.address.map_or(IpAddr::from([0; 4]), |network| network.addr());
+        row.check(&Presented { route, origin, address: address.unwrap_or_else(assumed) }, now)?;
+        match row.snapshot(now) {
+            TicketSnapshot { uses_left: 0, .. } => Err(TicketRefused::UsedUp),
+            snapshot => Ok((id, snapshot)),
+        }
+    }
+
     /// Takes back one use, because the client was refused for a reason that is not the ticket's.
     pub(super) fn give_back(&self, id: &str) {
         let Ok(id) = id.parse::<TicketId>() else { return };
@@ -248,15 +270,7 @@ impl TicketTable {
 
     /// The state of a ticket; `None` if there is none with this id.
     pub(crate) fn get(&self, id: TicketId, now: SystemTime) -> Option<TicketSnapshot> {
-        let rows = self.rows.lock();
-        let Ticket { terms, expires, uses_left, revoked, .. } = rows.tickets.get(&id)?;
-        let state = match () {
-            () if *revoked => TicketState::Revoked,
-            () if now >= *expires => TicketState::Expired,
-            () if *uses_left == 0 => TicketState::UsedUp,
-            () => TicketState::Valid,
-        };
-        Some(TicketSnapshot { terms: terms.clone(), expires: *expires, uses_left: *uses_left, state })
+        Some(self.rows.lock().tickets.get(&id)?.snapshot(now))
     }
 
     /// Revokes a ticket. Returns whether there is one with this id.
@@ -269,6 +283,13 @@ impl TicketTable {
         let Ok(id) = id.parse::<TicketId>() else { return true };
         self.rows.lock().tickets.get(&id).is_none_or(|row| row.revoked)
     }
+}
+
+/// The id of a ticket, and the digest of its secret.
+fn parts(ticket: &Secret) -> Result<(TicketId, [u8; 32]), TicketRefused> {
+    let (id, secret) = ticket.expose().split_once('.').ok_or(TicketRefused::Unknown)?;
+    let id = id.parse().map_err(|InvalidId| TicketRefused::Unknown)?;
+    Ok((id, sha256(secret.as_bytes())))
 }
 
 impl Rows {
@@ -286,6 +307,17 @@ impl Rows {
 }
 
 impl Ticket {
+    fn snapshot(&self, now: SystemTime) -> TicketSnapshot {
+        let Self { terms, expires, uses_left, revoked, .. } = self;
+        let state = match () {
+            () if *revoked => TicketState::Revoked,
+            () if now >= *expires => TicketState::Expired,
+            () if *uses_left == 0 => TicketState::UsedUp,
+            () => TicketState::Valid,
+        };
+        TicketSnapshot { terms: terms.clone(), expires: *expires, uses_left: *uses_left, state }
+    }
+
     fn check(&self, presented: &Presented<'_>, now: SystemTime) -> Result<(), TicketRefused> {
         let terms = &self.terms;
         if self.revoked {
@@ -366,6 +398,32 @@ mod tests {
         let issued = table.issue(terms(), at(10)).unwrap();
         let grant = table.take(&issued.ticket, &presented(), at(11)).unwrap();
         assert_eq!(grant.end(at(11)), Some(at(70)));
+    }
+
+    #[test]
+    fn an_examination_says_what_a_use_would_and_uses_nothing() {
+        let table = table(9);
+        let network = "198.51.100.0/24".parse().unwrap();
+        let issued = table.issue(TicketTerms { address: Some(network), ..terms() }, at(0)).unwrap();
+        let examine = |route: &str, address: Option<IpAddr>, seconds: u32| {
+            table.examine(&issued.ticket, route, None, address, at(seconds))
+        };
+        let inside: IpAddr = [198, 51, 100, 7].into();
+        for address in [None, Some(inside)] {
+            let (id, snapshot) = examine("desk", address, 59).unwrap();
+            assert_eq!((id, snapshot.uses_left, snapshot.state), (issued.id, 1, TicketState::Valid));
+        }
+        let outside = Some([192, 0, 2, 7].into());
+        assert_eq!(examine("desk", outside, 1), Err(TicketRefused::OtherAddress));
+        assert_eq!(examine("chat", None, 1), Err(TicketRefused::OtherRoute));
+        assert_eq!(examine("desk", None, 60), Err(TicketRefused::Expired));
+        let other = Secret::new(format!("{}.{}", issued.id, "0".repeat(64)));
+        assert_eq!(table.examine(&other, "desk", None, None, at(1)), Err(TicketRefused::Unknown));
+        let presented = Presented { address: inside, ..presented() };
+        table.take(&issued.ticket, &presented, at(1)).unwrap();
+        assert_eq!(examine("desk", None, 1), Err(TicketRefused::UsedUp));
+        table.revoke(issued.id);
+        assert_eq!(examine("desk", None, 1), Err(TicketRefused::Revoked));
     }
 
     #[test]

@@ -9,10 +9,10 @@ use ipnet::IpNet;
 
 use self::backend::{backends, proxy_header};
 use super::{
+    credential::CredentialReport,
     dial::{self, Reached},
     findings::{ClientKind, Findings, ListenerMatch, NoSession, RouteMatch},
     text::list,
-    token::TokenReport,
 };
 use crate::{
     admission::MissingOrigin,
@@ -39,7 +39,7 @@ pub(crate) type DialResult = (Backend, Result<Reached, ConnectError>);
 /// Words the findings and the results of the dials.
 pub(crate) fn report(
     findings: &Findings<'_>,
-    token: Option<&TokenReport>,
+    credentials: &[CredentialReport],
     dialled: &[DialResult],
 ) -> Explanation {
     let mut text = ReportText::default();
@@ -51,8 +51,8 @@ pub(crate) fn report(
         if let methods @ [_, ..] = route_match.routed.route.auth.as_slice() {
             text.step("auth", [format!("required: {}", methods.join(" and "))]);
         }
-        if let Some(token) = token {
-            text.step("token", token.lines.iter().cloned());
+        for credential in credentials {
+            text.step(credential.label, credential.lines.iter().cloned());
         }
         text.step("subprotocols", [subprotocols(&route_match.routed.route)]);
         text.step("backend", backends(route_match));
@@ -63,7 +63,8 @@ pub(crate) fn report(
             text.step("dial", lines);
         }
     }
-    let (verdict, is_accepted) = verdict(findings, token.and_then(|token| token.refusal), dialled);
+    let (verdict, is_accepted) =
+        verdict(findings, credentials.iter().find_map(|credential| credential.refusal), dialled);
     text.0.push(verdict);
     Explanation { lines: text.0, is_accepted }
 }
@@ -92,6 +93,9 @@ fn listener(findings: &Findings<'_>) -> Vec<String> {
             if listener.proxy_protocol {
                 let networks = list(&listener.trusted_proxies, IpNet::to_string);
                 lines.push(format!("every connection must begin with a PROXY header, sent from {networks}"));
+            }
+            if listener.client_ca.as_ref().is_some_and(|client_ca| client_ca.required) {
+                lines.push("every client must present a certificate that client_ca has signed".to_owned());
             }
             lines
         }
@@ -225,7 +229,11 @@ fn subprotocols(route: &Route) -> String {
     }
 }
 
-fn verdict(findings: &Findings<'_>, token_refusal: Option<Reason>, dialled: &[DialResult]) -> (String, bool) {
+fn verdict(
+    findings: &Findings<'_>,
+    credential_refusal: Option<Reason>,
+    dialled: &[DialResult],
+) -> (String, bool) {
     match findings.refusal {
         Some(NoSession::NoListener) => {
             return (format!("would be refused: no listener on port {}", findings.question.port()), false);
@@ -236,7 +244,7 @@ fn verdict(findings: &Findings<'_>, token_refusal: Option<Reason>, dialled: &[Di
         Some(NoSession::Refused(reason)) => return (refused(reason), false),
         None => {}
     }
-    if let Some(reason) = token_refusal {
+    if let Some(reason) = credential_refusal {
         return (refused(reason), false);
     }
     // The client sees a failure only if every backend fails, and then that of the last one.

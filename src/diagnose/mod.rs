@@ -5,25 +5,28 @@
 //! that makes it in a running gateway. Invariant: no token is shown, neither that of the question nor one of a token file.
 
 pub(crate) mod capacity;
+mod credential;
 pub(crate) mod dial;
 pub(crate) mod explain;
 pub(crate) mod findings;
 pub(crate) mod machine;
 pub(crate) mod question;
 mod text;
-pub(crate) mod token;
+mod token;
+mod user;
 
 use std::{sync::Arc, time::SystemTime};
 
 use futures_util::{StreamExt, stream};
 
+pub(crate) use self::{
+    credential::CredentialReport,
+    explain::Explanation,
+    question::{Question, QuestionError},
+};
 use self::{
     dial::dial,
     findings::{DialTargets, Findings},
-};
-pub(crate) use self::{
-    explain::Explanation,
-    question::{Question, QuestionError},
 };
 use crate::{
     auth::Authenticators,
@@ -44,6 +47,17 @@ pub(crate) struct Diagnostics {
     known_hosts: Vec<Option<KnownHosts>>,
 }
 
+/// The credentials of a connection to explain.
+#[derive(Debug, Default)]
+pub(crate) struct Presented<'a> {
+    /// Checked with the methods of the route that use one.
+    pub token: Option<(&'a Authenticators, &'a Secret)>,
+    /// The name of a user who has none yet.
+    pub user: Option<&'a str>,
+    /// What was examined already.
+    pub examined: Vec<CredentialReport>,
+}
+
 impl Diagnostics {
     /// `routes`, `files` and the known hosts of each listener are what was loaded for `config`.
     pub(crate) fn new(
@@ -55,14 +69,19 @@ impl Diagnostics {
         Self { config, routes, files, known_hosts }
     }
 
+    /// The name of the route that a connection matches.
+    pub(crate) async fn route(&self, question: &Question) -> Option<String> {
+        let Self { config, routes, files, known_hosts } = self;
+        let findings = Findings::of(config, routes, files.as_ref(), known_hosts, question).await;
+        findings.route_match.ok().map(|route_match| route_match.routed.route.name.clone())
+    }
+
     /// Explains step by step what would happen to a connection. With `dials`, also connects to its possible backends, each
     /// within `timeouts.connect`.
-    ///
-    /// `token` is checked with the methods of the route that use one.
     pub(crate) async fn explain(
         &self,
         question: &Question,
-        token: Option<(&Authenticators, &Secret)>,
+        presented: Presented<'_>,
         dials: bool,
     ) -> Explanation {
         let Self { config, routes, files, known_hosts } = self;
@@ -78,12 +97,18 @@ impl Diagnostics {
             let dialled = stream::iter(&backends).map(|backend| dial(route_match.routed, backend, limit));
             results = dialled.buffered(CONCURRENT_DIALS).collect().await;
         }
-        let mut report = None;
-        if let (Ok(route_match), Some((authenticators, token))) = (&findings.route_match, token) {
-            let now = SystemTime::now();
-            report = Some(token::examine(config, authenticators, route_match.routed, token, now).await);
+        let Presented { token, user, examined } = presented;
+        let mut credentials = Vec::new();
+        if let Ok(route_match) = &findings.route_match {
+            let routed = route_match.routed;
+            credentials.extend(user.map(|user| user::examine(config, routed, user)));
+            if let Some((authenticators, token)) = token {
+                let now = SystemTime::now();
+                credentials.push(token::examine(config, authenticators, routed, token, now).await);
+            }
+            credentials.extend(examined);
         }
-        explain::report(&findings, report.as_ref(), &backends.into_iter().zip(results).collect::<Vec<_>>())
+        explain::report(&findings, &credentials, &backends.into_iter().zip(results).collect::<Vec<_>>())
     }
 
     /// Connects to every backend of every route, each within `timeouts.connect`, and passes one line for each to `print`, in

@@ -4,22 +4,13 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use super::credential::CredentialReport;
 use crate::{
     auth::{Authenticators, Denied, Grant},
     backend::Upstream,
     config::{AuthKind, Config, Secret},
     http::Routed,
-    outcome::Reason,
 };
-
-/// The report about a token.
-#[derive(Debug)]
-pub(crate) struct TokenReport {
-    /// One for each method of the route.
-    pub lines: Vec<String>,
-    /// Why the route refuses it.
-    pub refusal: Option<Reason>,
-}
 
 /// Checks a token with the methods of a route that use one.
 pub(crate) async fn examine(
@@ -28,8 +19,8 @@ pub(crate) async fn examine(
     routed: &Routed<Arc<Upstream>>,
     token: &Secret,
     now: SystemTime,
-) -> TokenReport {
-    let mut report = TokenReport { lines: Vec::new(), refusal: None };
+) -> CredentialReport {
+    let mut report = CredentialReport::new("token");
     for required in &routed.route.auth {
         let sufficient = config.auth.iter().find_map(|method| match &method.kind {
             AuthKind::Any(names) if method.name == *required => Some(names.as_slice()),

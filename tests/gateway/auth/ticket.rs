@@ -587,6 +587,88 @@ async fn the_address_for_tickets_may_be_a_port_to_which_no_route_leads() {
     gateway.finish().await;
 }
 
+#[tokio::test]
+async fn explain_says_how_a_ticket_and_a_user_fare_and_uses_nothing() {
+    let backend = Backend::echo().await;
+    let gateway = desk(&backend).start().await;
+    let ticket = issue(
+        &gateway,
+        json!({"route": "desk", "user": "ann", "address": "192.0.2.0/24", "valid_for": "5m", "session_for": "8h"}),
+    )
+    .await;
+    let secret = field(&ticket, "ticket");
+    // As the gateway's own file, with a port that can be asked about.
+    let file = gateway.path("asked.toml");
+    std::fs::write(&file, gateway.configuration().replacen("127.0.0.1:0", "127.0.0.1:8443", 1)).unwrap();
+    let file = file.to_str().expect("a path of text");
+    let origin = "https://localhost:8443";
+    let explain = async |more: &[&str]| {
+        let mut words = vec!["explain", "wss://localhost:8443/desk", "--origin", origin, "--config", file];
+        words.extend(more);
+        let output = gateway.command(&words).await;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!format!("{output:?}").contains(secret), "{output:?}");
+        (output.status.code(), text, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let has = |text: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(text.lines().any(|seen| seen == *line), "no {line:?} in {text}");
+        }
+    };
+    let (code, text, errors) = explain(&["--ticket", secret]).await;
+    assert_eq!(code, Some(0), "{text}{errors}");
+    has(
+        &text,
+        &[
+            &format!("ticket        valid: user \"ann\", 1 use(s) left until {}", field(&ticket, "expires")),
+            &format!("              its id is {}", field(&ticket, "id")),
+            "              a session may be open for 8h",
+            "              only from 192.0.2.0/24 (see --from)",
+            "would be accepted",
+        ],
+    );
+    assert_eq!(state(&gateway, &ticket).await["uses_left"], 1, "it was used");
+    let (code, text, _) = explain(&["--ticket", secret, "--from", "198.51.100.7"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    has(
+        &text,
+        &[
+            "ticket        refused as unauthorized: the ticket is for another address",
+            "would be refused: unauthorized (HTTP 401)",
+        ],
+    );
+    revoke(&gateway, &ticket).await;
+    let (_, text, _) = explain(&["--ticket", secret]).await;
+    has(&text, &["ticket        refused as unauthorized: the ticket was revoked"]);
+
+    let other = issue(&gateway, json!({"route": "desk", "user": "ann"})).await;
+    let mut session = gateway.session(field(&other, "url")).await;
+    gateway.wait_for_sessions("user=ann", 1).await;
+    let (code, text, _) = explain(&["--user", "ann"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    has(
+        &text,
+        &[
+            "user          links: needs a ticket that is issued for this user",
+            "sessions      1 of this user are open",
+        ],
+    );
+    session.close(1000).await;
+    drop(session);
+    let check = |body: Value| {
+        let gateway = &gateway;
+        async move { gateway.request("POST", "/api/tickets/check", &body.to_string()).await }
+    };
+    let answer = check(json!({"ticket": "x", "route": "desk"})).await;
+    assert_eq!((answer.status, answer.text()), (200, "{\"refused\":\"the ticket is unknown\"}"));
+    assert_eq!(check(json!({"ticket": "x"})).await.status, 400);
+    for method in ["GET", "DELETE"] {
+        assert_eq!(gateway.request(method, "/api/tickets/check", "").await.status, 405);
+    }
+    assert!(!gateway.raw_log().contains(secret));
+    gateway.finish().await;
+}
+
 /// The block of docs/authentication.md in this language that issues a ticket.
 fn recipe(language: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/authentication.md");

@@ -7,7 +7,10 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -80,6 +83,8 @@ struct Lists {
     revoked: HashSet<CertificateId>,
     /// When the first of them is outdated.
     next_update: Option<SystemTime>,
+    /// Whether it was reported that it is.
+    reported: AtomicBool,
 }
 
 impl ClientCaVerifier {
@@ -112,12 +117,16 @@ impl ClientCaVerifier {
     pub(crate) fn revoked(&self) -> Option<impl Fn(&CertificateId) -> bool + use<>> {
         let lists = self.lists();
         (!lists.revoked.is_empty())
-            .then(|| move |certificate: &CertificateId| lists.revoked.contains(certificate))
+            .then_some(move |certificate: &CertificateId| lists.revoked.contains(certificate))
     }
 
-    /// What is questionable about the lists now: they are outdated.
+    /// A warning if a list is outdated now. It is returned once for each version of the files.
     pub(crate) fn warning(&self, now: SystemTime) -> Option<String> {
-        let due = self.lists().next_update.filter(|due| *due <= now)?;
+        let lists = self.lists();
+        let due = lists.next_update.filter(|due| *due <= now)?;
+        if lists.reported.swap(true, Ordering::Relaxed) {
+            return None;
+        }
         Some(format!(
             "crl {}: a list was to be replaced by {}, so the certificates of its authority are refused; fetch the current one",
             names(&self.config.crls),
@@ -143,9 +152,6 @@ impl ClientCaVerifier {
             FileEvent::Replaced(lists) => {
                 tracing::info!(%crl, revoked = lists.revoked.len(), "revocation lists reloaded");
                 *self.lists.write() = Arc::new(lists);
-                if let Some(warning) = self.warning(SystemTime::now()) {
-                    tracing::warn!("{warning}");
-                }
             }
             FileEvent::Recovered(_) => tracing::info!(%crl, "revocation lists are good again"),
             FileEvent::Rejected(error) => {
@@ -156,6 +162,9 @@ impl ClientCaVerifier {
                     "revocation lists not reloaded: the previous ones stay in use"
                 );
             }
+        }
+        if let Some(warning) = self.warning(SystemTime::now()) {
+            tracing::warn!("{warning}");
         }
     }
 
@@ -191,7 +200,7 @@ impl Lists {
         let builder = if config.required { builder } else { builder.allow_unauthenticated() };
         let verifier =
             builder.build().map_err(|cause| ClientCaError::Library { path: config.path.clone(), cause })?;
-        Ok(Self { verifier, der, revoked, next_update })
+        Ok(Self { verifier, der, revoked, next_update, reported: AtomicBool::new(false) })
     }
 }
 

@@ -116,7 +116,7 @@ impl Tls {
         &self.certificate
     }
 
-    /// What is questionable about the files now: one whole sentence each.
+    /// What is questionable about the files that were just loaded: one whole sentence each.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let outdated = self.clients.as_ref().and_then(|clients| clients.warning(SystemTime::now()));
         self.certificate.warnings().into_iter().chain(outdated).collect()

@@ -1,6 +1,7 @@
 //! An authority that signs the certificates of clients, and its revocation list.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa,
@@ -86,12 +87,12 @@ impl Machines {
         Machine::new(&certificate.pem(), &key.serialize_pem())
     }
 
-    /// The list that revokes the certificates with these serial numbers, in PEM, until 2040.
+    /// The list that revokes the certificates with these serial numbers, in PEM, for the next hour.
     pub(crate) fn list(&self, revoked: &[u64]) -> String {
-        self.list_until(2040, revoked)
+        self.list_until(SystemTime::now() + Duration::from_secs(3600), revoked)
     }
 
-    pub(crate) fn list_until(&self, year: i32, revoked: &[u64]) -> String {
+    pub(crate) fn list_until(&self, next_update: SystemTime, revoked: &[u64]) -> String {
         let revoked = revoked.iter().map(|&serial| RevokedCertParams {
             serial_number: serial.into(),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -100,7 +101,7 @@ impl Machines {
         });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(year, 1, 1),
+            next_update: next_update.into(),
             crl_number: 1.into(),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

@@ -175,7 +175,7 @@ async fn version_2_carries_the_user_and_the_verified_certificate() {
                 assert_eq!(inner, [version, (0x22, b"Probe 7".to_vec())]);
             }
             false => {
-                assert_eq!((flags[0], &flags[1..] == [0; 4]), (1, false), "TLS, nothing verified");
+                assert_eq!((flags[0], flags[1..] == [0; 4]), (1, false), "TLS, nothing verified");
                 assert_eq!(inner, [version]);
             }
         }

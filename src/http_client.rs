@@ -7,8 +7,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, response::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -23,6 +24,8 @@ use crate::pem::{PemError, PemSource, certificates, read_pem};
 const IDLE: Duration = Duration::from_secs(4);
 /// How many unused connections are kept.
 const IDLE_CONNECTIONS: usize = 8;
+/// The longest head of an answer, in bytes.
+const MAX_HEAD: usize = 64 << 10;
 
 /// Why a client cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +84,7 @@ impl HttpClient {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_HEAD)
             .build(connector);
         Ok(Self { client, timeout, max_body })
     }
@@ -88,19 +92,38 @@ impl HttpClient {
     /// Sends a request with an absolute URI, and reads the whole answer.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
         let fetched = async {
-            let response =
-                self.client.request(request).await.map_err(|error| FetchError::Failed(causes(&error)))?;
-            let (head, body) = response.into_parts();
-            let body =
-                Limited::new(body, self.max_body).collect().await.map_err(|error| match error
-                    .downcast_ref::<LengthLimitError>()
-                {
-                    Some(_) => FetchError::TooLong(self.max_body),
-                    None => FetchError::Failed(causes(&*error)),
-                })?;
+            let (head, body) = self.begin(request).await?;
+            let body = body.collect().await.map_err(|error| self.failed(&*error))?;
             Ok(Response::from_parts(head, body.to_bytes()))
         };
         time::timeout(self.timeout, fetched).await.map_err(|_| FetchError::Timeout(self.timeout))?
+    }
+
+    /// Sends a request with an absolute URI, and returns the head of the answer. The body is read, so that the connection can be
+    /// used again, and not kept.
+    pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Parts, FetchError> {
+        let asked = async {
+            let (head, mut body) = self.begin(request).await?;
+            while let Some(frame) = body.frame().await {
+                frame.map_err(|error| self.failed(&*error))?;
+            }
+            Ok(head)
+        };
+        time::timeout(self.timeout, asked).await.map_err(|_| FetchError::Timeout(self.timeout))?
+    }
+
+    async fn begin(&self, request: Request<Full<Bytes>>) -> Result<(Parts, Limited<Incoming>), FetchError> {
+        let response = self.client.request(request).await;
+        let (head, body) = response.map_err(|error| FetchError::Failed(causes(&error)))?.into_parts();
+        Ok((head, Limited::new(body, self.max_body)))
+    }
+
+    /// Why a body was not read to its end.
+    fn failed(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> FetchError {
+        match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => FetchError::TooLong(self.max_body),
+            None => FetchError::Failed(causes(error)),
+        }
     }
 }
 

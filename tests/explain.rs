@@ -908,3 +908,37 @@ async fn a_user_is_compared_with_the_names_that_certificates_may_have() {
         "{ticket:#?}"
     );
 }
+
+#[tokio::test]
+async fn what_only_a_password_or_an_authority_decides_is_not_predicted() {
+    let methods = "[auth.team]\nkind = \"basic\"\nfile = \"team.htpasswd\"\n\
+         [auth.portal]\nkind = \"forward\"\nurl = \"http://127.0.0.1:1/check?key=x\"\n\
+         [auth.either]\nany = [\"team\", \"portal\"]\n";
+    let web = "[web]\nroot = \"web\"\nauth = \"team\"\n";
+    let route = vnc("missing_origin = \"allow\"\nauth = \"either\"");
+    let directory = ConfigDirectory::new(&format!("{PLAIN}{route}{methods}{web}"));
+    directory.write("team.htpasswd", "");
+    fs::create_dir(directory.path("web")).unwrap();
+    directory.write("web/page.html", "<!doctype html>");
+    for (url, lines) in [
+        (
+            "ws://127.0.0.1:8080/vnc",
+            &[
+                "auth          required: either",
+                "              either: one of team, portal",
+                "              team: a user and a password of ",
+                "              portal: asks 127.0.0.1:1, whose answer cannot be predicted; not asked here",
+            ][..],
+        ),
+        (
+            "ws://127.0.0.1:8080/page.html",
+            &["auth          required: team", "              team: a user and a password of "],
+        ),
+    ] {
+        let output = directory.explain(&[url]).await;
+        for line in lines {
+            assert!(output.stdout.lines().any(|shown| shown.starts_with(line)), "no {line:?} in {output:#?}");
+        }
+        assert!(!output.stdout.contains("key=x"), "{output:#?}");
+    }
+}

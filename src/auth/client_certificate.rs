@@ -102,7 +102,8 @@ mod tests {
         let head = Request::new(());
         let client = ([192, 0, 2, 7], 4711).into();
         let now = SystemTime::UNIX_EPOCH + now;
-        method.check(&AuthRequest { head: &head, client, certificate, route: "desk", now })
+        let (https, host, route) = (true, "desk.example", Some("desk"));
+        method.check(&AuthRequest { head: &head, client, https, host, certificate, route, now })
     }
 
     #[test]

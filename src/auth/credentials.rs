@@ -1,17 +1,19 @@
-//! What the gateway itself knows of credentials: the tickets that it has issued, and the JWTs that it was asked to deny.
+//! What the gateway itself knows of credentials: the tickets that it has issued, the JWTs that it was asked to deny, and the
+//! passwords that are being checked.
 //!
 //! Lives as long as the process: a reload loses nothing of it.
 
 use std::time::SystemTime;
 
-use super::{denied::DenyList, ticket::TicketTable};
+use super::{denied::DenyList, hash_queue::HashQueue, ticket::TicketTable};
 use crate::session::CredentialId;
 
-/// The tickets, and the denied ids of JWTs.
+/// The tickets, the denied ids of JWTs, and the queue of passwords.
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
     pub(crate) tickets: TicketTable,
     pub(crate) denied: DenyList,
+    pub(super) hashing: HashQueue,
 }
 
 impl Credentials {

@@ -66,13 +66,16 @@ impl Grant {
         })
     }
 
-    /// The same, if it is for this route.
+    /// The same, if it is for this route, or for files (`None`).
     ///
     /// # Errors
     /// It is for others.
-    pub(crate) fn on_route(self, route: &str) -> Result<Self, Denied> {
-        match &self.routes {
-            Some(routes) if !routes.iter().any(|other| other == route) => {
+    pub(crate) fn on_route(self, route: Option<&str>) -> Result<Self, Denied> {
+        match (&self.routes, route) {
+            (Some(_), None) => {
+                Err(Denied::Forbidden { detail: "the credential is for routes, not for files".to_owned() })
+            }
+            (Some(routes), Some(route)) if !routes.iter().any(|other| other == route) => {
                 Err(Denied::Forbidden { detail: "the credential is not for this route".to_owned() })
             }
             _ => Ok(self),

@@ -5,10 +5,14 @@
 //! for a credential; when it is uncertain whether a credential is valid, it is not; no credential is part of an error, of
 //! a log line or of what Debug prints.
 
+mod basic;
+mod cache;
 mod client_certificate;
 mod credentials;
 mod denied;
+mod forward;
 mod grant;
+mod hash_queue;
 mod jwt;
 mod place;
 mod ticket;
@@ -17,20 +21,24 @@ mod ticket_method;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::Request;
+use http::{HeaderValue, Request};
 use tokio_util::sync::CancellationToken;
 
-use self::{client_certificate::ClientCertificateMethod, jwt::JwtMethod, ticket_method::TicketMethod};
+use self::{
+    basic::BasicMethod, client_certificate::ClientCertificateMethod, forward::ForwardMethod, jwt::JwtMethod,
+    ticket_method::TicketMethod,
+};
 pub(crate) use self::{
     credentials::Credentials,
     denied::MAX_JTI,
+    forward::Answer,
     grant::Grant,
     ticket::{IssuedTicket, MAX_TICKET_TIME, TicketId, TicketSnapshot, TicketState, TicketTerms},
     ticket_method::TicketLink,
 };
 use crate::{
     client_certificate::ClientCertificate,
-    config::{AuthKind, AuthMethod, Route, Secret},
+    config::{AuthKind, AuthMethod, Route, Secret, Web},
     outcome::Reason,
 };
 
@@ -40,10 +48,14 @@ pub(crate) struct AuthRequest<'a> {
     pub head: &'a Request<()>,
     /// The client's address, as a trusted proxy names it where there is one.
     pub client: SocketAddr,
+    /// Whether the client used TLS, here or at a trusted proxy.
+    pub https: bool,
+    /// The host that the client asked for, with its port if it has one.
+    pub host: &'a str,
     /// The certificate that the client has presented in its TLS handshake with the gateway.
     pub certificate: Option<&'a ClientCertificate>,
-    /// The name of the route.
-    pub route: &'a str,
+    /// The name of the route; `None` for a file.
+    pub route: Option<&'a str>,
     pub now: SystemTime,
 }
 
@@ -61,6 +73,12 @@ pub(crate) enum Denied {
     Forbidden { detail: String },
     /// It cannot be found out whether the credential is valid.
     Unavailable { detail: String },
+    /// An authority that was asked has an answer for the client.
+    Answered {
+        answer: Box<Answer>,
+        /// As for [`Denied::Unauthorized`].
+        attempted: bool,
+    },
 }
 
 impl Denied {
@@ -85,6 +103,17 @@ impl Denied {
             Self::Unauthorized { .. } => Reason::Unauthorized,
             Self::Forbidden { .. } => Reason::Forbidden,
             Self::Unavailable { .. } => Reason::AuthUnavailable,
+            Self::Answered { answer, .. } if answer.is_forbidden() => Reason::Forbidden,
+            Self::Answered { .. } => Reason::Unauthorized,
+        }
+    }
+
+    /// Whether the client has presented nothing yet, and asks what it needs.
+    pub(crate) fn is_question(&self) -> bool {
+        match self {
+            Self::Unauthorized { attempted, .. } => !attempted,
+            Self::Answered { answer, attempted } => !attempted && !answer.is_forbidden(),
+            Self::Forbidden { .. } | Self::Unavailable { .. } => false,
         }
     }
 
@@ -94,6 +123,7 @@ impl Denied {
             Self::Unauthorized { detail, .. } | Self::Forbidden { detail } | Self::Unavailable { detail } => {
                 detail
             }
+            Self::Answered { answer, .. } => format!("the authority answered {}", answer.status),
         }
     }
 }
@@ -103,7 +133,9 @@ impl Denied {
 pub(crate) enum Method {
     /// One of these suffices.
     Any(Vec<Arc<Method>>),
+    Basic(Box<BasicMethod>),
     ClientCertificate(ClientCertificateMethod),
+    Forward(Box<ForwardMethod>),
     Jwt(Box<JwtMethod>),
     Ticket(TicketMethod),
 }
@@ -112,7 +144,8 @@ impl Method {
     /// Keeps current what the method has loaded, until `stop` is cancelled.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         match &*self {
-            Self::Any(_) | Self::ClientCertificate(_) | Self::Ticket(_) => {}
+            Self::Any(_) | Self::ClientCertificate(_) | Self::Forward(_) | Self::Ticket(_) => {}
+            Self::Basic(method) => method.watch(stop).await,
             Self::Jwt(method) => method.watch(stop).await,
         }
     }
@@ -120,7 +153,9 @@ impl Method {
     async fn check(&self, request: &AuthRequest<'_>) -> Result<Grant, Denied> {
         match self {
             Self::Any(methods) => any(methods, request).await,
+            Self::Basic(method) => method.check(request).await,
             Self::ClientCertificate(method) => method.check(request),
+            Self::Forward(method) => method.check(request).await,
             Self::Jwt(method) => method.check(request).await,
             Self::Ticket(method) => method.check(request),
         }
@@ -130,7 +165,7 @@ impl Method {
     fn is_credential(&self, offered: &str) -> bool {
         match self {
             Self::Any(methods) => methods.iter().any(|method| method.is_credential(offered)),
-            Self::ClientCertificate(_) => false,
+            Self::Basic(_) | Self::ClientCertificate(_) | Self::Forward(_) => false,
             Self::Jwt(method) => method.is_credential(offered),
             Self::Ticket(method) => method.is_credential(offered),
         }
@@ -140,8 +175,24 @@ impl Method {
     fn ticket_link(&self) -> Option<TicketLink<'_>> {
         match self {
             Self::Any(methods) => methods.iter().find_map(|method| method.ticket_link()),
-            Self::ClientCertificate(_) | Self::Jwt(_) => None,
+            Self::Basic(_) | Self::ClientCertificate(_) | Self::Forward(_) | Self::Jwt(_) => None,
             Self::Ticket(method) => Some(method.link()),
+        }
+    }
+
+    /// Adds how a client can authenticate (RFC 9110 §11.6.1). An authority that is asked says so itself.
+    fn add_challenges(&self, challenges: &mut Vec<HeaderValue>) {
+        let challenge = match self {
+            Self::Any(methods) => {
+                return methods.iter().for_each(|method| method.add_challenges(challenges));
+            }
+            Self::Forward(_) => return,
+            Self::Basic(method) => method.challenge().clone(),
+            // There is no scheme for certificates, and a 401 needs one.
+            Self::ClientCertificate(_) | Self::Jwt(_) | Self::Ticket(_) => HeaderValue::from_static("Bearer"),
+        };
+        if !challenges.contains(&challenge) {
+            challenges.push(challenge);
         }
     }
 }
@@ -163,6 +214,13 @@ impl Authenticator {
             granted = granted.and(method.check(request).await?)?;
         }
         granted.on_route(request.route)
+    }
+
+    /// How a client can authenticate: the values of `WWW-Authenticate`. The same for every request.
+    pub(crate) fn challenges(&self) -> Vec<HeaderValue> {
+        let mut challenges = Vec::new();
+        self.methods.iter().for_each(|method| method.add_challenges(&mut challenges));
+        challenges
     }
 
     /// How a ticket for the route becomes a link; `None` if it accepts no tickets.
@@ -199,9 +257,12 @@ async fn any(methods: &[Arc<Method>], request: &AuthRequest<'_>) -> Result<Grant
 fn rank(denied: &Denied) -> u8 {
     match denied {
         Denied::Unauthorized { attempted: false, .. } => 0,
-        Denied::Unauthorized { .. } => 1,
-        Denied::Unavailable { .. } => 2,
-        Denied::Forbidden { .. } => 3,
+        // It says more: where to log in, for example.
+        Denied::Answered { attempted: false, answer } if !answer.is_forbidden() => 1,
+        Denied::Unauthorized { .. } => 2,
+        Denied::Answered { answer, .. } if !answer.is_forbidden() => 2,
+        Denied::Unavailable { .. } => 3,
+        Denied::Forbidden { .. } | Denied::Answered { .. } => 4,
     }
 }
 
@@ -212,17 +273,20 @@ pub(crate) struct Authenticators {
     methods: HashMap<String, Arc<Method>>,
     /// By the name of the route.
     routes: HashMap<String, Authenticator>,
+    /// For the files of `[web] root`.
+    files: Option<Authenticator>,
 }
 
 impl Authenticators {
-    /// Loads the methods, and combines them for each route. `previous` are those of the configuration that this one
-    /// replaces, if there is one.
+    /// Loads the methods, and combines them for each route and for the files of `web`. `previous` are those of the
+    /// configuration that this one replaces, if there is one.
     ///
     /// # Errors
     /// A file that a method names cannot be used.
     pub(crate) fn load(
         methods: &[AuthMethod],
         routes: &[Route],
+        web: Option<&Web>,
         credentials: &Arc<Credentials>,
         previous: Option<&Self>,
     ) -> Result<Self, AuthError> {
@@ -236,20 +300,22 @@ impl Authenticators {
                 .map_err(|cause| AuthError { name: method.name.clone(), cause })?;
             loaded.insert(method.name.clone(), current);
         }
-        let of_route = |route: &Route| {
+        let of_names = |names: &[String]| {
             let mut methods: Vec<Arc<Method>> =
-                route.auth.iter().filter_map(|name| loaded.get(name.as_str()).cloned()).collect();
+                names.iter().filter_map(|name| loaded.get(name.as_str()).cloned()).collect();
             // A ticket is used up when it is checked, so it is checked when all others have granted the request.
             methods.sort_by_key(|method| method.ticket_link().is_some());
-            (route.name.clone(), Authenticator { methods })
+            (!names.is_empty()).then_some(Authenticator { methods })
         };
-        let routes = routes.iter().filter(|route| !route.auth.is_empty()).map(of_route).collect();
-        Ok(Self { methods: loaded, routes })
+        let of_route = |route: &Route| Some((route.name.clone(), of_names(&route.auth)?));
+        let (routes, files) =
+            (routes.iter().filter_map(of_route).collect(), web.and_then(|web| of_names(&web.auth)));
+        Ok(Self { methods: loaded, routes, files })
     }
 
     /// The methods that have something to keep current.
     pub(crate) fn watched(&self) -> impl Iterator<Item = &Arc<Method>> {
-        self.methods.values().filter(|method| matches!(***method, Method::Jwt(_)))
+        self.methods.values().filter(|method| matches!(***method, Method::Basic(_) | Method::Jwt(_)))
     }
 
     /// Checks a token alone, without a request. `None` if the method of this name uses none.
@@ -260,7 +326,11 @@ impl Authenticators {
         now: SystemTime,
     ) -> Option<Result<Grant, Denied>> {
         match &**self.methods.get(method)? {
-            Method::Any(_) | Method::ClientCertificate(_) | Method::Ticket(_) => None,
+            Method::Any(_)
+            | Method::Basic(_)
+            | Method::ClientCertificate(_)
+            | Method::Forward(_)
+            | Method::Ticket(_) => None,
             Method::Jwt(method) => Some(method.examine(token.expose(), now).await),
         }
     }
@@ -268,6 +338,11 @@ impl Authenticators {
     /// What a route requires; `None` if it requires nothing.
     pub(crate) fn of(&self, route: &str) -> Option<&Authenticator> {
         self.routes.get(route)
+    }
+
+    /// What the files of `[web] root` require; `None` if they require nothing.
+    pub(crate) fn of_files(&self) -> Option<&Authenticator> {
+        self.files.as_ref()
     }
 }
 
@@ -283,8 +358,21 @@ fn load(
         (AuthKind::Any(names), _) => {
             Method::Any(names.iter().filter_map(|name| loaded.get(name.as_str()).cloned()).collect())
         }
+        (AuthKind::Basic(config), previous) => {
+            let previous = previous.and_then(|(_, previous)| match previous {
+                Method::Basic(previous) => Some(&**previous),
+                _ => None,
+            });
+            Method::Basic(Box::new(BasicMethod::load(config, credentials, previous)?))
+        }
         (AuthKind::ClientCertificate(config), _) => {
             Method::ClientCertificate(ClientCertificateMethod::new(config))
+        }
+        (AuthKind::Forward(config), Some((kept, Method::Forward(previous)))) if previous.is_kept(config) => {
+            return Ok(Arc::clone(kept));
+        }
+        (AuthKind::Forward(config), _) => {
+            Method::Forward(Box::new(ForwardMethod::load(&method.name, config)?))
         }
         (AuthKind::Jwt(config), Some((kept, Method::Jwt(previous)))) if previous.is_kept(config) => {
             return Ok(Arc::clone(kept));
@@ -292,7 +380,7 @@ fn load(
         (AuthKind::Jwt(config), previous) => {
             let previous = previous.and_then(|(_, previous)| match previous {
                 Method::Jwt(previous) => Some(&**previous),
-                Method::Any(_) | Method::ClientCertificate(_) | Method::Ticket(_) => None,
+                _ => None,
             });
             Method::Jwt(Box::new(JwtMethod::load(&method.name, config, previous)?))
         }

@@ -40,8 +40,9 @@ impl TicketMethod {
             (Some(origin), None) => origin.to_str().ok().and_then(|origin| origin.parse().ok()),
             _ => None,
         };
-        let presented =
-            Presented { route: request.route, origin: origin.as_ref(), address: request.client.ip() };
+        // The configuration accepts no tickets for files.
+        let route = request.route.ok_or_else(|| Denied::missing("a ticket is for a route, not for files"))?;
+        let presented = Presented { route, origin: origin.as_ref(), address: request.client.ip() };
         let taken = self.credentials.tickets.take(&ticket, &presented, request.now);
         taken.map_err(|refused| Denied::invalid(refused.to_string()))
     }

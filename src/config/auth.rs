@@ -2,7 +2,9 @@
 //!
 //! Owns the rules between methods and between the keys of one. The keys of a kind are converted in the file of that kind.
 
+mod basic;
 mod client_certificate;
+mod forward;
 mod jwt;
 mod place;
 mod ticket;
@@ -13,16 +15,18 @@ use std::path::Path;
 
 use toml::Spanned;
 
+pub use self::basic::Basic;
 pub use self::client_certificate::{
     ClientCertificateConfig, FingerprintError, NamePattern, NamePatternError,
 };
+pub use self::forward::Forward;
 use self::jwt::RawClaims;
 pub use self::jwt::{Jwt, JwtKeys};
 pub use self::place::{PlaceError, TokenPlace};
 pub use self::ticket::{BaseUrl, BaseUrlError, TicketConfig};
-use super::error::{ConfigFault, nearest};
+use super::error::{ConfigFault, ConfigWarning, nearest};
 use super::listener::Listener;
-use super::scalar::{DurationText, OptionalKey, StringList, StringOrList};
+use super::scalar::{DurationText, Integer, OptionalKey, StringList, StringOrList};
 use super::values::{Result, conflict, invalid, invalid_literal, one_of};
 
 /// A method of authentication, and its name.
@@ -39,8 +43,12 @@ pub struct AuthMethod {
 pub enum AuthKind {
     /// One of the methods with these names suffices.
     Any(Vec<String>),
+    /// A user and a password of a file.
+    Basic(Basic),
     /// A certificate that the client has presented in the TLS handshake.
     ClientCertificate(ClientCertificateConfig),
+    /// An HTTP server decides.
+    Forward(Box<Forward>),
     /// A token that an issuer has signed.
     Jwt(Box<Jwt>),
     /// Tickets that the gateway itself has issued.
@@ -48,12 +56,19 @@ pub enum AuthKind {
 }
 
 /// What `kind` can be.
-const KINDS: &[(&str, Kind)] =
-    &[("client-certificate", Kind::ClientCertificate), ("jwt", Kind::Jwt), ("ticket", Kind::Ticket)];
+const KINDS: &[(&str, Kind)] = &[
+    ("basic", Kind::Basic),
+    ("client-certificate", Kind::ClientCertificate),
+    ("forward", Kind::Forward),
+    ("jwt", Kind::Jwt),
+    ("ticket", Kind::Ticket),
+];
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
+    Basic,
     ClientCertificate,
+    Forward,
     Jwt,
     Ticket,
 }
@@ -84,6 +99,15 @@ pub(super) struct RawAuth {
     base: OptionalKey<String>,
     names: OptionalKey<StringList>,
     fingerprints: OptionalKey<StringList>,
+    file: OptionalKey<String>,
+    realm: OptionalKey<String>,
+    url: OptionalKey<String>,
+    timeout: OptionalKey<DurationText>,
+    max_in_flight: OptionalKey<Integer>,
+    cache: OptionalKey<DurationText>,
+    user_header: OptionalKey<String>,
+    target_header: OptionalKey<String>,
+    expires_header: OptionalKey<String>,
 }
 
 impl RawAuth {
@@ -112,13 +136,27 @@ impl RawAuth {
             at("base", &self.base),
             at("names", &self.names),
             at("fingerprints", &self.fingerprints),
+            at("file", &self.file),
+            at("realm", &self.realm),
+            at("url", &self.url),
+            at("timeout", &self.timeout),
+            at("max_in_flight", &self.max_in_flight),
+            at("cache", &self.cache),
+            at("user_header", &self.user_header),
+            at("target_header", &self.target_header),
+            at("expires_header", &self.expires_header),
         ];
         keys.into_iter().flatten().next()
     }
 }
 
 /// Converts all methods.
-pub(super) fn methods(raw: RawAuthTables, listeners: &[Listener], base: &Path) -> Result<Vec<AuthMethod>> {
+pub(super) fn methods(
+    raw: RawAuthTables,
+    listeners: &[Listener],
+    base: &Path,
+    warnings: &mut Vec<ConfigWarning>,
+) -> Result<Vec<AuthMethod>> {
     let combined: Vec<String> = raw
         .iter()
         .filter(|(_, table)| table.get_ref().any.is_some())
@@ -136,9 +174,17 @@ pub(super) fn methods(raw: RawAuthTables, listeners: &[Listener], base: &Path) -
                 return Err(invalid(key("kind"), &kind, wrong));
             }
             (Some(kind), None) => match one_of(&key("kind"), &kind, KINDS)? {
+                Kind::Basic => AuthKind::Basic(basic::basic(&mut table, at.clone(), &key, base)?),
                 Kind::ClientCertificate => {
                     AuthKind::ClientCertificate(client_certificate::client_certificate(&mut table, &key)?)
                 }
+                Kind::Forward => AuthKind::Forward(Box::new(forward::forward(
+                    &mut table,
+                    at.clone(),
+                    &key,
+                    base,
+                    warnings,
+                )?)),
                 Kind::Jwt => AuthKind::Jwt(Box::new(jwt::jwt(&mut table, at.clone(), &key, base)?)),
                 Kind::Ticket => AuthKind::Ticket(ticket::ticket(&mut table, &key)?),
             },
@@ -173,12 +219,24 @@ pub(super) fn methods(raw: RawAuthTables, listeners: &[Listener], base: &Path) -
     Ok(methods)
 }
 
-/// A list of names of methods: at least one, each configured and named once.
-pub(super) fn references(
+/// The key `auth` of a route or of the files: one name of a method, or a list of them.
+pub(super) fn required(
     key: &str,
-    written: Spanned<StringList>,
-    known: &[String],
+    written: OptionalKey<StringOrList>,
+    methods: &[AuthMethod],
 ) -> Result<Vec<Spanned<String>>> {
+    let Some(written) = written else { return Ok(Vec::new()) };
+    let known: Vec<String> = methods.iter().map(|method| method.name.clone()).collect();
+    let at = written.span();
+    let names = match written.into_inner() {
+        StringOrList::One(name) => vec![Spanned::new(at.clone(), name)],
+        StringOrList::Many(names) => names,
+    };
+    references(key, Spanned::new(at, names), &known)
+}
+
+/// A list of names of methods: at least one, each configured and named once.
+fn references(key: &str, written: Spanned<StringList>, known: &[String]) -> Result<Vec<Spanned<String>>> {
     if written.get_ref().is_empty() {
         let wrong = "an empty list; name at least one [auth.NAME], or remove the key";
         return Err(invalid_literal(key, written.span(), "[]", wrong));

@@ -27,7 +27,7 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
     let mut warnings = Vec::new();
     let optional = optional_certificates(&raw.listener);
     let listeners = listeners(raw.listener, base, &mut warnings)?;
-    let auth = methods(raw.auth, &listeners, base)?;
+    let auth = methods(raw.auth, &listeners, base, &mut warnings)?;
     warnings.extend(unused_certificates(optional, &auth));
     let routes = routes(raw.route, base, &auth, &mut warnings)?;
     let limits = limits(raw.limits, &mut warnings)?;
@@ -37,7 +37,8 @@ pub(super) fn config(raw: RawFile, file: &Path) -> Result<(Config, Vec<ConfigWar
     let events = raw.events.map(|table| events(table, base)).transpose()?;
     let private: Vec<PrivateFile<'_>> = private_files(&listeners, &routes, &auth, events.as_ref()).collect();
     let access_log = log.sessions.as_deref();
-    let web = raw.web.map(|table| web(table, file, &private, access_log, &mut warnings)).transpose()?;
+    let web =
+        raw.web.map(|table| web(table, file, &auth, &private, access_log, &mut warnings)).transpose()?;
     if routes.is_empty() && web.is_none() {
         let wrong = "there is no [[route]] and no [web], so nothing to serve; add a [[route]] with name, path and backend";
         return Err(conflict(0..0, wrong));
@@ -98,7 +99,10 @@ fn private_files<'a>(
             JwtKeys::Secret(path) => Some(("secret", path.as_path())),
             _ => None,
         },
-        AuthKind::Any(_) | AuthKind::ClientCertificate(_) | AuthKind::Ticket(_) => None,
+        AuthKind::Basic(basic) => Some(("passwords in", basic.file.as_path())),
+        AuthKind::Any(_) | AuthKind::ClientCertificate(_) | AuthKind::Forward(_) | AuthKind::Ticket(_) => {
+            None
+        }
     };
     let of_methods = auth.iter().filter_map(of_method);
     let of_events = events.map(|events| ("secret", events.secret_file.as_path()));

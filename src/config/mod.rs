@@ -45,8 +45,8 @@ use toml::de::{DeTable, Deserializer};
 pub use address::{Address, AddressError, Group, SocketAccess};
 pub use admin::{Admin, AdminAddress, AdminAddressError, TicketAddress};
 pub use auth::{
-    AuthKind, AuthMethod, BaseUrl, BaseUrlError, ClientCertificateConfig, FingerprintError, Jwt, JwtKeys,
-    NamePattern, NamePatternError, PlaceError, TicketConfig, TokenPlace,
+    AuthKind, AuthMethod, BaseUrl, BaseUrlError, Basic, ClientCertificateConfig, FingerprintError, Forward,
+    Jwt, JwtKeys, NamePattern, NamePatternError, PlaceError, TicketConfig, TokenPlace,
 };
 pub use backend::{Backend, BackendError};
 pub use backend_tls::BackendTls;
@@ -605,7 +605,7 @@ mod tests {
 
         let inside = |name| directory.path().join(name);
         assert_eq!(config.file, file);
-        assert_eq!(config.web, Some(Web { root: inside("pages") }));
+        assert_eq!(config.web, Some(Web { root: inside("pages"), auth: Vec::new() }));
         let identity = Identity::Files { certificate: inside("a.crt"), private_key: inside("a.key") };
         assert_eq!(config.listeners[0].identity, Some(identity));
 

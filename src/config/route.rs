@@ -9,12 +9,12 @@ use std::path::Path;
 
 use toml::Spanned;
 
-use super::auth::{AuthMethod, references};
+use super::auth::{AuthMethod, required};
 use super::error::{ConfigWarning, nearest, route_key};
 use super::host::Host;
 use super::path::RoutePath;
 use super::raw::RawRoute;
-use super::scalar::{OptionalKey, StringList, StringOrList};
+use super::scalar::{OptionalKey, StringList};
 use super::upstream::{UpstreamConfig, upstream};
 use super::values::{Result, invalid, invalid_literal, keyword, missing, parsed};
 use crate::admission::{MissingOrigin, OriginPolicy};
@@ -85,13 +85,12 @@ pub(super) fn routes(
     methods: &[AuthMethod],
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Vec<Route>> {
-    let methods: Vec<String> = methods.iter().map(|method| method.name.clone()).collect();
     let mut routes: Vec<Route> = Vec::with_capacity(raw.len());
     let mut names = HashSet::new();
     let mut paths = HashMap::new();
     for (index, table) in raw.into_iter().enumerate() {
         let (name_at, path_at) = (table.get_ref().name.clone(), table.get_ref().path.clone());
-        let route = route(index, table, base, &methods, warnings)?;
+        let route = route(index, table, base, methods, warnings)?;
         let key = |key| route_key(index, Some(&route.name), key);
         if let Some(text) = name_at.filter(|_| !names.insert(route.name.clone())) {
             return Err(invalid(key("name"), &text, "another route already has this name; choose a new one"));
@@ -110,7 +109,7 @@ fn route(
     index: usize,
     table: Spanned<RawRoute>,
     base: &Path,
-    methods: &[String],
+    methods: &[AuthMethod],
     warnings: &mut Vec<ConfigWarning>,
 ) -> Result<Route> {
     let at = table.span();
@@ -131,7 +130,7 @@ fn route(
         host: written.host.map(|text| host(&key("host"), &text)).transpose()?,
         upstream,
         origins: origins(&key("origins"), written.origins, missing_origin.unwrap_or_default(), warnings)?,
-        auth: auth(&key("auth"), written.auth, methods)?,
+        auth: required(&key("auth"), written.auth, methods)?.into_iter().map(Spanned::into_inner).collect(),
         subprotocols: subprotocols(&key("subprotocols"), written.subprotocols)?,
         receive: keyword(&key("receive"), written.receive, &receives)?.unwrap_or_default(),
         send: keyword(&key("send"), written.send, &sends)?.unwrap_or_default(),
@@ -207,17 +206,6 @@ fn origins(
         warnings.push(ConfigWarning { at, sentence });
     }
     Ok(policy)
-}
-
-fn auth(key: &str, written: OptionalKey<StringOrList>, methods: &[String]) -> Result<Vec<String>> {
-    let Some(written) = written else { return Ok(Vec::new()) };
-    let at = written.span();
-    let names = match written.into_inner() {
-        StringOrList::One(name) => vec![Spanned::new(at.clone(), name)],
-        StringOrList::Many(names) => names,
-    };
-    let names = references(key, Spanned::new(at, names), methods)?;
-    Ok(names.into_iter().map(Spanned::into_inner).collect())
 }
 
 fn subprotocols(key: &str, written: StringList) -> Result<Vec<String>> {

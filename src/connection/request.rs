@@ -1,9 +1,6 @@
 //! The HTTP stage: reads requests and serves files until an authorised upgrade request.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use ::http::{HeaderValue, Request, Response, header};
 use tokio::time::Instant;
@@ -12,12 +9,12 @@ use super::{
     ConfigSnapshot, ListenerSettings, Shared,
     accepted::{ConnectionInfo, EarlyEnd, admit, reason_of},
     access_log::AccessLogLine,
-    authenticate::authenticate,
+    authenticate::{Requester, authenticate, authenticate_for_files},
     drain_grace,
 };
 use crate::{
     admission::{AddressPermit, HandshakePermit, LimitExceeded, Permit, UserPermit},
-    auth::{AuthRequest, Grant},
+    auth::Grant,
     backend::{BackendChoice, Upstream},
     http::{self, AcceptedRequest, Body, Exchange, ExchangeError, Refusal, RequestContext},
     outcome::Reason,
@@ -146,6 +143,8 @@ async fn authorise(
         hosts: settings.hosts.as_ref().filter(|hosts| hosts.apply_to(info.proxied)),
     };
     log_line.peer = client.address;
+    let requester =
+        Requester { head: &request, client: &client, https: context.https, certificate: info.certificate };
     let decision = http::decide(&snapshot.routes, &request, context, Upstream::choose)?;
     let Some(mut decision) = decision else {
         let Some(files) = &snapshot.files else { return Err(Refusal::new(Reason::UnknownRoute)) };
@@ -154,7 +153,11 @@ async fn authorise(
             // Released at once: only the rate counts.
             drop(admit(shared, client.address).map_err(|exceeded| too_many(&exceeded))?);
         }
-        return files.find(request).await.map(Requested::File);
+        let Some(authenticator) = snapshot.authenticators.of_files() else {
+            return files.find(request).await.map(Requested::File);
+        };
+        authenticate_for_files(authenticator, requester, &shared.credentials, log_line).await?;
+        return files.find(request).await.map(private).map(Requested::File);
     };
     log_line.route = Some(decision.routed.route.name.as_str().into());
     // Only the request head names the client behind a proxy, so its limits apply here.
@@ -162,16 +165,8 @@ async fn authorise(
     let address_permit = permit.map_err(|exceeded| too_many(&exceeded))?;
     let grant = match snapshot.authenticators.of(&decision.routed.route.name) {
         Some(authenticator) => {
-            let presented = AuthRequest {
-                head: &request,
-                client: client.address,
-                certificate: info.certificate,
-                route: &decision.routed.route.name,
-                now: SystemTime::now(),
-            };
-            let granted =
-                authenticate(authenticator, &mut decision, &presented, &shared.metrics, log_line);
-            Some(granted.await?)
+            let metrics = &shared.metrics;
+            Some(authenticate(authenticator, &mut decision, requester, metrics, log_line).await?)
         }
         None => None,
     };
@@ -199,6 +194,12 @@ fn user_permit(shared: &Shared, grant: Option<&Grant>) -> Result<Option<UserPerm
             .with_detail("the user has as many sessions as limits.per_user allows".to_owned())
             .retry_after(1)
     })
+}
+
+/// A file that not every client may read: a cache that several clients share must not keep it (RFC 9111 §5.2.2.7).
+fn private(mut file: Response<Body>) -> Response<Body> {
+    file.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    file
 }
 
 fn too_many(exceeded: &LimitExceeded) -> Refusal {

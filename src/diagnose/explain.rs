@@ -12,6 +12,7 @@ use super::{
     credential::CredentialReport,
     dial::{self, Reached},
     findings::{ClientKind, Findings, ListenerMatch, NoSession, RouteMatch},
+    required::required,
     text::list,
 };
 use crate::{
@@ -46,10 +47,15 @@ pub(crate) fn report(
     text.step("listener", listener(findings));
     text.step("from", client(findings));
     text.step("route", route(findings));
+    if let (Err(NoSession::File(_)), Some(web)) = (&findings.route_match, &findings.config.web)
+        && !web.auth.is_empty()
+    {
+        text.step("auth", required(&web.auth, findings.config));
+    }
     if let Ok(route_match) = &findings.route_match {
         text.step("origin", origin(route_match, findings));
         if let methods @ [_, ..] = route_match.routed.route.auth.as_slice() {
-            text.step("auth", [format!("required: {}", methods.join(" and "))]);
+            text.step("auth", required(methods, findings.config));
         }
         for credential in credentials {
             text.step(credential.label, credential.lines.iter().cloned());

@@ -11,6 +11,7 @@ pub(crate) mod explain;
 pub(crate) mod findings;
 pub(crate) mod machine;
 pub(crate) mod question;
+mod required;
 mod text;
 mod token;
 mod user;

@@ -59,7 +59,7 @@ pub(crate) async fn examine(
 
 /// The grant, if it is for this route and selects one of its targets.
 fn covers(grant: Grant, routed: &Routed<Arc<Upstream>>) -> Result<Grant, Denied> {
-    let grant = grant.on_route(&routed.route.name)?;
+    let grant = grant.on_route(Some(&routed.route.name))?;
     match &grant.target {
         Some(target) if routed.upstream.choose_target(target).is_none() => Err(Denied::no_such_target()),
         _ => Ok(grant),

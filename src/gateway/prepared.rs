@@ -93,8 +93,9 @@ impl Prepared {
         }
         let listeners = load_tls(&name, listeners, &mut carryover, &mut warnings)?;
         let previous = carryover.snapshot.as_ref().map(|snapshot| &snapshot.authenticators);
-        let authenticators = Authenticators::load(&auth, &routes, &carryover.credentials, previous)
-            .map_err(|cause| StartError::Auth { file: name.clone(), cause: Box::new(cause) })?;
+        let authenticators =
+            Authenticators::load(&auth, &routes, web.as_ref(), &carryover.credentials, previous)
+                .map_err(|cause| StartError::Auth { file: name.clone(), cause: Box::new(cause) })?;
         let (routes, files) = load_routes(&name, routes, web, &carryover, &mut warnings)?;
         let event_settings = load_events(&name, events.as_ref(), &mut warnings)?;
         let events = event_settings.as_ref().map(|settings| carryover.events(settings));

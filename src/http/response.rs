@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{
         ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
         UPGRADE, WWW_AUTHENTICATE,
@@ -27,6 +27,16 @@ pub struct Refusal {
     /// The methods that would be accepted, if the method is what is refused.
     allow: &'static str,
     excused: bool,
+    /// Boxed, because few refusals have any.
+    additions: Option<Box<Additions>>,
+}
+
+/// What a response has beside what its reason requires.
+#[derive(Debug, Clone, Default)]
+struct Additions {
+    /// The status, if it is not that of the reason.
+    status: Option<StatusCode>,
+    fields: HeaderMap,
 }
 
 impl Refusal {
@@ -44,8 +54,8 @@ impl Refusal {
             detail: None,
             retry_after: None,
             allow: "GET",
-
             excused: false,
+            additions: None,
         }
     }
 
@@ -70,6 +80,18 @@ impl Refusal {
     /// Whether the client is not to blame, so that it does not count for a penalty.
     pub fn is_excused(&self) -> bool {
         self.excused
+    }
+
+    /// Replaces the status of the reason, where an answer of another server is passed on.
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.additions.get_or_insert_default().status = Some(status);
+        self
+    }
+
+    /// Adds a field to the response, behind those of the same name.
+    pub fn with_field(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.additions.get_or_insert_default().fields.append(name, value);
+        self
     }
 
     /// Adds a detail for the access log. The client does not receive it.
@@ -101,8 +123,11 @@ impl Refusal {
             None => ("text/plain; charset=utf-8", format!("{}\n", self.message)),
         };
         let mut response = Response::new(full_body(body));
-        *response.status_mut() = self.reason.status().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let Additions { status, fields } = self.additions.map(|additions| *additions).unwrap_or_default();
+        let status = status.or(self.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = status;
         let headers = response.headers_mut();
+        *headers = fields;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -113,9 +138,9 @@ impl Refusal {
             Reason::MethodNotAllowed => {
                 headers.insert(ALLOW, HeaderValue::from_static(self.allow));
             }
-            Reason::Unauthorized => {
-                // RFC 9110 §15.5.2 requires a challenge.
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 9110 §15.5.2 requires a challenge.
+            Reason::Unauthorized if status == StatusCode::UNAUTHORIZED => {
+                headers.entry(WWW_AUTHENTICATE).or_insert(HeaderValue::from_static("Bearer"));
             }
             Reason::UpgradeRequired => {
                 // RFC 9110 §15.5.22 and RFC 6455 §4.4 require the protocol and its version. Connection must name the
@@ -174,6 +199,8 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{LOCATION, SET_COOKIE};
+
     use super::*;
 
     #[test]
@@ -193,9 +220,30 @@ mod tests {
             |refusal: Refusal, name| refusal.into_response().headers()[name].to_str().unwrap().to_owned();
         assert_eq!(field(Refusal::new(Reason::MethodNotAllowed), "allow"), "GET");
         assert_eq!(field(Refusal::new(Reason::Unauthorized), "www-authenticate"), "Bearer");
+        let challenge = HeaderValue::from_static("Basic realm=\"a\"");
+        let basic = Refusal::new(Reason::Unauthorized).with_field(WWW_AUTHENTICATE, challenge);
+        assert_eq!(field(basic, "www-authenticate"), "Basic realm=\"a\"");
         assert_eq!(field(Refusal::new(Reason::UpgradeRequired), "upgrade"), "websocket");
         assert_eq!(field(Refusal::new(Reason::UpgradeRequired), "sec-websocket-version"), "13");
         assert_eq!(field(Refusal::new(Reason::RateLimited).retry_after(3), "retry-after"), "3");
+    }
+
+    #[test]
+    fn an_answer_that_is_passed_on_has_its_own_status_and_fields() {
+        let refusal = Refusal::new(Reason::Unauthorized)
+            .with_status(StatusCode::FOUND)
+            .with_field(LOCATION, HeaderValue::from_static("https://login.example/"))
+            .with_field(SET_COOKIE, HeaderValue::from_static("a=1"))
+            .with_field(SET_COOKIE, HeaderValue::from_static("b=2"))
+            .with_field(CONNECTION, HeaderValue::from_static("keep-alive"));
+        let response = refusal.into_response();
+        assert_eq!(response.status(), StatusCode::FOUND);
+        let headers = response.headers();
+        assert_eq!(headers[LOCATION], "https://login.example/");
+        assert_eq!(headers.get_all(SET_COOKIE).iter().count(), 2);
+        // What the gateway itself says replaces what was passed on.
+        assert_eq!(headers.get_all(CONNECTION).iter().collect::<Vec<_>>(), ["close"]);
+        assert!(!headers.contains_key(WWW_AUTHENTICATE));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod authority;
 mod haproxy;
 mod nginx;
+mod nginx_auth;
 mod prosody;
 mod server;
 #[path = "../gateway/support/mod.rs"]

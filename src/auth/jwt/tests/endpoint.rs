@@ -273,13 +273,13 @@ async fn a_reload_keeps_the_keys_of_a_table_that_is_the_same() {
         let jwt = config(&[ES256], JwtKeys::SetUrl { url, ca });
         vec![AuthMethod { name: "site".into(), kind: AuthKind::Jwt(Box::new(jwt)) }]
     };
-    let first = Authenticators::load(&at("", None), &[], &Arc::default(), None).unwrap();
+    let first = Authenticators::load(&at("", None), &[], None, &Arc::default(), None).unwrap();
     let only = |authenticators: &Authenticators| Arc::clone(authenticators.watched().next().unwrap());
     let crate::auth::Method::Jwt(method) = &*only(&first) else { panic!() };
     fetch(method).await;
-    let same = Authenticators::load(&at("", None), &[], &Arc::default(), Some(&first)).unwrap();
+    let same = Authenticators::load(&at("", None), &[], None, &Arc::default(), Some(&first)).unwrap();
     assert!(Arc::ptr_eq(&only(&first), &only(&same)), "the task goes on");
-    let other = Authenticators::load(&at("?other", None), &[], &Arc::default(), Some(&first)).unwrap();
+    let other = Authenticators::load(&at("?other", None), &[], None, &Arc::default(), Some(&first)).unwrap();
     let crate::auth::Method::Jwt(method) = &*only(&other) else { panic!() };
     unavailable(method.verify(&token(&signer, "0"), now()).await);
     // With a file in the table, the file is read again, and the keys are kept.
@@ -287,16 +287,18 @@ async fn a_reload_keeps_the_keys_of_a_table_that_is_the_same() {
     let ca = directory.path().join("ca.pem");
     let certificate = rcgen::generate_simple_self_signed(vec!["id.example".into()]).unwrap();
     std::fs::write(&ca, certificate.cert.pem()).unwrap();
-    let before = Authenticators::load(&at("", Some(ca.clone())), &[], &Arc::default(), None).unwrap();
+    let before = Authenticators::load(&at("", Some(ca.clone())), &[], None, &Arc::default(), None).unwrap();
     let crate::auth::Method::Jwt(method) = &*only(&before) else { panic!() };
     fetch(method).await;
-    let after = Authenticators::load(&at("", Some(ca.clone())), &[], &Arc::default(), Some(&before)).unwrap();
+    let after =
+        Authenticators::load(&at("", Some(ca.clone())), &[], None, &Arc::default(), Some(&before)).unwrap();
     assert!(!Arc::ptr_eq(&only(&before), &only(&after)));
     let crate::auth::Method::Jwt(method) = &*only(&after) else { panic!() };
     assert!(method.verify(&token(&signer, "0"), now()).await.is_ok());
     std::fs::write(&ca, "nothing").unwrap();
-    let error =
-        Authenticators::load(&at("", Some(ca)), &[], &Arc::default(), Some(&after)).unwrap_err().to_string();
+    let error = Authenticators::load(&at("", Some(ca)), &[], None, &Arc::default(), Some(&after))
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with("auth.site: ca "), "{error}");
 }
 

@@ -158,8 +158,15 @@ async fn a_token_is_taken_from_its_place_and_only_once() {
             fields.iter().fold(http::Request::get("/"), |head, field| head.header("authorization", field));
         let head = head.body(()).unwrap();
         let client = ([192, 0, 2, 7], 4711).into();
-        let request =
-            crate::auth::AuthRequest { head: &head, client, certificate: None, route: "desk", now: now() };
+        let request = crate::auth::AuthRequest {
+            head: &head,
+            client,
+            https: true,
+            host: "desk.example",
+            certificate: None,
+            route: Some("desk"),
+            now: now(),
+        };
         method.check(&request).await
     };
     let bearer = format!("Bearer {token}");

@@ -276,7 +276,9 @@ fn the_manual_and_the_shipped_file_show_the_same_defaults() {
 fn keys_that_the_manual_calls_required_are_required() {
     let tokens =
         "[[route]]\nname = \"desks\"\npath = \"/\"\n[route.targets]\nfrom = \"file\"\npath = \"tokens\"";
-    let method = "[auth.jwt]\nkind = \"jwt\"\nalgorithms = [\"ES256\"]\nkey = \"site.pem\"";
+    let method = "[auth.jwt]\nkind = \"jwt\"\nalgorithms = [\"ES256\"]\nkey = \"site.pem\"\n\
+         [auth.basic]\nkind = \"basic\"\nfile = \"users\"\n\
+         [auth.forward]\nkind = \"forward\"\nurl = \"http://127.0.0.1:1\"";
     let admin = "[admin]\naddress = \"[::1]:0\"\n[admin.tickets]\naddress = \"unix:t.sock\"";
     let events = "[events]\nurl = \"https://www.example.com/\"\nsecret_file = \"s\"";
     let complete = format!("{MINIMAL}\n{tokens}\n{method}\n[web]\nroot = \"web\"\n{admin}\n{events}\n");

@@ -212,7 +212,7 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert_eq!(std::mem::take(&mut config.routes[0].auth), ["links"]);
     let methods: Vec<String> =
         std::mem::take(&mut config.auth).into_iter().map(|method| method.name).collect();
-    assert_eq!(methods, ["either", "links", "machines", "site"]);
+    assert_eq!(methods, ["either", "links", "machines", "portal", "site", "team"]);
     let socket = config.listeners.pop().expect("a second listener");
     let group = Some(Group::Name("www-data".into()));
     assert_eq!(socket.access, SocketAccess { mode: SocketAccess::default().mode, group });

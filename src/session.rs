@@ -174,10 +174,12 @@ impl Registry {
 
     /// Requests that the sessions that were opened with a credential end, because it is revoked. Returns how many there are.
     pub(crate) fn end_credential(&self, credential: &CredentialId) -> usize {
-        let entries = self.opened_with_credentials(|_| true);
-        let is_its =
-            |entry: &&Arc<RegistryEntry>| entry.credential().is_some_and(|own| own.includes(credential));
-        entries.iter().filter(is_its).map(|entry| entry.revoke()).count()
+        let mut entries = self.opened_with_credentials(|_| true);
+        entries.retain(|entry| entry.credential().is_some_and(|own| own.includes(credential)));
+        for entry in &entries {
+            entry.revoke();
+        }
+        entries.len()
     }
 
     /// Requests that the sessions of a route, or of all, end whose credential is revoked. Returns how many had not been

@@ -203,7 +203,23 @@ fn private(mut file: Response<Body>) -> Response<Body> {
 }
 
 fn too_many(exceeded: &LimitExceeded) -> Refusal {
-    let seconds =
-        exceeded.retry_after().map_or(1, |wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
-    Refusal::new(reason_of(exceeded)).retry_after(seconds.max(1))
+    Refusal::new(reason_of(exceeded)).retry_after(whole_seconds(exceeded.retry_after()))
+}
+
+/// For `Retry-After`: how long to wait, rounded up, and at least a second.
+fn whole_seconds(wait: Option<Duration>) -> u64 {
+    wait.map_or(1, |wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_in_whole_seconds_when_to_retry() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (1999, 2), (30_000, 30)] {
+            assert_eq!(whole_seconds(Some(Duration::from_millis(millis))), seconds, "{millis} ms");
+        }
+        assert_eq!(whole_seconds(None), 1);
+    }
 }

@@ -194,6 +194,24 @@ mod tests {
     }
 
     #[test]
+    fn a_request_without_an_origin_is_told_that_only_pages_may_connect() {
+        let origin_refused = |values: &[&'static str]| {
+            let mut request = request("/desk/one");
+            request.headers_mut().remove(ORIGIN);
+            for value in values {
+                request.headers_mut().append(ORIGIN, HeaderValue::from_static(value));
+            }
+            let routes = routes();
+            let decision = decide(&routes, &request, HTTPS, |(), _, _, _| Some(())).unwrap().unwrap();
+            decision.accept().err().unwrap()
+        };
+        let missing = origin_refused(&[]);
+        assert!(format!("{missing:?}").contains("only web pages may connect here"), "{missing:?}");
+        let foreign = origin_refused(&["https://other.example"]);
+        assert!(!format!("{foreign:?}").contains("only web pages"), "{foreign:?}");
+    }
+
+    #[test]
     fn refusals_come_in_the_documented_order() {
         let mut request = request("/desk/one");
         let known = refused(&request, true);

@@ -268,3 +268,19 @@ fn stamps(identity: &Identity) -> Stamps {
     let Identity::Files { certificate, private_key } = identity else { return None };
     Some([Stamp::read(certificate)?, Stamp::read(private_key)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Secret, transport::self_signed::self_signed};
+
+    #[test]
+    fn the_names_are_those_of_the_certificate_in_lower_case() {
+        let names = ["Desk.Example".to_owned(), "*.desk.example".to_owned(), "192.0.2.1".to_owned()];
+        let pair = self_signed(&names).unwrap();
+        let identity =
+            Identity::Pem { certificate: pair.certificate, private_key: Secret::new(pair.private_key) };
+        let resolver = CertificateResolver::load(&identity).unwrap();
+        assert_eq!(resolver.names(), ["desk.example", "*.desk.example"]);
+    }
+}

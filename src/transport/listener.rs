@@ -330,6 +330,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn connections_have_the_receive_buffer_of_the_configuration_as_it_is_now() {
+        let (inherited, buffer) = (InheritedSockets::default(), SocketBuffer::default());
+        let address = Address::Ip(([127, 0, 0, 1], 0).into());
+        let listening = listen(&address, &OWNER_ONLY, &inherited, &buffer).unwrap().remove(0);
+        let Address::Ip(address) = listening.address() else { panic!("another address") };
+        for bytes in [16 * 1024, 64 * 1024] {
+            buffer.set(bytes);
+            // A connection may have been accepted by the system before the listener has the new size.
+            for _ in 0..2 {
+                let (accepted, _connected) = tokio::join!(listening.accept(), TcpStream::connect(address));
+                drop(accepted.unwrap());
+            }
+            let (accepted, _connected) = tokio::join!(listening.accept(), TcpStream::connect(address));
+            let Socket::Tcp(socket) = accepted.unwrap().0 else { panic!("no TCP connection") };
+            // Linux doubles it, for its own needs.
+            assert_eq!(socket2::SockRef::from(&socket).recv_buffer_size().unwrap(), 2 * bytes as usize);
+        }
+    }
+
+    #[tokio::test]
     async fn error_for_an_unknown_inherited_name_lists_the_names() {
         let (address, buffer) = (Address::Inherited("web".into()), SocketBuffer::default());
         let error = listen(&address, &OWNER_ONLY, &InheritedSockets::default(), &buffer).unwrap_err();

@@ -68,7 +68,8 @@ async fn the_files_of_the_root_are_served_with_no_cache() {
         let peer = connection.peer();
         let length = response.header("Content-Length").map(str::to_owned);
         drop(connection);
-        gateway.refused(peer, "served").await;
+        let end = gateway.refused(peer, "served").await;
+        assert_eq!(end.text("message"), Some("served"));
 
         let mut connection = gateway.connect(TLS).await;
         let response = get(&gateway, &mut connection, "HEAD", target).await;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{
@@ -119,6 +119,27 @@ async fn the_client_of_the_header_is_the_peer() {
         let (socket, own) = announced(&gateway, &header, None).await;
         works(&gateway, socket, own).await;
     }
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn the_destination_of_the_header_is_that_of_the_header_for_the_backend() {
+    let backend = Backend::scripted().await;
+    let gateway = Setup::new()
+        .listener(PLAIN, "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.0/8\"]\n")
+        .route_with("echo", "/echo", &backend, "send_proxy = \"v1\"")
+        .start()
+        .await;
+    let header = String::from_utf8_lossy(V1).into_owned();
+    let (mut socket, client) = announced(&gateway, V1, Some(CLIENT)).await;
+    let request = gateway.upgrade(PLAIN, "/echo");
+    socket.write_all(&request.bytes()).await.expect("a request");
+    let mut served = backend.accept().await;
+    let mut received = vec![0; header.len()];
+    within("a header", served.read_exact(&mut received)).await.expect("a header");
+    assert_eq!(String::from_utf8_lossy(&received), header);
+    drop((socket, served));
+    gateway.access_log_line(client).await;
     gateway.finish().await;
 }
 

@@ -210,6 +210,7 @@ fn the_shipped_file_loads_with_every_commented_line_enabled() {
     assert_eq!(config.routes[2].auth, ["site"]);
     config.routes.truncate(1);
     assert_eq!(std::mem::take(&mut config.routes[0].auth), ["links"]);
+    assert!(config.listeners[0].client_ca.take().is_some());
     let methods: Vec<String> =
         std::mem::take(&mut config.auth).into_iter().map(|method| method.name).collect();
     assert_eq!(methods, ["either", "links", "machines", "portal", "site", "team"]);

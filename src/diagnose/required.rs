@@ -25,13 +25,10 @@ fn unpredictable(method: &AuthMethod) -> Option<String> {
         AuthKind::Basic(basic) => {
             Some(format!("{name}: a user and a password of {}; not checked here", basic.file.display()))
         }
-        AuthKind::ClientCertificate(_) => {
-            Some(format!("{name}: a certificate in the TLS handshake; not checked here"))
-        }
         AuthKind::Forward(forward) => {
             let authority = forward.url.authority().map_or("", |authority| authority.as_str());
             Some(format!("{name}: asks {authority}, whose answer cannot be predicted; not asked here"))
         }
-        AuthKind::Any(_) | AuthKind::Jwt(_) | AuthKind::Ticket(_) => None,
+        AuthKind::Any(_) | AuthKind::ClientCertificate(_) | AuthKind::Jwt(_) | AuthKind::Ticket(_) => None,
     }
 }

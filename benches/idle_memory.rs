@@ -4,7 +4,8 @@
 //! each, waits until memory use has settled, and compares the gateway's proportional set size (PSS,
 //! /proc/PID/smaps_rollup) with its value before the first session. The client and the backend are processes of their
 //! own. The kernel's memory for sockets is not part of any PSS. `--peers` measures the other programs that are installed,
-//! too; `--compare PROGRAM` measures another build of the gateway, such as that of an earlier commit.
+//! too; `--compare PROGRAM` measures another build of the gateway, such as that of an earlier commit. `--user` measures
+//! sessions on a route with `auth`, too: each has a user and the time of its end, from a JWT of its own.
 
 #[allow(dead_code, unused_imports, reason = "the other benchmarks use more of it")]
 mod common;
@@ -17,7 +18,7 @@ use std::{
 use anyhow::{Context, ensure};
 use nix::errno::Errno;
 
-use self::common::{Arguments, Bench, Driver, Operation, Process, Target, Transport};
+use self::common::{Arguments, Bench, Driver, Operation, Process, Request, Target, Transport};
 
 /// The default number of idle sessions.
 const SESSIONS: u64 = 5000;
@@ -25,6 +26,8 @@ const SESSIONS: u64 = 5000;
 const LIMIT: f64 = 12.0;
 /// The goal for an idle wss:// session, in KiB.
 const GOAL: f64 = 10.0;
+/// The goal for what a user adds to it, in KiB.
+const USER_GOAL: f64 = 0.2;
 /// The interval of samples until memory has settled.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long memory may take to settle. Shorter than the gateway's Pong timeout.
@@ -34,7 +37,7 @@ fn main() -> anyhow::Result<()> {
     if common::run_role()? {
         return Ok(());
     }
-    let arguments = Arguments::read(&["--sessions", "--peers", "--compare"])?;
+    let arguments = Arguments::read(&["--sessions", "--peers", "--compare", "--user"])?;
     let sessions = arguments.number("--sessions", SESSIONS)?;
     ensure!(sessions > 0, "--sessions 0: at least one is needed");
     let bench = Bench::set_up()?;
@@ -43,11 +46,12 @@ fn main() -> anyhow::Result<()> {
         "{:<32} {:>10} {:>10} {:>10} {:>12} {:>12}",
         "", "before", "with", "after", "per session", "thereof heap"
     );
-    let wss = measure(&bench.portcullis(true, Transport::Tcp)?, &bench, sessions)?;
-    let ws = measure(&bench.portcullis(false, Transport::Tcp)?, &bench, sessions)?;
+    let wss = measure(&bench.portcullis(true, Transport::Tcp)?, &bench, sessions, &[])?;
+    let ws = measure(&bench.portcullis(false, Transport::Tcp)?, &bench, sessions, &[])?;
+    let with_user = if arguments.has("--user") { Some(measure_with_user(&bench, sessions)?) } else { None };
     if let Some(program) = arguments.path("--compare")? {
         for tls in [true, false] {
-            measure(&bench.portcullis_build(program, tls, Transport::Tcp)?, &bench, sessions)?;
+            measure(&bench.portcullis_build(program, tls, Transport::Tcp)?, &bench, sessions, &[])?;
         }
     }
     if arguments.has("--peers") {
@@ -62,20 +66,38 @@ fn main() -> anyhow::Result<()> {
             (bench.websockify(), few),
         ] {
             match peer {
-                Ok(peer) => drop(measure(&peer, &bench, sessions)?),
+                Ok(peer) => drop(measure(&peer, &bench, sessions, &[])?),
                 Err(why) => println!("skipped: {why:#}"),
             }
         }
     }
     println!("An idle wss:// session takes {wss:.1} KiB, {:.1} KiB of it for TLS.", wss - ws);
+    if let Some([wss_with_user, ws_with_user]) = with_user {
+        println!(
+            "A user adds {:.2} KiB to an idle wss:// session, {:.2} KiB to a ws:// one. Goal: at most {USER_GOAL} KiB.",
+            wss_with_user - wss,
+            ws_with_user - ws
+        );
+    }
     println!("Limit: {LIMIT} KiB. Goal: under {GOAL} KiB.");
     ensure!(wss <= LIMIT, "an idle wss:// session takes {wss:.1} KiB, more than {LIMIT} KiB");
     Ok(())
 }
 
-/// Prints a row. Returns the KiB of one session.
-fn measure(target: &Target, bench: &Bench, sessions: u64) -> anyhow::Result<f64> {
+/// Prints a row each for `wss://` and `ws://`, with a user in each session. Returns the KiB of one session of each.
+fn measure_with_user(bench: &Bench, sessions: u64) -> anyhow::Result<[f64; 2]> {
+    let mut measured = [0.0; 2];
+    for (tls, per_session) in [true, false].into_iter().zip(&mut measured) {
+        let (target, issuer) = bench.portcullis_with_auth("Portcullis, with users", tls)?;
+        *per_session = measure(&target, bench, sessions, &issuer.tokens(sessions)?)?;
+    }
+    Ok(measured)
+}
+
+/// Prints a row. The sessions open with `requests`, or without credentials if there are none. Returns the KiB of one session.
+fn measure(target: &Target, bench: &Bench, sessions: u64, requests: &[Request]) -> anyhow::Result<f64> {
     let mut driver = Driver::start(target, &bench.certificate)?;
+    driver.present(requests)?;
     let before = settled(&target.process)?;
     driver.run(Operation::Open(sessions))?;
     let with = settled(&target.process)?;

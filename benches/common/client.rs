@@ -18,7 +18,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::protocol::{ClientProtocol, Command};
+use super::{
+    protocol::{ClientProtocol, Command},
+    request::Request,
+};
 
 /// How much is read at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -40,12 +43,13 @@ impl Connection {
         address: SocketAddr,
         connector: &TlsConnector,
     ) -> anyhow::Result<Self> {
-        Self::open_from(None, protocol, address, connector).await
+        Self::open_from(None, &Request::default(), protocol, address, connector).await
     }
 
-    /// The same from an address of this machine.
+    /// The same with a request, and from an address of this machine.
     pub(super) async fn open_from(
         source: Option<IpAddr>,
+        request: &Request,
         protocol: ClientProtocol,
         address: SocketAddr,
         connector: &TlsConnector,
@@ -66,7 +70,7 @@ impl Connection {
             let mut connection =
                 Self { stream, framed: protocol != ClientProtocol::Tls, frames: FrameParser::default() };
             if connection.framed {
-                connection.upgrade().await?;
+                connection.upgrade(request).await?;
             }
             Ok(connection)
         })
@@ -150,20 +154,30 @@ impl Connection {
         .await
     }
 
-    async fn upgrade(&mut self) -> anyhow::Result<()> {
-        let head = "GET /bench HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-                    Sec-WebSocket-Protocol: binary\r\n\r\n";
-        self.stream.write_all(head.as_bytes()).await?;
+    async fn upgrade(&mut self, request: &Request) -> anyhow::Result<()> {
+        self.stream.write_all(request.head().as_bytes()).await?;
         self.stream.flush().await?;
         let mut response = Vec::new();
-        while !response.ends_with(b"\r\n\r\n") {
-            // The backend sends nothing unasked, so nothing follows the head.
+        // A refusal has a body.
+        while !response.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+            // The backend sends nothing unasked, so nothing follows the head of an upgrade.
             ensure!(self.stream.read_buf(&mut response).await? > 0, "connection closed before the upgrade");
         }
         let response = String::from_utf8_lossy(&response);
-        ensure!(response.starts_with("HTTP/1.1 101 "), "upgrade refused: {response}");
+        ensure!(response.starts_with("HTTP/1.1 101 "), Refused(response.into_owned()));
         Ok(())
+    }
+}
+
+/// A response other than 101.
+#[derive(Debug, thiserror::Error)]
+#[error("upgrade refused: {0}")]
+pub(super) struct Refused(String);
+
+impl Refused {
+    /// Whether the server is overloaded.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.0.starts_with("HTTP/1.1 503 ")
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     str::FromStr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ use super::{
     client::{Connection, binary, buffer},
     process::Process,
     protocol::{ClientProtocol, Command},
+    request::{Request, Requests},
     targets::Target,
     tls::{Handshake, connector},
 };
@@ -34,6 +36,8 @@ const ECHO: usize = 64;
 /// buffer of 64 KiB as well.
 const BURST: usize = 64 * 1024;
 const BURST_IN_RECORDS: usize = 32 * 1024;
+/// What the line before the requests begins with; their number follows.
+const PRESENT: &str = "present ";
 
 /// What the driver does.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +108,13 @@ impl Driver {
         Ok(Self(process))
     }
 
+    /// From now on, sessions open with these requests, in turn.
+    pub(crate) fn present(&mut self, requests: &[Request]) -> anyhow::Result<()> {
+        let lines: String = requests.iter().map(|request| format!("{request}\n")).collect();
+        write!(self.0.stdin()?, "{PRESENT}{}\n{lines}", requests.len())?;
+        Ok(())
+    }
+
     /// Runs `operation`. Returns how long it took.
     pub(crate) fn run(&mut self, operation: Operation) -> anyhow::Result<Duration> {
         writeln!(self.0.stdin()?, "{operation}")?;
@@ -121,10 +132,19 @@ pub(super) async fn serve(
     handshake: Handshake,
 ) -> anyhow::Result<()> {
     let resumes = handshake == Handshake::Resumed;
-    let endpoint = Endpoint { protocol, address, connector: connector(certificate, handshake)?, resumes };
+    let connector = connector(certificate, handshake)?;
+    let mut endpoint = Endpoint { protocol, address, connector, requests: Arc::default(), resumes };
     let mut connections = Vec::new();
     let mut operations = BufReader::new(stdin()).lines();
     while let Some(operation) = operations.next_line().await? {
+        if let Some(count) = operation.strip_prefix(PRESENT) {
+            let mut requests = Vec::new();
+            for _ in 0..count.parse()? {
+                requests.push(operations.next_line().await?.context("a request is missing")?.parse()?);
+            }
+            endpoint.requests = Arc::new(Requests::new(requests));
+            continue;
+        }
         let started = Instant::now();
         match endpoint.run(operation.parse()?, &mut connections).await {
             Ok(()) => println!("done {}", started.elapsed().as_micros()),
@@ -140,6 +160,7 @@ struct Endpoint {
     protocol: ClientProtocol,
     address: SocketAddr,
     connector: TlsConnector,
+    requests: Arc<Requests>,
     /// Whether every session must be resumed, except the first of each worker.
     resumes: bool,
 }
@@ -182,10 +203,15 @@ impl Endpoint {
         Ok(())
     }
 
+    async fn open(&self) -> anyhow::Result<Connection> {
+        let request = self.requests.next();
+        Connection::open_from(None, &request, self.protocol, self.address, &self.connector).await
+    }
+
     async fn open_connections(self, count: u64) -> anyhow::Result<Vec<Connection>> {
         let mut connections = Vec::new();
         for _ in 0..count {
-            let mut connection = Connection::open(self.protocol, self.address, &self.connector).await?;
+            let mut connection = self.open().await?;
             connection.echo(&[0x5a; ECHO]).await?;
             connections.push(connection);
         }
@@ -194,7 +220,7 @@ impl Endpoint {
 
     async fn run_sessions(self, count: u64) -> anyhow::Result<()> {
         for number in 0..count {
-            let mut connection = Connection::open(self.protocol, self.address, &self.connector).await?;
+            let mut connection = self.open().await?;
             ensure!(
                 number == 0 || connection.is_resumed() == self.resumes,
                 "expected resumed: {}, got {}",

@@ -22,6 +22,7 @@ use super::{
     client::Connection,
     process::Process,
     protocol::ClientProtocol,
+    request::Request,
     targets::Target,
     tls::{Handshake, connector},
 };
@@ -128,8 +129,14 @@ async fn arrive(
         let (mut started, connector) = (started.clone(), Arc::clone(connector));
         tasks.spawn(async move {
             let start: Instant = started.wait_for(Option::is_some).await?.context("a start")?;
-            let mut connection =
-                Connection::open_from(Some(source(number)), protocol, address, &connector).await?;
+            let mut connection = Connection::open_from(
+                Some(source(number)),
+                &Request::default(),
+                protocol,
+                address,
+                &connector,
+            )
+            .await?;
             connection.echo(&[0x5a; ECHO]).await?;
             anyhow::Ok((connection, start.elapsed()))
         });

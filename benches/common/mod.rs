@@ -3,15 +3,19 @@
 //! The client and the backend run in processes of their own (this executable with `--role`), so that their processor time,
 //! memory and descriptors do not count as the gateway's.
 
+mod auth;
+mod authority;
 mod backend;
 mod client;
 mod driver;
 mod flood;
 mod herd;
 mod live;
+mod logins;
 mod pipe;
 mod process;
 mod protocol;
+mod request;
 mod targets;
 mod tls;
 
@@ -20,12 +24,15 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 pub(crate) use self::{
+    auth::Issuer,
     driver::{Driver, Operation},
     flood::Flood,
     herd::{Arrival, Herd},
     live::{Latencies, LiveSessions},
+    logins::Logins,
     process::Process,
     protocol::Transport,
+    request::Request,
     targets::{BASELINE, Bench, Target},
     tls::Handshake,
 };
@@ -53,6 +60,11 @@ pub(crate) fn run_role() -> anyhow::Result<bool> {
         }
         ["live", protocol, address, certificate] => {
             runtime.block_on(live::serve(protocol.parse()?, address.parse()?, Path::new(certificate)))?;
+        }
+        ["authority"] => runtime.block_on(authority::serve())?,
+        ["logins", address, certificate, users] => {
+            let (address, certificate) = (address.parse()?, Path::new(certificate));
+            runtime.block_on(logins::serve(address, certificate, users.parse()?))?;
         }
         ["flood", address, certificate, handshake, concurrency] => {
             let (address, certificate) = (address.parse()?, Path::new(certificate));

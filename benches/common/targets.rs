@@ -46,6 +46,35 @@ pub(crate) struct Target {
     pub(crate) process: Process,
 }
 
+/// How to start Portcullis.
+struct Settings<'a> {
+    program: &'a Path,
+    /// The name in the tables.
+    name: &'a str,
+    tls: bool,
+    /// How it reaches the backend.
+    transport: Transport,
+    address: SocketAddr,
+    /// Further keys of the listener.
+    listener: &'a str,
+    /// The tables after the route.
+    tables: &'a str,
+}
+
+impl Default for Settings<'_> {
+    fn default() -> Self {
+        Self {
+            program: Path::new(env!("CARGO_BIN_EXE_portcullis")),
+            name: "Portcullis",
+            tls: true,
+            transport: Transport::Tcp,
+            address: ANY,
+            listener: "",
+            tables: NO_LIMITS,
+        }
+    }
+}
+
 /// What all programs under test share: a certificate, a backend, and a temporary directory.
 pub(crate) struct Bench {
     directory: TempDir,
@@ -85,14 +114,19 @@ impl Bench {
 
     /// Portcullis with its defaults, but without limits per client address: all clients have the same one.
     pub(crate) fn portcullis(&self, tls: bool, transport: Transport) -> anyhow::Result<Target> {
-        self.start_portcullis(
-            Path::new(env!("CARGO_BIN_EXE_portcullis")),
-            "Portcullis",
-            tls,
-            transport,
-            ANY,
-            NO_LIMITS,
-        )
+        self.start_portcullis(&Settings { tls, transport, ..Settings::default() })
+    }
+
+    /// The same with further keys of its listener, and further tables.
+    pub(super) fn portcullis_with(
+        &self,
+        name: &str,
+        tls: bool,
+        listener: &str,
+        tables: &str,
+    ) -> anyhow::Result<Target> {
+        let tables = format!("{NO_LIMITS}{tables}");
+        self.start_portcullis(&Settings { name, tls, listener, tables: &tables, ..Settings::default() })
     }
 
     /// Portcullis, this build or another one, with TLS and all its defaults, on any address or on that of `previous`, which was killed.
@@ -103,7 +137,7 @@ impl Bench {
     ) -> anyhow::Result<Target> {
         let address = previous.map_or(ANY, |previous| previous.address);
         let program = program.unwrap_or(Path::new(env!("CARGO_BIN_EXE_portcullis")));
-        self.start_portcullis(program, "Portcullis", true, Transport::Tcp, address, "")
+        self.start_portcullis(&Settings { program, address, tables: "", ..Settings::default() })
     }
 
     /// Another build of Portcullis, configured in the same way.
@@ -113,18 +147,12 @@ impl Bench {
         tls: bool,
         transport: Transport,
     ) -> anyhow::Result<Target> {
-        self.start_portcullis(program, "Portcullis, other build", tls, transport, ANY, NO_LIMITS)
+        let name = "Portcullis, other build";
+        self.start_portcullis(&Settings { program, name, tls, transport, ..Settings::default() })
     }
 
-    fn start_portcullis(
-        &self,
-        program: &Path,
-        name: &str,
-        tls: bool,
-        transport: Transport,
-        address: SocketAddr,
-        limits: &str,
-    ) -> anyhow::Result<Target> {
+    fn start_portcullis(&self, settings: &Settings) -> anyhow::Result<Target> {
+        let &Settings { program, name, tls, transport, address, listener, tables } = settings;
         let backend_tls = match transport {
             Transport::Tls => {
                 format!("tls = {{ ca = {:?}, server_name = \"localhost\" }}\n", self.certificate)
@@ -141,11 +169,11 @@ impl Bench {
             String::new()
         };
         let config = self.write(
-            &format!("gateway-{transport}.toml"),
+            &format!("gateway-{}-{transport}.toml", name.replace(|c: char| !c.is_ascii_alphanumeric(), "")),
             &format!(
-                "[[listener]]\naddress = \"{address}\"\n{identity}\
+                "[[listener]]\naddress = \"{address}\"\n{identity}{listener}\
                  [[route]]\nname = \"bench\"\npath = \"/bench\"\nbackend = {backend:?}\nmissing_origin = \"allow\"\n{backend_tls}\
-                 {limits}[log]\nformat = \"json\"\n",
+                 {tables}[log]\nformat = \"json\"\n",
             ),
         )?;
         let mut command = Command::new(program);
@@ -183,7 +211,7 @@ impl Bench {
         Ok(Target { name: BASELINE.to_owned(), protocol: ClientProtocol::Tls, address, process })
     }
 
-    fn backend_address(&self, transport: Transport) -> anyhow::Result<String> {
+    pub(super) fn backend_address(&self, transport: Transport) -> anyhow::Result<String> {
         Ok(match transport {
             Transport::Tcp => self.backend.to_string(),
             Transport::Tls => self.tls_backend.to_string(),
@@ -300,7 +328,8 @@ impl Bench {
         listening(name, ClientProtocol::Wss, address, process)
     }
 
-    fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    /// Writes a file to the temporary directory.
+    pub(super) fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
         let path = self.directory.path().join(name);
         fs::write(&path, text)?;
         Ok(path)

@@ -11,6 +11,10 @@ use rustls::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+/// The client's certificate and its key are in these files, in the directory of the server's certificate.
+pub(super) const CLIENT_CERTIFICATE: &str = "client.crt";
+pub(super) const CLIENT_KEY: &str = "client.key";
+
 /// The TLS handshake that a client makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handshake {
@@ -20,6 +24,8 @@ pub(crate) enum Handshake {
     Hybrid,
     /// X25519MLKEM768, resumed from a session ticket whenever there is one.
     Resumed,
+    /// As [`Self::Full`], with the client's certificate, from [`CLIENT_CERTIFICATE`] and [`CLIENT_KEY`].
+    Certificate,
 }
 
 impl fmt::Display for Handshake {
@@ -28,6 +34,7 @@ impl fmt::Display for Handshake {
             Self::Full => "full",
             Self::Hybrid => "hybrid",
             Self::Resumed => "resumed",
+            Self::Certificate => "certificate",
         })
     }
 }
@@ -36,7 +43,7 @@ impl FromStr for Handshake {
     type Err = anyhow::Error;
 
     fn from_str(name: &str) -> anyhow::Result<Self> {
-        [Self::Full, Self::Hybrid, Self::Resumed]
+        [Self::Full, Self::Hybrid, Self::Resumed, Self::Certificate]
             .into_iter()
             .find(|handshake| handshake.to_string() == name)
             .with_context(|| format!("unknown kind of TLS handshake {name}"))
@@ -48,16 +55,22 @@ pub(super) fn connector(certificate: &Path, handshake: Handshake) -> anyhow::Res
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate)?)?;
     let group = match handshake {
-        Handshake::Full => aws_lc_rs::kx_group::X25519,
+        Handshake::Full | Handshake::Certificate => aws_lc_rs::kx_group::X25519,
         Handshake::Hybrid | Handshake::Resumed => aws_lc_rs::kx_group::X25519MLKEM768,
     };
     let provider = CryptoProvider { kx_groups: vec![group], ..aws_lc_rs::default_provider() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = if handshake == Handshake::Certificate {
+        let file = |name| certificate.with_file_name(name);
+        let own = CertificateDer::from_pem_file(file(CLIENT_CERTIFICATE))?;
+        config.with_client_auth_cert(vec![own], PrivateKeyDer::from_pem_file(file(CLIENT_KEY))?)?
+    } else {
+        config.with_no_client_auth()
+    };
     config.resumption = match handshake {
-        Handshake::Full | Handshake::Hybrid => Resumption::disabled(),
+        Handshake::Full | Handshake::Hybrid | Handshake::Certificate => Resumption::disabled(),
         // Enough for all connections that the driver keeps open at a time.
         Handshake::Resumed => Resumption::in_memory_sessions(256),
     };

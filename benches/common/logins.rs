@@ -9,10 +9,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::{self, available_parallelism},
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
@@ -84,6 +85,30 @@ impl Logins {
         writeln!(self.0.stdin()?, "{command}")?;
         self.0.read_line()?.parse().context("the clients that log in failed")
     }
+}
+
+/// The hashing alone, in a process of its own. Dropping it ends it.
+pub(crate) struct Hashing(#[expect(dead_code, reason = "it runs until it is dropped")] Process);
+
+impl Hashing {
+    pub(crate) fn start(cost: u32) -> anyhow::Result<Self> {
+        let process = Process::role(&["hashing", &cost.to_string()])?;
+        process.read_line()?;
+        Ok(Self(process))
+    }
+}
+
+/// The process: hashes passwords on as many threads as the gateway does, until it is killed. Prints a line first.
+pub(super) fn hash(cost: u32) -> anyhow::Result<()> {
+    let threads = (available_parallelism()?.get() / 2).clamp(1, 4);
+    println!("hashing");
+    std::io::stdout().flush()?;
+    let workers: Vec<_> =
+        (0..threads).map(|_| thread::spawn(move || while bcrypt::hash(PASSWORD, cost).is_ok() {})).collect();
+    for worker in workers {
+        worker.join().map_err(|_| anyhow!("a thread has panicked"))?;
+    }
+    bail!("bcrypt with cost {cost} fails")
 }
 
 /// The process: starts and stops the clients, and prints the counts after each line.

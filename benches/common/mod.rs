@@ -29,7 +29,7 @@ pub(crate) use self::{
     flood::Flood,
     herd::{Arrival, Herd},
     live::{Latencies, LiveSessions},
-    logins::Logins,
+    logins::{Hashing, Logins},
     process::Process,
     protocol::Transport,
     request::Request,
@@ -62,6 +62,7 @@ pub(crate) fn run_role() -> anyhow::Result<bool> {
             runtime.block_on(live::serve(protocol.parse()?, address.parse()?, Path::new(certificate)))?;
         }
         ["authority"] => runtime.block_on(authority::serve())?,
+        ["hashing", cost] => logins::hash(cost.parse()?)?,
         ["logins", address, certificate, users] => {
             let (address, certificate) = (address.parse()?, Path::new(certificate));
             runtime.block_on(logins::serve(address, certificate, users.parse()?))?;

@@ -3,7 +3,7 @@
 //! `cargo bench --bench auth [-- --quick | --rounds 25 | --sessions 1000 | --seconds 10 | --cost 12]` measures two things.
 //!
 //! The CPU time (user and system) that the gateway spends on a whole session (TLS handshake, upgrade, echo, close), on a route
-//! without authentication and on routes with JWT (ES256), a ticket, a login service that admits everyone (forward), and a
+//! without authentication and on routes with JWT (ES256), a ticket, a login service that admits every credential (forward), and a
 //! client certificate. The routes take turns, for several rounds, and differences are taken round by round. Each session has
 //! a token or a ticket of its own; they are issued between the measurements. A client certificate needs a listener that asks for
 //! it, and so a gateway of its own.
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use self::common::{
     Arguments, Bench, Driver, Handshake, Hashing, Latencies, LiveSessions, Logins, Operation, Request,
@@ -72,6 +72,10 @@ fn measure_sessions(bench: &Bench, rounds: u64, sessions: u64) -> anyhow::Result
             ..Method::new("a client certificate", None, &with_certificates, bench, certificate)?
         },
     ];
+    let [_, in_request @ .., _] = &mut methods;
+    for method in in_request {
+        method.ensure_required()?;
+    }
     for method in &mut methods {
         method.measure(sessions.div_ceil(4)).with_context(|| method.name)?;
         method.costs.clear();
@@ -111,6 +115,17 @@ impl<'a> Method<'a> {
     ) -> anyhow::Result<Self> {
         let driver = Driver::start(target, &bench.certificate)?;
         Ok(Self { name, goal, target, driver, issue: Box::new(issue), costs: Vec::new() })
+    }
+
+    /// Fails if the route admits a request without a credential: then it would measure nothing.
+    fn ensure_required(&mut self) -> anyhow::Result<()> {
+        let requests: Vec<Request> = (self.issue)(1)?.iter().map(Request::anonymous).collect();
+        self.driver.present(&requests)?;
+        let Err(refused) = self.driver.run(Operation::Sessions(1)) else {
+            bail!("{}: a session opened without a credential", self.name)
+        };
+        ensure!(refused.to_string().contains(" 401 "), "{}: {refused:#}", self.name);
+        Ok(())
     }
 
     fn measure(&mut self, sessions: u64) -> anyhow::Result<()> {

@@ -164,12 +164,14 @@ impl Connection {
             ensure!(self.stream.read_buf(&mut response).await? > 0, "connection closed before the upgrade");
         }
         let response = String::from_utf8_lossy(&response);
-        ensure!(response.starts_with("HTTP/1.1 101 "), Refused(response.into_owned()));
+        // An error has one line: it may be the answer of a process.
+        let status = response.lines().next().unwrap_or_default();
+        ensure!(status.starts_with("HTTP/1.1 101 "), Refused(status.to_owned()));
         Ok(())
     }
 }
 
-/// A response other than 101.
+/// The first line of a response other than 101.
 #[derive(Debug, thiserror::Error)]
 #[error("upgrade refused: {0}")]
 pub(super) struct Refused(String);

@@ -35,7 +35,7 @@ use super::{
 /// How many clients log in at the same time. The gateway compares the passwords of at most 4, and 64 wait.
 const CLIENTS: u32 = 84;
 /// How long a client waits before it tries again when there is no place for it.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_secs(1);
 /// What each session carries before it ends, in bytes.
 const ECHO: [u8; 64] = [0x5a; 64];
 

@@ -33,6 +33,12 @@ impl Request {
         Self { field: format!("Authorization: {value}\r\n"), ..self }
     }
 
+    /// The same without a credential.
+    pub(crate) fn anonymous(&self) -> Self {
+        let path = self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path);
+        Self::new(path)
+    }
+
     pub(super) fn head(&self) -> String {
         format!(
             "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -40,6 +40,7 @@ use crate::{
     client_certificate::ClientCertificate,
     config::{AuthKind, AuthMethod, Route, Secret, Web},
     outcome::Reason,
+    session::CredentialId,
 };
 
 /// What a method may look at.
@@ -201,17 +202,33 @@ impl Method {
 #[derive(Debug, Clone)]
 pub(crate) struct Authenticator {
     methods: Vec<Arc<Method>>,
+    credentials: Arc<Credentials>,
 }
 
 impl Authenticator {
     /// Checks a request with every method.
     ///
     /// # Errors
-    /// The first method that does not grant it.
+    /// The first method that does not grant it, or two that grant different things. Then no ticket is used.
     pub(crate) async fn check(&self, request: &AuthRequest<'_>) -> Result<Grant, Denied> {
+        let mut used = Vec::new();
+        let granted = self.combine(request, &mut used).await;
+        if granted.is_err() {
+            used.iter().for_each(|credential| self.credentials.give_back(credential));
+        }
+        granted
+    }
+
+    async fn combine(
+        &self,
+        request: &AuthRequest<'_>,
+        used: &mut Vec<CredentialId>,
+    ) -> Result<Grant, Denied> {
         let mut granted = Grant::default();
         for method in &self.methods {
-            granted = granted.and(method.check(request).await?)?;
+            let grant = method.check(request).await?;
+            used.extend(grant.credential.clone());
+            granted = granted.and(grant)?;
         }
         granted.on_route(request.route)
     }
@@ -305,7 +322,7 @@ impl Authenticators {
                 names.iter().filter_map(|name| loaded.get(name.as_str()).cloned()).collect();
             // A ticket is used up when it is checked, so it is checked when all others have granted the request.
             methods.sort_by_key(|method| method.ticket_link().is_some());
-            (!names.is_empty()).then_some(Authenticator { methods })
+            (!names.is_empty()).then(|| Authenticator { methods, credentials: Arc::clone(credentials) })
         };
         let of_route = |route: &Route| Some((route.name.clone(), of_names(&route.auth)?));
         let (routes, files) =

@@ -15,18 +15,22 @@ const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '
  * @param {string} root
  * @param {{certificate: string, privateKey: string}} identity
  * @param {object} [options]
- * @param {(name: string, text: string) => string} [options.change] changes the content of a file
+ * @param {(name: string, text: string, query: URLSearchParams) => string} [options.change] changes the content of a file
+ * @param {(request: http.IncomingMessage, response: http.ServerResponse) => boolean} [options.answer] answers a request
+ *   that is not for a file; whether it does
  * @param {{code: number, reason: string}} [options.close] closes every WebSocket at once with this code and reason
  */
-export async function servePages(root, { certificate, privateKey }, { change, close } = {}) {
+export async function servePages(root, { certificate, privateKey }, { answer, change, close } = {}) {
   const identity = { cert: fs.readFileSync(certificate), key: fs.readFileSync(privateKey) };
   const server = https.createServer(identity, (request, response) => {
-    const name = decodeURIComponent(new URL(request.url, 'https://host').pathname).replace(/\/$/, '/index.html');
+    if (answer?.(request, response)) return;
+    const { pathname, searchParams } = new URL(request.url, 'https://host');
+    const name = decodeURIComponent(pathname).replace(/\/$/, '/index.html');
     const file = path.join(root, path.normalize(name));
     fs.readFile(file, (error, bytes) => {
       if (error) return response.writeHead(404).end();
       const type = TYPES[path.extname(file)] ?? 'application/octet-stream';
-      response.writeHead(200, { 'content-type': type }).end(change ? change(name, bytes.toString()) : bytes);
+      response.writeHead(200, { 'content-type': type }).end(change ? change(name, bytes.toString(), searchParams) : bytes);
     });
   });
   const pages = { upgrades: 0 };

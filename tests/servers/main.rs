@@ -10,6 +10,7 @@ mod authority;
 mod haproxy;
 mod nginx;
 mod nginx_auth;
+mod nginx_keys;
 mod prosody;
 mod server;
 #[path = "../gateway/support/mod.rs"]

@@ -24,7 +24,8 @@ export function forGateway(text, route) {
 /** Sends JSON to the gateway over a Unix socket; returns the answer's status and JSON. */
 export function askGateway(socketPath, method, path, body) {
   return new Promise((resolve, reject) => {
-    const request = http.request({ socketPath, method, path, timeout: 10_000 }, async (answer) => {
+    // A connection of its own: the gateway may close one that is idle while a request is on its way.
+    const request = http.request({ socketPath, method, path, agent: false, timeout: 10_000 }, async (answer) => {
       const text = (await answer.toArray()).join('');
       resolve({ status: answer.statusCode, json: text && JSON.parse(text) });
     });
